@@ -1,0 +1,1 @@
+"""Tollway's gateway: one OpenAI-compatible endpoint in front of many language models."""

@@ -1,0 +1,156 @@
+"""One taxonomy of errors, and one table that says what each means to the caller, the breaker and the log.
+
+A stage raises ``GatewayError`` with a kind and a sentence; nothing else in the gateway chooses a status. Messages
+never hold a key, a prompt or an upstream's address.
+"""
+
+import logging
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class ErrorKind(StrEnum):
+    """Every way in which a request can fail. The value is the metric label and the ledger's ``error_kind``."""
+
+    INVALID_REQUEST = "invalid_request"
+    UNSUPPORTED = "unsupported"
+    CONTEXT_LENGTH = "context_length"
+    AUTHENTICATION = "authentication"
+    PERMISSION = "permission"
+    MODEL_NOT_FOUND = "model_not_found"
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    BODY_TOO_LARGE = "body_too_large"
+    BODY_TIMEOUT = "body_timeout"
+    RATE_LIMITED = "rate_limited"
+    TOO_MANY_CONCURRENT = "too_many_concurrent"
+    NO_TARGET = "no_target"
+    STORAGE_UNAVAILABLE = "storage_unavailable"
+    SHUTTING_DOWN = "shutting_down"
+    INTERNAL = "internal"
+    DEADLINE = "deadline"
+    CLIENT_LEFT = "client_left"
+    UPSTREAM_CONNECT = "upstream_connect"
+    UPSTREAM_TIMEOUT = "upstream_timeout"
+    UPSTREAM_STALLED = "upstream_stalled"
+    UPSTREAM_CUT = "upstream_cut"
+    UPSTREAM_PROTOCOL = "upstream_protocol"
+    UPSTREAM_ERROR = "upstream_error"
+    UPSTREAM_OVERLOADED = "upstream_overloaded"
+    UPSTREAM_RATE_LIMITED = "upstream_rate_limited"
+    UPSTREAM_CREDENTIALS = "upstream_credentials"
+    UPSTREAM_REJECTED = "upstream_rejected"
+
+
+class Meaning(NamedTuple):
+    """A row of the table."""
+
+    status: int
+    type: str
+    code: str | None
+    retryable: bool
+    """Another target may be tried."""
+    trips_breaker: bool
+    log_level: int
+
+
+_CALLER = "invalid_request_error"
+_OURS = "server_error"
+_UPSTREAM = "upstream_error"
+
+MEANINGS: dict[ErrorKind, Meaning] = {
+    ErrorKind.INVALID_REQUEST: Meaning(400, _CALLER, None, False, False, logging.INFO),
+    ErrorKind.UNSUPPORTED: Meaning(400, _CALLER, "unsupported", False, False, logging.INFO),
+    ErrorKind.CONTEXT_LENGTH: Meaning(400, _CALLER, "context_length_exceeded", False, False, logging.INFO),
+    ErrorKind.AUTHENTICATION: Meaning(401, "authentication_error", "invalid_api_key", False, False, logging.INFO),
+    ErrorKind.PERMISSION: Meaning(403, "permission_error", "model_not_allowed", False, False, logging.INFO),
+    ErrorKind.MODEL_NOT_FOUND: Meaning(404, _CALLER, "model_not_found", False, False, logging.INFO),
+    ErrorKind.NOT_FOUND: Meaning(404, _CALLER, "not_found", False, False, logging.INFO),
+    ErrorKind.METHOD_NOT_ALLOWED: Meaning(405, _CALLER, "method_not_allowed", False, False, logging.INFO),
+    ErrorKind.BODY_TOO_LARGE: Meaning(413, _CALLER, "body_too_large", False, False, logging.INFO),
+    ErrorKind.BODY_TIMEOUT: Meaning(408, _CALLER, "body_timeout", False, False, logging.INFO),
+    ErrorKind.RATE_LIMITED: Meaning(429, "rate_limit_error", "rate_limit_exceeded", False, False, logging.INFO),
+    ErrorKind.TOO_MANY_CONCURRENT: Meaning(
+        429, "rate_limit_error", "concurrency_limit_exceeded", False, False, logging.INFO
+    ),
+    ErrorKind.NO_TARGET: Meaning(503, _OURS, "no_target_available", False, False, logging.WARNING),
+    ErrorKind.STORAGE_UNAVAILABLE: Meaning(503, _OURS, "storage_unavailable", False, False, logging.ERROR),
+    ErrorKind.SHUTTING_DOWN: Meaning(503, _OURS, "shutting_down", False, False, logging.INFO),
+    ErrorKind.INTERNAL: Meaning(500, _OURS, "internal_error", False, False, logging.ERROR),
+    ErrorKind.DEADLINE: Meaning(504, _OURS, "deadline_exceeded", False, False, logging.WARNING),
+    ErrorKind.CLIENT_LEFT: Meaning(499, _CALLER, "client_left", False, False, logging.INFO),
+    ErrorKind.UPSTREAM_CONNECT: Meaning(503, _UPSTREAM, "upstream_unreachable", True, True, logging.WARNING),
+    ErrorKind.UPSTREAM_TIMEOUT: Meaning(504, _UPSTREAM, "upstream_timeout", True, True, logging.WARNING),
+    ErrorKind.UPSTREAM_STALLED: Meaning(504, _UPSTREAM, "upstream_stalled", True, True, logging.WARNING),
+    ErrorKind.UPSTREAM_CUT: Meaning(502, _UPSTREAM, "upstream_cut", True, True, logging.WARNING),
+    ErrorKind.UPSTREAM_PROTOCOL: Meaning(502, _UPSTREAM, "upstream_protocol", True, True, logging.WARNING),
+    ErrorKind.UPSTREAM_ERROR: Meaning(502, _UPSTREAM, "upstream_error", True, True, logging.WARNING),
+    ErrorKind.UPSTREAM_OVERLOADED: Meaning(503, _UPSTREAM, "upstream_overloaded", True, True, logging.WARNING),
+    ErrorKind.UPSTREAM_RATE_LIMITED: Meaning(503, _UPSTREAM, "upstream_rate_limited", True, True, logging.WARNING),
+    ErrorKind.UPSTREAM_CREDENTIALS: Meaning(503, _UPSTREAM, "upstream_credentials", True, True, logging.ERROR),
+    ErrorKind.UPSTREAM_REJECTED: Meaning(400, _CALLER, None, False, False, logging.INFO),
+}
+
+
+class GatewayError(Exception):
+    """A request cannot go on. ``message`` is one or two sentences for the caller that say what to do."""
+
+    def __init__(
+        self,
+        kind: ErrorKind,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.param = param
+        """The offending member of the body, as in OpenAI's ``error.param``."""
+        self.retry_after_s = retry_after_s
+
+    @property
+    def meaning(self) -> Meaning:
+        """The table's row for this kind."""
+        return MEANINGS[self.kind]
+
+    @property
+    def status(self) -> int:
+        """The HTTP status for the caller."""
+        return self.meaning.status
+
+    @property
+    def code(self) -> str | None:
+        """OpenAI's ``error.code``."""
+        return self.meaning.code
+
+
+class UpstreamError(GatewayError):
+    """One target failed. ``upstream_status`` is its HTTP status, when it sent one."""
+
+    def __init__(  # noqa: PLR0913 - each is a field of the error object that leaves
+        self,
+        kind: ErrorKind,
+        message: str,
+        *,
+        upstream_status: int | None = None,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(kind, message, param=param, retry_after_s=retry_after_s)
+        self.upstream_status = upstream_status
+        self.upstream_code = code
+
+    @property
+    def status(self) -> int:
+        """The upstream's own status where the request was at fault, otherwise the table's."""
+        if self.kind is ErrorKind.UPSTREAM_REJECTED and self.upstream_status is not None:
+            return self.upstream_status
+        return self.meaning.status
+
+    @property
+    def code(self) -> str | None:
+        """The upstream's own code where the request was at fault, otherwise the table's."""
+        return self.upstream_code if self.kind is ErrorKind.UPSTREAM_REJECTED else self.meaning.code

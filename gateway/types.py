@@ -1,0 +1,358 @@
+"""Tollway's own values. They are immutable, name their units, and never mention a vendor's JSON.
+
+``msgspec.Struct`` rather than ``dataclass``: a frozen one is built in C, about ten times as fast, and needs no code
+of ours to run when a request makes one. Nothing here decides anything.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Literal
+
+from msgspec import Struct
+
+Operation = Literal["chat", "completions"]
+Dialect = Literal["openai", "anthropic"]
+Quantile = Literal["p50", "p90", "p95", "p99"]
+Objective = Literal["cost", "latency"]
+Licence = Literal["permissive", "copyleft", "restricted", "non-commercial", "no-derivatives", "proprietary", "unknown"]
+Origin = Literal["provider", "engine", "estimated"]
+Outcome = Literal["ok", "refused", "timeout", "cut", "cancelled", "failed", "interrupted"]
+"""How an attempt or a call ended.
+
+``ok``: complete. ``refused``: an error status before any byte. ``timeout``: a deadline passed (first token, idle,
+total). ``cut``: the upstream broke off. ``cancelled``: the caller left. ``failed``: no connection, or an answer that
+was not to be understood. ``interrupted``: the gateway itself died; written by recovery alone.
+"""
+Capability = Literal[
+    "chat",
+    "completions",
+    "tools",
+    "parallel_tools",
+    "json_object",
+    "json_schema",
+    "vision",
+    "audio",
+    "logprobs",
+    "n",
+    "seed",
+    "reasoning",
+]
+
+
+class Secret:
+    """A credential that no log, error or debugger view shows by accident; read it through ``value``."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: str) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+
+class Inbound(Struct, frozen=True, kw_only=True):
+    """One HTTP request as it arrived, free of any web framework."""
+
+    id: str
+    operation: Operation
+    dialect: Dialect
+    headers: Mapping[str, str]
+    """Names in lower case, values decoded as latin-1; of repeated headers the first."""
+    received_at_ns: int
+    """Monotonic."""
+    read_body: Callable[[], Awaitable[bytes]]
+    """Reads the whole body once; raises GatewayError when it is too large, too slow, or the caller has left."""
+
+
+class Principal(Struct, frozen=True, kw_only=True):
+    """Who is calling, and what they may do."""
+
+    key_id: str
+    """The configured name of the key (``anonymous`` when no keys are configured); safe to show and to use as a label."""
+    team_id: str | None = None
+    user_id: str | None = None
+    allowed_models: frozenset[str] | None = None
+    """Routes and models that may be asked for; None: all."""
+    requests_per_minute: int | None = None
+    concurrency: int | None = None
+    priority: int = 0
+    tags: tuple[str, ...] = ()
+
+
+class Envelope(Struct, frozen=True, kw_only=True):
+    """A validated body: what the gateway must know of it, and the caller's own bytes for the rest."""
+
+    operation: Operation
+    dialect: Dialect
+    body: bytes
+    members: Mapping[str, bytes]
+    """Top-level member name -> its raw JSON, exactly as the caller wrote it."""
+    model: str
+    stream: bool
+    include_usage: bool
+    """The caller asked for usage in the stream (``stream_options.include_usage``)."""
+    max_output_tokens: int | None
+    """Per choice."""
+    choices: int
+    """How many choices the engine will generate (``n``, ``best_of``, beam width)."""
+    streamable: bool
+    """False for what an engine cannot stream (beam search, ``best_of`` above ``n``, prompt log-probabilities)."""
+    needs: frozenset[Capability]
+    content_bytes: int
+    """UTF-8 bytes of everything the model will read: message text, tools, schema. Images are counted apart."""
+    image_count: int = 0
+
+
+class Rates(Struct, frozen=True, kw_only=True):
+    """Flat prices of one target. Nano-dollars per million tokens: exact integers for every price list we know of."""
+
+    input_nano_usd_per_mtok: int = 0
+    cached_input_nano_usd_per_mtok: int = 0
+    cache_write_nano_usd_per_mtok: int = 0
+    output_nano_usd_per_mtok: int = 0
+    reasoning_nano_usd_per_mtok: int = 0
+    request_nano_usd: int = 0
+    hardware_nano_usd_per_hour: int | None = None
+    """Own hardware: the hourly price of one replica. Such a call costs its share of the time, not its tokens."""
+    version: str = "free"
+    """The price book and its version, or ``config``; stored with every ledger entry."""
+
+
+class Target(Struct, frozen=True, kw_only=True):
+    """A provider and one of its models: a place where a request can go."""
+
+    id: str
+    """The model's name in the configuration; safe as a label."""
+    provider: str
+    adapter: str
+    """The key of ``providers.registry.ADAPTERS``."""
+    upstream_model: str
+    base_url: str
+    credential: Secret | None = None
+    capabilities: frozenset[Capability] | None = None
+    """None: unknown, so nothing is refused because of it."""
+    context_length: int | None = None
+    max_output_tokens: int | None = None
+    licence: Licence = "unknown"
+    rates: Rates = Rates()
+    quality: Mapping[str, float] = {}
+    region: str | None = None
+    own_hardware: bool = False
+    always_stream: bool = False
+    """Stream upstream even when the caller did not ask, and assemble: the only way to measure TPOT."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Extra request headers from the configuration."""
+
+
+class Ceiling(Struct, frozen=True):
+    """An upper bound on one quantile of a prediction, in the prediction's own unit."""
+
+    quantile: Quantile
+    value: float
+
+
+class Constraints(Struct, frozen=True, kw_only=True):
+    """What a route demands of a candidate."""
+
+    ttft_ms: Ceiling | None = None
+    tpot_ms: Ceiling | None = None
+    cost_nano_usd: int | None = None
+    """On the median prediction."""
+    commercial: bool = False
+    """Only licences that allow commercial use."""
+    own_hardware: bool = False
+    """Only targets on own hardware."""
+
+
+class Timeouts(Struct, frozen=True, kw_only=True):
+    """Seconds; each is configured once and measured by the event loop's clock."""
+
+    connect_s: float = 2.0
+    first_token_s: float = 20.0
+    idle_s: float = 15.0
+    total_s: float = 600.0
+
+
+class Route(Struct, frozen=True, kw_only=True):
+    """A name that apps call as ``model``, and the policy behind it."""
+
+    name: str
+    targets: tuple[Target, ...]
+    """In the order of the configuration, which breaks ties."""
+    objective: Objective = "cost"
+    constraints: Constraints = Constraints()
+    when_none_fits: Literal["best_effort", "reject"] = "best_effort"
+    strategy: str = "in_order"
+    version: str = ""
+    """Changes whenever the policy does; stored with every call."""
+
+
+class Call(Struct, frozen=True, kw_only=True):
+    """One authenticated request whose route is known: the value that every later stage reads."""
+
+    id: str
+    operation: Operation
+    dialect: Dialect
+    envelope: Envelope
+    route: Route
+    principal: Principal
+    input_tokens_estimate: int
+    max_output_tokens: int | None
+    needs: frozenset[Capability]
+    received_at_ns: int
+    deadline_ns: int
+    timeouts: Timeouts
+
+
+class Quantiles(Struct, frozen=True):
+    """A prediction: four quantiles in the unit its name states."""
+
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+
+
+class TargetView(Struct, frozen=True, kw_only=True):
+    """One consistent reading of what is known of a target right now."""
+
+    target: Target
+    in_flight: int
+    available: bool
+    """False while the breaker is open, and for everyone but the one probe while it is half open."""
+    unavailable_reason: str = ""
+    probe_due: bool = False
+    """Nothing was learnt of this target for a while: one request should try it again."""
+    ttft_ms: Quantiles | None = None
+    """At the prompt size of the call and the present load; None before the first sample."""
+    tpot_ms: Quantiles | None = None
+    output_tokens: Quantiles | None = None
+    share: float = 1.0
+    """Own hardware: the part of a replica that the next call would pay for."""
+
+
+class Prediction(Struct, frozen=True, kw_only=True):
+    """What a call would take and cost at one target. None: nothing is known yet."""
+
+    output_tokens: Quantiles
+    ttft_ms: Quantiles | None
+    tpot_ms: Quantiles | None
+    cost_nano_usd: Quantiles
+
+
+class Candidate(Struct, frozen=True, kw_only=True):
+    """A target that may serve the call."""
+
+    target: Target
+    prediction: Prediction
+    within_ceilings: bool
+    probe: bool = False
+
+
+class Dropped(Struct, frozen=True, kw_only=True):
+    """A target that may not, and why."""
+
+    target_id: str
+    filter: str
+    reason: str
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """The policy's answer: targets in the order to be tried."""
+
+    candidates: tuple[Candidate, ...]
+    dropped: tuple[Dropped, ...]
+    policy: str
+    policy_version: str
+    reason: str
+    """One short sentence for the first candidate: ``x-tollway-reason``."""
+
+
+class Usage(Struct, frozen=True, kw_only=True):
+    """Tokens in disjoint classes: they add up to what was read and written, each counted once."""
+
+    input_tokens: int = 0
+    """Read at full price: neither from a cache nor written to one."""
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    """Visible output; reasoning is counted apart."""
+    reasoning_tokens: int = 0
+    origin: Origin = "provider"
+
+
+class Sample(Struct, frozen=True, kw_only=True):
+    """What one finished attempt taught about its target."""
+
+    ok: bool
+    trips_breaker: bool
+    input_tokens: int
+    output_tokens: int
+    ttft_ms: float | None
+    tpot_ms: float | None
+    in_flight_at_start: int
+    retry_after_s: float | None = None
+
+
+class LedgerEntry(Struct, frozen=True, kw_only=True):
+    """One attempt, as billed. ``attempt_id`` is ours and the idempotency key."""
+
+    attempt_id: str
+    call_id: str
+    key_id: str
+    team_id: str | None
+    route: str
+    target_id: str
+    upstream_model: str
+    started_at_ns: int
+    """Wall clock."""
+    duration_ms: float
+    ttft_ms: float | None
+    tpot_ms: float | None
+    usage: Usage
+    cost_nano_usd: int
+    cost_origin: Origin
+    price_version: str
+    outcome: Outcome
+    status: int | None
+    """The upstream's HTTP status, when there was one."""
+    error_kind: str | None
+    trace_id: str | None = None
+
+
+class CallRecord(Struct, frozen=True, kw_only=True):
+    """One call, refused ones too: the source of explain and replay."""
+
+    call_id: str
+    received_at_ns: int
+    """Wall clock."""
+    operation: Operation
+    key_id: str | None
+    route: str | None
+    policy_version: str | None
+    stream: bool
+    input_tokens_estimate: int
+    output_tokens: int
+    outcome: Outcome
+    status: int
+    error_kind: str | None
+    target_id: str | None
+    """The target that answered."""
+    reason: str | None
+    plan: Plan | None
+    attempt_ids: tuple[str, ...]
+    cost_nano_usd: int
+    ttft_ms: float | None
+    tpot_ms: float | None
+    duration_ms: float
+    overhead_ms: float | None
+    """From the request's arrival to its first dispatch: the time that was ours alone."""
+
+
+class UpstreamRequest(Struct, frozen=True, kw_only=True):
+    """What an adapter wants sent."""
+
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes

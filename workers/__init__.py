@@ -1,0 +1,1 @@
+"""Tollway's workers: open models on Ray Serve and vLLM, each reached over HTTP."""
