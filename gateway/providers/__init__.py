@@ -1,0 +1,1 @@
+"""Wire formats of upstreams, one file each; see ``base`` for the contract and ``registry`` for the rows."""
