@@ -1,0 +1,1 @@
+"""The configuration: one file, validated, turned into an immutable snapshot."""

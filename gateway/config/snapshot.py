@@ -1,0 +1,48 @@
+"""One configuration as values. A request keeps the snapshot it began with; a reload swaps the whole of it.
+
+What must outlive a reload (connections, breakers, statistics, limits in use) is not here but in the runtime, keyed by
+the ids that this holds.
+"""
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from gateway.types import Principal, Route, Target, Timeouts
+
+
+class Server(Struct, frozen=True, kw_only=True):
+    """Where to listen and what to accept."""
+
+    host: str
+    port: int
+    max_body_bytes: int
+    body_timeout_s: float
+    drain_s: float
+    """How long running requests may take to end when the gateway is told to stop."""
+
+
+class Wildcard(Struct, frozen=True, kw_only=True):
+    """``openai/*``: every model of a provider, by its own name behind the prefix."""
+
+    prefix: str
+    """``openai/``."""
+    template: Target
+    """``id``, ``upstream_model`` and ``rates`` are filled in for each name."""
+    price_provider: str | None
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """Everything that the file says, resolved: secrets read, prices looked up, names checked."""
+
+    version: str
+    """A hash of the file's content; changes whenever the policy may."""
+    server: Server
+    targets: Mapping[str, Target]
+    routes: Mapping[str, Route]
+    """Every name that may be asked for as ``model``: the routes, and each target's own name as a route of one."""
+    wildcards: tuple[Wildcard, ...]
+    keys: Mapping[bytes, Principal]
+    """SHA-256 of a key -> who it is. Empty: no keys configured, loopback only."""
+    timeouts: Timeouts
+    state_dir: str
