@@ -268,6 +268,15 @@ class Plan(Struct, frozen=True, kw_only=True):
     """One short sentence for the first candidate: ``x-tollway-reason``."""
 
 
+class Considered(Struct, frozen=True, kw_only=True):
+    """A candidate as it is remembered: no address, no credential."""
+
+    target_id: str
+    prediction: Prediction
+    within_ceilings: bool
+    probe: bool = False
+
+
 class Usage(Struct, frozen=True, kw_only=True):
     """Tokens in disjoint classes: they add up to what was read and written, each counted once."""
 
@@ -339,7 +348,9 @@ class CallRecord(Struct, frozen=True, kw_only=True):
     target_id: str | None
     """The target that answered."""
     reason: str | None
-    plan: Plan | None
+    considered: tuple[Considered, ...]
+    """In the order of the plan."""
+    dropped: tuple[Dropped, ...]
     attempt_ids: tuple[str, ...]
     cost_nano_usd: int
     ttft_ms: float | None
