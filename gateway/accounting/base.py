@@ -1,0 +1,99 @@
+"""What the request sees of accounting: say what is about to be spent, then what was spent.
+
+The values and the two seams (``Ledger`` above, ``Rows`` below) are here; how nothing is lost or doubled is in
+``journal``, how it reaches SQL in ``ledger``. Who decides what a call cost is the meter, not this package's ledger.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from gateway.types import CallRecord, LedgerEntry, Operation, Rates
+
+
+class StateDirectoryInUse(RuntimeError):  # noqa: N818 - names the state, as the message does
+    """Another process holds the state directory. The message is one sentence for the operator."""
+
+
+class Dispatch(Struct, frozen=True, kw_only=True):
+    """One attempt that is about to be sent upstream."""
+
+    entry: LedgerEntry
+    """The row that recovery writes should the gateway die now: outcome ``interrupted``, the estimated input tokens
+    and no output, origin ``estimated``, and what that costs."""
+    rates: Rates
+    """Prices the output that recovery adds."""
+    operation: Operation = "chat"
+    """With ``stream``, for the call record that recovery writes when the call's own was never written."""
+    stream: bool = False
+
+
+class Ledger(Protocol):
+    """Account for attempts and calls. Construct without side effects, ``start``, use, ``stop``.
+
+    The four synchronous verbs cost a few microseconds and are called from the event loop's thread, for one attempt in
+    this order: ``dispatch``, any number of ``progress``, ``settle``; and ``record`` once when the call is over.
+    """
+
+    def dispatch(self, d: Dispatch) -> None:
+        """Note an attempt before a byte of it goes upstream.
+
+        Raises GatewayError STORAGE_UNAVAILABLE when that cannot be written: the attempt must then not be sent.
+        """
+
+    def progress(self, attempt_id: str, output_tokens: int) -> None:
+        """Raise the bound of the output tokens relayed; called before they are relayed. Never raises.
+
+        ``output_tokens`` is at least what will have been relayed by the next call. Raise it geometrically: each
+        call is a line in the journal.
+        """
+
+    def settle(self, entry: LedgerEntry) -> None:
+        """End an attempt with the row as billed. Never raises: what cannot be written is kept and tried again."""
+
+    def record(self, record: CallRecord) -> None:
+        """End a call. Never raises, like ``settle``."""
+
+    async def flush(self) -> None:
+        """Wait until everything written so far is in SQL. Raises GatewayError STORAGE_UNAVAILABLE after a time-out."""
+
+    async def find(self, call_id: str) -> tuple[CallRecord, tuple[LedgerEntry, ...]] | None:
+        """Return a finished call and its attempts by time; None when there is none.
+
+        Raises GatewayError STORAGE_UNAVAILABLE.
+        """
+
+    def healthy(self) -> str | None:
+        """Return None, or one sentence about why accounting does not work at present (for readiness)."""
+
+    async def start(self) -> None:
+        """Take the state directory, recover what a dead gateway left behind, and begin.
+
+        Raises StateDirectoryInUse; and what the store raises when it cannot be opened.
+        """
+
+    async def stop(self) -> None:
+        """Carry what is left into SQL (as far as that is possible) and let go of the state directory."""
+
+
+class Rows(Protocol):
+    """Where the ledger puts its rows: SQL, behind four blocking verbs that any thread may call."""
+
+    def open(self) -> None:
+        """Create or check the schema."""
+
+    def close(self) -> None:
+        """Close all connections."""
+
+    def insert_batch(self, entries: Sequence[LedgerEntry], records: Sequence[CallRecord]) -> None:
+        """Insert all in one durable transaction; a row whose id is there already is left as it is.
+
+        Raises ValueError when a row itself cannot be stored; any other exception is taken as an outage and retried.
+        """
+
+    def attempts_of(self, call_id: str) -> tuple[LedgerEntry, ...]:
+        """Return the attempts of a call by time, whether or not the call has a record."""
+
+    def find_call(self, call_id: str) -> tuple[CallRecord, tuple[LedgerEntry, ...]] | None:
+        """Return a call and its attempts by time; None when it has no record."""
