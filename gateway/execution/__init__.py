@@ -1,0 +1,1 @@
+"""How a plan is carried out: which target is tried when, and how its answer reaches the caller."""

@@ -1,0 +1,37 @@
+"""What a strategy is: it takes a plan and yields one answer, of which nothing has been sent yet."""
+
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from gateway.accounting.meter import Attempt, Meter
+from gateway.providers.base import Decoder
+from gateway.transport.base import UpstreamStream
+from gateway.types import Call, Plan
+
+
+class Reply:
+    """An answer that has begun: its first bytes for the caller, and where the rest comes from."""
+
+    __slots__ = ("attempt", "decoder", "ended", "head", "reason", "stream")
+
+    def __init__(  # noqa: PLR0913 - a record of what the relay needs
+        self, *, attempt: Attempt, decoder: Decoder, stream: UpstreamStream, head: bytes, ended: bool, reason: str
+    ) -> None:
+        self.attempt = attempt
+        self.decoder = decoder
+        self.stream = stream
+        self.head = head
+        """Decoded, for the caller: the whole body if ``ended``."""
+        self.ended = ended
+        self.reason = reason
+
+
+class Strategy(Protocol):
+    """One way to carry out a plan; a file of its own, and a line in ``registry``."""
+
+    def run(self, plan: Plan, call: Call, meter: Meter) -> AbstractAsyncContextManager[Reply]:
+        """Try targets until one answers; leaving the context ends the attempt and frees its connection.
+
+        Before it yields, the next target may be tried; afterwards never, for the caller may have seen bytes. Raises
+        GatewayError when no target answered.
+        """

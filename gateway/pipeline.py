@@ -1,0 +1,114 @@
+"""One request, on one page: authenticate, decode once, admit, plan, reserve, execute, relay, account.
+
+No provider's name, no HTTP framework and no socket in here; each stage is one verb of a module of its own.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+
+from gateway.accounting.base import Ledger
+from gateway.accounting.meter import Meter, Observer
+from gateway.admission.base import Gate
+from gateway.auth.base import Authenticator
+from gateway.clock import Clock, Ids
+from gateway.config.snapshot import Snapshot
+from gateway.errors import ErrorKind, GatewayError
+from gateway.execution.base import Strategy
+from gateway.execution.relay import Sink, relay
+from gateway.routing.resolve import resolve
+from gateway.routing.router import Router
+from gateway.targets.pool import Pool
+from gateway.types import Inbound
+from gateway.wire.decode import decode
+from gateway.wire.errors import render, render_event
+
+_LAST_WORD_S = 5.0
+
+log = logging.getLogger("tollway.pipeline")
+
+
+class Pipeline:
+    """Holds the parts that outlive requests; the snapshot is read anew for each."""
+
+    def __init__(  # noqa: PLR0913 - one argument for each stage
+        self,
+        *,
+        snapshot: Callable[[], Snapshot],
+        authenticator: Authenticator,
+        gate: Gate,
+        router: Router,
+        pool: Pool,
+        strategies: Mapping[str, Strategy],
+        ledger: Ledger,
+        observer: Observer,
+        clock: Clock,
+        ids: Ids,
+    ) -> None:
+        self._snapshot = snapshot
+        self._authenticator = authenticator
+        self._gate = gate
+        self._router = router
+        self._pool = pool
+        self._strategies = strategies
+        self._ledger = ledger
+        self._observer = observer
+        self._clock = clock
+        self._ids = ids
+
+    async def handle(self, inbound: Inbound, sink: Sink) -> None:
+        """Answer one request, whatever happens to it; re-raises only the cancellation of a caller who left."""
+        meter = Meter(
+            inbound,
+            clock=self._clock,
+            ids=self._ids,
+            ledger=self._ledger,
+            pool=self._pool,
+            observer=self._observer,
+        )
+        try:
+            await self._answer(inbound, sink, meter)
+        except GatewayError as error:
+            meter.failed(error)
+            await self._tell(inbound, sink, error)
+        except asyncio.CancelledError:
+            meter.left()
+            raise
+        except Exception:
+            # The traceback names our code, not the caller's data: no message of ours holds a body or a key.
+            log.exception("internal error in request %s", inbound.id)
+            error = GatewayError(ErrorKind.INTERNAL, "The gateway failed; this is its fault, not the request's.")
+            meter.failed(error)
+            await self._tell(inbound, sink, error)
+        finally:
+            meter.close()
+
+    async def _answer(self, inbound: Inbound, sink: Sink, meter: Meter) -> None:
+        snapshot = self._snapshot()
+        principal = await self._authenticator.authenticate(inbound.headers, snapshot.keys)
+        meter.identified(principal)
+        envelope = decode(inbound.operation, inbound.dialect, await inbound.read_body())
+        call = resolve(inbound, envelope, principal, snapshot)
+        meter.called(call)
+        meter.hold(await self._gate.admit(call))
+        plan = self._router.plan(call, self._pool.view(call))
+        meter.planned(plan)
+        meter.hold(await self._gate.reserve(call, plan))
+        async with self._strategies[call.route.strategy].run(plan, call, meter) as reply:
+            await relay(reply, sink, call, self._clock)
+
+    async def _tell(self, inbound: Inbound, sink: Sink, error: GatewayError) -> None:
+        """Send an error in the caller's dialect; within a stream as its last event, with no end marker after it."""
+        if sink.started:
+            with contextlib.suppress(TimeoutError):  # a caller who has stopped reading is not waited for
+                async with asyncio.timeout(_LAST_WORD_S):
+                    await sink.write(render_event(inbound.dialect, error, inbound.id))
+            return
+        headers = [(b"content-type", b"application/json"), (b"x-tollway-request-id", inbound.id.encode())]
+        if error.retry_after_s is not None:
+            headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
+        body = render(inbound.dialect, error, inbound.id)
+        headers.append((b"content-length", str(len(body)).encode()))
+        await sink.start(error.status, headers)
+        await sink.write(body)

@@ -1,0 +1,1 @@
+"""What operators see: metrics and logs. It observes, and never takes part."""
