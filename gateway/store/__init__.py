@@ -1,0 +1,1 @@
+"""The ledger's rows in SQL: SQLite by default, anything SQLAlchemy speaks to by URL."""

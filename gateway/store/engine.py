@@ -1,0 +1,54 @@
+"""How the database is opened: which settings make a commit durable, and whether its schema is ours."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import Engine, create_engine, event, insert, inspect, select
+
+from gateway.store.tables import SCHEMA_VERSION, metadata, schema_version
+
+
+class SchemaMismatch(RuntimeError):  # noqa: N818 - names the state, as the message does
+    """The database was written by another version of the gateway. The message says which."""
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the URL of an SQLite file."""
+    return f"sqlite:///{path}"
+
+
+def make_engine(url: str, *, busy_timeout_s: float) -> Engine:
+    """Make an engine; connects to nothing yet."""
+    engine = create_engine(
+        url,
+        json_serializer=lambda value: msgspec.json.encode(value).decode(),
+        json_deserializer=msgspec.json.decode,
+    )
+    if engine.dialect.name == "sqlite":
+
+        def configure(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own class
+            connection.execute(f"PRAGMA busy_timeout={round(busy_timeout_s * 1000)}")
+            # Readers and the one writer do not block each other.
+            connection.execute("PRAGMA journal_mode=WAL")
+            # A commit must be on the disk when it returns, for then the journal forgets the lines. WAL's usual
+            # NORMAL would lose the last commits in a power cut.
+            connection.execute("PRAGMA synchronous=FULL")
+
+        event.listen(engine, "connect", configure)
+    return engine
+
+
+def prepare_schema(engine: Engine) -> None:
+    """Create the tables in an empty database, or check that they are this version's. Raises SchemaMismatch."""
+    with engine.begin() as connection:
+        if not inspect(connection).has_table(schema_version.name):
+            metadata.create_all(connection)
+            connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
+        found = connection.execute(select(schema_version.c.version)).scalar_one_or_none()
+    if found != SCHEMA_VERSION:
+        msg = (
+            f"the ledger's database has schema version {found}, this gateway needs {SCHEMA_VERSION}; "
+            "use the gateway that wrote it, or another database"
+        )
+        raise SchemaMismatch(msg)
