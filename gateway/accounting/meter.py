@@ -121,6 +121,8 @@ class Attempt:
             Dispatch(
                 entry=self._ledger_entry("interrupted", presumed, self._token_cost(presumed), 0.0, None),
                 rates=self.target.rates,
+                operation=call.operation,
+                stream=call.envelope.stream,
             )
         )
         self._lease = meter.pool.begin(self.target)

@@ -1,0 +1,162 @@
+"""The composition root: the only place that knows every part.
+
+A ``Gateway`` is built from a configuration file without side effects, then started, used and stopped. A reload swaps
+the snapshot; connections, breakers, statistics, limits in use and the ledger live in the gateway and outlive it.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from gateway.accounting.ledger import JournalLedger
+from gateway.accounting.pricing import price_of
+from gateway.admission.gate import InProcessGate
+from gateway.auth.static_keys import StaticKeys
+from gateway.clock import Clock, Ids, SystemClock, random_ids
+from gateway.config.build import build, frozen_changes
+from gateway.config.load import ConfigError, load
+from gateway.config.snapshot import Snapshot
+from gateway.execution.registry import strategies
+from gateway.pipeline import Pipeline
+from gateway.providers.registry import ADAPTERS, PROVIDER_TYPES
+from gateway.routes.api import create_api
+from gateway.routes.llm import LlmRoute, Receive, Scope, Send
+from gateway.routing.registry import router
+from gateway.store.store import Store
+from gateway.targets.pool import Pool
+from gateway.telemetry.metrics import Metrics, TargetGauges
+from gateway.transport.base import Transport
+from gateway.transport.client import HttpTransport
+from gateway.types import Call, Dialect, Operation, Target
+
+log = logging.getLogger("tollway.app")
+
+_LLM_ROUTES: dict[str, tuple[Operation, Dialect]] = {
+    "/v1/chat/completions": ("chat", "openai"),
+    "/v1/completions": ("completions", "openai"),
+}
+
+
+def read_snapshot(path: Path, environ: Mapping[str, str]) -> Snapshot:
+    """Read and resolve a configuration file. Raises ConfigError with everything that is wrong in it."""
+    return build(load(path, environ), provider_types=PROVIDER_TYPES, price_of=price_of)
+
+
+class Gateway:
+    """All parts of one gateway, and their life cycle. ``asgi`` is what an HTTP server runs."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        *,
+        reread: Callable[[], Snapshot],
+        transport: Transport | None = None,
+        clock: Clock | None = None,
+        ids: Ids = random_ids,
+    ) -> None:
+        self.snapshot = snapshot
+        self._reread = reread
+        clock = clock or SystemClock()
+        self.pool = Pool(clock)
+        self.metrics = Metrics()
+        self.metrics.watch(TargetGauges(self.pool.in_flight, self.pool.breaker_states))
+        state_dir = Path(snapshot.state_dir)
+        self.ledger = JournalLedger(state_dir, Store(f"sqlite:///{state_dir / 'ledger.sqlite'}"), clock)
+        self.transport = transport or HttpTransport()
+        authenticator = StaticKeys()
+        pipeline = Pipeline(
+            snapshot=lambda: self.snapshot,
+            authenticator=authenticator,
+            gate=InProcessGate(clock),
+            router=router(refuses=_refuses),
+            pool=self.pool,
+            strategies=strategies(transport=self.transport, adapters=ADAPTERS, clock=clock),
+            ledger=self.ledger,
+            observer=self.metrics,
+            clock=clock,
+            ids=ids,
+        )
+        self._llm_routes = {
+            path: LlmRoute(
+                pipeline,
+                operation=operation,
+                dialect=dialect,
+                limits=lambda: self.snapshot.server,
+                clock=clock,
+                ids=ids,
+            )
+            for path, (operation, dialect) in _LLM_ROUTES.items()
+        }
+        self._api = create_api(
+            version=version("tollway"),
+            lifespan=self._lifespan,
+            snapshot=lambda: self.snapshot,
+            authenticator=authenticator,
+            ledger=self.ledger,
+            metrics=self.metrics,
+            unready=self.unready,
+            ids=ids,
+        )
+
+    async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve as an ASGI application: the model routes themselves, everything else through FastAPI."""
+        if scope["type"] == "http":
+            route = self._llm_routes.get(scope["path"])
+            if route is not None:
+                await route(scope, receive, send)
+                return
+        await self._api(scope, receive, send)
+
+    async def start(self) -> None:
+        """Take the state directory, recover what a dead gateway left, open connections."""
+        await self.ledger.start()
+        await self.transport.start()
+
+    async def stop(self) -> None:
+        """Close connections, and carry the journal into the store."""
+        await self.transport.stop()
+        await self.ledger.stop()
+
+    def unready(self) -> list[str]:
+        """Say why requests would fail now; an empty list: they would not."""
+        reasons = []
+        sick = self.ledger.healthy()
+        if sick is not None:
+            reasons.append(sick)
+        states = self.pool.breaker_states()
+        if all(states.get(target_id) == "open" for target_id in self.snapshot.targets):
+            reasons.append("the breaker of every target is open")
+        return reasons
+
+    def reload(self) -> bool:
+        """Read the configuration again and swap it in; on any fault keep what is running, log why, return False."""
+        try:
+            fresh = self._reread()
+        except ConfigError as error:
+            log.error("configuration not reloaded, the last good one stays: %s", error)  # noqa: TRY400 - no traceback
+            return False
+        frozen = frozen_changes(self.snapshot, fresh)
+        if frozen:
+            log.error("configuration not reloaded, the last good one stays: %s", " ".join(frozen))
+            return False
+        self.snapshot = fresh
+        self.pool.keep(frozenset(fresh.targets))
+        log.info("configuration reloaded: version %s", fresh.version)
+        return True
+
+    @asynccontextmanager
+    async def _lifespan(self, _api: FastAPI) -> AsyncIterator[None]:
+        await self.start()
+        try:
+            yield
+        finally:
+            await asyncio.shield(self.stop())
+
+
+def _refuses(call: Call, target: Target) -> str | None:
+    return ADAPTERS[target.adapter].refuses(call, target)

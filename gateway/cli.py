@@ -1,0 +1,154 @@
+"""The ``tollway`` command. Other packages add their commands through the entry points of the group ``tollway.commands``.
+
+Such an entry point is a function that takes argparse's sub-parsers, adds one, and sets ``run`` to a function from the
+parsed arguments to an exit code.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import os
+import secrets
+import signal
+import socket
+import sys
+from importlib.metadata import entry_points, version
+from pathlib import Path
+
+import uvicorn
+import uvloop
+
+from gateway.accounting.base import StateDirectoryInUse
+from gateway.app import Gateway, read_snapshot
+from gateway.config.load import ConfigError
+from gateway.config.snapshot import Snapshot
+from gateway.routes.http_protocol import GuardedProtocol
+from gateway.telemetry import logs
+
+_GROUP = "tollway.commands"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 it failed, 2 it was called wrongly."""
+    parser = argparse.ArgumentParser(
+        prog="tollway", description="A self-hosted gateway in front of many language models."
+    )
+    parser.add_argument("--version", action="version", version=f"tollway {version('tollway')}")
+    commands = parser.add_subparsers(metavar="command", required=True)
+    _add_serve(commands)
+    _add_check(commands)
+    _add_key(commands)
+    for entry_point in entry_points(group=_GROUP):
+        entry_point.load()(commands)
+    arguments = parser.parse_args(argv)
+    code: int = arguments.run(arguments)
+    return code
+
+
+def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("serve", help="run the gateway", description="Run the gateway until it is told to stop.")
+    _add_config(parser)
+    parser.add_argument("--host", help="listen here instead of server.host")
+    parser.add_argument("--port", type=int, help="listen here instead of server.port; 0: any free port")
+    parser.set_defaults(run=_serve)
+
+
+def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "check", help="check a configuration file", description="Check a configuration file; print what is wrong in it."
+    )
+    _add_config(parser)
+    parser.set_defaults(run=_check)
+
+
+def _add_key(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "key", help="make a key", description="Make a key: the secret for the app, its hash for the configuration."
+    )
+    parser.set_defaults(run=_key)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, default=Path("tollway.yaml"), help="default: %(default)s")
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    logs.configure()
+    overrides = {name: value for name in ("host", "port") if (value := getattr(arguments, name)) is not None}
+
+    def read() -> Snapshot:
+        return read_snapshot(arguments.config, os.environ, server=overrides)
+
+    try:
+        snapshot = read()
+        listener = _listen(snapshot.server.host, snapshot.server.port)
+    except (ConfigError, OSError) as error:
+        return _fail(str(error))
+    gateway = Gateway(snapshot, reread=read)
+    try:
+        with listener:
+            # uvicorn picks its own loop only when it starts the process itself; here the listener is ours.
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_run(gateway, listener))
+    except StateDirectoryInUse as error:
+        return _fail(str(error))
+    return 0
+
+
+async def _run(gateway: Gateway, listener: socket.socket) -> None:
+    server = uvicorn.Server(
+        uvicorn.Config(
+            gateway.asgi,
+            interface="asgi3",
+            http=GuardedProtocol,
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=int(gateway.snapshot.server.drain_s),
+        )
+    )
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
+    host, port = listener.getsockname()[:2]
+    print(f"tollway serves on http://{host}:{port} (metrics /metrics, docs /docs)", flush=True)  # noqa: T201 - its output
+    await server.serve(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind the address, so that a busy port is one plain sentence. Raises OSError with that sentence."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(
+            f"cannot listen on {host}:{port} ({error.strerror}); stop what uses it, or give another --port"
+        ) from error
+    return listener
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    try:
+        snapshot = read_snapshot(arguments.config, os.environ)
+    except ConfigError as error:
+        return _fail(str(error))
+    print(  # noqa: T201 - the command's output
+        f"{arguments.config}: good. {len(snapshot.targets)} models, {len(snapshot.routes) - len(snapshot.targets)} "
+        f"routes, {len(snapshot.keys)} keys; version {snapshot.version}."
+    )
+    return 0
+
+
+def _key(_arguments: argparse.Namespace) -> int:
+    secret = f"tw-{secrets.token_urlsafe(32)}"
+    print(f"secret for the app:          {secret}")  # noqa: T201 - the command's output
+    print(f"sha256 for the configuration: {hashlib.sha256(secret.encode()).hexdigest()}")  # noqa: T201 - see above
+    return 0
+
+
+def _fail(sentence: str) -> int:
+    print(sentence, file=sys.stderr)  # noqa: T201 - the command's output
+    return 1

@@ -1,0 +1,1 @@
+"""Thin HTTP: what callers and operators can reach. Nothing is decided here."""

@@ -1,0 +1,101 @@
+"""Describes the model routes for ``/docs`` by hand, since they are raw ASGI and FastAPI does not see them.
+
+The bodies are OpenAI's own; what is described here is what a caller must know and what the gateway adds.
+"""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+_HEADERS = {
+    "x-tollway-request-id": "The request's id, for GET /v1/requests/{id}.",
+    "x-tollway-target": "The target that answered.",
+    "x-tollway-reason": "Why it was this one.",
+    "x-tollway-cost-usd": "What the call cost; without a stream only (with one: its last comment).",
+}
+
+_ERRORS = {
+    "400": "The body is malformed, or asks for what no target of the route can do.",
+    "401": "The key is missing or unknown.",
+    "403": "The key may not use this model.",
+    "404": "There is no such model.",
+    "413": "The body is too large.",
+    "429": "A limit of the key is reached; Retry-After says when to try again.",
+    "503": "No target could answer; Retry-After says when to try again.",
+    "504": "The request's total time ran out.",
+}
+
+
+def add_llm_routes(api: FastAPI) -> None:
+    """Make ``/openapi.json`` and ``/docs`` list the model routes beside FastAPI's own."""
+
+    def openapi() -> dict[str, Any]:
+        if api.openapi_schema is None:
+            schema = get_openapi(title=api.title, version=api.version, summary=api.summary, routes=api.routes)
+            schema["paths"]["/v1/chat/completions"] = {
+                "post": _operation("Create a chat completion", "createChatCompletion", "messages", _MESSAGES)
+            }
+            schema["paths"]["/v1/completions"] = {
+                "post": _operation("Create a completion", "createCompletion", "prompt", {"type": "string"})
+            }
+            schema.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            api.openapi_schema = schema
+        return api.openapi_schema
+
+    api.openapi = openapi  # type: ignore[method-assign] # FastAPI documents this assignment ("Extending OpenAPI")
+
+
+_MESSAGES = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "required": ["role"],
+        "properties": {"role": {"type": "string"}, "content": {}},
+    },
+}
+
+
+def _operation(summary: str, operation_id: str, content: str, content_schema: dict[str, Any]) -> dict[str, Any]:
+    body = {
+        "type": "object",
+        "required": ["model", content],
+        "properties": {
+            "model": {"type": "string", "description": "A route, or a model by its own name.", "example": "auto"},
+            content: content_schema,
+            "stream": {"type": "boolean", "default": False},
+            "max_tokens": {"type": "integer", "minimum": 1},
+        },
+        "additionalProperties": True,
+    }
+    error_schema = {
+        "type": "object",
+        "properties": {
+            "error": {
+                "type": "object",
+                "properties": {
+                    "message": {"type": "string"},
+                    "type": {"type": "string"},
+                    "param": {"type": ["string", "null"]},
+                    "code": {"type": ["string", "null"]},
+                },
+            }
+        },
+    }
+    headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()}
+    answer = {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {"schema": {"type": "string"}}}
+    return {
+        "summary": summary,
+        "operationId": operation_id,
+        "tags": ["models"],
+        "security": [{"key": []}],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "responses": {
+            "200": {"description": "The answer, as the target gave it.", "headers": headers, "content": answer},
+            **{
+                status: {"description": text, "content": {"application/json": {"schema": error_schema}}}
+                for status, text in _ERRORS.items()
+            },
+        },
+    }
