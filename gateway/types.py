@@ -221,6 +221,8 @@ class TargetView(Struct, frozen=True, kw_only=True):
     available: bool
     """False while the breaker is open, and for everyone but the one probe while it is half open."""
     unavailable_reason: str = ""
+    retry_after_s: float | None = None
+    """When an unavailable target may be tried again; None while it is available."""
     probe_due: bool = False
     """Nothing was learnt of this target for a while: one request should try it again."""
     ttft_ms: Quantiles | None = None
@@ -301,6 +303,10 @@ class Sample(Struct, frozen=True, kw_only=True):
     tpot_ms: float | None
     in_flight_at_start: int
     retry_after_s: float | None = None
+    error_kind: str | None = None
+    """A credential error keeps the breaker open for longer than an outage."""
+    max_output_tokens: int | None = None
+    """The call's cap over all choices: a capped answer teaches nothing about uncapped ones."""
 
 
 class LedgerEntry(Struct, frozen=True, kw_only=True):
