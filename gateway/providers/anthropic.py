@@ -1,0 +1,236 @@
+"""The adapter for Anthropic's Messages API, for callers who speak OpenAI's chat completions.
+
+Decides the URL, the headers, which decoder an answer gets, and whose fault a failure is. How requests and answers are
+worded is left to ``wire.anthropic_request``, ``wire.anthropic`` and ``wire.chat_answer``.
+"""
+
+import math
+import re
+import time
+from collections.abc import Callable, Mapping
+
+from gateway.errors import ErrorKind, UpstreamError
+from gateway.providers.base import streams_upstream
+from gateway.types import Call, Target, UpstreamRequest, Usage
+from gateway.wire.anthropic import Answer, ErrorBody, StreamError, read_error
+from gateway.wire.anthropic_request import DEFAULT_MAX_TOKENS, UntranslatableError, translate
+from gateway.wire.chat_answer import Assembly, Chunks
+from gateway.wire.sse import Splitter, data_of
+
+API_VERSION = "2023-06-01"
+"""Anthropic's only current API version (platform.claude.com/docs/en/api/versioning)."""
+
+_KIND_BY_TYPE = {
+    "invalid_request_error": ErrorKind.UPSTREAM_REJECTED,
+    "request_too_large": ErrorKind.UPSTREAM_REJECTED,
+    "authentication_error": ErrorKind.UPSTREAM_CREDENTIALS,
+    "permission_error": ErrorKind.UPSTREAM_CREDENTIALS,
+    "billing_error": ErrorKind.UPSTREAM_CREDENTIALS,
+    # The model's name comes from our configuration, so an unknown one is not the caller's fault.
+    "not_found_error": ErrorKind.UPSTREAM_ERROR,
+    "rate_limit_error": ErrorKind.UPSTREAM_RATE_LIMITED,
+    "api_error": ErrorKind.UPSTREAM_ERROR,
+    "timeout_error": ErrorKind.UPSTREAM_TIMEOUT,
+    "overloaded_error": ErrorKind.UPSTREAM_OVERLOADED,
+}
+"""Source: platform.claude.com/docs/en/api/errors."""
+
+_KIND_BY_STATUS = {
+    400: ErrorKind.UPSTREAM_REJECTED,
+    401: ErrorKind.UPSTREAM_CREDENTIALS,
+    402: ErrorKind.UPSTREAM_CREDENTIALS,
+    403: ErrorKind.UPSTREAM_CREDENTIALS,
+    413: ErrorKind.UPSTREAM_REJECTED,
+    422: ErrorKind.UPSTREAM_REJECTED,
+    429: ErrorKind.UPSTREAM_RATE_LIMITED,
+    503: ErrorKind.UPSTREAM_OVERLOADED,
+    504: ErrorKind.UPSTREAM_TIMEOUT,
+    529: ErrorKind.UPSTREAM_OVERLOADED,
+}
+"""For error types that are not in the list above, and bodies that are not Anthropic's (a proxy's page)."""
+
+# An invalid_request_error has no code that says so; these are the wordings seen since 2023.
+_TOO_LONG = re.compile(
+    r"prompt is too long|exceeds? (?:the )?(?:model's )?(?:maximum )?context|context (?:window|limit)", re.IGNORECASE
+)
+_OUR_ACCOUNT = re.compile(
+    r"credit balance|billing|spend(?:ing)? limit|organization (?:has been|is) (?:disabled|on hold)", re.IGNORECASE
+)
+_OUR_ACCOUNT_CODES = re.compile(rb"spend_limit|billing|organization|workspace|cmek")
+_CREDENTIAL = re.compile(r"\b[sp]k-[A-Za-z0-9_\-.]{6,}|(?<=bearer )\S+|[A-Za-z0-9_\-]{40,}", re.IGNORECASE)
+_MAX_MESSAGE_CHARS = 1000
+
+_SENTENCES = {
+    ErrorKind.UPSTREAM_CREDENTIALS: "The provider did not accept the gateway's account or credentials",
+    ErrorKind.UPSTREAM_RATE_LIMITED: "The provider's rate limit for the gateway's account is reached",
+    ErrorKind.UPSTREAM_OVERLOADED: "The provider is overloaded",
+    ErrorKind.UPSTREAM_TIMEOUT: "The provider ran out of time",
+    ErrorKind.UPSTREAM_ERROR: "The provider failed",
+}
+
+
+class AnthropicAdapter:
+    """Speaks Messages to the upstream and chat completions to the caller. ``wall_ns`` dates the answers."""
+
+    def __init__(self, wall_ns: Callable[[], int] = time.time_ns) -> None:
+        self._wall_ns = wall_ns
+
+    def refuses(self, call: Call, target: Target) -> str | None:
+        """Name what the Messages API cannot express of the call, or return None."""
+        if call.operation != "chat":
+            return f"'{call.operation}' is not an operation of targets of type anthropic; use chat completions."
+        try:
+            self._body(call, target)
+        except UntranslatableError as error:
+            return f"{error} This is a target of type anthropic."
+        return None
+
+    def request(self, call: Call, target: Target, attempt_id: str) -> UpstreamRequest:
+        """Write ``POST {base_url}/v1/messages``. For a call that ``refuses`` names, raises UntranslatableError."""
+        headers = {"content-type": "application/json", "anthropic-version": API_VERSION}
+        if target.credential is not None:
+            headers["x-api-key"] = target.credential.value
+        headers.update((name.lower(), value) for name, value in target.headers)
+        headers["x-tollway-attempt-id"] = attempt_id
+        url = f"{target.base_url.rstrip('/')}/v1/messages"
+        return UpstreamRequest(method="POST", url=url, headers=tuple(headers.items()), body=self._body(call, target))
+
+    def decoder(self, call: Call, target: Target) -> "StreamDecoder | WholeDecoder":
+        """Make the decoder for one answer with status 200."""
+        created_s = self._wall_ns() // 1_000_000_000
+        if call.envelope.stream:
+            chunks = Chunks(created_s, include_usage=call.envelope.include_usage)
+            return StreamDecoder(Answer(chunks), "text/event-stream; charset=utf-8")
+        if streams_upstream(call, target):
+            return StreamDecoder(Answer(Assembly(created_s)), "application/json")
+        return WholeDecoder(Answer(Assembly(created_s)))
+
+    def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
+        """Classify an answer with another status; the provider's ``error.type`` says more than the status does."""
+        return _classify(read_error(body), status, _retry_after_s(headers))
+
+    @staticmethod
+    def _body(call: Call, target: Target) -> bytes:
+        return translate(
+            call.envelope.members,
+            model=target.upstream_model,
+            max_tokens=call.max_output_tokens or target.max_output_tokens or DEFAULT_MAX_TOKENS,
+            stream=streams_upstream(call, target),
+        )
+
+
+class StreamDecoder:
+    """Reads a stream of Messages events, for a caller who streams or for one who does not."""
+
+    def __init__(self, answer: Answer, content_type: str) -> None:
+        self._answer = answer
+        self._assembled = content_type == "application/json"
+        self._body = b""
+        self._splitter = Splitter()
+        self._failure: UpstreamError | None = None
+        self.content_type = content_type
+        self.usage: Usage | None = None
+        self.content_events = 0
+        self.content_bytes = 0
+        self.complete = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take bytes in any chunking; see ``Decoder.feed``.
+
+        An ``error`` event behind content in the same chunk is raised by the next call, so that what the caller gets
+        does not depend on how the network cut the stream.
+        """
+        if self._failure is not None:
+            raise self._failure
+        return self._read(self._splitter.feed(chunk))
+
+    def finish(self) -> bytes:
+        """Return the assembled body, or what a last event at the very end gives; see ``Decoder.finish``."""
+        if self._failure is not None:
+            raise self._failure
+        written = self._read(self._splitter.finish())
+        if not self.complete:
+            raise self._failure or UpstreamError(
+                ErrorKind.UPSTREAM_CUT, "The upstream's stream ended before its message_stop event."
+            )
+        return self._body if self._assembled else written
+
+    def _read(self, events: list[bytes]) -> bytes:
+        answer = self._answer
+        written: list[bytes] = []
+        try:
+            for event in events:
+                data = data_of(event)
+                if data is not None:
+                    written.append(answer.read_event(data))
+        except StreamError as error:
+            self._failure = _classify(error.error, None, None)
+        except UpstreamError as error:
+            self._failure = error
+        new_content = answer.content_events > self.content_events
+        self.usage = answer.usage
+        self.content_events = answer.content_events
+        self.content_bytes = answer.content_bytes
+        self.complete = answer.complete
+        if self._failure is not None and (self._assembled or not new_content):
+            raise self._failure
+        output = b"".join(written)
+        if self._assembled:
+            self._body += output
+            return b""
+        return output
+
+
+class WholeDecoder:
+    """Reads one Messages body."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self._chunks: list[bytes] = []
+        self.content_type = "application/json"
+        self.usage: Usage | None = None
+        self.content_events = 0
+        self.content_bytes = 0
+        self.complete = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Keep the bytes; nothing can go out before the end."""
+        self._chunks.append(chunk)
+        return b""
+
+    def finish(self) -> bytes:
+        """Return the chat completion; see ``Decoder.finish``."""
+        body = self._answer.read_message(b"".join(self._chunks))
+        self.usage = self._answer.usage
+        self.content_events = self._answer.content_events
+        self.content_bytes = self._answer.content_bytes
+        self.complete = True
+        return body
+
+
+def _classify(error: ErrorBody, status: int | None, retry_after_s: float | None) -> UpstreamError:
+    """Say whose fault it is. Only what is the caller's keeps the provider's words; ours would mean nothing to them."""
+    fallback = _KIND_BY_STATUS.get(status or 0, ErrorKind.UPSTREAM_ERROR)
+    kind = _KIND_BY_TYPE.get(error.type, fallback)
+    if kind is ErrorKind.UPSTREAM_REJECTED:
+        code = bytes((error.details or {}).get("error_code", b""))
+        if _OUR_ACCOUNT_CODES.search(code) or _OUR_ACCOUNT.search(error.message):
+            kind = ErrorKind.UPSTREAM_CREDENTIALS
+        elif _TOO_LONG.search(error.message):
+            kind = ErrorKind.CONTEXT_LENGTH
+    sentence = _SENTENCES.get(kind)
+    if sentence is None:
+        message = _CREDENTIAL.sub("***", error.message[:_MAX_MESSAGE_CHARS]) or "The provider rejected the request."
+    else:
+        name = error.type if error.type in _KIND_BY_TYPE else f"status {status}" if status else "unknown error"
+        message = f"{sentence} ({name})."
+    return UpstreamError(kind, message, upstream_status=status, retry_after_s=retry_after_s)
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Read ``retry-after`` in seconds, the only form that Anthropic documents (api/rate-limits)."""
+    try:
+        seconds = float(headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
