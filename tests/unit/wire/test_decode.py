@@ -1,0 +1,280 @@
+"""A body is either one unambiguous request, or refused with a sentence that says what and where."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import ErrorKind, GatewayError
+from gateway.types import Envelope
+from gateway.wire.decode import decode
+
+_MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+def chat(**members: Any) -> Envelope:
+    """Decode a small chat request with these members."""
+    return decode("chat", "openai", json.dumps({"model": "auto", "messages": _MESSAGES} | members).encode())
+
+
+def completions(**members: Any) -> Envelope:
+    """Decode a small completions request with these members."""
+    return decode("completions", "openai", json.dumps({"model": "auto", "prompt": "hi"} | members).encode())
+
+
+def with_member(text: bytes) -> bytes:
+    """Write a chat request with one more member, as it stands."""
+    return b'{"model":"auto","messages":[{"role":"user","content":"hi"}],' + text + b"}"
+
+
+MALFORMED = {
+    "empty": (b"", "empty"),
+    "not_json": (b"{'model': 1}", "not JSON: line 1, column 2"),
+    "cut": (b'{"model": "auto"', "not JSON"),
+    "trailing": (b"{} {}", "not JSON"),
+    "array": (b"[]", "must be a JSON object"),
+    "string": (b'"secret"', "must be a JSON object"),
+    "control_character": (with_member(b'"x":"\x01"'), "not JSON"),
+    "bom_utf8": (b"\xef\xbb\xbf{}", "byte order mark"),
+    "bom_utf16": ("{}".encode("utf-16"), "byte order mark"),
+    "invalid_utf8": (with_member(b'"x":"\xff"'), "not UTF-8 at byte"),
+    "overlong_utf8": (with_member(b'"x":"\xc0\xaf"'), "not UTF-8"),
+    "surrogate_utf8": (with_member(b'"x":"\xed\xa0\x80"'), "not UTF-8"),
+    "high_surrogate": (with_member(b'"x":"\\ud800"'), "surrogate"),
+    "low_surrogate": (with_member(b'"x":["\\uDC00"]'), "surrogate"),
+    "surrogate_name": (with_member(b'"x":{"\\ud83dx":1}'), "surrogate"),
+    "swapped_surrogates": (with_member(b'"x":"\\ude00\\ud83d"'), "surrogate"),
+    "duplicate": (with_member(b'"model":"other"'), "'model' twice"),
+    "duplicate_escaped": (with_member(b'"mod\\u0065l":"other"'), "'model' twice"),
+    "duplicate_deep": (with_member(b'"x":[{"y":{"secret":1,"secret":1}}]'), "a member twice"),
+    "nan": (with_member(b'"x":NaN'), "NaN"),
+    "infinity": (with_member(b'"x":[Infinity]'), "NaN"),
+    "minus_infinity": (with_member(b'"x":-Infinity'), "NaN"),
+    "huge_float": (with_member(b'"x":1e400'), "number that is too large"),
+    "huge_negative_float": (with_member(b'"x":-1e400'), "number that is too large"),
+    "long_integer": (with_member(b'"x":' + b"9" * 5000), "number that is too large"),
+    "deep_arrays": (with_member(b'"x":' + b"[" * 100_000), "nested deeper than 64"),
+    "deep_objects": (with_member(b'"x":' + b'{"a":' * 100_000), "nested deeper than 64"),
+    "deep_closed": (with_member(b'"x":' + b"[" * 64 + b"]" * 64), "nested deeper than 64"),
+}
+
+
+@pytest.mark.parametrize(("body", "expected"), MALFORMED.values(), ids=MALFORMED)
+def test_malformed_bodies_are_refused_with_a_reason(body: bytes, expected: str) -> None:
+    """Each way of being ambiguous or hostile is a 400 that names it and echoes nothing of the content."""
+    with pytest.raises(GatewayError, match=expected) as caught:
+        decode("chat", "openai", body)
+    assert caught.value.kind is ErrorKind.INVALID_REQUEST
+    assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        b'"x":"\\ud83d\\ude00"',
+        b'"x":"\\\\ud800"',
+        b'"x":' + b"[" * 63 + b"]" * 63,
+        b'"x":"' + b"[{" * 1000 + b'"',
+        b'"x":[{"y":1},{"y":1}]',
+        b'"x":1e308',
+        b'"x":18446744073709551616',
+        b'"x":1e-400',
+    ],
+)
+def test_look_alikes_of_malformed_bodies_pass(member: bytes) -> None:
+    """Real pairs, escaped backslashes, brackets in strings, equal names in two objects and the like are fine."""
+    body = with_member(member)
+    envelope = decode("chat", "openai", body)
+    assert envelope.body is body
+    assert b'"x":' + envelope.members["x"] == member
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "model_missing": ("chat", {"model": None}, "model"),
+    "model_empty": ("chat", {"model": ""}, "model"),
+    "model_number": ("chat", {"model": 4}, "model"),
+    "messages_missing": ("chat", {"messages": None}, "messages"),
+    "messages_empty": ("chat", {"messages": []}, "messages"),
+    "messages_object": ("chat", {"messages": {}}, "messages"),
+    "message_string": ("chat", {"messages": [*_MESSAGES, "hi"]}, "messages[1]"),
+    "role_missing": ("chat", {"messages": [{"content": "hi"}]}, "messages[0].role"),
+    "content_number": ("chat", {"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+    "part_string": ("chat", {"messages": [{"role": "user", "content": ["hi"]}]}, "messages[0].content[0]"),
+    "part_untyped": ("chat", {"messages": [{"role": "user", "content": [{}]}]}, "messages[0].content[0]"),
+    "stream_string": ("chat", {"stream": "yes"}, "stream"),
+    "stream_options_list": ("chat", {"stream": True, "stream_options": []}, "stream_options"),
+    "stream_options_alone": ("chat", {"stream_options": {"include_usage": True}}, "stream_options"),
+    "include_usage": ("chat", {"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+    "n_zero": ("chat", {"n": 0}, "n"),
+    "n_true": ("chat", {"n": True}, "n"),
+    "n_float": ("chat", {"n": 1.5}, "n"),
+    "best_of": ("completions", {"best_of": "2"}, "best_of"),
+    "max_tokens": ("chat", {"max_tokens": 0}, "max_tokens"),
+    "max_completion_tokens": ("chat", {"max_completion_tokens": "many"}, "max_completion_tokens"),
+    "max_tokens_negative": ("completions", {"max_tokens": -1}, "max_tokens"),
+    "response_format": ("chat", {"response_format": "json"}, "response_format"),
+    "prompt_missing": ("completions", {"prompt": None}, "prompt"),
+    "prompt_empty": ("completions", {"prompt": []}, "prompt"),
+    "prompt_mixed": ("completions", {"prompt": ["a", 1]}, "prompt"),
+    "prompt_object": ("completions", {"prompt": {}}, "prompt"),
+    "prompt_booleans": ("completions", {"prompt": [True]}, "prompt"),
+}
+
+
+@pytest.mark.parametrize(("operation", "members", "param"), REFUSED.values(), ids=REFUSED)
+def test_a_wrong_member_is_named(operation: str, members: dict[str, Any], param: str) -> None:
+    """What routing and limits depend on is checked, and ``param`` says where."""
+    with pytest.raises(GatewayError) as caught:
+        (chat if operation == "chat" else completions)(**members)
+    assert (caught.value.kind, caught.value.param) == (ErrorKind.INVALID_REQUEST, param)
+    assert param in caught.value.message
+
+
+def test_a_chat_request_is_read() -> None:
+    """The plain case: nothing asked for, nothing needed."""
+    envelope = chat(unknown={"a": 1})
+    assert (envelope.model, envelope.streamable) == ("auto", True)
+    assert (envelope.stream, envelope.include_usage) == (False, False)
+    assert (envelope.max_output_tokens, envelope.choices, envelope.image_count) == (None, 1, 0)
+    assert envelope.needs == {"chat"}
+    assert envelope.members["unknown"] == b'{"a": 1}'
+    assert envelope.content_bytes == 2
+
+
+def test_null_is_the_same_as_absent() -> None:
+    """OpenAI takes null for every optional member."""
+    switches = ("stream", "stream_options", "tools", "tool_choice", "response_format", "logprobs", "use_beam_search")
+    numbers = ("n", "best_of", "max_tokens", "max_completion_tokens", "seed", "reasoning_effort", "prompt_logprobs")
+    envelope = chat(**dict.fromkeys((*switches, *numbers)))
+    assert (envelope.needs, envelope.streamable, envelope.choices) == ({"chat"}, True, 1)
+
+
+def test_stream_and_usage_are_read() -> None:
+    """Both must be known to relay the stream as asked."""
+    envelope = chat(stream=True, stream_options={"include_usage": True, "continuous_usage_stats": True})
+    assert (envelope.stream, envelope.include_usage) == (True, True)
+
+
+def test_the_newer_output_limit_wins() -> None:
+    """As with OpenAI and vLLM, max_completion_tokens goes before max_tokens."""
+    assert chat(max_tokens=5).max_output_tokens == 5
+    assert chat(max_tokens=5, max_completion_tokens=9).max_output_tokens == 9
+
+
+@pytest.mark.parametrize(
+    ("members", "need"),
+    [
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tool_choice": "auto"}, "tools"),
+        ({"parallel_tool_calls": True}, "parallel_tools"),
+        ({"response_format": {"type": "json_object"}}, "json_object"),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "json_schema"),
+        ({"guided_choice": ["a"]}, "json_schema"),
+        ({"structured_outputs": {"regex": "a"}}, "json_schema"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "vision"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]}, "audio"),
+        ({"logprobs": True}, "logprobs"),
+        ({"prompt_logprobs": 0}, "logprobs"),
+        ({"n": 2}, "n"),
+        ({"seed": 0}, "seed"),
+        ({"reasoning_effort": "low"}, "reasoning"),
+    ],
+)
+def test_needs_are_read(members: dict[str, Any], need: str) -> None:
+    """Each capability that a target may lack is seen in the request."""
+    assert chat(**members).needs == {"chat", need}
+
+
+@pytest.mark.parametrize(
+    "members", [{"tools": []}, {"response_format": {"type": "text"}}, {"logprobs": False}, {"n": 1}]
+)
+def test_empty_wishes_need_nothing(members: dict[str, Any]) -> None:
+    """A default written out is not a need."""
+    assert chat(**members).needs == {"chat"}
+
+
+def test_log_probabilities_of_completions_are_a_number() -> None:
+    """In completions 0 asks for the chosen token's own."""
+    assert completions(logprobs=0).needs == {"completions", "logprobs"}
+
+
+@pytest.mark.parametrize(
+    ("members", "streamable"),
+    [
+        ({"use_beam_search": True, "n": 2}, False),
+        ({"best_of": 3, "n": 2}, False),
+        ({"best_of": 2, "n": 2}, True),
+        ({"prompt_logprobs": 1}, False),
+        ({"prompt_logprobs": -1}, False),
+        ({"prompt_logprobs": 0}, True),
+        ({"echo": True, "logprobs": 1}, False),
+        ({"echo": True}, True),
+        ({"logprobs": 1}, True),
+        ({"kv_transfer_params": {"do_remote_decode": True}}, False),
+    ],
+)
+def test_what_an_engine_cannot_stream_is_known(members: dict[str, Any], streamable: bool) -> None:  # noqa: FBT001
+    """An engine refuses to stream beam search and prompt log-probabilities, and loses the rest of these in a stream."""
+    assert completions(**members).streamable is streamable
+
+
+@pytest.mark.parametrize(
+    ("members", "choices", "content_bytes"),
+    [
+        ({"prompt": "häh"}, 1, 4),
+        ({"prompt": ["ab", "c"], "n": 2}, 4, 3),
+        ({"prompt": [1, 2, 3]}, 1, 12),
+        ({"prompt": [[1, 2], [3]], "best_of": 3}, 6, 12),
+        ({"prompt": None, "prompt_embeds": "AAAA"}, 1, 0),
+    ],
+)
+def test_prompts_are_counted(members: dict[str, Any], choices: int, content_bytes: int) -> None:
+    """Every prompt of a list is generated for, and token ids count as about four bytes each."""
+    envelope = completions(**members)
+    assert (envelope.choices, envelope.content_bytes) == (choices, content_bytes)
+
+
+def test_content_is_everything_the_model_reads() -> None:
+    """Text parts, tool calls, tools and schema count; an image's base64 does not."""
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    image = {"type": "image_url", "image_url": {"url": "x" * 99}}
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "aé"}, image]},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+    ]
+    envelope = chat(messages=messages, tools=tools)
+    assert envelope.content_bytes == 3 + len('[[{"id": "1"}], null]') + len(json.dumps(tools))
+    assert envelope.image_count == 1
+
+
+def test_another_dialect_is_not_supported_yet() -> None:
+    """A caller's Anthropic request is refused, not misread."""
+    with pytest.raises(GatewayError) as caught:
+        decode("chat", "anthropic", b"{}")
+    assert caught.value.kind is ErrorKind.UNSUPPORTED
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+_READ = ("model", "messages", "prompt", "stream", "stream_options", "n", "best_of", "max_tokens", "tools", "echo")
+_BODIES = st.binary(max_size=40) | st.dictionaries(st.sampled_from(_READ), _JSON).map(
+    lambda members: json.dumps({"model": "a", "messages": _MESSAGES, "prompt": "b"} | members).encode()
+)
+
+
+@given(_BODIES, st.sampled_from(["chat", "completions"]))
+def test_any_body_is_decoded_or_refused(body: bytes, operation: Any) -> None:
+    """Whatever arrives, there is an envelope or a 400, and no other exception."""
+    try:
+        envelope = decode(operation, "openai", body)
+    except GatewayError as error:
+        kind = error.kind
+    else:
+        kind = None
+        assert json.loads(envelope.members["model"]) == envelope.model
+    assert kind in {None, ErrorKind.INVALID_REQUEST}
