@@ -27,7 +27,7 @@ def make_engine(url: str, *, busy_timeout_s: float) -> Engine:
     )
     if engine.dialect.name == "sqlite":
 
-        def configure(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own class
+        def configure(connection: Any, _record: object) -> None:
             connection.execute(f"PRAGMA busy_timeout={round(busy_timeout_s * 1000)}")
             # Readers and the one writer do not block each other.
             connection.execute("PRAGMA journal_mode=WAL")

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, Table, func, select
+from sqlalchemy import Connection, RowMapping, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, IntegrityError
 
@@ -75,7 +75,7 @@ class Store:
             row = connection.execute(select(calls).where(calls.c.call_id == call_id)).mappings().first()
             if row is None:
                 return None
-            return msgspec.convert(dict(row), CallRecord), _attempts_of(connection, call_id)
+            return msgspec.convert(_plain(row), CallRecord), _attempts_of(connection, call_id)
 
     def totals(self, since_ns: int = 0) -> list[Totals]:
         """Sum tokens by class and cost over the attempts started since then (wall clock), by target and outcome."""
@@ -89,7 +89,7 @@ class Store:
         )
         with self._engine.connect() as connection:
             # Not strict: Postgres sums 64-bit integers into a Decimal.
-            return [msgspec.convert(dict(row), Totals, strict=False) for row in connection.execute(query).mappings()]
+            return [msgspec.convert(_plain(row), Totals, strict=False) for row in connection.execute(query).mappings()]
 
 
 def _insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
@@ -97,6 +97,11 @@ def _insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) ->
         return
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     connection.execute(insert(table).on_conflict_do_nothing(), rows)
+
+
+def _plain(row: RowMapping) -> dict[str, Any]:
+    # SQLAlchemy's names are a subclass of str, which msgspec does not take for keys.
+    return {str(name): value for name, value in row.items()}
 
 
 def _shallow(row: Struct) -> dict[str, Any]:
@@ -113,11 +118,9 @@ def _attempt_row(entry: LedgerEntry) -> dict[str, Any]:
 
 def _attempts_of(connection: Connection, call_id: str) -> tuple[LedgerEntry, ...]:
     query = (
-        select(attempts)
-        .where(attempts.c.call_id == call_id)
-        .order_by(attempts.c.started_at_ns, attempts.c.attempt_id)
+        select(attempts).where(attempts.c.call_id == call_id).order_by(attempts.c.started_at_ns, attempts.c.attempt_id)
     )
-    return tuple(_entry(dict(row)) for row in connection.execute(query).mappings())
+    return tuple(_entry(_plain(row)) for row in connection.execute(query).mappings())
 
 
 def _entry(row: dict[str, Any]) -> LedgerEntry:

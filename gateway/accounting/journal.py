@@ -1,0 +1,362 @@
+"""The journal: an append-only file that survives ``kill -9``, and from which SQL is filled.
+
+How each attempt gets exactly one row
+-------------------------------------
+*At least once.* A line is written before a byte of an attempt goes upstream (``Dispatched``: the row it deserves if
+we die now), before output beyond the last bound is relayed (``Progress``), when it ends (``Settled``), and when its
+call ends (``Recorded``). A line is one unbuffered ``write`` to a file opened with O_APPEND: once that has returned,
+the bytes are the kernel's, and no death of this process takes them back. It costs microseconds and is the one
+blocking call that the event loop may make. A thread calls fdatasync every 0.2 s (``fsync_interval_s``), so a power
+cut takes no more than that.
+
+*At most once.* Every row has an id of our own, and SQL inserts it "or does nothing". So lines may be applied any
+number of times: by the running ledger, by recovery, by a recovery that was killed half-way. What must not be
+repeated is a *decision*: an unsettled attempt becomes ``interrupted`` only in recovery, when the exclusive lock on
+the state directory proves that nobody is left who could settle it, and after every line was read and applied.
+
+*Forgetting.* Lines go into numbered segments. A segment is deleted, oldest first, once all its lines are in a
+durable SQL commit. What it said of calls that are still open is first written anew at the end of the journal and
+synced, so that one long stream pins no disk. A death in between leaves both copies, with the same ids. A copy of a
+dispatch that comes to lie behind its own settlement does no harm: the settlement is in SQL first, and the first row
+stays.
+
+*Torn lines.* Each line begins with the CRC-32 of its JSON, and one that does not match is not believed. At the end
+of a segment, without its newline, it is what a death in the middle of a write (or a power cut) leaves, and is passed
+over: its ``write`` never returned, so nothing was sent, relayed or reported on the strength of it. Anywhere else it is
+damage: it is put aside in ``rejected.jsonl``, with an alarm, and the lines around it count.
+
+When the disk refuses
+---------------------
+ENOSPC, EIO and a short write are one case. The fragment is cut off again (or, if even that fails, closed with a
+newline, so that it spoils no other line). What then happens depends on what the line is for:
+
+- ``append`` (a dispatch) raises, and the attempt is not sent. What cannot be accounted for is not spent: fail closed.
+- ``keep`` (all others) speaks of money that is already spent, so it never raises: the frame stays in memory and is
+  tried again with every write and every sync tick, in the order it came. Meanwhile every dispatch fails, so what is
+  kept is bounded by the calls that were in flight at the first failure. The exception, records of refused calls, which
+  cost nothing and arrive as fast as callers retry, is capped and counted. Should the process die before the disk is
+  back, recovery finds those attempts unsettled: ``interrupted``, by the last bound that was written.
+
+A running stream is not cut because its next bound cannot be written: that would turn a full disk, which loses
+nothing as long as we live, into a visible failure of calls already paid for.
+
+This module decides how lines get to the disk and back. What they mean, and SQL, is the ledger's.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import threading
+import zlib
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from gateway.accounting.base import Dispatch, StateDirectoryInUse
+from gateway.types import CallRecord, LedgerEntry
+
+_SEGMENT_NAME = re.compile(r"journal-(\d{6,})\.jsonl")
+_MAX_KEPT_EXPENDABLE = 10_000
+_OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+
+Position = tuple[int, int]
+"""Segment number and byte offset in it: positions are ordered like the lines."""
+
+
+class Dispatched(Struct, frozen=True, tag="dispatched"):
+    """An attempt is about to be sent; or, written anew out of an old segment, has relayed that much since."""
+
+    dispatch: Dispatch
+    relayed_tokens: int = 0
+    seen_at_ns: int = 0
+    """Wall clock of the last progress."""
+
+
+class Progress(Struct, frozen=True, tag="progress"):
+    """No more than ``output_tokens`` will have been relayed before the next such line."""
+
+    attempt_id: str
+    output_tokens: int
+    seen_at_ns: int
+
+
+class Settled(Struct, frozen=True, tag="settled"):
+    """An attempt ended; the row as billed."""
+
+    entry: LedgerEntry
+
+
+class Recorded(Struct, frozen=True, tag="recorded"):
+    """A call ended."""
+
+    record: CallRecord
+
+
+Line = Dispatched | Progress | Settled | Recorded
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
+
+
+def _frame(line: Line) -> bytes:
+    payload = _encoder.encode(line)
+    return b"%08x %b\n" % (zlib.crc32(payload), payload)
+
+
+def _parse(frame: bytes) -> Line | None:
+    try:
+        if not frame.endswith(b"\n") or int(frame[:8], 16) != zlib.crc32(frame[9:-1]):
+            return None
+        return _decoder.decode(frame[9:-1])
+    except (ValueError, msgspec.DecodeError):
+        return None
+
+
+class Frame(Struct, frozen=True):
+    """One line as read: ``line`` is None where it is damaged, and ``torn`` where it was never finished."""
+
+    raw: bytes
+    line: Line | None
+    end: int
+    """The offset behind it."""
+
+    @property
+    def torn(self) -> bool:
+        """Never finished: the last thing in its segment, without a newline; or the newline that closed such a thing."""
+        return not self.raw.endswith(b"\n") or self.raw == b"\n"
+
+
+class Journal:
+    """The segments of one state directory. ``open`` takes the directory's lock, ``close`` lets go of it.
+
+    ``append``, ``keep`` and what they share are guarded by ``lock``, which is reentrant, so that a caller can change
+    its own state in step with the lines. It is never held during an fsync.
+    """
+
+    def __init__(self, state_dir: Path, *, segment_bytes: int, alarm: Callable[[str], None]) -> None:
+        self.lock = threading.RLock()
+        self._dir = state_dir
+        self._segment_bytes = segment_bytes
+        self._alarm = alarm
+        self._lock_fd = -1
+        self._fd = -1
+        self._number = 0
+        self._size = 0
+        self._rotate_at = segment_bytes
+        self._torn = False
+        self._dirty = False
+        self._retired: list[int] = []
+        self._kept: deque[bytes] = deque()
+        self._dropped_records = 0
+        self._write_failure: str | None = None
+        self._sync_failure: str | None = None
+
+    # Life cycle
+
+    def acquire(self) -> None:
+        """Create the state directory and take its lock. Raises StateDirectoryInUse."""
+        self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(self._dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(fd, 32).decode("ascii", "replace").strip()
+            os.close(fd)
+            msg = (
+                f"another gateway (process {holder or 'unknown'}) uses the state directory {self._dir}; "
+                "stop it, or give this one its own state_dir"
+            )
+            raise StateDirectoryInUse(msg) from None
+        os.ftruncate(fd, 0)
+        os.write(fd, b"%d\n" % os.getpid())
+        self._lock_fd = fd
+
+    def open(self) -> None:
+        """Begin a new segment behind those that are there."""
+        self._begin_segment(max(self.segments(), default=0) + 1)
+
+    def close(self) -> None:
+        """Sync and close the files and let go of the lock. Later lines are kept in memory and lost."""
+        with contextlib.suppress(OSError):
+            self.sync()
+        with self.lock:
+            if self._kept:
+                self._alarm(f"{len(self._kept)} lines of the journal were never written and are lost")
+            for fd in (self._fd, self._lock_fd):
+                if fd >= 0:
+                    os.close(fd)
+            self._fd = self._lock_fd = -1
+
+    # Writing
+
+    def append(self, line: Line) -> int:
+        """Write a line and return its segment's number. Raises OSError when it is not written."""
+        frame = _frame(line)
+        with self.lock:
+            self._write_kept()
+            return self._write(frame)
+
+    def keep(self, line: Line, *, expendable: bool = False) -> None:
+        """Write a line, or keep it in memory until that works; an ``expendable`` one only while they are few."""
+        frame = _frame(line)
+        with self.lock:
+            try:
+                self._write_kept()
+                self._write(frame)
+            except OSError:
+                if expendable and len(self._kept) >= _MAX_KEPT_EXPENDABLE:
+                    self._dropped_records += 1
+                else:
+                    self._kept.append(frame)
+
+    def retry_kept(self) -> bool:
+        """Try to write what is kept in memory; True when nothing is left of it."""
+        with self.lock:
+            with contextlib.suppress(OSError):
+                self._write_kept()
+            return not self._kept
+
+    def _write_kept(self) -> None:
+        while self._kept:
+            self._write(self._kept[0])
+            self._kept.popleft()
+        if self._dropped_records:
+            self._alarm(f"{self._dropped_records} records of refused calls were lost while the journal was unwritable")
+            self._dropped_records = 0
+
+    def _write(self, frame: bytes) -> int:
+        if self._torn:
+            frame = b"\n" + frame
+        try:
+            self._put(frame)
+        except OSError as error:
+            if self._write_failure is None:
+                self._write_failure = f"the journal cannot be written: {error.strerror}"
+                self._alarm(self._write_failure)
+            raise
+        self._torn = False
+        self._write_failure = None
+        self._dirty = True
+        self._size += len(frame)
+        number = self._number
+        if self._size >= self._rotate_at:
+            self._rotate()
+        return number
+
+    def _put(self, frame: bytes) -> None:
+        written = os.write(self._fd, frame)
+        if written == len(frame):
+            return
+        try:
+            os.ftruncate(self._fd, self._size)
+        except OSError:
+            self._size += written
+            self._torn = True
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _rotate(self) -> None:
+        old = self._fd
+        try:
+            self._begin_segment(self._number + 1)
+        except OSError as error:
+            # The present segment still takes lines; a later one will try again.
+            self._rotate_at = self._size + self._segment_bytes
+            self._alarm(f"the journal cannot begin a segment: {error.strerror}")
+        else:
+            self._retired.append(old)
+
+    def _begin_segment(self, number: int) -> None:
+        self._fd = os.open(self._path(number), _OPEN_FLAGS, 0o600)
+        self._number, self._size, self._rotate_at = number, 0, self._segment_bytes
+        self._dirty = True
+
+    def sync(self) -> None:
+        """Wait until all that is written is on the disk. Raises OSError. Not for the event loop's thread."""
+        with self.lock:
+            if not self._dirty or self._fd < 0:
+                return
+            self._dirty = False
+            retired, self._retired = self._retired, []
+            # A duplicate, so that rotation or close cannot give the number to another file meanwhile.
+            current = os.dup(self._fd)
+        try:
+            for fd in (*retired, current):
+                os.fdatasync(fd)
+            self._sync_directory()
+        except OSError as error:
+            # The kernel may have thrown the pages away and reported it once (fsync's semantics since Linux 4.13), so a
+            # later success proves nothing about these lines; say so, and go on: they are still readable for SQL.
+            self._dirty = True
+            if self._sync_failure is None:
+                self._sync_failure = f"the journal cannot be synced: {error.strerror}"
+                self._alarm(self._sync_failure)
+            raise
+        else:
+            self._sync_failure = None
+        finally:
+            for fd in (*retired, current):
+                os.close(fd)
+
+    def _sync_directory(self) -> None:
+        fd = os.open(self._dir, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    # Reading and forgetting
+
+    def segments(self) -> list[int]:
+        """Return the numbers of all segments there are, oldest first."""
+        return sorted(int(match[1]) for path in self._dir.iterdir() if (match := _SEGMENT_NAME.fullmatch(path.name)))
+
+    def end(self) -> Position:
+        """Return the position behind the last line written."""
+        with self.lock:
+            return self._number, self._size
+
+    def extent(self, number: int) -> tuple[int, bool]:
+        """Return how many bytes of a segment may be read, and whether it is sealed: no more will come."""
+        with self.lock:
+            if number == self._number:
+                return self._size, False
+        return self._path(number).stat().st_size, True
+
+    def frames(self, number: int, start: int, stop: int, limit: int) -> list[Frame]:
+        """Read up to ``limit`` lines of a segment that begin in ``start <= offset < stop``; none: there are no more."""
+        frames: list[Frame] = []
+        with self._path(number).open("rb") as file:
+            file.seek(start)
+            offset = start
+            while offset < stop and len(frames) < limit and (raw := file.readline()):
+                offset += len(raw)
+                frames.append(Frame(raw, _parse(raw), offset))
+        return frames
+
+    def delete(self, number: int) -> None:
+        """Forget a segment."""
+        self._path(number).unlink(missing_ok=True)
+
+    def reject(self, raw: bytes, why: str) -> None:
+        """Put aside what can be neither believed nor stored, with an alarm, so that it holds up nothing else."""
+        with (self._dir / "rejected.jsonl").open("ab") as file:
+            file.write(raw if raw.endswith(b"\n") else raw + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._alarm(f"a line of the journal was put aside in {self._dir / 'rejected.jsonl'}: {why}")
+
+    def reject_line(self, line: Line, why: str) -> None:
+        """Put aside a line that was read well but cannot be stored."""
+        self.reject(_frame(line), why)
+
+    def failure(self) -> str | None:
+        """Return what is wrong with the disk at present."""
+        return self._write_failure or self._sync_failure
+
+    def _path(self, number: int) -> Path:
+        return self._dir / f"journal-{number:06d}.jsonl"

@@ -1,0 +1,297 @@
+"""The ledger: four verbs for a request, and a thread that carries the journal into SQL.
+
+Decides which calls are still open, when lines are applied, when a segment may be forgotten, and when accounting is too
+ill to take requests. How lines survive is told in ``journal``, what a death leaves behind in ``recovery``.
+
+One path: rows reach SQL only by being read back from the journal (it is in the page cache), whether the writer is one
+millisecond behind or a day. So an outage of the database costs no memory, only disk, and is recovered from by the same
+code that runs all the time.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import Struct
+
+from gateway.accounting.base import Dispatch, Rows
+from gateway.accounting.journal import Dispatched, Journal, Position, Progress, Recorded, Settled
+from gateway.accounting.recovery import BATCH_LINES, advanced, apply_lines, believe, recover
+from gateway.clock import Clock
+from gateway.errors import ErrorKind, GatewayError
+from gateway.types import CallRecord, LedgerEntry
+
+_log = logging.getLogger(__name__)
+
+_FIRST_RETRY_S = 0.1
+_LAST_RETRY_S = 5.0
+_STORE_GRACE_S = 60.0
+"""For so long a database may be away before readiness speaks of it: nothing is lost, only late."""
+
+
+class _OpenCall(Struct):
+    """A call between its first dispatch and the later of its record and its last settlement."""
+
+    segment: int
+    """No line of it that is not repeated later lies in an older one."""
+    running: dict[str, Dispatched]
+    settled: list[tuple[Dispatched, LedgerEntry]]
+    recorded: bool = False
+
+
+class JournalLedger:
+    """Account for attempts and calls in one state directory and one database; see ``base.Ledger`` for the verbs.
+
+    ``alarm`` is told once of every new trouble, from any thread; by default it is logged as an error.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        rows: Rows,
+        clock: Clock,
+        *,
+        alarm: Callable[[str], None] = _log.error,
+        apply_interval_s: float = 0.05,
+        fsync_interval_s: float = 0.2,
+        flush_timeout_s: float = 5.0,
+        segment_bytes: int = 8 << 20,
+    ) -> None:
+        self._journal = Journal(state_dir, segment_bytes=segment_bytes, alarm=alarm)
+        self._rows = rows
+        self._clock = clock
+        self._alarm = alarm
+        self._apply_interval_s = apply_interval_s
+        self._fsync_interval_s = fsync_interval_s
+        self._flush_timeout_s = flush_timeout_s
+        # Guarded by the journal's lock, so that what we believe open is always in step with the lines.
+        self._open: dict[str, _OpenCall] = {}
+        self._call_of: dict[str, str] = {}
+        self._waiters: dict[asyncio.Future[None], Position] = {}
+        self._applied: Position = (0, 0)
+        self._store_failing_since_ns: int | None = None
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._threads: tuple[threading.Thread, ...] = ()
+
+    # The four verbs
+
+    def dispatch(self, d: Dispatch) -> None:
+        """Note an attempt before a byte of it goes upstream. Raises GatewayError STORAGE_UNAVAILABLE."""
+        line = Dispatched(d)
+        with self._journal.lock:
+            try:
+                segment = self._journal.append(line)
+            except OSError as error:
+                raise _unavailable("The gateway cannot account for requests at present.") from error
+            call = self._open.setdefault(d.entry.call_id, _OpenCall(segment, {}, []))
+            call.running[d.entry.attempt_id] = line
+            self._call_of[d.entry.attempt_id] = d.entry.call_id
+
+    def progress(self, attempt_id: str, output_tokens: int) -> None:
+        """Raise the bound of the output tokens relayed. Never raises."""
+        line = Progress(attempt_id, output_tokens, self._clock.wall_ns())
+        with self._journal.lock:
+            self._journal.keep(line)
+            call = self._open.get(self._call_of.get(attempt_id, ""))
+            if call is not None:
+                call.running[attempt_id] = advanced(call.running[attempt_id], line)
+
+    def settle(self, entry: LedgerEntry) -> None:
+        """End an attempt with the row as billed. Never raises."""
+        with self._journal.lock:
+            self._journal.keep(Settled(entry))
+            call = self._open.get(self._call_of.pop(entry.attempt_id, ""))
+            if call is not None:
+                call.settled.append((call.running.pop(entry.attempt_id), entry))
+                self._close_if_over(entry.call_id, call)
+
+    def record(self, record: CallRecord) -> None:
+        """End a call. Never raises."""
+        with self._journal.lock:
+            self._journal.keep(Recorded(record), expendable=not record.attempt_ids)
+            call = self._open.get(record.call_id)
+            if call is not None:
+                call.recorded = True
+                self._close_if_over(record.call_id, call)
+
+    def _close_if_over(self, call_id: str, call: _OpenCall) -> None:
+        if call.recorded and not call.running:
+            del self._open[call_id]
+
+    # Reading back
+
+    async def flush(self) -> None:
+        """Wait until everything written so far is in SQL. Raises GatewayError STORAGE_UNAVAILABLE after a time-out."""
+        if not self._journal.retry_kept():
+            raise _unavailable("The gateway's journal cannot be written at present.")
+        reached = asyncio.get_running_loop().create_future()
+        with self._journal.lock:
+            target = self._journal.end()
+            if self._applied >= target:
+                return
+            self._waiters[reached] = target
+        self._wake.set()
+        try:
+            async with asyncio.timeout(self._flush_timeout_s):
+                await reached
+        except TimeoutError:
+            raise _unavailable("The gateway's database cannot be written at present.") from None
+        finally:
+            with self._journal.lock:
+                self._waiters.pop(reached, None)
+
+    async def find(self, call_id: str) -> tuple[CallRecord, tuple[LedgerEntry, ...]] | None:
+        """Return a finished call and its attempts by time; None when there is none.
+
+        Raises GatewayError STORAGE_UNAVAILABLE.
+        """
+        found = await self._query(call_id)
+        if found is None:
+            await self.flush()
+            found = await self._query(call_id)
+        return found
+
+    async def _query(self, call_id: str) -> tuple[CallRecord, tuple[LedgerEntry, ...]] | None:
+        try:
+            return await asyncio.to_thread(self._rows.find_call, call_id)
+        except Exception as error:
+            # Whatever the driver calls it: a read of one row by its key fails only when the database does.
+            raise _unavailable("The gateway's database cannot be read at present.") from error
+
+    def healthy(self) -> str | None:
+        """Return None, or one sentence about why accounting does not work at present."""
+        if not self._threads:
+            return "accounting has not started"
+        if not all(thread.is_alive() for thread in self._threads):
+            return "a thread of the ledger has died; restart the gateway"
+        since_ns = self._store_failing_since_ns
+        if since_ns is not None and self._clock.monotonic_ns() - since_ns > _STORE_GRACE_S * 1e9:
+            return "the ledger's database has not taken rows for a minute; they wait in the journal"
+        return self._journal.failure()
+
+    # Life cycle
+
+    async def start(self) -> None:
+        """Take the state directory, recover what a dead gateway left behind, and begin."""
+        await asyncio.to_thread(self._prepare)
+        self._threads = (
+            threading.Thread(target=self._keep_applying, name="ledger-apply", daemon=True),
+            threading.Thread(target=self._keep_syncing, name="ledger-sync", daemon=True),
+        )
+        for thread in self._threads:
+            thread.start()
+
+    def _prepare(self) -> None:
+        self._journal.acquire()
+        try:
+            self._rows.open()
+            recover(self._journal, self._rows)
+            self._journal.open()
+        except BaseException:
+            self._rows.close()
+            self._journal.close()
+            raise
+        self._applied = self._journal.end()
+
+    async def stop(self) -> None:
+        """Carry what is left into SQL, as far as that is possible, and let go of the state directory."""
+        if not self._threads:
+            return
+        with contextlib.suppress(GatewayError):
+            await self.flush()
+        self._stopping.set()
+        self._wake.set()
+        await asyncio.to_thread(self._end)
+
+    def _end(self) -> None:
+        for thread in self._threads:
+            thread.join()
+        self._threads = ()
+        with self._journal.lock:
+            nothing_left = self._journal.retry_kept() and not self._open and self._applied >= self._journal.end()
+        if nothing_left:
+            for number in self._journal.segments():
+                self._journal.delete(number)
+        self._journal.close()
+        self._rows.close()
+
+    # The two threads
+
+    def _keep_syncing(self) -> None:
+        while not self._stopping.wait(self._fsync_interval_s):
+            self._journal.retry_kept()
+            # The journal remembers and reports it.
+            with contextlib.suppress(OSError):
+                self._journal.sync()
+
+    def _keep_applying(self) -> None:
+        retry_s = _FIRST_RETRY_S
+        while not self._stopping.is_set():
+            pause_s = self._apply_interval_s
+            try:
+                while self._apply_batch() and not self._stopping.is_set():
+                    self._tell_waiters()
+                self._store_failing_since_ns, retry_s = None, _FIRST_RETRY_S
+            except Exception as error:  # noqa: BLE001 - whatever it is, the rows are in the journal and the next try may do
+                if self._store_failing_since_ns is None:
+                    self._store_failing_since_ns = self._clock.monotonic_ns()
+                    # Only the class: a driver's text quotes rows and addresses.
+                    self._alarm(f"rows cannot reach the database ({type(error).__name__}) and wait in the journal")
+                pause_s, retry_s = retry_s, min(retry_s * 2, _LAST_RETRY_S)
+            self._tell_waiters()
+            if self._wake.wait(pause_s):
+                self._wake.clear()
+
+    def _apply_batch(self) -> bool:
+        """Apply the next lines; True when there may be more. Only what is committed counts as applied."""
+        number, offset = self._applied
+        stop, sealed = self._journal.extent(number)
+        if frames := self._journal.frames(number, offset, stop, BATCH_LINES):
+            apply_lines(self._rows, believe(frames, self._journal), self._journal)
+            self._applied = number, frames[-1].end
+            return True
+        if sealed:
+            self._forget(number)
+            self._applied = number + 1, 0
+        return sealed
+
+    def _forget(self, number: int) -> None:
+        """Write anew what open calls have in a segment, then delete it. Raises OSError; repeat it then."""
+        with self._journal.lock:
+            candidates = [call_id for call_id, call in self._open.items() if call.segment <= number]
+        for call_id in candidates:
+            # Call by call, so that the event loop never waits long for the lock.
+            with self._journal.lock:
+                if (call := self._open.get(call_id)) is not None:
+                    self._carry(call)
+        self._journal.sync()
+        self._journal.delete(number)
+
+    def _carry(self, call: _OpenCall) -> None:
+        lines: list[Dispatched | Settled] = list(call.running.values())
+        for dispatched, entry in call.settled:
+            lines += dispatched, Settled(entry)
+        call.segment = min(self._journal.append(line) for line in lines)
+
+    def _tell_waiters(self) -> None:
+        with self._journal.lock:
+            reached = [future for future, target in self._waiters.items() if self._applied >= target]
+            for future in reached:
+                del self._waiters[future]
+        for future in reached:
+            # A closed loop waits for nothing any more.
+            with contextlib.suppress(RuntimeError):
+                future.get_loop().call_soon_threadsafe(_resolve, future)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _unavailable(message: str) -> GatewayError:
+    return GatewayError(ErrorKind.STORAGE_UNAVAILABLE, f"{message} Try again shortly.", retry_after_s=5.0)
