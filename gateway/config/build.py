@@ -1,0 +1,241 @@
+"""Turns a ``Config`` into the immutable ``Snapshot`` that requests run on: names resolved, prices found.
+
+Decides what a target costs and where it is, and refuses what would fail at the first request: a target without a price,
+a provider without its key, an open door without keys. What the provider types are and where prices come from is
+passed in by the composition root.
+"""
+
+import hashlib
+import ipaddress
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from urllib.parse import quote
+
+import msgspec
+
+from gateway.config.problems import Problems, unknown
+from gateway.config.schema import Config, ModelSection, PriceSection, ProviderSection, QuantileSection, RouteSection
+from gateway.config.snapshot import Server, Snapshot, Wildcard
+from gateway.types import Ceiling, Constraints, Principal, ProviderType, Rates, Route, Secret, Target, Timeouts
+
+PriceOf = Callable[[str, str], Rates | None]
+"""(the price book's id of the provider, the provider's name of the model) -> its rates, or None: not in the book."""
+
+_NANO = 1_000_000_000
+_UPSTREAM = "{upstream}"
+
+
+def build(config: Config, *, provider_types: Mapping[str, ProviderType], price_of: PriceOf) -> Snapshot:
+    """Resolve a configuration. Raises ConfigError with everything that stands against it."""
+    problems = Problems(config.source)
+    _check_server(config, problems)
+    types: dict[str, ProviderType] = {}
+    for name, provider in config.providers.items():
+        if (kind := provider_types.get(provider.type)) is None:
+            problems.add(("providers", name, "type"), unknown("provider type", provider.type, provider_types))
+        else:
+            types[name] = kind
+            _check_provider(name, provider, kind, problems)
+    targets: dict[str, Target] = {}
+    wildcards: list[Wildcard] = []
+    for name, model in config.models.items():
+        if model.provider not in types:
+            continue
+        kind = types[model.provider]
+        if name.endswith("/*"):
+            wildcards.append(_wildcard(name, model, config, kind, problems))
+        else:
+            rates = _rates(name, model, kind, price_of, problems)
+            targets[name] = _target(name, model, config.providers[model.provider], kind, rates)
+    problems.raise_if_any()
+    routes = {name: _route(name, section, targets, problems) for name, section in config.routes.items()}
+    problems.raise_if_any()
+    routes |= {name: _versioned(Route(name=name, targets=(target,))) for name, target in targets.items()}
+    server = config.server
+    return Snapshot(
+        version=_hash([config.model_dump(mode="json"), [_shown(target) for target in targets.values()]]),
+        server=Server(
+            host=server.host,
+            port=server.port,
+            max_body_bytes=int(server.max_body_mb * 1_000_000),
+            body_timeout_s=server.body_timeout_s,
+            drain_s=server.drain_s,
+        ),
+        targets=targets,
+        routes=routes,
+        wildcards=tuple(wildcards),
+        keys=_principals(config),
+        timeouts=Timeouts(**config.timeouts.model_dump()),
+        state_dir=config.state_dir,
+    )
+
+
+def frozen_changes(old: Snapshot, new: Snapshot) -> list[str]:
+    """Say, a sentence each, what differs that a running gateway cannot change; empty: the new one can take over."""
+    pairs = [
+        ("server.host", old.server.host, new.server.host),
+        ("server.port", old.server.port, new.server.port),
+        ("state_dir", old.state_dir, new.state_dir),
+    ]
+    return [
+        f"{name} cannot change from {before} to {after} while the gateway runs; restart it."
+        for name, before, after in pairs
+        if before != after
+    ]
+
+
+def _check_server(config: Config, problems: Problems) -> None:
+    if not config.keys and not _is_loopback(config.server.host):
+        problems.add(
+            ("server", "host"),
+            f"{config.server.host} can be reached from other machines, and there are no keys; "
+            "add a key under keys, or listen on 127.0.0.1",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_provider(name: str, provider: ProviderSection, kind: ProviderType, problems: Problems) -> None:
+    place = ("providers", name)
+    if provider.base_url is None and kind.base_url is None:
+        problems.add(place, f"key 'base_url' is missing: the type '{provider.type}' has no address of its own")
+    if provider.api_key is None and kind.needs_key:
+        problems.add(place, f"key 'api_key' is missing: the type '{provider.type}' wants env:NAME or file:PATH")
+
+
+def _target(name: str, model: ModelSection, provider: ProviderSection, kind: ProviderType, rates: Rates) -> Target:
+    """Put a target together; for a wildcard's name its address keeps ``{upstream}``."""
+    is_wildcard = name.endswith("/*")
+    upstream = model.upstream or name
+    path = kind.model_path if is_wildcard else kind.model_path.replace(_UPSTREAM, quote(upstream))
+    always_stream = kind.always_stream if provider.always_stream is None else provider.always_stream
+    return Target(
+        id=name,
+        provider=model.provider,
+        adapter=kind.adapter,
+        upstream_model="" if is_wildcard else upstream,
+        base_url=(provider.base_url or kind.base_url or "").rstrip("/") + path,
+        credential=provider.api_key,
+        capabilities=None if model.capabilities is None else frozenset(model.capabilities),
+        context_length=model.context,
+        max_output_tokens=model.max_output_tokens,
+        licence=model.licence or kind.licence,
+        rates=rates,
+        quality=model.quality,
+        region=model.region,
+        own_hardware=kind.own_hardware or model.hardware is not None,
+        always_stream=always_stream,
+        headers=tuple((key, got.value if isinstance(got, Secret) else got) for key, got in provider.headers.items()),
+    )
+
+
+def _wildcard(name: str, model: ModelSection, config: Config, kind: ProviderType, problems: Problems) -> Wildcard:
+    """Make the template of ``openai/*``. The file's prices hold for all names; without, each is looked up."""
+    rates = _configured_rates(model)
+    if rates is None and (kind.own_hardware or kind.price_provider is None):
+        problems.add(("models", name), _no_price(kind, "is known for this provider"))
+    template = _target(name, model, config.providers[model.provider], kind, rates or Rates())
+    price_provider = kind.price_provider if rates is None else None
+    return Wildcard(prefix=name.removesuffix("*"), template=template, price_provider=price_provider)
+
+
+def _rates(name: str, model: ModelSection, kind: ProviderType, price_of: PriceOf, problems: Problems) -> Rates:
+    """Find a target's rates: the file's own, or else the price book's. Own hardware is never in the book."""
+    rates = _configured_rates(model)
+    if rates is None and kind.price_provider is not None and not kind.own_hardware:
+        rates = price_of(kind.price_provider, model.upstream or name)
+    if rates is None:
+        problems.add(("models", name), _no_price(kind, f"is known for '{model.upstream or name}'"))
+        return Rates()
+    return rates
+
+
+def _no_price(kind: ProviderType, known: str) -> str:
+    if kind.own_hardware:
+        return "no price: write hardware: {name: ..., usd_per_hour: ...} for the machine it runs on, or price: free"
+    return f"no price {known}: write price: {{input: ..., output: ...}} in USD per 1M tokens, or price: free"
+
+
+def _configured_rates(model: ModelSection) -> Rates | None:
+    if model.hardware is not None:
+        return Rates(hardware_nano_usd_per_hour=_nano(model.hardware.usd_per_hour), version="config")
+    return None if model.price is None else _price_rates(model.price)
+
+
+def _price_rates(price: PriceSection) -> Rates:
+    """Convert USD per 1M tokens. A class without a price of its own costs what it would if it were not told apart."""
+    tokens_in, tokens_out = _nano(price.input or Decimal()), _nano(price.output or Decimal())
+    rates = Rates(
+        input_nano_usd_per_mtok=tokens_in,
+        cached_input_nano_usd_per_mtok=tokens_in if price.cached_input is None else _nano(price.cached_input),
+        cache_write_nano_usd_per_mtok=tokens_in if price.cache_write is None else _nano(price.cache_write),
+        output_nano_usd_per_mtok=tokens_out,
+        reasoning_nano_usd_per_mtok=tokens_out if price.reasoning is None else _nano(price.reasoning),
+        request_nano_usd=_nano(price.per_request or Decimal()),
+    )
+    return rates if rates == Rates() else msgspec.structs.replace(rates, version="config")
+
+
+def _nano(usd: Decimal) -> int:
+    """Convert USD to nano-dollars, exactly: the schema lets no more than nine decimals in."""
+    return int(usd * _NANO)
+
+
+def _route(name: str, section: RouteSection, targets: Mapping[str, Target], problems: Problems) -> Route:
+    chosen = tuple(targets[model] for model in section.models)
+    limits, require = section.limits, section.require
+    if require.hosting == "own" and not any(target.own_hardware for target in chosen):
+        problems.add(("routes", name, "require", "hosting"), "none of the models of this route runs on own hardware")
+    route = Route(
+        name=name,
+        targets=chosen,
+        objective=section.objective,
+        constraints=Constraints(
+            ttft_ms=_ceiling(limits.ttft_ms),
+            tpot_ms=_ceiling(limits.tpot_ms),
+            cost_nano_usd=None if limits.usd_per_request is None else _nano(limits.usd_per_request),
+            commercial=require.commercial == "allowed",
+            own_hardware=require.hosting == "own",
+        ),
+        when_none_fits=section.when_none_fits,
+    )
+    return _versioned(route)
+
+
+def _ceiling(section: QuantileSection | None) -> Ceiling | None:
+    return None if section is None else Ceiling(*section.given()[0])
+
+
+def _principals(config: Config) -> dict[bytes, Principal]:
+    return {
+        key.secret: Principal(
+            key_id=key.name,
+            team_id=key.team,
+            allowed_models=None if key.routes is None else frozenset(key.routes),
+            requests_per_minute=key.requests_per_minute,
+            concurrency=key.concurrency,
+        )
+        for key in config.keys
+    }
+
+
+def _versioned(route: Route) -> Route:
+    shown = msgspec.structs.replace(route, targets=tuple(_shown(target) for target in route.targets))
+    return msgspec.structs.replace(route, version=_hash(shown))
+
+
+def _shown(target: Target) -> Target:
+    """Return a target without its secrets, some of which are in headers."""
+    return msgspec.structs.replace(target, credential=None, headers=tuple((name, "***") for name, _ in target.headers))
+
+
+def _hash(content: object) -> str:
+    """Digest a value: 12 hexadecimal digits, the same in every process."""
+    return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()[:12]

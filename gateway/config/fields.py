@@ -1,0 +1,100 @@
+"""What a single value of the configuration may be: addresses, amounts of money and time, names, secrets.
+
+Decides the bounds of each, so that an impossible one is refused where it is written. Which key holds what is left to
+``schema``.
+"""
+
+from decimal import Decimal
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+)
+
+from gateway.config.credentials import read_key_digest, read_secret
+from gateway.config.licences import licence_class
+from gateway.types import Licence, Objective, Secret
+
+_MASK = PlainSerializer(lambda _: "***", return_type=str)
+_REFERENCE = {"type": "string", "pattern": "^(env|file):.+"}
+_AMOUNT = WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1_000_000})
+_NOT_YET = ("quality", "balanced")
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("should be a number, not a yes or no")  # noqa: TRY004 - pydantic collects ValueError only
+    return value
+
+
+def _base_url(url: str) -> str:
+    """Check an upstream's address. It is not repeated in a message: it may carry a password."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("should be an address such as http://127.0.0.1:8000 or https://example.com/v1")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("should hold no user, password, query or fragment; a credential belongs in api_key")
+    return url.rstrip("/")
+
+
+def _objective(value: object) -> object:
+    name = next(iter(value), None) if isinstance(value, dict) else value
+    if name in _NOT_YET:
+        raise ValueError(f"objective '{name}' is not there yet; use 'cost' or 'latency'")
+    return value
+
+
+def price_section(value: object) -> object:
+    """Turn ``free`` into prices of zero and leave a mapping as it is. Raises ValueError for any other text."""
+    if value == "free":
+        return {"input": 0, "output": 0}
+    if isinstance(value, str):
+        raise ValueError("should be 'free', or a mapping such as {input: 0.10, output: 0.40} in USD per 1M tokens")  # noqa: TRY004
+    return value
+
+
+def _header_value(value: object, info: ValidationInfo) -> str | Secret:
+    if isinstance(value, str) and value.startswith(("env:", "file:")):
+        return read_secret(value, info)
+    if not isinstance(value, str) or not (value.isascii() and value.isprintable()):
+        raise ValueError("should be plain text, in quotes if it looks like a number")
+    return value
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$")]
+"""A name that can be a metric label, a header's value and the ``model`` of a request."""
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,126}\*?$")]
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")]
+Usd = Annotated[Decimal, BeforeValidator(_number), Field(ge=0, le=1_000_000, decimal_places=9), _AMOUNT]
+"""Nine decimals are nano-dollars, so no price is ever rounded. YAML's floats carry 15 digits exactly."""
+Seconds = Annotated[float, BeforeValidator(_number), Field(gt=0, le=86_400)]
+Milliseconds = Annotated[float, BeforeValidator(_number), Field(gt=0, le=86_400_000)]
+Count = Annotated[int, BeforeValidator(_number), Field(ge=1, le=1_000_000_000)]
+SecretReference = Annotated[Secret, PlainValidator(read_secret), _MASK, WithJsonSchema(_REFERENCE)]
+KeyDigest = Annotated[
+    bytes,
+    PlainValidator(read_key_digest),
+    _MASK,
+    WithJsonSchema({"type": "string", "pattern": "^(env:|file:|sha256:).+"}),
+]
+HeaderValue = Annotated[
+    str | Secret,
+    PlainValidator(_header_value),
+    PlainSerializer(lambda value: value if isinstance(value, str) else "***", return_type=str),
+    WithJsonSchema({"type": "string"}),
+]
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+ObjectiveName = Annotated[Objective, BeforeValidator(_objective)]
+LicenceName = Annotated[Licence, BeforeValidator(licence_class), WithJsonSchema({"type": "string"})]
+Number = BeforeValidator(_number)

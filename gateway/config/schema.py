@@ -1,0 +1,353 @@
+"""Every key of ``tollway.yaml``: its type, its default, what it means. The reference page is made from this.
+
+Decides what one value may be. Whether names agree with each other is left to ``load``, whether they agree with the
+provider types and the price book to ``build``. An error's sentence is completed with file and line by ``load``.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from gateway.config.credentials import surroundings
+from gateway.config.fields import (
+    BaseUrl,
+    Count,
+    HeaderName,
+    HeaderValue,
+    KeyDigest,
+    LicenceName,
+    Milliseconds,
+    ModelName,
+    Name,
+    Number,
+    ObjectiveName,
+    Seconds,
+    SecretReference,
+    Usd,
+    price_section,
+)
+from gateway.config.problems import Source, unknown
+from gateway.types import Capability, Quantile, Secret
+
+_OWN_HEADERS = {
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "transfer-encoding",
+    "x-api-key",
+}
+_SECRET_HEADERS = ("key", "token", "secret", "auth", "cookie", "credential", "password")
+
+
+class Section(BaseModel):
+    """A mapping in which every key is known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+class ServerSection(Section):
+    """Where the gateway listens and what it accepts."""
+
+    host: Annotated[str, Field(min_length=1)] = Field(
+        default="127.0.0.1", description="Address to listen on. Without `keys`, only a loopback address is accepted."
+    )
+    port: Annotated[int, Number, Field(ge=0, le=65_535)] = Field(
+        default=8080, description="TCP port; 0 takes a free one."
+    )
+    max_body_mb: Annotated[float, Number, Field(gt=0, le=1_000)] = Field(
+        default=20, description="Largest request body, in units of 1,000,000 bytes. A larger one is answered 413."
+    )
+    body_timeout_s: Seconds = Field(
+        default=30, description="How long a caller may take to send the body, in seconds; then 408."
+    )
+    drain_s: Annotated[float, Number, Field(ge=0, le=86_400)] = Field(
+        default=30,
+        description="How long running requests may take to end once the gateway is told to stop, in seconds.",
+    )
+
+
+class ProviderSection(Section):
+    """A place where requests can go: an API with its credential, or a cluster of own replicas."""
+
+    type: str = Field(
+        description="The kind of API, which decides the wire format; an unknown one is answered with a list."
+    )
+    base_url: BaseUrl | None = Field(
+        default=None,
+        description="Address of the API; for OpenAI-compatible ones with the `/v1`. Default: the type's own.",
+    )
+    api_key: SecretReference | None = Field(
+        default=None,
+        description="The credential, as `env:NAME` or `file:PATH` (relative to this file). Never the secret itself.",
+    )
+    headers: dict[HeaderName, HeaderValue] = Field(
+        default={},
+        description="Further request headers. A value may be `env:NAME` or `file:PATH`; a credential must be.",
+    )
+    always_stream: bool | None = Field(
+        default=None,
+        description="Stream from the upstream even when the caller did not ask, which is how time per output token is "
+        "measured. Default: the type's own, on for own replicas.",
+    )
+
+    @field_validator("type")
+    @classmethod
+    def _known_type(cls, name: str, info: ValidationInfo) -> str:
+        known = surroundings(info).provider_types
+        if known is not None and name not in known:
+            raise ValueError(unknown("provider type", name, known))
+        return name
+
+    @field_validator("headers")
+    @classmethod
+    def _headers(cls, headers: dict[str, str | Secret]) -> dict[str, str | Secret]:
+        for name, value in headers.items():
+            lower = name.lower()
+            if lower in _OWN_HEADERS or lower.startswith("x-tollway-"):
+                raise ValueError(f"the gateway itself writes the header '{name}'; a credential belongs in api_key")
+            if isinstance(value, str) and any(word in lower for word in _SECRET_HEADERS):
+                raise ValueError(f"the value of '{name}' looks like a secret; write it as env:NAME or file:PATH")
+        return headers
+
+
+class HardwareSection(Section):
+    """The own machine that one replica of a model occupies."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)] = Field(description="What it is: `h100-80gb`.")
+    usd_per_hour: Usd = Field(description="What one replica costs per hour, in USD, busy or idle.")
+
+
+class PriceSection(Section):
+    """Prices in USD per 1M tokens; a class that is left out costs what its tokens would cost otherwise."""
+
+    input: Usd | None = Field(default=None, description="Tokens read.")
+    output: Usd | None = Field(default=None, description="Tokens written.")
+    cached_input: Usd | None = Field(default=None, description="Tokens read from a cache. Default: `input`.")
+    cache_write: Usd | None = Field(default=None, description="Tokens written to the cache. Default: `input`.")
+    reasoning: Usd | None = Field(default=None, description="Hidden reasoning tokens. Default: `output`.")
+    per_request: Usd | None = Field(default=None, description="USD for each request, whatever its size. Default: 0.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "PriceSection":
+        only_per_request = self.input is None and self.output is None and self.per_request is not None
+        if not only_per_request and (self.input is None or self.output is None):
+            raise ValueError("give both input and output (0 if it costs nothing), or write price: free")
+        return self
+
+
+class ModelSection(Section):
+    """A target: a provider, one of its models, and what is known of it. Called by its own name, or through a route."""
+
+    provider: str = Field(description="A name from `providers`.")
+    upstream: Annotated[str, Field(min_length=1, max_length=300)] | None = Field(
+        default=None, description="The provider's own name of the model. Default: the name here."
+    )
+    licence: LicenceName | None = Field(
+        default=None,
+        description="`permissive`, `copyleft`, `restricted`, `non-commercial`, `no-derivatives`, `proprietary` or "
+        "`unknown`; or a licence's own name, such as `apache-2.0`, `mit`, `llama3.1`. Default: the provider type's.",
+    )
+    context: Count | None = Field(
+        default=None, description="Context length in tokens, input and output together. Default: not known or checked."
+    )
+    max_output_tokens: Count | None = Field(default=None, description="The most it can write, in tokens.")
+    capabilities: tuple[Capability, ...] | None = Field(
+        default=None, description="What it can do. Default: not known, and nothing is refused because of it."
+    )
+    hardware: HardwareSection | None = Field(
+        default=None, description="For own replicas, in place of `price`: a call costs its share of the machine's time."
+    )
+    price: Annotated[PriceSection | None, BeforeValidator(price_section)] = Field(
+        default=None,
+        description="`free`, or prices. Default: the price book's. A model with none of these is refused.",
+        json_schema_extra=lambda schema: schema["anyOf"].append({"const": "free"}),  # type: ignore[union-attr]
+    )
+    quality: dict[Name, Annotated[float, Number, Field(ge=0)]] = Field(
+        default={}, description="Score per benchmark or task: `{mmlu: 0.31}`."
+    )
+    region: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
+        default=None, description="Where it runs, for residency: `eu-central-1`."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelSection":
+        if self.hardware is not None and self.price is not None:
+            raise ValueError("hardware and price contradict each other: a call costs its time or its tokens; keep one")
+        if self.context and self.max_output_tokens and self.max_output_tokens > self.context:
+            raise ValueError("max_output_tokens is larger than context, which counts input and output together")
+        return self
+
+
+class QuantileSection(Section):
+    """A ceiling on one quantile of what is predicted."""
+
+    p50: Milliseconds | None = Field(default=None, description="The median stays below this, in ms.")
+    p90: Milliseconds | None = Field(default=None, description="90% stay below this, in ms.")
+    p95: Milliseconds | None = Field(default=None, description="95% stay below this, in ms.")
+    p99: Milliseconds | None = Field(default=None, description="99% stay below this, in ms.")
+
+    @model_validator(mode="after")
+    def _one(self) -> "QuantileSection":
+        if len(self.given()) != 1:
+            raise ValueError("give exactly one of p50, p90, p95, p99, such as {p95: 1500}")
+        return self
+
+    def given(self) -> list[tuple[Quantile, float]]:
+        """Return the quantiles that have a ceiling, with it, in ms."""
+        pairs: list[tuple[Quantile, float | None]] = [
+            ("p50", self.p50), ("p90", self.p90), ("p95", self.p95), ("p99", self.p99)
+        ]  # fmt: skip
+        return [(name, value) for name, value in pairs if value is not None]
+
+
+class LimitsSection(Section):
+    """Ceilings that a target must be predicted to keep."""
+
+    ttft_ms: QuantileSection | None = Field(default=None, description="Time to first token: `{p95: 1500}`.")
+    tpot_ms: QuantileSection | None = Field(default=None, description="Time per output token: `{p95: 250}`.")
+    usd_per_request: Annotated[Usd, Field(gt=0)] | None = Field(
+        default=None, description="Cost of the request in USD, at the median prediction."
+    )
+
+
+class RequireSection(Section):
+    """What a target must be, whatever it costs."""
+
+    commercial: Literal["allowed", "any"] = Field(
+        default="any", description="`allowed`: only licences under which commercial use is allowed."
+    )
+    hosting: Literal["own", "any"] = Field(default="any", description="`own`: only own hardware; no data leaves it.")
+
+
+class RouteSection(Section):
+    """A name that apps call as `model`, and the policy that chooses the target."""
+
+    models: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
+        description="Names from `models`. Their order breaks ties."
+    )
+    objective: ObjectiveName = Field(
+        default="cost", description="What to make small among the targets that keep the limits: `cost` or `latency`."
+    )
+    limits: LimitsSection = Field(default=LimitsSection(), description="Ceilings on latency and cost.")
+    require: RequireSection = Field(default=RequireSection(), description="Demands on licence and hosting.")
+    when_none_fits: Literal["best_effort", "reject"] = Field(
+        default="best_effort",
+        description="When no target keeps the limits: take the nearest (`best_effort`) or refuse with 503 (`reject`).",
+    )
+
+    @field_validator("models")
+    @classmethod
+    def _distinct(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := sorted({name for name in models if models.count(name) > 1}):
+            raise ValueError(f"names {', '.join(twice)} twice")
+        return models
+
+
+class TimeoutsSection(Section):
+    """How long to wait for an upstream, in seconds."""
+
+    connect_s: Seconds = Field(default=2, description="For a connection.")
+    first_token_s: Seconds = Field(default=20, description="To the first token; then the next target is tried.")
+    idle_s: Seconds = Field(default=15, description="Between two pieces of a stream; then it counts as stalled.")
+    total_s: Seconds = Field(default=600, description="For the whole request, over all targets tried.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "TimeoutsSection":
+        for name in ("connect_s", "first_token_s", "idle_s"):
+            if getattr(self, name) > self.total_s:
+                raise ValueError(f"{name} is longer than total_s, so it could never be reached")
+        return self
+
+
+class KeySection(Section):
+    """A key that callers show, and what it may do."""
+
+    name: Name = Field(description="Names the key in metrics and the ledger; not secret.")
+    secret: KeyDigest = Field(
+        description="`env:NAME`, `file:PATH`, or `sha256:` and the hexadecimal digest of the key. Never the key itself."
+    )
+    routes: Annotated[tuple[Name, ...], Field(min_length=1)] | None = Field(
+        default=None, description="The routes and models it may ask for. Default: all."
+    )
+    requests_per_minute: Annotated[Count, Field(le=600_000)] | None = Field(
+        default=None, description="The most requests in any 60 seconds; then 429. Default: no limit."
+    )
+    concurrency: Count | None = Field(
+        default=None, description="The most requests running at a time; then 429. Default: no limit."
+    )
+    team: Name | None = Field(default=None, description="The team that its usage is counted for.")
+
+    @field_validator("name")
+    @classmethod
+    def _not_reserved(cls, name: str) -> str:
+        if name == "anonymous":
+            raise ValueError("'anonymous' is the name of callers when there are no keys; choose another")
+        return name
+
+
+class Config(Section):
+    """The whole of `tollway.yaml`, as written, with its secrets read."""
+
+    server: ServerSection = Field(default=ServerSection(), description="Where the gateway listens and what it accepts.")
+    providers: Annotated[dict[Name, ProviderSection], Field(min_length=1)] = Field(
+        description="Where requests can go, by a name of your choice."
+    )
+    models: Annotated[dict[ModelName, ModelSection], Field(min_length=1)] = Field(
+        description="The targets, by the name apps call. A name such as `openai/*` makes every model of the provider "
+        "callable as `openai/<its name>`; of the keys below it takes only `provider`, `licence`, `capabilities`, "
+        "`hardware`, `price` and `region`."
+    )
+    routes: dict[Name, RouteSection] = Field(default={}, description="Names that stand for a choice among models.")
+    timeouts: TimeoutsSection = Field(default=TimeoutsSection(), description="How long to wait for an upstream.")
+    state_dir: str = Field(
+        default="",
+        description="Directory of the journal and the database. Default: `$XDG_STATE_HOME/tollway`, or else "
+        "`~/.local/state/tollway`. A relative path starts at this file's directory.",
+    )
+    keys: tuple[KeySection, ...] = Field(
+        default=(), description="Who may call. Default: everyone, from this machine only (a loopback address)."
+    )
+    workers: dict[str, Any] = Field(
+        default={}, description="Own replicas. Read and checked by the workers, not by the gateway."
+    )
+
+    _source: Source = PrivateAttr(default=Source())
+
+    @field_validator("state_dir")
+    @classmethod
+    def _resolved(cls, written: str, info: ValidationInfo) -> str:
+        around = surroundings(info)
+        if written:
+            return str(around.path(written))
+        # The XDG base directory specification: a relative value is to be ignored.
+        state_home = Path(around.environ.get("XDG_STATE_HOME", ""))
+        return str((state_home if state_home.is_absolute() else around.home() / ".local" / "state") / "tollway")
+
+    @property
+    def source(self) -> Source:
+        """Where each value was written, for problems that are found later."""
+        return self._source
+
+    def read_from(self, source: Source) -> "Config":
+        """Return a copy that knows where its values were written."""
+        copy = self.model_copy()
+        copy._source = source  # noqa: SLF001 - our own, on a copy that nobody has seen yet
+        return copy
+
+    def listening_on(self, host: str | None, port: int | None) -> "Config":
+        """Return a copy with the command line's host and port in place of the file's, where one is given."""
+        given = {"host": host, "port": port}
+        server = self.server.model_copy(update={name: value for name, value in given.items() if value is not None})
+        return self.model_copy(update={"server": server})
