@@ -390,3 +390,5 @@ class ProviderType(Struct, frozen=True, kw_only=True):
     always_stream: bool = False
     max_tokens_required: bool = False
     """The provider refuses a request without an output limit (Anthropic)."""
+    licence: Licence = "unknown"
+    """Of the models of such a provider, where the configuration names none (``proprietary`` for OpenAI)."""

@@ -1,0 +1,1 @@
+"""Whether a call may start now: rate, concurrency, and later money."""
