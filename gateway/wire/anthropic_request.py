@@ -92,7 +92,7 @@ class _Tool(Struct, tag_field="role", tag="tool", forbid_unknown_fields=True):
 class _FunctionDefinition(Struct, forbid_unknown_fields=True):
     name: str
     description: str | None = None
-    parameters: Raw | None = None
+    parameters: Raw = Raw(b"null")
     strict: bool | None = None
 
 
@@ -355,7 +355,8 @@ def _tool_definition(tool: _ToolDefinition) -> _Block:
     written: _Block = {"name": function.name}
     if function.description:
         written["description"] = function.description
-    written["input_schema"] = function.parameters or {"type": "object", "properties": {}}
+    no_parameters = bytes(function.parameters) == b"null"
+    written["input_schema"] = {"type": "object", "properties": {}} if no_parameters else function.parameters
     if function.strict:
         written["strict"] = True
     if tool.cache_control is not UNSET:
