@@ -1,0 +1,241 @@
+"""Keep what was measured of each target, and read it for a call. Leaves every choice to routing.
+
+State is keyed by target id and belongs to the runtime, so it survives a reload of the configuration. Nothing here
+awaits; within one event loop each method is atomic.
+
+The share of own hardware
+-------------------------
+Calls that run at the same time on one replica share its time. Each target has a virtual clock that runs at 1 / (calls
+in flight) of the real one; an attempt's share is how far that clock moved during its life. The shares of all attempts
+therefore add up to the time in which at least one was running, whoever began and ended when.
+
+Probes
+------
+A target that is passed over gets no samples, so its bad prediction would stand for ever. When nothing was learnt of
+it for ``probe_interval_s`` and ``probe_every`` calls have looked at it since (so that with one call a minute not
+every call becomes a probe), it is due: routing may send it one call, and while that one runs it is not due again. A
+sample that is surprisingly low makes the next probe due at once, so a recovered target is back after a few calls
+instead of minutes. A target that was never measured is always due.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+
+from gateway.clock import Clock
+from gateway.errors import ErrorKind
+from gateway.targets.breaker import Breaker, State
+from gateway.targets.stats import Window
+from gateway.types import Call, Quantiles, Sample, Target, TargetView
+
+PROBE_INTERVAL_S = 10.0
+PROBE_EVERY = 10
+MAX_TARGETS = 4096
+"""Wildcards let callers invent names; beyond this the target that was idle longest is forgotten."""
+MIN_TELLING_WAIT_MS = 1000.0
+"""A fruitless wait at a target never measured counts from here on: a refused connection says nothing of TTFT."""
+BEYOND_WAIT = 1.25
+"""A wait cut short was going to be longer; so a wait as long as a ceiling is predicted to break it."""
+
+
+class Lease:
+    """One attempt's place at a target. Ends once, by ``end`` or ``abandon``; later calls change nothing."""
+
+    __slots__ = ("_begun_at_ns", "_now_ns", "_pass", "_share_s", "_state", "_virtual_at_start_ns", "in_flight_at_start")
+
+    def __init__(self, state: "_State", now_ns: Callable[[], int], begun_at_ns: int) -> None:
+        self._state = state
+        self._now_ns = now_ns
+        self._begun_at_ns = begun_at_ns
+        state.advance(begun_at_ns)
+        self._virtual_at_start_ns = state.virtual_ns
+        self._pass = state.breaker.admit(begun_at_ns)
+        state.in_flight += 1
+        self.in_flight_at_start = state.in_flight
+        """Attempts at the target when this one began, itself included."""
+        self._share_s: float | None = None
+
+    def end(self, sample: Sample) -> float:
+        """Leave, learn from the sample, and return this attempt's share in replica-seconds."""
+        if self._share_s is not None:
+            return self._share_s
+        now_ns = self._now_ns()
+        self._learn(sample, now_ns)
+        # A probe may be cut short by a ceiling (its caller has other targets): slow is not the same as broken.
+        cut_short = self._state.probe is self and sample.error_kind == ErrorKind.UPSTREAM_TIMEOUT
+        return self._leave(now_ns, None if cut_short else sample)
+
+    def abandon(self) -> float:
+        """Leave without having learnt anything; return this attempt's share in replica-seconds."""
+        return self._leave(self._now_ns(), None) if self._share_s is None else self._share_s
+
+    def _leave(self, now_ns: int, verdict: Sample | None) -> float:
+        state = self._state
+        state.advance(now_ns)
+        state.in_flight -= 1
+        if state.probe is self:
+            state.probe = None
+        state.breaker.settle(self._pass, now_ns, verdict)
+        self._share_s = (state.virtual_ns - self._virtual_at_start_ns) / 1e9
+        return self._share_s
+
+    def _learn(self, sample: Sample, now_ns: int) -> None:
+        state, others = self._state, self.in_flight_at_start - 1
+        # What was never answered has no count of input tokens; it is taken for a prompt of the usual size.
+        tokens = sample.input_tokens or state.ttft_ms.usual_tokens
+        fruitless = not sample.ok and not sample.output_tokens
+        ttft_ms = self._waited_in_vain_ms(tokens, now_ns) if fruitless else sample.ttft_ms
+        low = ttft_ms is not None and state.ttft_ms.add(now_ns, ttft_ms, tokens, others)
+        if sample.tpot_ms is not None:
+            low = state.tpot_ms.add(now_ns, sample.tpot_ms, 0.0, others) or low
+        if sample.ok:
+            state.lengths_under(sample.max_output_tokens).add(now_ns, max(1, sample.output_tokens))
+        if sample.ok or sample.trips_breaker or ttft_ms is not None:
+            state.learnt_at_ns = now_ns
+            state.asked = 0
+            state.probe_soon = low
+
+    def _waited_in_vain_ms(self, tokens: float, now_ns: int) -> float | None:
+        """Turn a wait that ended without a token into a TTFT sample, if it is news: a lower bound, never a fast one."""
+        waited_ms = (now_ns - self._begun_at_ns) / 1e6
+        known = self._state.ttft_ms.predict(tokens, self.in_flight_at_start - 1)
+        if known is None:
+            return waited_ms * BEYOND_WAIT if waited_ms >= MIN_TELLING_WAIT_MS else None
+        return max(waited_ms * BEYOND_WAIT, known.p95) if waited_ms > known.p50 else None
+
+
+class _State:
+    """Everything known of one target."""
+
+    __slots__ = (
+        "asked", "breaker", "in_flight", "learnt_at_ns", "output_tokens", "probe", "probe_soon", "tpot_ms", "ttft_ms",
+        "virtual_at_ns", "virtual_ns",
+    )  # fmt: skip
+
+    def __init__(self, now_ns: int) -> None:
+        self.breaker = Breaker()
+        self.ttft_ms = Window()
+        self.tpot_ms = Window()
+        self.output_tokens: dict[int, Window] = {}
+        self.in_flight = 0
+        self.virtual_ns = 0.0
+        self.virtual_at_ns = now_ns
+        self.learnt_at_ns: int | None = None
+        self.asked = 0
+        self.probe: Lease | None = None
+        self.probe_soon = False
+
+    def advance(self, now_ns: int) -> None:
+        """Move the virtual clock to now; it starts again at zero when nobody looks, which keeps it precise."""
+        if self.in_flight:
+            self.virtual_ns += (now_ns - self.virtual_at_ns) / self.in_flight
+        else:
+            self.virtual_ns = 0.0
+        self.virtual_at_ns = now_ns
+
+    def lengths_under(self, cap: int | None) -> Window:
+        """Return the window of answers under about this cap; caps within a factor of two share one (20 at most)."""
+        key = _cap_key(cap)
+        window = self.output_tokens.get(key)
+        if window is None:
+            window = self.output_tokens[key] = Window()
+        return window
+
+    def predict_length(self, cap: int | None) -> Quantiles | None:
+        """Predict the length of an answer under a cap; without one like it, as an uncapped one cut off there."""
+        window = self.output_tokens.get(_cap_key(cap)) or self.output_tokens.get(0)
+        known = None if window is None else window.predict()
+        if known is None or cap is None:
+            return known
+        return Quantiles(min(known.p50, cap), min(known.p90, cap), min(known.p95, cap), min(known.p99, cap))
+
+
+class Pool:
+    """The targets as measured. All times come from the clock given."""
+
+    def __init__(
+        self, clock: Clock, *, probe_interval_s: float = PROBE_INTERVAL_S, probe_every: int = PROBE_EVERY
+    ) -> None:
+        self._now_ns = clock.monotonic_ns
+        self._probe_interval_ns = round(probe_interval_s * 1e9)
+        self._probe_every = probe_every
+        self._states: dict[str, _State] = {}
+
+    def view(self, call: Call) -> tuple[TargetView, ...]:
+        """Read the targets of the call's route at one moment, in their order, for this prompt size and load."""
+        now_ns = self._now_ns()
+        tokens = call.input_tokens_estimate
+        cap = None if call.max_output_tokens is None else call.max_output_tokens * call.envelope.choices
+        return tuple([self._view(target, now_ns, tokens, cap) for target in call.route.targets])
+
+    def refusal(self, target: Target) -> str | None:
+        """Say why no attempt may begin at this target now; None when one may.
+
+        A plan may be seconds old when its turn comes. Ask immediately before ``begin``, without awaiting in between:
+        that is what makes a half-open breaker let exactly one through.
+        """
+        state = self._states.get(target.id)
+        return None if state is None else state.breaker.refusal(self._now_ns())
+
+    def begin(self, target: Target) -> Lease:
+        """Count an attempt that starts now. The lease must be ended or abandoned on every way out."""
+        now_ns = self._now_ns()
+        state = self._states.pop(target.id, None)
+        if state is None:
+            if len(self._states) >= MAX_TARGETS:
+                self._forget_one()
+            state = _State(now_ns)
+        self._states[target.id] = state  # put last, so that the first idle one was used longest ago
+        stale = self._stale(state, now_ns)
+        lease = Lease(state, self._now_ns, now_ns)
+        if stale and state.probe is None:
+            state.probe = lease
+        return lease
+
+    def breaker_states(self) -> Mapping[str, State]:
+        """Tell each known target's breaker state, for metrics."""
+        now_ns = self._now_ns()
+        return {target_id: state.breaker.state(now_ns) for target_id, state in self._states.items()}
+
+    def in_flight(self) -> Mapping[str, int]:
+        """Tell how many attempts run at each known target, for metrics."""
+        return {target_id: state.in_flight for target_id, state in self._states.items()}
+
+    def keep(self, ids: Collection[str]) -> None:
+        """Forget every other target, except while it has attempts under way."""
+        kept = frozenset(ids)
+        self._states = {i: state for i, state in self._states.items() if i in kept or state.in_flight}
+
+    def _view(self, target: Target, now_ns: int, tokens: int, cap: int | None) -> TargetView:
+        state = self._states.get(target.id)
+        if state is None:
+            return TargetView(target=target, in_flight=0, available=True, probe_due=True)
+        state.asked += 1
+        load = state.in_flight
+        refusal = state.breaker.refusal(now_ns)
+        return TargetView(
+            target=target,
+            in_flight=load,
+            available=refusal is None,
+            unavailable_reason=refusal or "",
+            retry_after_s=None if refusal is None else state.breaker.retry_after_s(now_ns),
+            probe_due=state.probe is None and self._stale(state, now_ns),
+            ttft_ms=state.ttft_ms.predict(tokens, load),
+            tpot_ms=state.tpot_ms.predict(0.0, load),
+            output_tokens=state.predict_length(cap),
+            share=1.0 / (load + 1),
+        )
+
+    def _stale(self, state: _State, now_ns: int) -> bool:
+        return (
+            state.learnt_at_ns is None
+            or state.probe_soon
+            or (state.asked >= self._probe_every and now_ns - state.learnt_at_ns >= self._probe_interval_ns)
+        )
+
+    def _forget_one(self) -> None:
+        idle = next((target_id for target_id, state in self._states.items() if not state.in_flight), None)
+        if idle is not None:
+            del self._states[idle]
+
+
+def _cap_key(cap: int | None) -> int:
+    return 0 if cap is None else min(cap.bit_length(), 20)

@@ -1,0 +1,193 @@
+"""Predict a latency or a length from what was measured lately. Decides no route; knows no target.
+
+How it works
+------------
+A ``Window`` holds the last 64 samples of one measurement of one target. A prediction is a small line times a spread:
+
+    prediction(q) = (level + slope x prompt tokens + slope x calls in flight) x ratio(q)
+
+*The line* says how the measurement grows with the prompt and with the load. It is a least-squares fit, updated in
+constant time per sample, in which a sample's weight halves every 30 s. Slopes are never negative (a longer prompt
+does not make an engine faster; noise may claim so) and shrink to nothing when all samples look alike. An outlier
+moves the line by no more than a fivefold sample would. The time itself is never divided by tokens: TTFT per token
+makes the slowest target look best to whoever writes long answers (BerriAI/litellm PR 40202).
+
+*The spread* is the set of ratios between what was measured and what the line says, weighted by age in the same way;
+its quantiles are those of the prediction. So a heavy tail is seen although the line is not robust against it.
+
+*A change of regime.* A p95 over 64 samples notices a slowdown after four samples but would need sixty to notice a
+recovery. So when four samples in a row lie 20% outside the central 80% of the window, on the same side, everything
+before them is forgotten: the target is another one now. By chance that happens once in some thousands of samples and
+costs only history. The bounds stand still while such a row is building up, or the row itself would move them.
+
+*Age.* Relative weights do not change while nothing arrives, so quantiles are computed once per sample and kept.
+Samples older than 300 s leave when a new one comes, never before: old news beats none, and the pool sends a probe to
+refresh it.
+
+*Failures* give no sample here. A wait that ended without an answer is a lower bound; the pool adds it as it stands
+when it says more than the window knows already.
+"""
+
+from bisect import bisect_left
+from collections import deque
+from itertools import accumulate
+
+from gateway.types import Quantiles
+
+SIZE = 64
+"""Samples kept: p95 rests on three or four of them, p99 on the worst."""
+HALF_LIFE_NS = 30e9
+HORIZON_NS = 300_000_000_000
+RUN = 4
+"""Samples in a row on one side that make a new regime."""
+MARGIN = 1.2
+"""How far outside the central 80% they must lie, so that the jitter of a very steady target is no news."""
+OUTLIER = 5.0
+_MAX_KEEP = (SIZE - 1) / SIZE
+
+
+class Line:
+    """A non-negative weighted least-squares line over prompt tokens and load, one update per sample."""
+
+    __slots__ = (
+        "_at_ns", "_ll", "_ly", "_weight", "_xl", "_xx", "_xy", "load", "per_load", "per_token", "tokens", "value",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self._weight = self._xx = self._xl = self._ll = self._xy = self._ly = 0.0
+        self._at_ns = 0
+        self.tokens = self.load = self.value = 0.0
+        self.per_token = self.per_load = 0.0
+
+    def at(self, tokens: float, load: float) -> float:
+        """Return the line's value; never below a twentieth of the mean, where a steep line would cross zero."""
+        value = self.value + self.per_token * (tokens - self.tokens) + self.per_load * (load - self.load)
+        return max(value, self.value / 20)
+
+    def add(self, at_ns: int, value: float, tokens: float, load: float) -> None:
+        """Move the line towards one sample (weighted means and co-moments after West, 1979, with decay)."""
+        age_ns = at_ns - self._at_ns
+        keep = min(_MAX_KEEP, 2.0 ** (-age_ns / HALF_LIFE_NS)) if self._weight else 0.0
+        self._at_ns = at_ns
+        self._weight = weight = self._weight * keep + 1.0
+        dx, dl, dy = tokens - self.tokens, load - self.load, value - self.value
+        self.tokens += dx / weight
+        self.load += dl / weight
+        self.value += dy / weight
+        rest_l, rest_y = load - self.load, value - self.value
+        self._xx = self._xx * keep + dx * (tokens - self.tokens)
+        self._xl = self._xl * keep + dx * rest_l
+        self._ll = self._ll * keep + dl * rest_l
+        self._xy = self._xy * keep + dx * rest_y
+        self._ly = self._ly * keep + dl * rest_y
+        self._solve()
+
+    def _solve(self) -> None:
+        # The added terms are a ridge: prompts within a tenth of their mean, or a constant load, determine no slope.
+        xx = self._xx + self._weight * (1.0 + 0.01 * self.tokens * self.tokens)
+        ll = self._ll + self._weight * (0.05 + 0.01 * self.load * self.load)
+        det = xx * ll - self._xl * self._xl
+        per_token = (self._xy * ll - self._ly * self._xl) / det
+        per_load = (self._ly * xx - self._xy * self._xl) / det
+        if per_token < 0.0:
+            per_token, per_load = 0.0, max(0.0, self._ly / ll)
+        elif per_load < 0.0:
+            per_token, per_load = max(0.0, self._xy / xx), 0.0
+        self.per_token, self.per_load = per_token, per_load
+
+
+class Window:
+    """What was measured lately of one quantity, and its prediction. Values are positive, in the caller's unit."""
+
+    __slots__ = ("_dirty", "_high", "_line", "_low", "_ratios", "_run", "_samples")
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[int, float, float, float]] = deque(maxlen=SIZE)
+        self._line = Line()
+        self._ratios = (1.0, 1.0, 1.0, 1.0)
+        self._low = self._high = 1.0
+        self._run = 0
+        self._dirty = False
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @property
+    def usual_tokens(self) -> float:
+        """The mean prompt size of late; 0 before the first sample."""
+        return self._line.tokens
+
+    def add(self, at_ns: int, value: float, tokens: float = 0.0, load: float = 0.0) -> bool:
+        """Learn one sample; return whether it was surprisingly low, which asks for another one soon."""
+        value = max(value, 1e-3)
+        if self._dirty:
+            self._refresh()
+        fitted = value
+        if self._samples:
+            expected = self._line.at(tokens, load)
+            ratio = value / expected
+            if ratio > self._high:
+                self._run = max(self._run, 0) + 1
+            elif ratio < self._low:
+                self._run = min(self._run, 0) - 1
+            else:
+                self._run = 0
+            if len(self._samples) >= RUN:
+                middle = expected * self._ratios[0]
+                fitted = min(max(value, middle / OUTLIER), middle * OUTLIER)
+        while self._samples and at_ns - self._samples[0][0] > HORIZON_NS:
+            self._samples.popleft()
+        self._samples.append((at_ns, value, tokens, load))
+        self._line.add(at_ns, fitted, tokens, load)
+        self._dirty = True
+        surprisingly_low = self._run < 0
+        if abs(self._run) >= RUN:
+            self._forget_all_but(RUN)
+        return surprisingly_low
+
+    def predict(self, tokens: float = 0.0, load: float = 0.0) -> Quantiles | None:
+        """Return the quantiles at a prompt size and a number of other calls in flight; None before the first sample."""
+        if not self._samples:
+            return None
+        if self._dirty:
+            self._refresh()
+        line = self._line.at(tokens, load)
+        p50, p90, p95, p99 = self._ratios
+        return Quantiles(line * p50, line * p90, line * p95, line * p99)
+
+    def _forget_all_but(self, newest: int) -> None:
+        kept = list(self._samples)[-newest:]
+        self._samples.clear()
+        self._samples.extend(kept)
+        self._line = Line()
+        for sample in kept:
+            self._line.add(*sample)
+        self._run = 0
+
+    def _refresh(self) -> None:
+        at = self._line.at
+        newest_ns = self._samples[-1][0]
+        if newest_ns - self._samples[0][0] < HALF_LIFE_NS / 30:  # all about equally old: no need to weigh them
+            ratios = sorted([value / at(tokens, load) for _, value, tokens, load in self._samples])
+            totals: list[float] = []
+            total = float(len(ratios))
+        else:
+            weighed = sorted(
+                [
+                    (value / at(tokens, load), 2.0 ** ((at_ns - newest_ns) / HALF_LIFE_NS))
+                    for at_ns, value, tokens, load in self._samples
+                ]
+            )
+            ratios = [ratio for ratio, _ in weighed]
+            totals = list(accumulate([weight for _, weight in weighed]))
+            total = totals[-1]
+
+        def quantile(q: float) -> float:
+            # The lower bound keeps q x total from falling behind the last partial sum by a rounding error.
+            place = bisect_left(totals, q * total - 1e-9) if totals else -int(-(q * total - 1e-9) // 1) - 1
+            return ratios[place]
+
+        self._ratios = (quantile(0.50), quantile(0.90), quantile(0.95), quantile(0.99))
+        if not self._run:
+            self._low, self._high = quantile(0.10) / MARGIN, self._ratios[1] * MARGIN
+        self._dirty = False

@@ -1,0 +1,225 @@
+"""The pool: shares of own hardware, probes, leases that end once."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import ErrorKind
+from gateway.targets.pool import MAX_TARGETS, Lease, Pool
+from gateway.types import Sample, TargetView
+from tests.ground.builders import build_call, build_route, build_target
+
+TARGET = build_target("own")
+CALL = build_call(route=build_route(TARGET), input_tokens_estimate=100)
+
+
+class HandClock:
+    """A clock that moves when told."""
+
+    def __init__(self) -> None:
+        self.now_ns = 1_000_000_000
+
+    def monotonic_ns(self) -> int:
+        return self.now_ns
+
+    def wall_ns(self) -> int:
+        return self.now_ns
+
+    def pass_s(self, seconds: float) -> None:
+        self.now_ns += round(seconds * 1e9)
+
+
+def sample(ttft_ms: float | None = 100.0, *, ok: bool = True, **fields: object) -> Sample:
+    given_fields = {
+        "trips_breaker": not ok,
+        "input_tokens": 100,
+        "output_tokens": 20 if ok else 0,
+        "tpot_ms": 10.0 if ok else None,
+        "in_flight_at_start": 1,
+    }
+    return Sample(ok=ok, ttft_ms=ttft_ms, **(given_fields | fields))  # type: ignore[arg-type]
+
+
+def view(pool: Pool) -> TargetView:
+    return pool.view(CALL)[0]
+
+
+@given(st.lists(st.tuples(st.integers(1, 5_000_000_000), st.booleans(), st.integers(0, 9)), max_size=60))
+def test_shares_of_concurrent_attempts_add_up_to_the_busy_time(steps: list[tuple[int, bool, int]]) -> None:
+    """Whoever begins and ends when, the replica-seconds add up to the time in which at least one attempt ran."""
+    clock = HandClock()
+    pool = Pool(clock)
+    running: list[Lease] = []
+    busy_ns, shares_s = 0, []
+    for step_ns, begins, which in steps:
+        clock.now_ns += step_ns
+        busy_ns += step_ns if running else 0
+        if begins or not running:
+            running.append(pool.begin(TARGET))
+        else:
+            lease = running.pop(which % len(running))
+            shares_s.append(lease.abandon() if which % 2 else lease.end(sample()))
+    clock.now_ns += 7
+    busy_ns += 7 if running else 0
+    shares_s += [lease.abandon() for lease in running]
+    assert math.isclose(math.fsum(shares_s), busy_ns / 1e9, rel_tol=1e-12, abs_tol=1e-9)
+    assert pool.in_flight().get("own", 0) == 0
+
+
+def test_two_calls_side_by_side_pay_half_each() -> None:
+    """One second alone, one second together, one second alone: 1.5 replica-seconds each."""
+    clock = HandClock()
+    pool = Pool(clock)
+    first = pool.begin(TARGET)
+    clock.pass_s(1)
+    second = pool.begin(TARGET)
+    assert (first.in_flight_at_start, second.in_flight_at_start) == (1, 2)
+    assert view(pool).share == pytest.approx(1 / 3)
+    clock.pass_s(1)
+    assert first.end(sample()) == pytest.approx(1.5)
+    clock.pass_s(1)
+    assert second.abandon() == pytest.approx(1.5)
+
+
+def test_a_lease_ends_once() -> None:
+    """Ending again, or abandoning what has ended, changes no count and returns the same share."""
+    clock = HandClock()
+    pool = Pool(clock)
+    lease = pool.begin(TARGET)
+    clock.pass_s(2)
+    assert lease.end(sample()) == pytest.approx(2.0)
+    clock.pass_s(5)
+    assert lease.end(sample(9000.0)) == lease.abandon() == pytest.approx(2.0)
+    assert view(pool).in_flight == 0
+    assert view(pool).ttft_ms is not None
+    assert view(pool).ttft_ms.p99 == pytest.approx(100.0)  # type: ignore[union-attr]
+
+
+def test_a_target_never_measured_has_no_prediction_and_is_worth_a_try_once() -> None:
+    """Cold: None everywhere, due until somebody tries, and not due for others meanwhile."""
+    pool = Pool(HandClock())
+    cold = view(pool)
+    assert (cold.ttft_ms, cold.tpot_ms, cold.output_tokens, cold.available, cold.share) == (None, None, None, True, 1.0)
+    assert cold.probe_due
+    lease = pool.begin(TARGET)
+    assert not view(pool).probe_due
+    lease.abandon()
+    assert view(pool).probe_due
+
+
+def test_a_target_passed_over_becomes_due_after_time_and_calls() -> None:
+    """Ten seconds without news make a target due, but not before ten calls have looked: a rare call is no probe."""
+    clock = HandClock()
+    pool = Pool(clock)
+    pool.begin(TARGET).end(sample())
+    for _ in range(30):
+        assert not view(pool).probe_due
+    clock.pass_s(10)
+    assert view(pool).probe_due
+    probe = pool.begin(TARGET)
+    assert not view(pool).probe_due
+    probe.end(sample())
+    clock.pass_s(60)
+    assert [view(pool).probe_due for _ in range(10)] == [False] * 9 + [True]
+
+
+def test_a_surprisingly_fast_sample_asks_for_another_at_once() -> None:
+    """A recovered target needs a few calls, not a few probe intervals."""
+    clock = HandClock()
+    pool = Pool(clock)
+    for _ in range(5):
+        pool.begin(TARGET).end(sample(2000.0, tpot_ms=None))
+    assert not view(pool).probe_due
+    pool.begin(TARGET).end(sample(100.0, tpot_ms=None))
+    assert view(pool).probe_due
+
+
+def test_a_quick_failure_is_no_fast_sample() -> None:
+    """An error after a millisecond leaves the prediction as it was; a refused connection gives none to a cold target."""
+    clock = HandClock()
+    pool = Pool(clock)
+    lease = pool.begin(TARGET)
+    clock.pass_s(0.001)
+    lease.end(sample(None, ok=False))
+    assert view(pool).ttft_ms is None
+    for _ in range(4):
+        pool.begin(TARGET).end(sample(500.0))
+    before = view(pool).ttft_ms
+    lease = pool.begin(TARGET)
+    clock.pass_s(0.001)
+    lease.end(sample(None, ok=False))
+    assert view(pool).ttft_ms == before
+
+
+@pytest.mark.parametrize("known_ms", [None, 200.0])
+def test_a_wait_in_vain_is_a_slow_sample(known_ms: float | None) -> None:
+    """Whoever waited 5 s for nothing, by timeout or by giving up, has learnt that TTFT is more than that."""
+    clock = HandClock()
+    pool = Pool(clock)
+    if known_ms is not None:
+        for _ in range(4):
+            pool.begin(TARGET).end(sample(known_ms))
+    lease = pool.begin(TARGET)
+    clock.pass_s(5)
+    lease.end(sample(None, ok=False, trips_breaker=False, input_tokens=0))
+    learnt = view(pool).ttft_ms
+    assert learnt is not None
+    assert learnt.p99 > 5000
+
+
+def test_a_probe_cut_short_by_a_ceiling_does_not_open_the_breaker() -> None:
+    """Slow is not broken: probes that time out leave the breaker closed, other timeouts open it."""
+    clock = HandClock()
+    pool = Pool(clock, probe_every=1)
+    pool.begin(TARGET).end(sample(3000.0))
+    for _ in range(5):
+        clock.pass_s(10)
+        assert view(pool).probe_due
+        probe = pool.begin(TARGET)
+        clock.pass_s(1.5)
+        probe.end(sample(1500.0, ok=False, error_kind=ErrorKind.UPSTREAM_TIMEOUT))
+        assert not view(pool).probe_due
+    assert pool.breaker_states() == {"own": "closed"}
+    for _ in range(3):
+        pool.begin(TARGET).end(sample(1500.0, ok=False, error_kind=ErrorKind.UPSTREAM_TIMEOUT))
+    assert pool.breaker_states() == {"own": "open"}
+    assert not view(pool).available
+    assert view(pool).retry_after_s == pytest.approx(1.0)
+
+
+def test_answer_lengths_are_kept_apart_by_cap() -> None:
+    """Answers cut off at 16 tokens say nothing of uncapped ones; a cap never tried cuts the uncapped prediction off."""
+    pool = Pool(HandClock())
+    for _ in range(5):
+        pool.begin(TARGET).end(sample(output_tokens=300))
+        pool.begin(TARGET).end(sample(output_tokens=16, max_output_tokens=16))
+
+    def median(cap: int | None) -> float:
+        known = pool.view(build_call(route=build_route(TARGET), max_output_tokens=cap))[0].output_tokens
+        assert known is not None
+        return known.p50
+
+    assert median(None) == pytest.approx(300)
+    assert median(16) == pytest.approx(16)
+    assert median(100) == pytest.approx(100)
+
+
+def test_what_is_removed_is_forgotten_and_memory_is_bounded() -> None:
+    """``keep`` drops idle targets, running ones stay until later; invented names push out the longest idle."""
+    pool = Pool(HandClock())
+    gone, kept, busy = build_target("gone"), build_target("kept"), build_target("busy")
+    pool.begin(gone).abandon()
+    pool.begin(kept).abandon()
+    lease = pool.begin(busy)
+    pool.keep(["kept"])
+    assert set(pool.in_flight()) == {"kept", "busy"}
+    lease.abandon()
+    pool.keep(["kept"])
+    assert set(pool.in_flight()) == {"kept"}
+    for number in range(MAX_TARGETS + 10):
+        pool.begin(kept).abandon()
+        pool.begin(build_target(f"invented-{number}")).abandon()
+    assert len(pool.in_flight()) == MAX_TARGETS
+    assert "kept" in pool.in_flight()
