@@ -1,0 +1,64 @@
+"""Rule out targets that cannot do what the call asks for. Only what is known rules out: an unlisted fact never does."""
+
+from collections.abc import Callable
+
+from gateway.routing.base import Fault
+from gateway.types import Call, Target, TargetView
+
+ESTIMATE_MAY_BE_TOO_HIGH_BY = 2
+"""Prompts are estimated from their bytes at about four to a token; the densest real text has about eight."""
+
+
+class Capability:
+    """Every capability that the call needs is among those that the target is known to have."""
+
+    name = "capability"
+    fault: Fault = "request"
+
+    def reject(self, call: Call, view: TargetView) -> str | None:
+        """Name the missing capabilities. A target whose capabilities are not listed passes."""
+        known = view.target.capabilities
+        if known is None or call.needs <= known:
+            return None
+        return "no " + ", ".join(sorted(call.needs - known))
+
+
+class ContextLength:
+    """The call fits: its output cap into the target's, and the prompt with it into the context.
+
+    The prompt's size is an estimate, and refusing a call that fits is worse than sending one that does not: the
+    upstream refuses that itself, precisely, and at no cost. So the prompt counts by half its estimate here.
+    """
+
+    name = "context"
+    fault: Fault = "context"
+
+    def reject(self, call: Call, view: TargetView) -> str | None:
+        """Say by how much the call is too big. A target of unknown size passes."""
+        target = view.target
+        output_tokens = call.max_output_tokens or 0
+        if target.max_output_tokens is not None and output_tokens > target.max_output_tokens:
+            return f"at most {target.max_output_tokens} output tokens, {output_tokens} asked for"
+        if target.context_length is None:
+            return None
+        least_tokens = call.input_tokens_estimate // ESTIMATE_MAY_BE_TOO_HIGH_BY
+        if least_tokens + output_tokens <= target.context_length:
+            return None
+        return (
+            f"context of {target.context_length} tokens; about {call.input_tokens_estimate} in the prompt"
+            f" and {output_tokens} asked for"
+        )
+
+
+class Expressible:
+    """The target's wire format can say what the call says."""
+
+    name = "expressible"
+    fault: Fault = "request"
+
+    def __init__(self, refuses: Callable[[Call, Target], str | None]) -> None:
+        self._refuses = refuses
+
+    def reject(self, call: Call, view: TargetView) -> str | None:
+        """Pass on the adapter's own words."""
+        return self._refuses(call, view.target)

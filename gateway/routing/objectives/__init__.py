@@ -1,0 +1,1 @@
+"""Objectives: orders of preference, one file each."""

@@ -1,0 +1,24 @@
+"""Prefer the cheapest, by predicted median cost."""
+
+from collections.abc import Sequence
+
+from gateway.types import Call, Candidate
+
+
+def _nano_usd(candidate: Candidate) -> float:
+    return candidate.prediction.cost_nano_usd.p50
+
+
+class Cheapest:
+    """Ascending predicted cost. One not measured yet needs no special place: its cost is predicted optimistically."""
+
+    superlative = "cheapest"
+
+    def order(self, call: Call, candidates: Sequence[Candidate]) -> list[Candidate]:  # noqa: ARG002 - the protocol's
+        """Sort by the median; the sort is stable, so ties stay in the order of the configuration."""
+        return sorted(candidates, key=_nano_usd)
+
+    def figure(self, candidate: Candidate) -> str:
+        """Write dollars, with enough decimals for a cheap call."""
+        usd = _nano_usd(candidate) / 1e9
+        return f"${usd:.6f}" if usd >= 1e-6 or not usd else f"${usd:.9f}"

@@ -1,0 +1,48 @@
+"""What the policy is made of. A new filter, predictor or objective is a file and a line here (docs/extend)."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from gateway.routing.base import Filter, Objective, Predictors
+from gateway.routing.filters.by_request import Capability, ContextLength, Expressible
+from gateway.routing.filters.by_target import CommercialLicence, Health, OwnHardware
+from gateway.routing.objectives.cost import Cheapest
+from gateway.routing.objectives.latency import Fastest
+from gateway.routing.predictors.cost import RatesTimesTokens
+from gateway.routing.predictors.measured import MeasuredOutputTokens, MeasuredTpot, MeasuredTtft
+from gateway.routing.router import Router
+from gateway.types import Call, Target
+
+PREDICTORS = Predictors(
+    output_tokens=MeasuredOutputTokens(),
+    ttft_ms=MeasuredTtft(),
+    tpot_ms=MeasuredTpot(),
+    cost_nano_usd=RatesTimesTokens(),
+)
+
+OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
+    {
+        "cost": Cheapest(),
+        "latency": Fastest(),
+    }
+)
+
+
+def filters(refuses: Callable[[Call, Target], str | None]) -> tuple[Filter, ...]:
+    """Return the filters in order.
+
+    The first rejection of a target is the one recorded, so what never changes comes first.
+    """
+    return (
+        CommercialLicence(),
+        OwnHardware(),
+        Capability(),
+        ContextLength(),
+        Expressible(refuses),
+        Health(),
+    )
+
+
+def router(*, refuses: Callable[[Call, Target], str | None]) -> Router:
+    """Put the policy together. ``refuses`` says what a target's wire format cannot express of a call."""
+    return Router(filters=filters(refuses), predictors=PREDICTORS, objectives=OBJECTIVES)

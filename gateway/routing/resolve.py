@@ -1,0 +1,135 @@
+"""Decide what a request's ``model`` means: a route of the snapshot, or a wildcard's model as a route of one.
+
+Everything is decided on ``envelope.model``, the value that will be replaced upstream; there is no second reading of the
+body that an allow-list and the upstream could disagree on. Whether the caller may ask so often, or spend so much, is
+left to admission; where the request goes, to the router.
+"""
+
+import re
+from collections.abc import Callable
+from difflib import get_close_matches
+from urllib.parse import quote
+
+from msgspec.structs import replace
+
+from gateway.config.snapshot import Snapshot, Wildcard
+from gateway.errors import ErrorKind, GatewayError
+from gateway.types import Call, Envelope, Inbound, Principal, Rates, Route
+
+PriceOf = Callable[[str, str], Rates | None]
+"""A price provider's id and an upstream model's name -> its rates, None when the book does not know it.
+
+Asked for every call of a wildcard's model, so hand in a bounded memory: ``functools.lru_cache(1024)(price_of)``."""
+
+_UPSTREAM_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_:@+-]|[./](?![./])){0,199}")
+"""What a wildcard lets callers put into an upstream's address, our headers and our labels: no spaces, no ``..``."""
+_SHOWN_CHARACTERS = 100
+
+
+def _no_prices(_price_provider: str, _upstream_model: str) -> Rates | None:
+    return None
+
+
+def resolve(
+    inbound: Inbound,
+    envelope: Envelope,
+    principal: Principal,
+    snapshot: Snapshot,
+    *,
+    estimate_input_tokens: Callable[[Envelope], int],
+    price_of: PriceOf = _no_prices,
+) -> Call:
+    """Build the call: its route, its needs, its estimated size and its deadline.
+
+    Raises GatewayError: PERMISSION when this key may not use the model, MODEL_NOT_FOUND when there is none of that name
+    (with the nearest one that this key may use) or a wildcard's model has no known price.
+    """
+    operation = envelope.operation
+    needs = envelope.needs if operation in envelope.needs else envelope.needs | {operation}
+    return Call(
+        id=inbound.id,
+        operation=operation,
+        dialect=envelope.dialect,
+        envelope=envelope,
+        route=_route(envelope.model, principal, snapshot, price_of),
+        principal=principal,
+        input_tokens_estimate=estimate_input_tokens(envelope),
+        max_output_tokens=envelope.max_output_tokens,
+        needs=needs,
+        received_at_ns=inbound.received_at_ns,
+        deadline_ns=inbound.received_at_ns + round(snapshot.timeouts.total_s * 1e9),
+        timeouts=snapshot.timeouts,
+    )
+
+
+def may_use(principal: Principal, name: str) -> bool:
+    """Tell whether a key's list names this route or model; ``openai/*`` in a list names all behind the prefix."""
+    allowed = principal.allowed_models
+    if allowed is None or name in allowed:
+        return True
+    return any(entry.endswith("/*") and name.startswith(entry[:-1]) for entry in allowed)
+
+
+def _route(name: str, principal: Principal, snapshot: Snapshot, price_of: PriceOf) -> Route:
+    route = snapshot.routes.get(name)
+    if route is not None:
+        _check_permission(name, principal)
+        return route
+    wildcard = _wildcard(name, snapshot)
+    if wildcard is None:
+        raise _not_found(name, principal, snapshot)
+    _check_permission(name, principal)
+    return _wildcard_route(name, wildcard, snapshot, price_of)
+
+
+def _check_permission(name: str, principal: Principal) -> None:
+    if not may_use(principal, name):
+        message = f"The key '{principal.key_id}' may not use the model '{_shown(name)}'."
+        raise GatewayError(ErrorKind.PERMISSION, message + _choice(principal), param="model")
+
+
+def _wildcard(name: str, snapshot: Snapshot) -> Wildcard | None:
+    """Return the wildcard with the longest prefix."""
+    matching = [each for each in snapshot.wildcards if name.startswith(each.prefix)]
+    return max(matching, key=lambda each: len(each.prefix), default=None)
+
+
+def _wildcard_route(name: str, wildcard: Wildcard, snapshot: Snapshot, price_of: PriceOf) -> Route:
+    upstream = name[len(wildcard.prefix) :]
+    rates: Rates | None = None
+    if _UPSTREAM_NAME.fullmatch(upstream):
+        provider = wildcard.price_provider
+        rates = wildcard.template.rates if provider is None else price_of(provider, upstream)
+    if rates is None:
+        message = f"No price is known for '{_shown(name)}', so it cannot be called; the configuration may name one."
+        raise GatewayError(ErrorKind.MODEL_NOT_FOUND, message, param="model")
+    template = wildcard.template
+    target = replace(
+        template,
+        id=name,
+        upstream_model=upstream,
+        rates=rates,
+        base_url=template.base_url.replace("{upstream}", quote(upstream)),
+    )
+    return Route(name=name, targets=(target,), version=snapshot.version)
+
+
+def _not_found(name: str, principal: Principal, snapshot: Snapshot) -> GatewayError:
+    message = f"The model '{_shown(name)}' does not exist."
+    if len(name) <= _SHOWN_CHARACTERS:  # comparing takes time in proportion to the length
+        known = [each for each in snapshot.routes if may_use(principal, each)]
+        near = get_close_matches(name, known, n=1)
+        if near:
+            message += f" Did you mean '{near[0]}'?"
+    return GatewayError(ErrorKind.MODEL_NOT_FOUND, message + " GET /v1/models lists what there is.", param="model")
+
+
+def _choice(principal: Principal) -> str:
+    names = sorted(principal.allowed_models or ())
+    return f" It may use: {', '.join(names[:10])}{' ...' if len(names) > 10 else ''}." if names else ""
+
+
+def _shown(name: str) -> str:
+    """Cut a caller's text down to something for a message: short, and without control characters."""
+    kept = "".join(each if each.isprintable() else "?" for each in name[:_SHOWN_CHARACTERS])
+    return kept if len(name) <= _SHOWN_CHARACTERS else kept + "..."

@@ -1,0 +1,201 @@
+"""Decide the order in which targets are tried for one call, and say why. What was measured comes in, a plan goes out.
+
+Filters rule targets out, predictors say what the call would cost and take at each of the others, the route's objective
+orders them, its ceilings move those that break one behind those that do not. A target whose prediction breaks a ceiling
+is tried again from time to time (a *probe*), if the objective would prefer it to what is used instead: only then is it
+worth knowing whether it has recovered. The plan has fallbacks behind the first, so nobody's call fails for a probe.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from gateway.errors import ErrorKind, GatewayError
+from gateway.routing.base import Fault, Filter, Objective, Predictors
+from gateway.types import Call, Candidate, Constraints, Dropped, Plan, Prediction, TargetView
+
+RETRY_AFTER_S = 1.0
+"""When nothing better is known: the shortest time a breaker stays open."""
+PROBE_RETRY_AFTER_S = 10.0
+"""About when a target that breaks a ceiling is tried again."""
+_SHOWN = 5
+"""Targets named in one error message."""
+
+
+class Breach(NamedTuple):
+    """A ceiling that a prediction breaks."""
+
+    excess: float
+    """Prediction over ceiling: 1.4 is 40% too much."""
+    text: str
+
+
+class Router:
+    """The policy's machinery; the policy itself is in the route that a call carries."""
+
+    def __init__(
+        self, *, filters: Sequence[Filter], predictors: Predictors, objectives: Mapping[str, Objective]
+    ) -> None:
+        self._filters = tuple(filters)
+        self._faults: dict[str, Fault] = {each.name: each.fault for each in filters}
+        self._predictors = predictors
+        self._objectives = objectives
+
+    def plan(self, call: Call, views: Sequence[TargetView]) -> Plan:
+        """Return the targets to try, in order. ``views`` are of the call's route, in the order of the configuration.
+
+        Raises GatewayError: UNSUPPORTED or CONTEXT_LENGTH when every target was ruled out for what the call asks for,
+        NO_TARGET when that may be different in a moment or no target keeps the ceilings of a route that insists.
+        """
+        route = call.route
+        remaining, dropped = self._filter(call, views)
+        if not remaining:
+            raise self._nothing_left(call, dropped, views)
+        candidates = [self._candidate(call, view) for view in remaining]
+        objective = self._objectives[route.objective]
+        ordered = objective.order(call, candidates)
+        within = [each for each in ordered if each.within_ceilings]
+        beyond = [each for each in ordered if not each.within_ceilings]
+        probe = _probe(ordered) if beyond else None
+        if len(beyond) > 1:
+            beyond.sort(key=lambda each: breach(each, route.constraints).excess)
+        if not within and not probe and route.when_none_fits == "reject":
+            raise _none_fits(call, beyond)
+        if route.when_none_fits == "reject":
+            beyond = []
+        others = within + beyond
+        first = probe or others[0]
+        return Plan(
+            candidates=(
+                first,
+                *[replace(each, probe=False) if each.probe else each for each in others if each is not first],
+            ),
+            dropped=tuple(dropped),
+            policy=route.name,
+            policy_version=route.version,
+            reason=_ascii(_reason(call, objective, ordered, first, len(dropped))),
+        )
+
+    def _filter(self, call: Call, views: Sequence[TargetView]) -> tuple[list[TargetView], list[Dropped]]:
+        remaining: list[TargetView] = []
+        dropped: list[Dropped] = []
+        for view in views:
+            for each in self._filters:
+                reason = each.reject(call, view)
+                if reason is not None:
+                    dropped.append(Dropped(target_id=view.target.id, filter=each.name, reason=reason))
+                    break
+            else:
+                remaining.append(view)
+        return remaining, dropped
+
+    def _candidate(self, call: Call, view: TargetView) -> Candidate:
+        predictors = self._predictors
+        output_tokens = predictors.output_tokens.predict(call, view)
+        ttft_ms = predictors.ttft_ms.predict(call, view)
+        tpot_ms = predictors.tpot_ms.predict(call, view)
+        cost_nano_usd = predictors.cost_nano_usd.predict(call, view, output_tokens, ttft_ms, tpot_ms)
+        prediction = Prediction(
+            output_tokens=output_tokens, ttft_ms=ttft_ms, tpot_ms=tpot_ms, cost_nano_usd=cost_nano_usd
+        )
+        return Candidate(
+            target=view.target,
+            prediction=prediction,
+            within_ceilings=_is_within(prediction, call.route.constraints),
+            probe=view.probe_due,
+        )
+
+    def _nothing_left(self, call: Call, dropped: list[Dropped], views: Sequence[TargetView]) -> GatewayError:
+        """Choose the error. A sick target that could have served the call makes it a matter of time, not of the call."""
+        faults = {self._faults[each.filter] for each in dropped}
+        details = _listed([f"{each.target_id}: {each.reason}" for each in dropped])
+        name = call.route.name
+        if "health" in faults:
+            waits = [view.retry_after_s for view in views if not view.available and view.retry_after_s]
+            message = f"No target of '{name}' can be reached now; retry later ({details})."
+            return GatewayError(ErrorKind.NO_TARGET, message, retry_after_s=min(waits, default=RETRY_AFTER_S))
+        if "request" in faults:
+            return GatewayError(ErrorKind.UNSUPPORTED, f"No target of '{name}' can do what is asked for ({details}).")
+        if "context" in faults:
+            return GatewayError(
+                ErrorKind.CONTEXT_LENGTH, f"The request is too long for every target of '{name}' ({details})."
+            )
+        message = f"No target of '{name}' meets the route's own demands; the configuration has to change ({details})."
+        return GatewayError(ErrorKind.NO_TARGET, message if dropped else f"The route '{name}' has no targets.")
+
+
+def breach(candidate: Candidate, constraints: Constraints) -> Breach:
+    """Return the ceiling that a candidate breaks worst. Excess is at most 1 when none is; the unknown breaks none."""
+    prediction = candidate.prediction
+    worst = Breach(0.0, "no ceiling")
+    for name, quantiles, ceiling in (
+        ("ttft", prediction.ttft_ms, constraints.ttft_ms),
+        ("tpot", prediction.tpot_ms, constraints.tpot_ms),
+    ):
+        if quantiles is None or ceiling is None:
+            continue
+        value: float = getattr(quantiles, ceiling.quantile)
+        excess = value / ceiling.value if ceiling.value else float("inf")
+        if excess > worst.excess:
+            worst = Breach(excess, f"{name} {ceiling.quantile} {value:.0f} ms over {ceiling.value:.0f} ms")
+    if constraints.cost_nano_usd is not None:
+        cost, limit = prediction.cost_nano_usd.p50, constraints.cost_nano_usd
+        excess = cost / limit if limit else float("inf") if cost else 0.0
+        if excess > worst.excess:
+            worst = Breach(excess, f"cost ${cost / 1e9:.6f} over ${limit / 1e9:.6f}")
+    return worst
+
+
+def _is_within(prediction: Prediction, constraints: Constraints) -> bool:
+    ttft, tpot, cost = constraints.ttft_ms, constraints.tpot_ms, constraints.cost_nano_usd
+    if ttft is not None and prediction.ttft_ms is not None and getattr(prediction.ttft_ms, ttft.quantile) > ttft.value:
+        return False
+    if tpot is not None and prediction.tpot_ms is not None and getattr(prediction.tpot_ms, tpot.quantile) > tpot.value:
+        return False
+    return cost is None or prediction.cost_nano_usd.p50 <= cost
+
+
+def _probe(ordered: Sequence[Candidate]) -> Candidate | None:
+    """Return the due candidate beyond a ceiling that the objective prefers to all within."""
+    for each in ordered:
+        if each.within_ceilings:
+            return None
+        if each.probe:
+            return each
+    return None
+
+
+def _reason(call: Call, objective: Objective, ordered: Sequence[Candidate], first: Candidate, dropped: int) -> str:
+    constraints = call.route.constraints
+    if not first.within_ceilings:
+        worst = breach(first, constraints).text
+        if first.probe:
+            return f"{first.target.id} is tried again, nothing was learnt of it for a while: predicted {worst}"
+        return f"none within ceilings: {first.target.id} is predicted {worst}"
+    if len(ordered) == 1:
+        return f"only target left, {dropped} ruled out" if dropped else "only target"
+    if ordered[0] is not first:
+        return f"{ordered[0].target.id} predicted {breach(ordered[0], constraints).text}: next {objective.superlative}"
+    has_ceilings = (constraints.ttft_ms or constraints.tpot_ms or constraints.cost_nano_usd) is not None
+    measured = "" if first.prediction.ttft_ms is not None else ", latency not measured yet"
+    scope = " within ceilings" if has_ceilings else ""
+    return f"{objective.superlative}{scope} ({objective.figure(first)} predicted{measured})"
+
+
+def _none_fits(call: Call, beyond: Sequence[Candidate]) -> GatewayError:
+    details = _listed([f"{each.target.id}: {breach(each, call.route.constraints).text}" for each in beyond])
+    message = f"No target of '{call.route.name}' is predicted within the route's ceilings; retry later ({details})."
+    return GatewayError(ErrorKind.NO_TARGET, message, retry_after_s=PROBE_RETRY_AFTER_S)
+
+
+def _listed(items: Sequence[str]) -> str:
+    more = len(items) - _SHOWN
+    return "; ".join(items[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _ascii(text: str) -> str:
+    """Make a header value: names in the configuration may hold anything."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(each if each.isascii() and each.isprintable() else "?" for each in text)
