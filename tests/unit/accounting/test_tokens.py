@@ -1,0 +1,23 @@
+"""Estimates of token counts from sizes."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.accounting.tokens import estimate_input_tokens, estimate_output_tokens
+
+sizes = st.integers(0, 10**7)
+
+
+def test_a_prompt_is_its_bytes_its_messages_and_its_images() -> None:
+    """Four bytes a token rounded up, four tokens a message, a thousand an image."""
+    assert estimate_input_tokens(41, messages=2) == 11 + 8
+    assert estimate_input_tokens(0, 2, messages=1) == 2004
+
+
+@given(sizes, sizes)
+def test_an_answer_has_at_least_a_token_per_event_and_per_four_bytes(events: int, content_bytes: int) -> None:
+    """Neither many tiny events nor few big ones make the estimate small."""
+    estimate = estimate_output_tokens(events, content_bytes)
+    assert estimate >= events
+    assert estimate * 4 >= content_bytes
+    assert estimate in {events, -(-content_bytes // 4)}
