@@ -2,12 +2,23 @@
 
 from gateway.providers.anthropic import AnthropicAdapter
 from gateway.providers.base import Adapter
+from gateway.providers.compatible import VLLM_MEMBERS, CompatibleAdapter
 from gateway.types import ProviderType
 
 ADAPTERS: dict[str, Adapter] = {
     "anthropic": AnthropicAdapter(),
+    "openai": CompatibleAdapter(refused_members=VLLM_MEMBERS),
+    "vllm": CompatibleAdapter(),
+    "compatible": CompatibleAdapter(),
+    "compatible-without-stream-options": CompatibleAdapter(asks_usage=False),
 }
 
+
+def _hosted(base_url: str, price_provider: str | None, adapter: str = "compatible") -> ProviderType:
+    return ProviderType(adapter=adapter, base_url=base_url, price_provider=price_provider, needs_key=True)
+
+
+# Base URLs are those that the provider's own documentation gives for OpenAI's SDK.
 PROVIDER_TYPES: dict[str, ProviderType] = {
     "anthropic": ProviderType(
         adapter="anthropic",
@@ -16,4 +27,27 @@ PROVIDER_TYPES: dict[str, ProviderType] = {
         needs_key=True,
         max_tokens_required=True,
     ),
+    "ray-serve": ProviderType(adapter="vllm", model_path="/{upstream}/v1", own_hardware=True, always_stream=True),
+    "vllm": ProviderType(adapter="vllm", own_hardware=True, always_stream=True),
+    "openai-compatible": ProviderType(adapter="compatible"),
+    "openai": _hosted("https://api.openai.com/v1", "openai", adapter="openai"),
+    "groq": _hosted("https://api.groq.com/openai/v1", "groq"),
+    "together": _hosted("https://api.together.ai/v1", "together"),
+    "fireworks": _hosted("https://api.fireworks.ai/inference/v1", "fireworks"),
+    "deepseek": _hosted("https://api.deepseek.com", "deepseek"),
+    "xai": _hosted("https://api.x.ai/v1", "x-ai"),
+    "openrouter": _hosted("https://openrouter.ai/api/v1", "openrouter"),
+    "perplexity": _hosted("https://api.perplexity.ai", "perplexity"),
+    # Both answer `stream_options` with 422 and count in the last chunk without being asked.
+    "mistral": _hosted("https://api.mistral.ai/v1", "mistral", adapter="compatible-without-stream-options"),
+    "cohere": _hosted(
+        "https://api.cohere.ai/compatibility/v1", "cohere", adapter="compatible-without-stream-options"
+    ),
+    # The router bills at each backend's price, so there is no one price list.
+    "huggingface": _hosted("https://router.huggingface.co/v1", None),
+    # Local servers, at the address each listens on by default; GPT4All does not listen on IPv6.
+    "ollama": ProviderType(adapter="compatible", base_url="http://127.0.0.1:11434/v1"),
+    "lmstudio": ProviderType(adapter="compatible", base_url="http://127.0.0.1:1234/v1"),
+    "gpt4all": ProviderType(adapter="compatible", base_url="http://127.0.0.1:4891/v1"),
+    "tgi": ProviderType(adapter="compatible"),
 }

@@ -32,6 +32,11 @@ class Splitter:
         """The bytes behind the last complete event. Never empty while the upstream is in the middle of one."""
         return bytes(self._buffer)
 
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes ``rest`` has, without copying them."""
+        return len(self._buffer)
+
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the events that are complete now, each with its blank line; the same bytes object where possible.
 

@@ -1,0 +1,290 @@
+"""OpenAI's dialect on both sides: the caller's own bytes go up, the upstream's own bytes come down.
+
+Decides which single members of a request change (``model``, and what makes the upstream stream and count), and what is
+taken out of a stream again. What a chunk means is read in ``wire.openai``, what an error means in ``failure``.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from gateway.errors import ErrorKind, UpstreamError
+from gateway.providers.base import Decoder, streams_upstream
+from gateway.providers.failure import classify, classify_in_stream
+from gateway.types import Call, Target, UpstreamRequest, Usage
+from gateway.wire.openai import DONE, Assembler, Chunk, Tap, parse
+from gateway.wire.splice import members_of, splice
+from gateway.wire.sse import Splitter, data_of
+
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+"""A whole answer is held until it is known to be one, so its size has a limit."""
+
+_PATHS = {"chat": "/chat/completions", "completions": "/completions"}
+_EVENT_STREAM = "text/event-stream; charset=utf-8"
+_JSON = "application/json"
+_FIELDS = (b":", b"data", b"event", b"id", b"retry", b"\xef\xbb\xbf")
+_INCLUDE_USAGE = b'{"include_usage":true}'
+
+# vLLM 0.32, vllm/entrypoints/openai: what its requests take beyond OpenAI's reference. OpenAI answers 400 to them.
+VLLM_MEMBERS = frozenset((
+    *("use_beam_search", "top_k", "min_p", "repetition_penalty", "length_penalty", "stop_token_ids", "ignore_eos"),
+    *("include_stop_str_in_output", "min_tokens", "skip_special_tokens", "spaces_between_special_tokens"),
+    *("truncate_prompt_tokens", "prompt_logprobs", "allowed_token_ids", "bad_words", "echo_prompt", "prompt_embeds"),
+    *("add_generation_prompt", "continue_final_message", "add_special_tokens", "documents", "chat_template"),
+    *("chat_template_kwargs", "mm_processor_kwargs", "structured_outputs", "guided_json", "guided_regex"),
+    *("guided_choice", "guided_grammar", "return_token_ids", "return_tokens_as_token_ids", "cache_salt"),
+    *("kv_transfer_params", "vllm_xargs", "thinking_token_budget", "include_reasoning", "logprob_token_ids"),
+))
+
+
+class CompatibleAdapter:
+    """Speak OpenAI's dialect to an upstream that speaks it too.
+
+    ``refused_members`` are those the upstream is known to answer with 400. ``asks_usage`` is False for an upstream that
+    refuses ``stream_options`` and counts in its last chunk anyway.
+    """
+
+    def __init__(self, *, refused_members: frozenset[str] = frozenset(), asks_usage: bool = True) -> None:
+        self._refused_members = refused_members
+        self._asks_usage = asks_usage
+
+    def refuses(self, call: Call, target: Target) -> str | None:  # noqa: ARG002 - the same for every target
+        """Name the members of the request that this upstream does not take, if there are any."""
+        if call.dialect != "openai":
+            return f"a request in the dialect '{call.dialect}'"
+        members = call.envelope.members
+        refused = sorted(name for name in self._refused_members & members.keys() if members[name] != b"null")
+        return ", ".join(f"'{name}'" for name in refused) or None
+
+    def request(self, call: Call, target: Target, attempt_id: str) -> UpstreamRequest:
+        """Write the request: the caller's body with single members changed, and none of the caller's headers."""
+        headers = [("content-type", _JSON), ("x-tollway-attempt-id", attempt_id)]
+        if target.credential is not None:
+            headers.append(("authorization", f"Bearer {target.credential.value}"))
+        return UpstreamRequest(
+            method="POST",
+            url=target.base_url.rstrip("/") + _PATHS[call.operation],
+            headers=(*headers, *target.headers),
+            body=self._body(call, target),
+        )
+
+    def decoder(self, call: Call, target: Target) -> Decoder:
+        """Make the decoder: pass a stream or an object through, or assemble the one from the other."""
+        if not streams_upstream(call, target):
+            return ObjectDecoder()
+        if call.envelope.stream:
+            return StreamDecoder(keeps_usage=call.envelope.include_usage)
+        return AssemblingDecoder(call)
+
+    def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
+        """Classify an answer with an error status."""
+        return classify(status, headers, body)
+
+    def _body(self, call: Call, target: Target) -> bytes:
+        envelope = call.envelope
+        changes: dict[str, bytes | None] = {}
+        if envelope.model != target.upstream_model:
+            changes["model"] = msgspec.json.encode(target.upstream_model)
+        if streams_upstream(call, target):
+            if not envelope.stream:
+                changes["stream"] = b"true"
+            options = envelope.members.get("stream_options", b"null")
+            if not self._asks_usage:
+                changes["stream_options"] = None
+            elif options == b"null":
+                changes["stream_options"] = _INCLUDE_USAGE
+            elif not envelope.include_usage:
+                changes["stream_options"] = splice(options, members_of(options), {"include_usage": b"true"})
+        return splice(envelope.body, envelope.members, changes)
+
+
+class _Reader(Tap):
+    """Read what accounting needs, and raise what the upstream reports in an answer with status 200."""
+
+    content_type = _JSON
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.complete = False
+
+    def read(self, data: bytes) -> Chunk:
+        chunk = super().read(data)
+        if chunk.error is not None or chunk.object == "error":
+            raise classify_in_stream(parse(data))
+        return chunk
+
+
+class _Events(_Reader):
+    """Cut the stream, and tell a stream from what only has status 200."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._splitter = Splitter()
+        self._started = False
+        self._foreign: bytearray | None = None
+        self._nonsense = False
+
+    def _split(self, chunk: bytes) -> list[bytes]:
+        if not self._started:
+            self._start(chunk)
+        if self._foreign is not None:
+            self._foreign += chunk
+            if len(self._foreign) > MAX_ANSWER_BYTES:
+                raise _not_a_stream()
+            return []
+        return self._splitter.feed(chunk)
+
+    def _start(self, chunk: bytes) -> None:
+        first = chunk.lstrip()[:1]
+        self._started = bool(first)
+        if first == b"<":
+            raise _not_a_stream()
+        if first in {b"{", b"["}:
+            self._foreign = bytearray()
+
+    def _last(self) -> list[bytes]:
+        """Return the events that only the end of the stream completes. Raises UpstreamError when it came too early."""
+        if self.complete:
+            return []
+        if self._foreign is not None:
+            # An error with status 200, or an upstream that does not stream.
+            self.read(bytes(self._foreign))
+            raise _not_a_stream()
+        events = self._splitter.finish()
+        rest = self._splitter.rest
+        if data_of(rest) == DONE:
+            # Some upstreams save the last blank line.
+            events.append(b"data: [DONE]\n\n")
+        elif rest:
+            self._means_nothing(rest)
+        return events
+
+    def _means_nothing(self, event: bytes) -> bool:
+        """Whether an event without data is not even a comment, a name or an id: then this is no event stream."""
+        start = event.lstrip()
+        nonsense = bool(start) and not start.startswith(_FIELDS)
+        self._nonsense |= nonsense
+        return nonsense
+
+    def _require_end(self) -> None:
+        if self.complete:
+            return
+        if self._nonsense:
+            raise _not_a_stream()
+        raise UpstreamError(ErrorKind.UPSTREAM_CUT, "The upstream ended its stream before the answer was complete.")
+
+
+class StreamDecoder(_Events):
+    """Pass a stream through, without the usage that only the gateway asked for."""
+
+    content_type = _EVENT_STREAM
+
+    def __init__(self, *, keeps_usage: bool) -> None:
+        super().__init__()
+        self._keeps_usage = keeps_usage
+
+    def feed(self, chunk: bytes) -> bytes:
+        """See ``Decoder.feed``. What comes after the end marker is dropped."""
+        if self.complete:
+            return b""
+        held = self._splitter.held_bytes
+        events = self._split(chunk)
+        passed = self._pass(events)
+        if not held and not self._splitter.held_bytes and passed == events:
+            return chunk if self._foreign is None else b""
+        return b"".join(passed)
+
+    def finish(self) -> bytes:
+        """See ``Decoder.finish``."""
+        left = b"".join(self._pass(self._last()))
+        self._require_end()
+        return left
+
+    def _pass(self, events: list[bytes]) -> list[bytes]:
+        passed = []
+        for event in events:
+            data = data_of(event)
+            if data is None:
+                if not self._means_nothing(event):
+                    passed.append(event)
+            elif data == DONE:
+                self.complete = True
+                passed.append(event)
+                break
+            else:
+                chunk = self.read(data)
+                if chunk.usage is None or self._keeps_usage:
+                    passed.append(event)
+                elif chunk.choices:
+                    without = splice(data, members_of(data), {"usage": None})
+                    passed.append(b"data: " + without.replace(b"\n", b"\ndata: ") + b"\n\n")
+        return passed
+
+
+class AssemblingDecoder(_Events):
+    """Take a stream, and give the caller who wants none the whole answer at its end."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        self._assembler = Assembler(call.operation)
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> bytes:
+        """See ``Decoder.feed``: nothing until the end."""
+        if not self.complete:
+            self._size += len(chunk)
+            if self._size > MAX_ANSWER_BYTES:
+                raise _too_large()
+            self._add(self._split(chunk))
+        return b""
+
+    def finish(self) -> bytes:
+        """See ``Decoder.finish``: the whole answer."""
+        self._add(self._last())
+        self._require_end()
+        return self._assembler.finish()
+
+    def _add(self, events: list[bytes]) -> None:
+        for event in events:
+            data = data_of(event)
+            if data is None:
+                self._means_nothing(event)
+            elif data == DONE:
+                self.complete = True
+                break
+            else:
+                self.read(data)
+                self._assembler.add(parse(data))
+
+
+class ObjectDecoder(_Reader):
+    """Hold an answer that is one JSON object until it is whole, and pass its bytes on untouched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._body = bytearray()
+
+    def feed(self, chunk: bytes) -> bytes:
+        """See ``Decoder.feed``: nothing until the object is known to be one, so that another target can still be tried."""
+        self._body += chunk
+        if len(self._body) > MAX_ANSWER_BYTES:
+            raise _too_large()
+        return b""
+
+    def finish(self) -> bytes:
+        """See ``Decoder.finish``: the upstream's own bytes."""
+        body = bytes(self._body)
+        if not body:
+            raise UpstreamError(ErrorKind.UPSTREAM_CUT, "The upstream sent an empty answer.")
+        if not self.read(body).choices:
+            raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an answer without choices.")
+        self.complete = True
+        return body
+
+
+def _not_a_stream() -> UpstreamError:
+    return UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream answered with something that is not an event stream.")
+
+
+def _too_large() -> UpstreamError:
+    return UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, f"The upstream's answer is over {MAX_ANSWER_BYTES} bytes.")

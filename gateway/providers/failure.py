@@ -1,0 +1,160 @@
+"""What an upstream's error means: whose fault it is, what the caller may read of it, and when to come back.
+
+Decides for OpenAI's error shape and its many variations. Only what the caller did wrong is passed on in the upstream's
+words, without anything that looks like a credential or an address; of all else the caller learns that it happened.
+"""
+
+import re
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from gateway.errors import ErrorKind, UpstreamError
+from gateway.wire.openai import parse
+
+_MAX_MESSAGE_CHARS = 2000
+_CREDENTIAL = re.compile(
+    r"(?:Bearer|Basic)\s+[\w.~+/=*-]+"
+    r"|\b(?:sk|pk|rk|gsk|xai|hf|pplx|fw|tgp|AIza)[-_A-Z][\w*.-]{6,}"
+    r"|\b[A-Za-z0-9_-]{40,}\b"
+    r"|(?<=[?&]key=)[^\s&]+",
+)
+_ADDRESS = re.compile(
+    r"\b(?:https?://)?(?:\d{1,3}(?:\.\d{1,3}){3}|localhost|[\w.-]+\.(?:internal|local|svc)\b)(?::\d+)?(?:/\S*)?"
+    r"|https?://[\w.-]+:\d+(?:/\S*)?"
+)
+_LABEL = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+_CONTEXT = re.compile(
+    r"context[ _-]?(?:length|window|size)|maximum (?:model|prompt|sequence) length|max_model_len|prompt is too long"
+    r"|too many (?:input |prompt )?tokens|input (?:is|was) too long|exceeds? the (?:maximum|max) (?:number of )?tokens",
+    re.IGNORECASE,
+)
+_KEY = re.compile(
+    r"(?:incorrect|invalid|missing|expired).{0,20}api.?key|api.?key.{0,30}(?:not valid|invalid|expired)", re.IGNORECASE
+)
+_BILLING = re.compile(r"quota|billing|payment|insufficient.?(?:balance|credit|funds)", re.IGNORECASE)
+_UNPAID = re.compile(r"insufficient.?(?:balance|quota|credit|funds)|credit balance|billing", re.IGNORECASE)
+_MODEL = re.compile(
+    r"\bmodel\b.{0,120}?(?:does not exist|not exist|not found|is not available|decommissioned|not a valid model)"
+    r"|not a valid model|invalid[ _]model\b|model_not_found|unknown model|no endpoints found",
+    re.IGNORECASE | re.DOTALL,
+)
+_ABOUT_THE_REQUEST = frozenset({400, 404, 413, 422})
+_OVERLOADED = frozenset({498, 503, 529})
+"""498: Groq's flex tier is at capacity (console.groq.com/docs/errors). 529: Anthropic's own, taken over by others."""
+
+
+def classify(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
+    """Say what an answer with an error status means. See ``Adapter.failure`` for the rules."""
+    return _classify(status, _read(body), headers, is_page=body.lstrip()[:1] == b"<")
+
+
+def classify_in_stream(answer: Mapping[str, Any]) -> UpstreamError:
+    """Say what an error inside an answer with status 200 means; the error's own ``code`` or ``status`` stands in."""
+    error = _error_of(answer)
+    for name in ("code", "status", "status_code"):
+        value = error.get(name)
+        if str(value).isdecimal() and 400 <= int(str(value)) <= 599:
+            return _classify(int(str(value)), error, {}, is_page=False)
+    kind = f"{error.get('type')} {error.get('code')}"
+    guess = next((status for pattern, status in _STATUS_BY_KIND if re.search(pattern, kind, re.IGNORECASE)), 500)
+    return _classify(guess, error, {}, is_page=False)
+
+
+_STATUS_BY_KIND = (
+    (r"rate_?limit|too_many_requests", 429),
+    (r"overloaded|unavailable|capacity", 503),
+    (r"authentication|api_key|permission", 401),
+    (r"not_?found", 404),
+    (r"invalid_request|bad_?request|context_length|validation", 400),
+)
+
+
+def _classify(status: int, error: Mapping[str, Any], headers: Mapping[str, str], *, is_page: bool) -> UpstreamError:
+    message = error.get("message")
+    message = message if isinstance(message, str) else ""
+    label = f"{error.get('code')} {error.get('type')}"
+    if (ours := _ours(status, label, message, error.get("param"), is_page=is_page)) is not None:
+        kind, sentence = ours
+        detail = next((value for value in (error.get("code"), error.get("type")) if _is_label(value)), None)
+        sentence = f"{sentence} (HTTP {status}{f', {detail}' if detail else ''})."
+        return UpstreamError(kind, sentence, upstream_status=status, retry_after_s=retry_after_s(headers))
+    param, code = error.get("param"), error.get("code")
+    too_long = "context_length" in label or bool(_CONTEXT.search(message))
+    return UpstreamError(
+        ErrorKind.CONTEXT_LENGTH if too_long else ErrorKind.UPSTREAM_REJECTED,
+        redact(message) or f"The model's server refused the request with HTTP {status} and gave no reason.",
+        upstream_status=status,
+        param=param if isinstance(param, str) else None,
+        code=code if isinstance(code, str) and _is_label(code) and not code.isdecimal() else None,
+    )
+
+
+def _ours(status: int, label: str, message: str, param: Any, *, is_page: bool) -> tuple[ErrorKind, str] | None:
+    """Find the kind of what is not the caller's fault, with a sentence without its end; None when it is."""
+    if status == 429:
+        return ErrorKind.UPSTREAM_RATE_LIMITED, "The upstream limits our rate or our quota is used up"
+    if status in _OVERLOADED:
+        return ErrorKind.UPSTREAM_OVERLOADED, "The upstream is overloaded or not available"
+    if status in {401, 403} or _KEY.search(message) or "invalid_api_key" in label:
+        return ErrorKind.UPSTREAM_CREDENTIALS, "The upstream refused the gateway's own credentials"
+    if status == 402 or (status < 500 and (_BILLING.search(label) or _UNPAID.search(message))):
+        return ErrorKind.UPSTREAM_CREDENTIALS, "The upstream does not serve the gateway's account until it is paid for"
+    if status not in _ABOUT_THE_REQUEST:
+        return ErrorKind.UPSTREAM_ERROR, "The upstream failed"
+    if is_page and status != 413:
+        return ErrorKind.UPSTREAM_ERROR, "Something in front of the upstream refused the request"
+    about_model = param == "model" or _MODEL.search(label) or _MODEL.search(message)
+    if about_model or (status == 404 and not param):
+        return ErrorKind.UPSTREAM_ERROR, "The upstream does not know the model or the path it is configured with"
+    return None
+
+
+def redact(message: str) -> str:
+    """Take out of a message what looks like a credential or an inner address, and what is too long."""
+    message = message.encode(errors="replace").decode()[:_MAX_MESSAGE_CHARS]
+    return _ADDRESS.sub("(address)", _CREDENTIAL.sub("(redacted)", message))
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Read how long the upstream wants to be left alone, in seconds; None when it does not say.
+
+    ``retry-after-ms`` (OpenAI, Azure), or ``Retry-After`` in seconds or as a date (RFC 9110, 10.2.3), which is held
+    against the answer's own ``Date``: both come from one clock, and it is not ours.
+    """
+    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        text = headers.get(name, "").strip()
+        if re.fullmatch(r"\d{1,9}(?:\.\d{1,9})?", text):
+            return float(text) * scale
+    try:
+        until, now = (parsedate_to_datetime(headers[name]) for name in ("retry-after", "date"))
+        return max(0.0, (until - now).total_seconds())
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, int | str) and _LABEL.fullmatch(str(value)) is not None
+
+
+def _read(body: bytes) -> Mapping[str, Any]:
+    text = body[: 64 * 1024].decode(errors="replace").strip()
+    if text.startswith("{"):
+        try:
+            return _error_of(parse(body))
+        except UpstreamError:
+            return {}
+    return {} if text.startswith(("<", "[")) else {"message": text}
+
+
+def _error_of(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Find the error object: OpenAI's ``error``, the same without it (older vLLM, Mistral), or FastAPI's ``detail``."""
+    error = answer.get("error", answer)
+    if isinstance(error, str):
+        return {**answer, "message": error}
+    if not isinstance(error, dict):
+        return {}
+    if "message" not in error and isinstance(error.get("detail"), str):
+        return {**error, "message": error["detail"]}
+    return error

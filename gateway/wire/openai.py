@@ -1,0 +1,348 @@
+"""OpenAI's answers: what accounting reads of them, and one whole answer put together from a stream.
+
+Decides how tokens fall into disjoint classes, which chunk bears content, and how pieces join (OpenAI, "Chat", "The chat
+completion chunk object"; vLLM 0.32, ``vllm/entrypoints/openai``, for the members it adds). Whether an error is the
+caller's fault is left to the adapters.
+"""
+
+import json
+from typing import Any, cast
+
+import msgspec
+from msgspec import Struct
+
+from gateway.errors import ErrorKind, UpstreamError
+from gateway.types import Operation, Usage
+
+DONE = b"[DONE]"
+
+_Object = dict[str, Any]
+_NOTHING: _Object = {}
+
+
+class Delta(Struct):
+    """The content-bearing members of a delta or message; untyped, for a provider's oddity must not end a stream."""
+
+    content: Any = None
+    tool_calls: Any = None
+    reasoning: Any = None
+    reasoning_content: Any = None
+    refusal: Any = None
+    function_call: Any = None
+    audio: Any = None
+
+
+class Choice(Struct):
+    """What accounting reads of a choice."""
+
+    delta: Delta | None = None
+    message: Delta | None = None
+    text: Any = None
+    finish_reason: Any = None
+
+
+class Chunk(Struct):
+    """What accounting reads of a chunk, or of a whole answer."""
+
+    choices: list[Choice] | None = None
+    usage: Any = None
+    error: Any = None
+    object: Any = None
+
+
+_decode_chunk = msgspec.json.Decoder(Chunk).decode
+
+
+class Tap:
+    """Read of each chunk what accounting needs. One per answer; the names are those of ``Decoder``."""
+
+    def __init__(self) -> None:
+        self.usage: Usage | None = None
+        """The last that was seen."""
+        self.content_events = 0
+        self.content_bytes = 0
+        self.finish_reason: str | None = None
+
+    def read(self, data: bytes) -> Chunk:
+        """Take the data of one event, or a whole answer. Raises UpstreamError (UPSTREAM_PROTOCOL)."""
+        try:
+            chunk = _decode_chunk(data)
+        except (msgspec.DecodeError, RecursionError):
+            # Half a surrogate pair is legal in a stream that cuts text anywhere; only the standard library takes it.
+            chunk = _convert_chunk(parse(data))
+        size = 0
+        for choice in chunk.choices or ():
+            delta = choice.delta or choice.message
+            if delta is not None:
+                size += _delta_bytes(delta)
+            if choice.text:
+                size += _text_bytes(choice.text)
+            if choice.finish_reason is not None:
+                self.finish_reason = choice.finish_reason
+        if size:
+            self.content_events += 1
+            self.content_bytes += size
+        if chunk.usage is not None:
+            self.usage = read_usage(chunk.usage) or self.usage
+        return chunk
+
+
+def parse(data: bytes) -> _Object:
+    """Parse the JSON object of an upstream. Raises UpstreamError (UPSTREAM_PROTOCOL) when it is none."""
+    try:
+        value = msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError):
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError):
+            raise _nonsense() from None
+    if not isinstance(value, dict):
+        raise _nonsense()
+    return cast(_Object, value)
+
+
+def read_usage(usage: Any) -> Usage | None:
+    """Sort OpenAI's overlapping counts into disjoint classes; None when there is no count at all.
+
+    ``prompt_tokens`` includes cached ones and those written to a cache, ``completion_tokens`` includes reasoning. A part
+    that is larger than its whole is cut down to it. xAI alone counts reasoning beside ``completion_tokens``, which
+    shows in ``total_tokens`` (docs.x.ai, "Reasoning"). DeepSeek names cached tokens ``prompt_cache_hit_tokens``.
+    """
+    if not isinstance(usage, dict) or not ("prompt_tokens" in usage or "completion_tokens" in usage):
+        return None
+    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    details = usage.get("prompt_tokens_details")
+    details = details if isinstance(details, dict) else _NOTHING
+    cached = _count(details, "cached_tokens") or _count(usage, "prompt_cache_hit_tokens")
+    cached = min(cached, prompt)
+    written = _count(details, "cache_write_tokens") or _count(details, "created_cache_tokens")
+    written = min(written, prompt - cached)
+    output_details = usage.get("completion_tokens_details")
+    reasoning = _count(output_details, "reasoning_tokens") if isinstance(output_details, dict) else 0
+    if reasoning and _count(usage, "total_tokens") == prompt + completion + reasoning:
+        completion += reasoning
+    reasoning = min(reasoning, completion)
+    return Usage(
+        input_tokens=prompt - cached - written,
+        cached_input_tokens=cached,
+        cache_write_tokens=written,
+        output_tokens=completion - reasoning,
+        reasoning_tokens=reasoning,
+    )
+
+
+def _nonsense() -> UpstreamError:
+    return UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent something that is not an OpenAI answer.")
+
+
+def _convert_chunk(value: _Object) -> Chunk:
+    try:
+        return msgspec.convert(value, Chunk)
+    except msgspec.ValidationError:
+        raise _nonsense() from None
+
+
+def _count(counts: _Object, name: str) -> int:
+    value = counts.get(name)
+    return value if type(value) is int and value > 0 else 0
+
+
+def _text_bytes(value: Any) -> int:
+    if type(value) is str:
+        return len(value) if value.isascii() else len(value.encode(errors="surrogatepass"))
+    if type(value) is list:
+        # Mistral's reasoning models: a list of parts with `text`, or with `thinking`, itself a list of parts.
+        return sum(_text_bytes(part.get("text") or part.get("thinking")) for part in value if type(part) is dict)
+    return 0
+
+
+def _delta_bytes(delta: Delta) -> int:
+    size = _text_bytes(delta.content) if delta.content else 0
+    # Some upstreams send the same reasoning under both names.
+    if reasoning := delta.reasoning or delta.reasoning_content:
+        size += _text_bytes(reasoning)
+    if delta.refusal:
+        size += _text_bytes(delta.refusal)
+    if type(delta.tool_calls) is list:
+        for call in delta.tool_calls:
+            if type(call) is dict:
+                size += _call_bytes(call.get("function")) + _call_bytes(call.get("custom"))
+    size += _call_bytes(delta.function_call)
+    if type(delta.audio) is dict:
+        size += _text_bytes(delta.audio.get("transcript"))
+    return size
+
+
+def _call_bytes(call: Any) -> int:
+    if type(call) is not dict:
+        return 0
+    return _text_bytes(call.get("name")) + _text_bytes(call.get("arguments")) + _text_bytes(call.get("input"))
+
+
+class Assembler:
+    """Put the whole answer together from the chunks of a stream, with every member that the chunks hold.
+
+    Text is joined, lists of a delta and of log-probabilities are appended to, tool calls are joined by their index;
+    of any other member the last value that is not null wins.
+    """
+
+    __slots__ = ("_chat", "_choices", "_top")
+
+    def __init__(self, operation: Operation) -> None:
+        self._chat = operation == "chat"
+        self._top: _Object = {}
+        self._choices: dict[int, _Pieces] = {}
+
+    def add(self, chunk: _Object) -> None:
+        """Take one parsed chunk, in order. Raises UpstreamError (UPSTREAM_PROTOCOL) for a shape that is not OpenAI's."""
+        try:
+            self._add(chunk)
+        except (AttributeError, TypeError, ValueError):
+            raise _nonsense() from None
+
+    def finish(self) -> bytes:
+        """Write the answer. Raises UpstreamError (UPSTREAM_PROTOCOL) when there never was a choice."""
+        if not self._choices:
+            raise _nonsense()
+        answer = {
+            "id": "",
+            "object": "",
+            "created": 0,
+            "model": "",
+            "choices": [self._choice(index) for index in sorted(self._choices)],
+        }
+        answer |= self._top
+        answer["object"] = "chat.completion" if self._chat else "text_completion"
+        try:
+            return msgspec.json.encode(answer)
+        except UnicodeEncodeError:
+            # Two halves of a pair came in two chunks; written as escapes they are one character again.
+            return json.dumps(answer).encode()
+
+    def _add(self, chunk: _Object) -> None:
+        for name, value in chunk.items():
+            if name == "choices":
+                for choice in value or ():
+                    self._add_choice(choice)
+            elif value is not None and not (name in {"id", "created", "model"} and self._top.get(name)):
+                self._top[name] = value
+            else:
+                self._top.setdefault(name, None)
+
+    def _add_choice(self, choice: _Object) -> None:
+        pieces = self._choices.setdefault(choice.get("index") or 0, _Pieces())
+        for name, value in choice.items():
+            if name == "delta":
+                pieces.inner("message").add_delta(value or _NOTHING)
+            elif name == "text":
+                pieces.text(name, value)
+            elif name == "logprobs" and value is not None:
+                pieces.inner(name).add_lists(value)
+            elif name == "token_ids" and value is not None:
+                pieces.extend(name, value)
+            else:
+                pieces.put(name, value)
+
+    def _choice(self, index: int) -> _Object:
+        choice: _Object = {"index": index, "logprobs": None, "finish_reason": None}
+        choice |= self._choices[index].whole()
+        if not self._chat:
+            return {"text": ""} | choice
+        message = {"role": "assistant", "content": None} | choice.pop("message", _NOTHING)
+        if message["content"] == "" and (message.get("tool_calls") or message.get("function_call")):
+            message["content"] = None
+        return {"message": message} | choice
+
+
+class _Pieces:
+    """An object that arrives in parts; its members stay in the order in which they were first seen."""
+
+    __slots__ = ("_calls", "_inner", "_members", "_texts")
+
+    def __init__(self) -> None:
+        self._members: _Object = {}
+        self._texts: dict[str, list[str]] = {}
+        self._inner: dict[str, _Pieces] = {}
+        self._calls: dict[int, _Pieces] = {}
+
+    def put(self, name: str, value: Any) -> None:
+        if value is not None:
+            self._members[name] = value
+        else:
+            self._members.setdefault(name, None)
+
+    def text(self, name: str, value: Any) -> None:
+        if isinstance(value, str):
+            self._members.setdefault(name, None)
+            # Joined once at the end: adding strings up would copy the whole answer for each of its tokens.
+            self._texts.setdefault(name, []).append(value)
+        elif isinstance(value, list):
+            self.extend(name, value)
+        else:
+            self.put(name, value)
+
+    def extend(self, name: str, values: Any) -> None:
+        if isinstance(values, list) and isinstance(present := self._members.get(name), list):
+            present.extend(values)
+        else:
+            self.put(name, values)
+
+    def inner(self, name: str) -> "_Pieces":
+        self._members.setdefault(name, None)
+        return self._inner.setdefault(name, _Pieces())
+
+    def add_lists(self, lists: _Object) -> None:
+        for name, values in lists.items():
+            self.extend(name, values)
+
+    def add_delta(self, delta: _Object) -> None:
+        for name, value in delta.items():
+            if name in {"content", "refusal", "reasoning", "reasoning_content"}:
+                self.text(name, value)
+            elif name == "tool_calls" and value is not None:
+                self._members.setdefault(name, None)
+                for call in value:
+                    self._call(call).add_call(call)
+            elif name == "function_call" and value is not None:
+                self.inner(name).add_call(value)
+            else:
+                self.extend(name, value)
+
+    def add_call(self, call: _Object) -> None:
+        for name, value in call.items():
+            if name in {"function", "custom"} and value is not None:
+                self.inner(name).add_call(value)
+            elif name in {"arguments", "input"}:
+                self.text(name, value)
+            elif name == "name" and value:
+                # Sent once by most, by some in pieces, by some again with every piece.
+                present = self._members.get(name) or ""
+                self._members[name] = value if present == value else present + value
+            elif name != "index":
+                self.put(name, value or None)
+
+    def whole(self) -> _Object:
+        members = self._members
+        for name, texts in self._texts.items():
+            text, parts = "".join(texts), members[name]
+            members[name] = [*parts, {"type": "text", "text": text}] if isinstance(parts, list) else text
+        for name, inner in self._inner.items():
+            members[name] = inner.whole()
+        if self._calls:
+            members["tool_calls"] = [self._calls[index].whole_call() for index in sorted(self._calls)]
+        return members
+
+    def whole_call(self) -> _Object:
+        call = self.whole()
+        kind, argument = ("custom", "input") if "custom" in call else ("function", "arguments")
+        inner = {"name": "", argument: ""} | {name: value for name, value in (call.get(kind) or {}).items() if value}
+        return {"id": "", "type": kind} | {name: value for name, value in call.items() if value} | {kind: inner}
+
+    def _call(self, call: _Object) -> "_Pieces":
+        index = call.get("index")
+        if index is None:
+            # Some upstreams leave the index out: a new id begins a new call.
+            index = max(self._calls, default=0)
+            known = self._calls[index]._members.get("id") if index in self._calls else None  # noqa: SLF001
+            index += bool(known and call.get("id") not in {None, "", known})
+        return self._calls.setdefault(index, _Pieces())
