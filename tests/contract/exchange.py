@@ -1,6 +1,6 @@
 """The exchange files: what a caller sent, what the provider must get, what it answers, what the caller must get.
 
-One file per case, ``tests/exchanges/<provider>/<case>/exchange.json``, read strictly: a member nobody plays is an error.
+One file per case, ``tests/exchanges/<provider>/<case>/exchange.json``, read strictly: what nobody plays is an error.
 ``source`` says which document of the provider it was written from, or when it was recorded.
 """
 
@@ -117,7 +117,7 @@ class Exchange(Struct, forbid_unknown_fields=True):
     usage: UsagePart | None = None
     note: str = ""
 
-    def call(self, **members: Any) -> Call:  # noqa: ANN401 - any JSON
+    def call(self, **members: Any) -> Call:
         """Build the caller's call, with some members of its body replaced."""
         body = json.dumps(self.request | members, ensure_ascii=False).encode()
         return build_call(build_envelope(body))
