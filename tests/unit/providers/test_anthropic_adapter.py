@@ -75,7 +75,7 @@ def test_answers_are_dated_by_the_injected_clock() -> None:
 
 
 @pytest.mark.parametrize("separately", [False, True])
-def test_error_in_the_stream_before_content_is_raised_at_once(separately: bool) -> None:  # noqa: FBT001
+def test_error_in_the_stream_before_content_is_raised_at_once(separately: bool) -> None:
     """Nothing but the role chunk could have gone out, so another target may still be tried."""
     decoder = ADAPTER.decoder(build_call(build_envelope(chat_body(stream=True))), build_target())
     if separately:

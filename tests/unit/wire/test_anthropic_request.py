@@ -179,7 +179,7 @@ def test_members_with_an_equivalent(members: dict[str, Any], expected: dict[str,
         ({"type": "function", "function": {"name": "f"}}, None, {"type": "tool", "name": "f"}),
     ],
 )
-def test_tool_choice(choice: Any, parallel: bool | None, expected: dict[str, Any]) -> None:  # noqa: FBT001
+def test_tool_choice(choice: Any, parallel: bool | None, expected: dict[str, Any]) -> None:
     """All of OpenAI's words for it, with and without parallel calls."""
     tools = [{"type": "function", "function": {"name": "f"}}]
     assert translated(tools=tools, tool_choice=choice, parallel_tool_calls=parallel)["tool_choice"] == expected
