@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from fastapi import FastAPI
 
 from gateway.accounting.ledger import JournalLedger
 from gateway.accounting.pricing import price_of
+from gateway.accounting.tokens import estimate_input_tokens
 from gateway.admission.gate import InProcessGate
 from gateway.auth.static_keys import StaticKeys
 from gateway.clock import Clock, Ids, SystemClock, random_ids
 from gateway.config.build import build, frozen_changes
-from gateway.config.load import ConfigError, load
+from gateway.config.load import load
+from gateway.config.problems import ConfigError
 from gateway.config.snapshot import Snapshot
 from gateway.execution.registry import strategies
 from gateway.pipeline import Pipeline
@@ -27,12 +30,14 @@ from gateway.providers.registry import ADAPTERS, PROVIDER_TYPES
 from gateway.routes.api import create_api
 from gateway.routes.llm import LlmRoute, Receive, Scope, Send
 from gateway.routing.registry import router
-from gateway.store.store import Store
+from gateway.routing.resolve import resolve
+from gateway.store.engine import sqlite_url
+from gateway.store.queries import Store
 from gateway.targets.pool import Pool
 from gateway.telemetry.metrics import Metrics, TargetGauges
 from gateway.transport.base import Transport
 from gateway.transport.client import HttpTransport
-from gateway.types import Call, Dialect, Operation, Target
+from gateway.types import Call, Dialect, Envelope, Operation, Target
 
 log = logging.getLogger("tollway.app")
 
@@ -42,9 +47,17 @@ _LLM_ROUTES: dict[str, tuple[Operation, Dialect]] = {
 }
 
 
-def read_snapshot(path: Path, environ: Mapping[str, str]) -> Snapshot:
-    """Read and resolve a configuration file. Raises ConfigError with everything that is wrong in it."""
-    return build(load(path, environ), provider_types=PROVIDER_TYPES, price_of=price_of)
+def read_snapshot(
+    path: Path, environ: Mapping[str, str], *, host: str | None = None, port: int | None = None
+) -> Snapshot:
+    """Read and resolve a configuration file; ``host`` and ``port`` stand in for its own where given.
+
+    Raises ConfigError with everything that is wrong in it.
+    """
+    config = load(path, environ, provider_types=PROVIDER_TYPES)
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    config = config.model_copy(update={"server": config.server.model_copy(update=given)})
+    return build(config, provider_types=PROVIDER_TYPES, price_of=price_of)
 
 
 class Gateway:
@@ -66,12 +79,13 @@ class Gateway:
         self.metrics = Metrics()
         self.metrics.watch(TargetGauges(self.pool.in_flight, self.pool.breaker_states))
         state_dir = Path(snapshot.state_dir)
-        self.ledger = JournalLedger(state_dir, Store(f"sqlite:///{state_dir / 'ledger.sqlite'}"), clock)
+        self.ledger = JournalLedger(state_dir, Store(sqlite_url(state_dir / "ledger.sqlite")), clock)
         self.transport = transport or HttpTransport()
         authenticator = StaticKeys()
         pipeline = Pipeline(
             snapshot=lambda: self.snapshot,
             authenticator=authenticator,
+            resolve=partial(resolve, estimate_input_tokens=_input_tokens, price_of=price_of),
             gate=InProcessGate(clock),
             router=router(refuses=_refuses),
             pool=self.pool,
@@ -160,3 +174,7 @@ class Gateway:
 
 def _refuses(call: Call, target: Target) -> str | None:
     return ADAPTERS[target.adapter].refuses(call, target)
+
+
+def _input_tokens(envelope: Envelope) -> int:
+    return estimate_input_tokens(envelope.content_bytes, envelope.image_count)

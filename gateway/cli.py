@@ -20,7 +20,7 @@ import uvloop
 
 from gateway.accounting.base import StateDirectoryInUse
 from gateway.app import Gateway, read_snapshot
-from gateway.config.load import ConfigError
+from gateway.config.problems import ConfigError
 from gateway.config.snapshot import Snapshot
 from gateway.routes.http_protocol import GuardedProtocol
 from gateway.telemetry import logs
@@ -74,10 +74,8 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     logs.configure()
-    overrides = {name: value for name in ("host", "port") if (value := getattr(arguments, name)) is not None}
-
     def read() -> Snapshot:
-        return read_snapshot(arguments.config, os.environ, server=overrides)
+        return read_snapshot(arguments.config, os.environ, host=arguments.host, port=arguments.port)
 
     try:
         snapshot = read()

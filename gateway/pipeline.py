@@ -17,14 +17,16 @@ from gateway.config.snapshot import Snapshot
 from gateway.errors import ErrorKind, GatewayError
 from gateway.execution.base import Strategy
 from gateway.execution.relay import Sink, relay
-from gateway.routing.resolve import resolve
 from gateway.routing.router import Router
 from gateway.targets.pool import Pool
-from gateway.types import Inbound
+from gateway.types import Call, Envelope, Inbound, Principal
 from gateway.wire.decode import decode
 from gateway.wire.errors import render, render_event
 
 _LAST_WORD_S = 5.0
+
+Resolve = Callable[[Inbound, Envelope, Principal, Snapshot], Call]
+"""See ``routing.resolve``."""
 
 log = logging.getLogger("tollway.pipeline")
 
@@ -37,6 +39,7 @@ class Pipeline:
         *,
         snapshot: Callable[[], Snapshot],
         authenticator: Authenticator,
+        resolve: Resolve,
         gate: Gate,
         router: Router,
         pool: Pool,
@@ -48,6 +51,7 @@ class Pipeline:
     ) -> None:
         self._snapshot = snapshot
         self._authenticator = authenticator
+        self._resolve = resolve
         self._gate = gate
         self._router = router
         self._pool = pool
@@ -78,9 +82,9 @@ class Pipeline:
         except Exception:
             # The traceback names our code, not the caller's data: no message of ours holds a body or a key.
             log.exception("internal error in request %s", inbound.id)
-            error = GatewayError(ErrorKind.INTERNAL, "The gateway failed; this is its fault, not the request's.")
-            meter.failed(error)
-            await self._tell(inbound, sink, error)
+            internal = GatewayError(ErrorKind.INTERNAL, "The gateway failed; this is its fault, not the request's.")
+            meter.failed(internal)
+            await self._tell(inbound, sink, internal)
         finally:
             meter.close()
 
@@ -89,7 +93,7 @@ class Pipeline:
         principal = await self._authenticator.authenticate(inbound.headers, snapshot.keys)
         meter.identified(principal)
         envelope = decode(inbound.operation, inbound.dialect, await inbound.read_body())
-        call = resolve(inbound, envelope, principal, snapshot)
+        call = self._resolve(inbound, envelope, principal, snapshot)
         meter.called(call)
         meter.hold(await self._gate.admit(call))
         plan = self._router.plan(call, self._pool.view(call))

@@ -73,6 +73,9 @@ class Lease(Protocol):
 class Pool(Protocol):
     """Hands out places; see ``targets.pool``."""
 
+    def refusal(self, target: Target) -> str | None:
+        """Say why no attempt may begin now; ask immediately before ``begin``."""
+
     def begin(self, target: Target) -> Lease:
         """Count one more attempt at this target."""
 
@@ -169,17 +172,18 @@ class Attempt:
         duration_ms = (self._meter.clock.monotonic_ns() - self._started_ns) / _NS_PER_MS
         ttft_ms = (self.first_content_ns - self._started_ns) / _NS_PER_MS if self.first_content_ns else None
         tpot_ms = self._tpot_ms(usage)
-        waited_in_vain = outcome == "timeout" and ttft_ms is None
         share_s = self._lease.end(
             Sample(
                 ok=outcome == "ok",
                 trips_breaker=error is not None and error.meaning.trips_breaker,
                 input_tokens=usage.input_tokens + usage.cached_input_tokens + usage.cache_write_tokens,
                 output_tokens=usage.output_tokens,
-                ttft_ms=duration_ms if waited_in_vain else ttft_ms,
+                ttft_ms=ttft_ms,
                 tpot_ms=tpot_ms,
                 in_flight_at_start=self._lease.in_flight_at_start,
                 retry_after_s=error.retry_after_s if error is not None else None,
+                error_kind=error.kind.value if error is not None else None,
+                max_output_tokens=self._cap(),
             )
         )
         if self.target.own_hardware:
@@ -193,6 +197,10 @@ class Attempt:
         self._meter.ledger.settle(self._entry)
         self._meter.observer.attempt_ended(self._entry, self._gaps_ms)
         return self._entry
+
+    def _cap(self) -> int | None:
+        per_choice = self._call.max_output_tokens
+        return None if per_choice is None else per_choice * self._call.envelope.choices
 
     def _token_cost(self, usage: Usage) -> int:
         return cost_nano_usd(usage, self.target.rates)
@@ -215,9 +223,9 @@ class Attempt:
 
     def _tpot_ms(self, usage: Usage) -> float | None:
         """(t_last - t_first) / (n_out - 1); none for several choices, for fewer than two tokens, or without a stream."""
-        if self._call.envelope.choices > 1 or usage.output_tokens < 2:  # noqa: PLR2004 - the definition's own number
+        if self._call.envelope.choices > 1 or usage.output_tokens < 2:
             return None
-        if self.first_content_ns is None or self.last_content_ns is None or self._events_seen < 2:  # noqa: PLR2004
+        if self.first_content_ns is None or self.last_content_ns is None or self._events_seen < 2:
             return None
         return (self.last_content_ns - self.first_content_ns) / _NS_PER_MS / (usage.output_tokens - 1)
 
@@ -250,7 +258,7 @@ class Attempt:
 class Meter:
     """One call, from its arrival to its record."""
 
-    def __init__(  # noqa: PLR0913 - the parts that measuring touches, each given once by the pipeline
+    def __init__(
         self, inbound: Inbound, *, clock: Clock, ids: Ids, ledger: Ledger, pool: Pool, observer: Observer
     ) -> None:
         self.clock = clock

@@ -41,6 +41,10 @@ class InOrder:
             if remaining_s <= 0:
                 raise GatewayError(ErrorKind.DEADLINE, _summary("The request's total time ran out.", failures))
             others_follow = position + 1 < len(plan.candidates)
+            refusal = meter.pool.refusal(candidate.target)
+            if refusal is not None:
+                failures.append((candidate.target.id, UpstreamError(ErrorKind.BREAKER_OPEN, refusal)))
+                continue
             try:
                 async with AsyncExitStack() as attempt_scope:
                     reply = await self._try(candidate, call, meter, attempt_scope, others_follow=others_follow)
