@@ -1,8 +1,8 @@
 """Child processes of a command: started apart from the terminal, stopped together, and none of theirs left behind.
 
 A child runs in a session of its own, so that Ctrl-C reaches only the command, which then stops its children in order.
-All that a child starts inherits an environment variable with the run's id; a last sweep ends by it whatever a child
-that crashed left running. (Ray and vLLM start a dozen processes, and a killed parent does not take all with it.)
+What a child starts stays in its session, and a last sweep ends by it whatever a child that crashed or was killed left
+running. (Ray and vLLM start a dozen processes, and a killed parent does not take all with it.)
 """
 
 import os
@@ -10,15 +10,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-
-_RUN_VARIABLE = "TOLLWAY_RUN"
 
 
 class Child:
     """One process whose output goes to ``log``. Its standard input is a pipe that closes when this process ends."""
 
-    def __init__(self, command: Sequence[str], log: Path, run_id: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         self.log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
@@ -27,7 +26,7 @@ class Child:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, **environment, _RUN_VARIABLE: run_id},
+                env={**os.environ, **environment},
             )
 
     @property
@@ -47,30 +46,27 @@ class Child:
                 self._process.kill()
                 self._process.wait()
 
-
-def sweep(run_id: str, patience_s: float = 5.0) -> None:
-    """End every process that a child of this run left: SIGTERM, after ``patience_s`` SIGKILL. Linux only, by /proc."""
-    deadline = time.monotonic() + patience_s
-    signum = signal.SIGTERM
-    while left := _processes_of(run_id):
-        if time.monotonic() > deadline:
-            signum = signal.SIGKILL
-        for pid in left:
-            try:
-                os.kill(pid, signum)
-            except ProcessLookupError:
-                continue
-        time.sleep(0.1)
+    def sweep(self, patience_s: float = 5.0) -> None:
+        """End every process left in this one's session: SIGTERM, after ``patience_s`` SIGKILL. Linux only, by /proc."""
+        deadline = time.monotonic() + patience_s
+        signum = signal.SIGTERM
+        while left := _session(self._process.pid):
+            for pid in left:
+                # It may have ended since.
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signum)
+            time.sleep(0.1)
+            if time.monotonic() > deadline:
+                signum = signal.SIGKILL
 
 
-def _processes_of(run_id: str) -> list[int]:
-    marker = f"{_RUN_VARIABLE}={run_id}".encode()
+def _session(leader: int) -> list[int]:
+    """Return the living processes of a session. Its number is not given to another one while any of them is there."""
     found = []
     for directory in Path("/proc").glob("[0-9]*"):
-        try:
-            # A zombie's environment is empty: it is gone but for its parent's notice.
-            if marker in (directory / "environ").read_bytes().split(b"\0"):
+        with suppress(OSError):
+            # After the command's name, which may hold anything: state, parent, process group, session.
+            state, _, _, session = (directory / "stat").read_text(errors="replace").rpartition(")")[2].split()[:4]
+            if int(session) == leader and state != "Z":
                 found.append(int(directory.name))
-        except OSError:
-            continue
     return found

@@ -6,7 +6,6 @@ call it ready before a completion has come back through the gateway.
 
 import json
 import re
-import secrets
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from workers.children import Child, sweep
+from workers.children import Child
 from workers.errors import WorkerError
 from workers.ports import LOOPBACK, free_port, require_free
 from workers.run import PROGRESS, READY
@@ -45,17 +44,15 @@ def up(config: Path, engine: str | None, port: int) -> int:
     if not load_workers(config):
         raise WorkerError(f"{config} has no `workers:` section, so there is nothing to start.")
     require_free(port)
-    run_id = secrets.token_hex(8)
     stop_on_signals()
     try:
         with ExitStack() as stack:
             # Not the user's TMPDIR: a path to a socket may have 107 bytes, and Ray's own part takes most of them.
             made = tempfile.TemporaryDirectory(prefix="tollway-", dir="/tmp", ignore_cleanup_errors=True)
             directory = Path(stack.enter_context(made))
-            stack.callback(sweep, run_id)
             serve_port = free_port(_SERVE_PORT)
             effective = _effective_config(config, engine, serve_port, directory)
-            _Run(effective, serve_port=serve_port, port=port, directory=directory, run_id=run_id, stack=stack).go()
+            _Run(effective, serve_port=serve_port, port=port, directory=directory, stack=stack).go()
     except StopRequested:
         _say("stopped; nothing is left running")
     return 0
@@ -68,14 +65,11 @@ def _say(line: str) -> None:
 class _Run:
     """One run's processes and clock."""
 
-    def __init__(
-        self, config: Path, *, serve_port: int, port: int, directory: Path, run_id: str, stack: ExitStack
-    ) -> None:
+    def __init__(self, config: Path, *, serve_port: int, port: int, directory: Path, stack: ExitStack) -> None:
         self._config = config
         self._serve_port = serve_port
         self._port = port
         self._directory = directory
-        self._run_id = run_id
         self._stack = stack
         self._started_at = time.monotonic()
 
@@ -100,7 +94,8 @@ class _Run:
 
     def _child(self, name: str, command: list[str], *, patience_s: float) -> tuple[str, Child]:
         # Lines must arrive as they are written; and a stop must not print a farewell of Python's own.
-        child = Child(command, self._directory / f"{name}.log", self._run_id, {"PYTHONUNBUFFERED": "1"})
+        child = Child(command, self._directory / f"{name}.log", {"PYTHONUNBUFFERED": "1"})
+        self._stack.callback(child.sweep)
         self._stack.callback(child.stop, patience_s)
         return name, child
 
@@ -144,7 +139,7 @@ class _Run:
                 said = f"it answered {error.code}: {error.read(300).decode(errors='replace').strip()}"
             except (OSError, ValueError):
                 pass
-            time.sleep(0.2)
+            time.sleep(1.0)
         raise WorkerError(f"No completion came through the gateway in {_FIRST_COMPLETION_S:.0f} s; {said}.")
 
     def _progress(self, line: str) -> None:
