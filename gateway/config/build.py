@@ -105,7 +105,7 @@ def _is_loopback(host: str) -> bool:
 def _check_provider(name: str, provider: ProviderSection, kind: ProviderType, problems: Problems) -> None:
     place = ("providers", name)
     if provider.base_url is None and kind.base_url is None:
-        problems.add(place, f"key 'base_url' is missing: the type '{provider.type}' has no address of its own")
+        problems.add(place, f"key 'base_url' is missing: the type '{provider.type}' has no default")
     if provider.api_key is None and kind.needs_key:
         problems.add(place, f"key 'api_key' is missing: the type '{provider.type}' wants env:NAME or file:PATH")
 
@@ -139,7 +139,7 @@ def _target(name: str, model: ModelSection, provider: ProviderSection, kind: Pro
 def _wildcard(name: str, model: ModelSection, config: Config, kind: ProviderType, problems: Problems) -> Wildcard:
     """Make the template of ``openai/*``. The file's prices hold for all names; without, each is looked up."""
     rates = _configured_rates(model)
-    if rates is None and (kind.own_hardware or kind.price_provider is None):
+    if rates is None and kind.price_provider is None:
         problems.add(("models", name), _no_price(kind, "is known for this provider"))
     template = _target(name, model, config.providers[model.provider], kind, rates or Rates())
     price_provider = kind.price_provider if rates is None else None
@@ -147,9 +147,9 @@ def _wildcard(name: str, model: ModelSection, config: Config, kind: ProviderType
 
 
 def _rates(name: str, model: ModelSection, kind: ProviderType, price_of: PriceOf, problems: Problems) -> Rates:
-    """Find a target's rates: the file's own, or else the price book's. Own hardware is never in the book."""
+    """Find a target's rates: the file's own, or else the price book's, for a type that is in it."""
     rates = _configured_rates(model)
-    if rates is None and kind.price_provider is not None and not kind.own_hardware:
+    if rates is None and kind.price_provider is not None:
         rates = price_of(kind.price_provider, model.upstream or name)
     if rates is None:
         problems.add(("models", name), _no_price(kind, f"is known for '{model.upstream or name}'"))

@@ -44,7 +44,7 @@ def _base_url(url: str) -> str:
     if not usable:
         raise ValueError("should be an address such as http://127.0.0.1:8000 or https://example.com/v1")
     if parts.username is not None or parts.query or parts.fragment:
-        raise ValueError("should hold no user, password, query or fragment; a credential belongs in api_key")
+        raise ValueError("should hold no user, password, query or fragment; a credential goes in api_key")
     return url.rstrip("/")
 
 

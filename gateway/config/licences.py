@@ -51,5 +51,5 @@ def licence_class(written: object) -> Licence | None:
         if name == kind:
             return kind
     if name not in _CLASS_OF:
-        raise ValueError(f"{unknown('licence', written, [*CLASSES, *_CLASS_OF])} (a class can be written too)")
+        raise ValueError(f"{unknown('licence', written, [*CLASSES, *_CLASS_OF])} (or write its class)")
     return _CLASS_OF[name]

@@ -17,8 +17,6 @@ from gateway.config.credentials import Surroundings
 from gateway.config.problems import ConfigError, Place, Problems, Source, unknown
 from gateway.config.schema import Config
 
-__all__ = ["ConfigError", "load"]
-
 _PLAIN_WORDS = {
     "model_type": "should be a mapping (key: value)",
     "dict_type": "should be a mapping (key: value)",

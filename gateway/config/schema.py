@@ -116,9 +116,9 @@ class ProviderSection(Section):
         for name, value in headers.items():
             lower = name.lower()
             if lower in _OWN_HEADERS or lower.startswith("x-tollway-"):
-                raise ValueError(f"the gateway itself writes the header '{name}'; a credential belongs in api_key")
+                raise ValueError(f"the gateway itself writes the header '{name}'; a credential goes in api_key")
             if isinstance(value, str) and any(word in lower for word in _SECRET_HEADERS):
-                raise ValueError(f"the value of '{name}' looks like a secret; write it as env:NAME or file:PATH")
+                raise ValueError(f"the value of '{name}' looks like a secret; write env:NAME or file:PATH")
         return headers
 
 

@@ -1,0 +1,195 @@
+"""Rate and concurrency: exact under any interleaving, and nothing left behind."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.admission.base import Hold
+from gateway.admission.gate import InProcessGate
+from gateway.errors import ErrorKind, GatewayError
+from gateway.types import Call, Plan, Usage
+from tests.ground.builders import build_call, build_principal
+
+SECOND_NS = 1_000_000_000
+PLAN = Plan(candidates=(), dropped=(), policy="cost", policy_version="v1", reason="")
+
+
+class HandClock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now_ns = 5 * SECOND_NS
+
+    def monotonic_ns(self) -> int:
+        """Return what the test set."""
+        return self.now_ns
+
+    def wall_ns(self) -> int:
+        """Return the same; nothing here reads it."""
+        return self.now_ns
+
+
+def a_call(key_id: str = "demo", *, per_minute: int | None = None, at_a_time: int | None = None) -> Call:
+    return build_call(principal=build_principal(key_id, requests_per_minute=per_minute, concurrency=at_a_time))
+
+
+async def is_let_in(gate: InProcessGate, call: Call) -> Hold | None:
+    try:
+        return await gate.admit(call)
+    except GatewayError:
+        return None
+
+
+async def refusal(gate: InProcessGate, call: Call) -> GatewayError:
+    with pytest.raises(GatewayError) as caught:
+        await gate.admit(call)
+    return caught.value
+
+
+async def test_the_rate_is_exact_under_concurrency() -> None:
+    """A hundred calls at the same moment, ten places: ten get in."""
+    gate = InProcessGate(HandClock())
+    call = a_call(per_minute=10)
+    holds = await asyncio.gather(*(is_let_in(gate, call) for _ in range(100)))
+    assert sum(hold is not None for hold in holds) == 10
+
+
+async def test_a_refused_call_is_told_when_to_come_back_and_then_gets_in() -> None:
+    """Retry-After is the moment when the oldest admission leaves the window: not a nanosecond sooner."""
+    clock = HandClock()
+    gate = InProcessGate(clock)
+    call = a_call(per_minute=2)
+    await gate.admit(call)
+    clock.now_ns += 10 * SECOND_NS
+    await gate.admit(call)
+    clock.now_ns += 20 * SECOND_NS
+    error = await refusal(gate, call)
+    assert error.kind is ErrorKind.RATE_LIMITED
+    assert error.status == 429
+    assert error.retry_after_s == 30
+    clock.now_ns += 30 * SECOND_NS - 1
+    assert await is_let_in(gate, call) is None
+    clock.now_ns += 1
+    assert await is_let_in(gate, call) is not None
+    assert (await refusal(gate, call)).retry_after_s == 10
+
+
+async def test_a_refused_call_does_not_count() -> None:
+    """A client that hammers is let in again as soon as one that waits."""
+    clock = HandClock()
+    gate = InProcessGate(clock)
+    call = a_call(per_minute=1)
+    await gate.admit(call)
+    for _ in range(59):
+        clock.now_ns += SECOND_NS
+        assert await is_let_in(gate, call) is None
+    clock.now_ns += SECOND_NS
+    assert await is_let_in(gate, call) is not None
+
+
+@given(limit=st.integers(1, 4), pauses_ms=st.lists(st.integers(0, 40_000), max_size=60))
+async def test_no_sixty_seconds_hold_more_than_the_limit(limit: int, pauses_ms: list[int]) -> None:
+    """Whatever the rhythm; and who is refused is told when the oldest of them leaves."""
+    clock = HandClock()
+    gate = InProcessGate(clock)
+    call = a_call(per_minute=limit)
+    admitted: list[int] = []
+    for pause_ms in pauses_ms:
+        clock.now_ns += pause_ms * 1_000_000
+        if await is_let_in(gate, call):
+            admitted.append(clock.now_ns)
+        else:
+            retry_after_s = (await refusal(gate, call)).retry_after_s
+            assert retry_after_s == (admitted[-limit] + 60 * SECOND_NS - clock.now_ns) / 1e9
+    for start in admitted:
+        assert sum(start <= other < start + 60 * SECOND_NS for other in admitted) <= limit
+
+
+async def test_concurrency_is_exact_and_a_place_is_given_back_once() -> None:
+    """Settling or releasing frees one place, however often either is called."""
+    gate = InProcessGate(HandClock())
+    call = a_call(at_a_time=2)
+    holds = [hold for hold in await asyncio.gather(*(is_let_in(gate, call) for _ in range(9))) if hold]
+    assert len(holds) == 2
+    error = await refusal(gate, call)
+    assert error.kind is ErrorKind.TOO_MANY_CONCURRENT
+    assert error.retry_after_s == 1
+    holds[0].settle(Usage(output_tokens=3))
+    holds[0].release()
+    holds[0].settle(Usage())
+    assert await is_let_in(gate, call) is not None
+    assert await is_let_in(gate, call) is None
+    holds[1].release()
+    assert await is_let_in(gate, call) is not None
+
+
+async def test_a_call_refused_for_concurrency_costs_no_rate() -> None:
+    """Both are checked before either is counted."""
+    gate = InProcessGate(HandClock())
+    call = a_call(per_minute=2, at_a_time=1)
+    first = await gate.admit(call)
+    for _ in range(5):
+        assert (await refusal(gate, call)).kind is ErrorKind.TOO_MANY_CONCURRENT
+    first.release()
+    second = await gate.admit(call)
+    second.release()
+    assert (await refusal(gate, call)).kind is ErrorKind.RATE_LIMITED
+
+
+async def test_keys_do_not_count_against_each_other() -> None:
+    """What one key uses up, another still has."""
+    gate = InProcessGate(HandClock())
+    await gate.admit(a_call("a", per_minute=1, at_a_time=1))
+    assert await is_let_in(gate, a_call("a", per_minute=1, at_a_time=1)) is None
+    assert await is_let_in(gate, a_call("b", per_minute=1, at_a_time=1)) is not None
+
+
+async def test_counts_survive_a_reload_with_another_limit() -> None:
+    """They hang on the key's id: a higher limit gives the rest, a lower one waits for the window to drain below it."""
+    clock = HandClock()
+    gate = InProcessGate(clock)
+    for _ in range(3):
+        await gate.admit(a_call(per_minute=3))
+        clock.now_ns += SECOND_NS
+    assert await is_let_in(gate, a_call(per_minute=4)) is not None
+    assert (await refusal(gate, a_call(per_minute=4))).retry_after_s == 57
+    assert (await refusal(gate, a_call(per_minute=1))).retry_after_s == 60
+
+
+async def test_a_silent_key_leaves_nothing_behind() -> None:
+    """A thousand keys that called once are forgotten after a minute, at the next admission of any other."""
+    clock = HandClock()
+    gate = InProcessGate(clock)
+    for number in range(1_000):
+        hold = await gate.admit(a_call(f"key-{number}", per_minute=5, at_a_time=5))
+        hold.release()
+    clock.now_ns += 60 * SECOND_NS
+    await gate.admit(a_call("other", per_minute=5))
+    assert list(gate._windows) == ["other"]
+    assert gate._running == {}
+
+
+async def test_a_busy_key_does_not_keep_a_silent_one() -> None:
+    """The key that came first and goes on calling does not stand in the way of forgetting the second."""
+    clock = HandClock()
+    gate = InProcessGate(clock)
+    await gate.admit(a_call("busy", per_minute=50))
+    await gate.admit(a_call("silent", per_minute=50))
+    for _ in range(3):
+        clock.now_ns += 30 * SECOND_NS
+        await gate.admit(a_call("busy", per_minute=50))
+    assert list(gate._windows) == ["busy"]
+
+
+async def test_a_key_without_limits_is_not_recorded() -> None:
+    """Nor is anything held for it, and a reservation holds nothing yet."""
+    gate = InProcessGate(HandClock())
+    for _ in range(1_000):
+        hold = await gate.admit(a_call())
+    hold.settle(Usage())
+    hold.release()
+    (await gate.reserve(a_call(), PLAN)).release()
+    assert not gate._windows
+    assert not gate._running

@@ -1,0 +1,358 @@
+"""Building a snapshot: what each key of the file becomes, and what is refused before the first request."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.config.build import build, frozen_changes
+from gateway.config.load import load
+from gateway.config.problems import ConfigError
+from gateway.config.schema import Config
+from gateway.config.snapshot import Server, Snapshot
+from gateway.types import Ceiling, Constraints, Principal, ProviderType, Rates, Timeouts
+
+TYPES = {
+    "ray-serve": ProviderType(adapter="openai", model_path="/{upstream}/v1", own_hardware=True, always_stream=True),
+    "openai": ProviderType(
+        adapter="openai",
+        base_url="https://api.openai.com/v1",
+        price_provider="openai",
+        needs_key=True,
+        licence="proprietary",
+    ),
+    "openai-compatible": ProviderType(adapter="openai"),
+}
+BOOK = {("openai", "gpt-5-mini"): Rates(input_nano_usd_per_mtok=250_000_000, version="book-1")}
+ENVIRON = {"HOME": "/h", "OPENAI_API_KEY": "sk-upstream", "DEMO_KEY": "tw-demo", "TOKEN": "tok-1"}
+
+# Every key of the schema, none at its default: a key that is added to the schema is missing here until it is tested.
+FULL = """\
+server: {host: 0.0.0.0, port: 9000, max_body_mb: 1.5, body_timeout_s: 11, drain_s: 12}
+providers:
+  cluster: {type: ray-serve, base_url: "http://10.0.0.1:8000/"}
+  openai:
+    type: openai
+    base_url: https://eu.api.openai.com/v1
+    api_key: env:OPENAI_API_KEY
+    headers: {OpenAI-Project: p1, x-proxy-token: env:TOKEN}
+    always_stream: true
+models:
+  smol:
+    provider: cluster
+    licence: apache-2.0
+    context: 8192
+    max_output_tokens: 1024
+    capabilities: [chat, tools]
+    hardware: {name: cpu-2, usd_per_hour: 0.08}
+    quality: {mmlu: 0.31}
+    region: eu
+  mini:
+    provider: openai
+    upstream: gpt-5-mini
+    price: {input: 0.25, output: 2, cached_input: 0.025, cache_write: 0.3, reasoning: 3, per_request: 0.001}
+  openai/*: {provider: openai}
+routes:
+  auto:
+    models: [smol, mini]
+    objective: latency
+    limits: {ttft_ms: {p95: 1500}, tpot_ms: {p50: 250}, usd_per_request: 0.01}
+    require: {commercial: allowed, hosting: own}
+    when_none_fits: reject
+timeouts: {connect_s: 1, first_token_s: 2, idle_s: 3, total_s: 4}
+state_dir: ~/state
+keys:
+  - {name: demo, secret: env:DEMO_KEY, routes: [auto, openai/gpt-5], requests_per_minute: 60, concurrency: 4, team: red}
+workers: {smol: {}}
+"""
+
+
+def config_of(directory: Path, text: str, environ: Mapping[str, str] = ENVIRON) -> Config:
+    path = directory / "tollway.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load(path, environ)
+
+
+def snapshot_of(directory: Path, text: str, environ: Mapping[str, str] = ENVIRON) -> Snapshot:
+    config = config_of(directory, text, environ)
+    return build(config, provider_types=TYPES, price_of=lambda provider, model: BOOK.get((provider, model)))
+
+
+def problems(directory: Path, text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        snapshot_of(directory, text)
+    return [line.removeprefix(f"{directory}/") for line in caught.value.problems]
+
+
+def paths(
+    section: Mapping[str, Any], definitions: Mapping[str, Any], at: tuple[str, ...] = ()
+) -> Iterator[tuple[str, ...]]:
+    """Every key of a JSON schema, as a path; what a user names is ``*``."""
+    for name, field in section["properties"].items():
+        yield (*at, name)
+        for part in field.get("anyOf", [field]):
+            held = part
+            step: tuple[str, ...] = ()
+            if "patternProperties" in part:
+                held, step = next(iter(part["patternProperties"].values())), ("*",)
+            elif part.get("type") == "array":
+                held, step = part["items"], ("*",)
+            if "$ref" in held:
+                yield from paths(definitions[held["$ref"].rsplit("/", 1)[-1]], definitions, (*at, name, *step))
+
+
+def is_in(value: Any, path: tuple[str, ...]) -> bool:
+    if not path:
+        return True
+    if path[0] == "*":
+        return any(is_in(item, path[1:]) for item in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, dict) and path[0] in value and is_in(value[path[0]], path[1:])
+
+
+def test_the_full_example_has_every_key_of_the_schema() -> None:
+    """So that the next test looks at what each of them becomes. Of the quantiles, a ceiling can name only one."""
+    schema = Config.model_json_schema()
+    document = yaml.safe_load(FULL)
+    all_quantiles = dict.fromkeys(("p50", "p90", "p95", "p99"))
+    document["routes"]["auto"]["limits"] |= {"ttft_ms": all_quantiles, "tpot_ms": all_quantiles}
+    assert [path for path in paths(schema, schema["$defs"]) if not is_in(document, path)] == []
+
+
+def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
+    """Each documented key does something."""
+    snapshot = snapshot_of(tmp_path, FULL)
+    assert snapshot.server == Server(host="0.0.0.0", port=9000, max_body_bytes=1_500_000, body_timeout_s=11, drain_s=12)
+    assert snapshot.timeouts == Timeouts(connect_s=1, first_token_s=2, idle_s=3, total_s=4)
+    assert snapshot.state_dir == "/h/state"
+    assert snapshot.keys == {
+        hashlib.sha256(b"tw-demo").digest(): Principal(
+            key_id="demo",
+            team_id="red",
+            allowed_models=frozenset({"auto", "openai/gpt-5"}),
+            requests_per_minute=60,
+            concurrency=4,
+        )
+    }
+    smol, mini = snapshot.targets["smol"], snapshot.targets["mini"]
+    assert smol.base_url == "http://10.0.0.1:8000/smol/v1"
+    assert (smol.adapter, smol.upstream_model, smol.licence, smol.region) == ("openai", "smol", "permissive", "eu")
+    assert (smol.context_length, smol.max_output_tokens) == (8192, 1024)
+    assert smol.capabilities == frozenset({"chat", "tools"})
+    assert smol.quality == {"mmlu": 0.31}
+    assert (smol.own_hardware, smol.always_stream, smol.credential) == (True, True, None)
+    assert smol.rates == Rates(hardware_nano_usd_per_hour=80_000_000, version="config")
+    assert mini.base_url == "https://eu.api.openai.com/v1"
+    assert mini.credential is not None
+    assert mini.credential.value == "sk-upstream"
+    assert mini.headers == (("OpenAI-Project", "p1"), ("x-proxy-token", "tok-1"))
+    assert (mini.upstream_model, mini.licence, mini.always_stream) == ("gpt-5-mini", "proprietary", True)
+    assert (mini.own_hardware, mini.capabilities, mini.context_length) == (False, None, None)
+    assert mini.rates == Rates(
+        input_nano_usd_per_mtok=250_000_000,
+        output_nano_usd_per_mtok=2_000_000_000,
+        cached_input_nano_usd_per_mtok=25_000_000,
+        cache_write_nano_usd_per_mtok=300_000_000,
+        reasoning_nano_usd_per_mtok=3_000_000_000,
+        request_nano_usd=1_000_000,
+        version="config",
+    )
+    route = snapshot.routes["auto"]
+    assert route.targets == (smol, mini)
+    assert (route.objective, route.when_none_fits) == ("latency", "reject")
+    assert route.constraints == Constraints(
+        ttft_ms=Ceiling("p95", 1500),
+        tpot_ms=Ceiling("p50", 250),
+        cost_nano_usd=10_000_000,
+        commercial=True,
+        own_hardware=True,
+    )
+
+
+def test_a_model_is_a_route_of_one_and_a_wildcard_is_neither(tmp_path: Path) -> None:
+    """Every plain model can be called by its own name; a wildcard is left to the router, with a template."""
+    snapshot = snapshot_of(tmp_path, FULL)
+    assert set(snapshot.routes) == {"auto", "smol", "mini"}
+    assert snapshot.routes["mini"].targets == (snapshot.targets["mini"],)
+    (wildcard,) = snapshot.wildcards
+    assert (wildcard.prefix, wildcard.price_provider) == ("openai/", "openai")
+    assert wildcard.template.base_url == "https://eu.api.openai.com/v1"
+
+
+LOCAL = """\
+providers:
+  local: {type: openai-compatible, base_url: "http://127.0.0.1:1/v1"}
+  cluster: {type: ray-serve, base_url: "http://127.0.0.1:2"}
+  openai: {type: openai, api_key: env:OPENAI_API_KEY}
+models:
+  m: {provider: local, price: free}
+"""
+
+
+@pytest.mark.parametrize(
+    ("added", "problem"),
+    [
+        (
+            "  x: {provider: local}",
+            (
+                "7: models.x: no price is known for 'x': write price: {input: ..., output: ...} in USD "
+                "per 1M tokens, or price: free"
+            ),
+        ),
+        (
+            "  x: {provider: openai, upstream: gpt-9}",
+            (
+                "7: models.x: no price is known for 'gpt-9': write price: "
+                "{input: ..., output: ...} in USD per 1M tokens, or price: free"
+            ),
+        ),
+        (
+            "  x: {provider: cluster}",
+            (
+                "7: models.x: no price: write hardware: {name: ..., usd_per_hour: ...} for the machine "
+                "it runs on, or price: free"
+            ),
+        ),
+        (
+            "  local/*: {provider: local}",
+            (
+                "7: models.local/*: no price is known for this provider: write price: "
+                "{input: ..., output: ...} in USD per 1M tokens, or price: free"
+            ),
+        ),
+        (
+            "routes:\n  own:\n    models: [m]\n    require: {hosting: own}",
+            "10: routes.own.require.hosting: none of the models of this route runs on own hardware",
+        ),
+        (
+            "server: {host: 0.0.0.0}",
+            (
+                "7: server.host: 0.0.0.0 can be reached from other machines, and there are no keys; add "
+                "a key under keys, or listen on 127.0.0.1"
+            ),
+        ),
+        (
+            "server: {host: gateway.example}",
+            (
+                "7: server.host: gateway.example can be reached from other machines, and there "
+                "are no keys; add a key under keys, or listen on 127.0.0.1"
+            ),
+        ),
+    ],
+)
+def test_what_would_fail_at_the_first_request_is_refused(tmp_path: Path, added: str, problem: str) -> None:
+    """With its line, like every other mistake."""
+    assert problems(tmp_path, LOCAL + added + "\n") == [f"tollway.yaml:{problem}"]
+
+
+def test_a_provider_without_what_its_type_needs_is_refused(tmp_path: Path) -> None:
+    """A type, a key and an address: all three at once."""
+    text = """\
+providers:
+  a: {type: opnai}
+  b: {type: openai}
+  c: {type: openai-compatible}
+models:
+  m: {provider: c, price: free}
+  n: {provider: a}
+"""
+    assert problems(tmp_path, text) == [
+        "tollway.yaml:2: providers.a.type: unknown provider type 'opnai'; did you mean 'openai'?",
+        "tollway.yaml:3: providers.b: key 'api_key' is missing: the type 'openai' wants env:NAME or file:PATH",
+        "tollway.yaml:4: providers.c: key 'base_url' is missing: the type 'openai-compatible' has no default",
+    ]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
+def test_a_loopback_address_needs_no_keys(tmp_path: Path, host: str) -> None:
+    """No key is needed for what only this machine reaches; with a key, any address will do."""
+    assert snapshot_of(tmp_path, LOCAL + f"server: {{host: '{host}'}}").server.host == host
+    opened = LOCAL + "server: {host: '::'}\nkeys: [{name: a, secret: env:DEMO_KEY}]"
+    assert snapshot_of(tmp_path, opened).server.host == "::"
+
+
+def test_the_command_lines_host_is_checked_too(tmp_path: Path) -> None:
+    """`--host 0.0.0.0` without keys is refused like the file's."""
+    config = config_of(tmp_path, LOCAL).listening_on("0.0.0.0", None)
+    with pytest.raises(ConfigError, match="there are no keys"):
+        build(config, provider_types=TYPES, price_of=lambda *_: None)
+
+
+def test_prices_come_from_the_file_then_from_the_book(tmp_path: Path) -> None:
+    """A configured price wins; own hardware is never looked up; free is free."""
+    more = """\
+  booked: {provider: openai, upstream: gpt-5-mini}
+  ours: {provider: openai, upstream: gpt-5-mini, price: {input: 1, output: 2}}
+  gpt-5-mini: {provider: cluster, price: free}
+  desk: {provider: local, hardware: {name: desk, usd_per_hour: 0}}
+"""
+    targets = snapshot_of(tmp_path, LOCAL + more).targets
+    assert targets["booked"].rates.version == "book-1"
+    assert targets["gpt-5-mini"].rates == targets["m"].rates == Rates()
+    assert targets["ours"].rates.cached_input_nano_usd_per_mtok == targets["ours"].rates.input_nano_usd_per_mtok
+    assert targets["ours"].rates.reasoning_nano_usd_per_mtok == targets["ours"].rates.output_nano_usd_per_mtok
+    assert targets["desk"].own_hardware
+    assert targets["desk"].rates.hardware_nano_usd_per_hour == 0
+
+
+def test_a_wildcards_own_price_holds_for_every_name(tmp_path: Path) -> None:
+    """Then nothing is looked up; and the address keeps its place for the name."""
+    more = "  local/*: {provider: local, price: {input: 1, output: 1}}\n  c/*: {provider: cluster, price: free}\n"
+    local, cluster = snapshot_of(tmp_path, LOCAL + more).wildcards
+    assert local.price_provider is None
+    assert local.template.rates.input_nano_usd_per_mtok == 1_000_000_000
+    assert cluster.template.base_url == "http://127.0.0.1:2/{upstream}/v1"
+
+
+def test_an_upstream_name_cannot_break_out_of_its_path(tmp_path: Path) -> None:
+    """What a URL gives a meaning to is quoted; a slash of a repository's name stays."""
+    text = LOCAL + "  x: {provider: cluster, upstream: 'meta/llama 3?a#b', price: free}\n"
+    assert snapshot_of(tmp_path, text).targets["x"].base_url == "http://127.0.0.1:2/meta/llama%203%3Fa%23b/v1"
+
+
+@given(st.decimals(min_value=0, max_value=1_000_000, places=9))
+def test_dollars_become_nano_dollars_exactly(tmp_path_factory: pytest.TempPathFactory, usd: Decimal) -> None:
+    """Whatever is written with nine decimals is that many nano-dollars: no binary fraction on the way."""
+    text = LOCAL + f"  x: {{provider: local, price: {{input: {usd:f}, output: 0}}}}\n"
+    rates = snapshot_of(tmp_path_factory.getbasetemp(), text).targets["x"].rates
+    assert rates.input_nano_usd_per_mtok == usd.scaleb(9)
+
+
+def test_versions_change_with_the_policy_and_not_with_secrets(tmp_path: Path) -> None:
+    """The same file has the same versions; a rotated secret changes none; a limit changes its own route's."""
+    text = LOCAL + "routes:\n  a: {models: [m], limits: {ttft_ms: {p95: 10}}}\n  b: {models: [m]}\n"
+    keyed = text + "keys: [{name: a, secret: env:DEMO_KEY}]\n"
+    first = snapshot_of(tmp_path, keyed)
+    rotated = snapshot_of(tmp_path, keyed, ENVIRON | {"DEMO_KEY": "other", "OPENAI_API_KEY": "other"})
+    limited = snapshot_of(tmp_path, keyed.replace("p95: 10", "p95: 20"))
+    assert (first.version, first.routes["a"].version) == (rotated.version, rotated.routes["a"].version)
+    assert first.version != limited.version
+    assert first.routes["a"].version != limited.routes["a"].version
+    assert first.routes["b"].version == limited.routes["b"].version
+    assert len(first.version) == 12
+
+
+def test_a_version_changes_when_the_price_book_does(tmp_path: Path) -> None:
+    """The policy may decide otherwise with other prices, though the file is the same."""
+    config = config_of(tmp_path, LOCAL + "  x: {provider: openai}\n")
+    cheap = build(config, provider_types=TYPES, price_of=lambda *_: Rates(input_nano_usd_per_mtok=1))
+    dear = build(config, provider_types=TYPES, price_of=lambda *_: Rates(input_nano_usd_per_mtok=2))
+    assert cheap.version != dear.version
+    assert cheap.routes["x"].version != dear.routes["x"].version
+
+
+def test_what_a_reload_cannot_change_is_named(tmp_path: Path) -> None:
+    """Address and state directory belong to the process; everything else may change."""
+    old = snapshot_of(tmp_path, LOCAL)
+    assert frozen_changes(old, snapshot_of(tmp_path, LOCAL + "  y: {provider: local, price: free}\n")) == []
+    moved = snapshot_of(tmp_path, LOCAL + "server: {host: '::1', port: 1}\nstate_dir: /elsewhere\n")
+    assert frozen_changes(old, moved) == [
+        "server.host cannot change from 127.0.0.1 to ::1 while the gateway runs; restart it.",
+        "server.port cannot change from 8080 to 1 while the gateway runs; restart it.",
+        "state_dir cannot change from /h/.local/state/tollway to /elsewhere while the gateway runs; restart it.",
+    ]
