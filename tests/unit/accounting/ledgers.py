@@ -16,7 +16,7 @@ RATES = Rates(input_nano_usd_per_mtok=1_000_000_000, output_nano_usd_per_mtok=2_
 STARTED_AT_NS = 1_795_000_000_000_000_000
 
 
-def build_entry(attempt_id: str = "att_1", call_id: str = "req_1", **overrides: Any) -> LedgerEntry:  # noqa: ANN401
+def build_entry(attempt_id: str = "att_1", call_id: str = "req_1", **overrides: Any) -> LedgerEntry:
     """Make the row of a good attempt."""
     fields: dict[str, Any] = {
         "key_id": "demo",
@@ -55,7 +55,7 @@ def build_dispatch(attempt_id: str = "att_1", call_id: str = "req_1", rates: Rat
     return Dispatch(entry=presumed, rates=rates, operation="completions", stream=True)
 
 
-def build_record(call_id: str = "req_1", *attempt_ids: str, **overrides: Any) -> CallRecord:  # noqa: ANN401
+def build_record(call_id: str = "req_1", *attempt_ids: str, **overrides: Any) -> CallRecord:
     """Make the record of a good call."""
     fields: dict[str, Any] = {
         "received_at_ns": STARTED_AT_NS,
@@ -91,7 +91,7 @@ def open_store(state_dir: Path) -> Store:
 async def running_ledger(
     state_dir: Path,
     rows: Rows | None = None,
-    **options: Any,  # noqa: ANN401
+    **options: Any,
 ) -> AsyncIterator[JournalLedger]:
     """Run a ledger, and stop it as a gateway that shuts down does."""
     ledger = JournalLedger(state_dir, rows or open_store(state_dir), SystemClock(), apply_interval_s=0.001, **options)

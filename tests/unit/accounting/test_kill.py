@@ -13,8 +13,8 @@ ROUNDS = 30
 
 
 async def test_settled_attempts_are_there_exactly_once_after_thirty_kills(tmp_path: Path) -> None:
-    """Every settle that returned is one row as billed; every other dispatch is interrupted, never below what was relayed."""
-    done = subprocess.run(  # noqa: ASYNC221, S603 - our own script, and nothing else is to run meanwhile
+    """What was settled is one row as billed; every other dispatch is interrupted, never below what was relayed."""
+    done = subprocess.run(
         [sys.executable, "-m", victim.__name__, str(tmp_path), str(ROUNDS), "7"],
         capture_output=True,
         check=False,

@@ -78,7 +78,7 @@ def kill_once(state_dir: Path, name: int, lifetime_s: float) -> bytes:
 def main() -> None:
     """Run the rounds."""
     state_dir, rounds, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    lifetimes = random.Random(seed)  # noqa: S311 - no secret
+    lifetimes = random.Random(seed)
     for name in range(rounds):
         sys.stdout.buffer.write(kill_once(state_dir, name, lifetimes.uniform(0.001, 0.12)))
 

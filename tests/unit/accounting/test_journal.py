@@ -1,0 +1,161 @@
+"""The journal's files: torn and damaged lines, rotation, a disk that refuses, the directory's lock."""
+
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gateway.accounting.base import StateDirectoryInUse
+from gateway.accounting.journal import Journal, Line, Settled
+from tests.unit.accounting.ledgers import build_entry, build_record, segments
+
+
+@contextmanager
+def opened(state_dir: Path, alarms: list[str] | None = None, segment_bytes: int = 1 << 20) -> Iterator[Journal]:
+    """Open a journal and close it again, leaving its segments."""
+    journal = Journal(state_dir, segment_bytes=segment_bytes, alarm=(alarms if alarms is not None else []).append)
+    journal.acquire()
+    journal.open()
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+@contextmanager
+def file_size_limit(limit_bytes: int) -> Iterator[None]:
+    """Let no file of this process grow beyond that: writes end short, then fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def settled(number: int) -> Settled:
+    """Make a line."""
+    return Settled(build_entry(f"att_{number}"))
+
+
+def lines_of(journal: Journal, number: int) -> list[Line | None]:
+    """Read a whole segment."""
+    return [frame.line for frame in journal.frames(number, 0, journal.extent(number)[0], 20_000)]
+
+
+def test_what_was_appended_is_read_back(tmp_path: Path) -> None:
+    """Lines come back equal and in order, from several segments."""
+    with opened(tmp_path, segment_bytes=1000) as journal:
+        for number in range(10):
+            journal.append(settled(number))
+        numbers = journal.segments()
+        assert len(numbers) > 2
+        assert [line for number in numbers for line in lines_of(journal, number)] == [settled(n) for n in range(10)]
+
+
+def test_a_line_torn_anywhere_is_not_believed_and_spoils_no_other(tmp_path: Path) -> None:
+    """Cut at many places in the last line: those before it are read, it is torn, and nothing else is made of it."""
+    with opened(tmp_path) as journal:
+        journal.append(settled(1))
+        start = journal.end()[1]
+        journal.append(settled(2))
+        whole = segments(tmp_path)[0].read_bytes()
+        for cut in (*range(start + 1, start + 30), *range(start + 30, len(whole), 11), len(whole) - 1):
+            segments(tmp_path)[0].write_bytes(whole[:cut])
+            first, last = journal.frames(1, 0, cut, 10)
+            assert first.line == settled(1)
+            assert (last.line, last.torn) == (None, True)
+
+
+def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
+    """A line whose bytes have changed on the disk, checksum included, is not believed though it has its newline."""
+    with opened(tmp_path) as journal:
+        journal.append(settled(1))
+        whole = segments(tmp_path)[0].read_bytes()
+        for position in range(0, len(whole) - 1, 7):
+            changed = whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :]
+            segments(tmp_path)[0].write_bytes(changed)
+            assert all(frame.line is None for frame in journal.frames(1, 0, len(whole), 10)), position
+
+
+def test_a_full_disk_refuses_dispatches_and_keeps_the_rest_in_order(tmp_path: Path) -> None:
+    """Append raises, keep does not; the fragment is cut off again, and when there is room all is written in order."""
+    alarms: list[str] = []
+    with opened(tmp_path, alarms) as journal:
+        journal.append(settled(0))
+        size = journal.end()[1]
+        with file_size_limit(size + 10):
+            with pytest.raises(OSError, match="No space left"):
+                journal.append(settled(99))
+            journal.keep(settled(1))
+            journal.keep(settled(2))
+            with pytest.raises(OSError, match="No space left"):
+                journal.append(settled(98))
+            assert not journal.retry_kept()
+            assert journal.failure() == alarms[0]
+            assert segments(tmp_path)[0].stat().st_size == size
+        journal.append(settled(3))
+        assert journal.failure() is None
+        assert lines_of(journal, 1) == [settled(number) for number in range(4)]
+    assert len(alarms) == 1
+
+
+def test_only_records_that_cost_nothing_are_dropped_and_that_is_told(tmp_path: Path) -> None:
+    """With the disk full, refused calls beyond a bound are counted and told of; what was spent is always kept."""
+    alarms: list[str] = []
+    with opened(tmp_path, alarms, segment_bytes=1 << 30) as journal:
+        with file_size_limit(0):
+            for _ in range(10_005):
+                journal.keep(settled(0), expendable=True)
+            journal.keep(settled(1))
+        assert journal.retry_kept()
+        lines = lines_of(journal, 1)
+        assert (len(lines), lines[-1]) == (10_001, settled(1))
+    assert alarms[1] == "5 records of refused calls were lost while the journal was unwritable"
+
+
+def test_lines_that_could_never_be_written_are_told_of_at_the_end(tmp_path: Path) -> None:
+    """Closing with lines still in memory is an alarm, not silence."""
+    alarms: list[str] = []
+    with opened(tmp_path, alarms) as journal, file_size_limit(0):
+        journal.keep(settled(1))
+        journal.close()
+    assert "1 lines of the journal were never written and are lost" in alarms
+
+
+def test_a_second_gateway_on_a_state_directory_is_one_clear_error(tmp_path: Path) -> None:
+    """Another process that holds the directory is named; when it is gone, the directory is free."""
+    code = f"""
+import sys; from pathlib import Path; from gateway.accounting.journal import Journal
+Journal(Path({str(tmp_path)!r}), segment_bytes=1, alarm=print).acquire()
+print("held", flush=True); sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(StateDirectoryInUse, match=f"process {other.pid}.*{tmp_path}.*state_dir"), opened(tmp_path):
+            pass
+        other.kill()
+    with opened(tmp_path):
+        pass
+
+
+def test_the_directory_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """Who called what is nobody else's business."""
+    with opened(tmp_path / "state"):
+        assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+        assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "state").iterdir())
+
+
+def test_a_rejected_line_is_put_aside_whole(tmp_path: Path) -> None:
+    """What can be neither believed nor stored is kept for people to look at, and told of without its content."""
+    alarms: list[str] = []
+    with opened(tmp_path, alarms) as journal:
+        journal.reject(b"nonsense", "its checksum is wrong")
+    assert (tmp_path / "rejected.jsonl").read_bytes() == b"nonsense\n"
+    assert "nonsense" not in alarms[0]
+    assert build_record().call_id not in alarms[0]

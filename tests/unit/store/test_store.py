@@ -1,0 +1,110 @@
+"""The rows in SQL: each once, whole, and summed."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from gateway.store.engine import SchemaMismatch, sqlite_url
+from gateway.store.queries import Store
+from gateway.types import Considered, Dropped, Prediction, Quantiles, Usage
+from tests.unit.accounting.ledgers import STARTED_AT_NS, build_entry, build_record
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Open an empty database."""
+    store = Store(sqlite_url(tmp_path / "ledger.sqlite3"), busy_timeout_s=0.01)
+    store.open()
+    return store
+
+
+def test_a_call_comes_back_as_it_went_in(store: Store) -> None:
+    """Every field of the record, its plan and its attempts, these by time."""
+    quantiles = Quantiles(1.0, 2.5, 3.0, 4.0)
+    prediction = Prediction(output_tokens=quantiles, ttft_ms=quantiles, tpot_ms=None, cost_nano_usd=quantiles)
+    record = build_record(
+        "req_1",
+        "att_b",
+        "att_a",
+        considered=(Considered(target_id="small", prediction=prediction, within_ceilings=True, probe=True),),
+        dropped=(Dropped(target_id="big", filter="context", reason="4096 tokens are too few"),),
+    )
+    usage = Usage(
+        input_tokens=1,
+        cached_input_tokens=2,
+        cache_write_tokens=3,
+        output_tokens=4,
+        reasoning_tokens=5,
+        origin="engine",
+    )
+    first = build_entry("att_b", usage=usage, trace_id="trace", team_id="team", status=None, error_kind="upstream_cut")
+    second = build_entry("att_a", started_at_ns=STARTED_AT_NS + 1, cost_nano_usd=2**62)
+    store.insert_batch([second, first], [record])
+    assert store.find_call("req_1") == (record, (first, second))
+    assert store.find_call("req_2") is None
+
+
+def test_the_first_row_of_an_id_stays(store: Store) -> None:
+    """Inserting again, in the same batch or a later one, changes nothing."""
+    store.insert_batch([build_entry(), build_entry(cost_nano_usd=1)], [build_record(), build_record(reason="other")])
+    store.insert_batch([build_entry(outcome="interrupted")], [build_record(outcome="interrupted")])
+    assert store.find_call("req_1") == (build_record(), (build_entry(),))
+
+
+def test_attempts_are_found_without_a_record(store: Store) -> None:
+    """Recovery asks for them to write the record."""
+    store.insert_batch([build_entry()], [])
+    assert store.find_call("req_1") is None
+    assert store.attempts_of("req_1") == (build_entry(),)
+
+
+def test_totals_sum_each_class_by_target_and_outcome(store: Store) -> None:
+    """Only attempts since then; tokens by class and nano-dollars, exactly."""
+    old = build_entry("att_0", started_at_ns=STARTED_AT_NS - 1)
+    one = build_entry("att_1", usage=Usage(input_tokens=1, cached_input_tokens=2, output_tokens=3))
+    two = build_entry("att_2", usage=Usage(cache_write_tokens=4, reasoning_tokens=5), cost_nano_usd=1)
+    cut = build_entry("att_3", outcome="cut", target_id="big")
+    store.insert_batch([old, one, two, cut], [])
+    big, small = store.totals(since_ns=STARTED_AT_NS)
+    assert (big.target_id, big.outcome, big.attempts) == ("big", "cut", 1)
+    assert (small.attempts, small.cost_nano_usd) == (2, 20_001)
+    tokens = (small.input_tokens, small.cached_input_tokens, small.cache_write_tokens, small.output_tokens)
+    assert (*tokens, small.reasoning_tokens) == (1, 2, 4, 3, 5)
+
+
+def test_a_row_that_cannot_be_stored_takes_the_batch_back(store: Store) -> None:
+    """ValueError, which names no content; none of the batch is stored, so that the caller can find the bad one."""
+    with pytest.raises(ValueError, match=r"^the database refuses a row: OverflowError$"):
+        store.insert_batch([build_entry("att_1"), build_entry("att_2", cost_nano_usd=2**63)], [])
+    with pytest.raises(ValueError, match=r"^the database refuses a row: IntegrityError$"):
+        store.insert_batch([build_entry("att_1"), build_entry("att_2", duration_ms=float("nan"))], [])
+    assert store.attempts_of("req_1") == ()
+
+
+def test_a_locked_database_is_an_outage_and_not_a_bad_row(store: Store, tmp_path: Path) -> None:
+    """Anything but ValueError: the ledger tries again instead of putting rows aside."""
+    other = sqlite3.connect(tmp_path / "ledger.sqlite3", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(Exception, match="locked") as outage:
+        store.insert_batch([build_entry()], [])
+    assert not isinstance(outage.value, ValueError)
+    other.close()
+
+
+def test_another_versions_database_is_refused_and_left_alone(store: Store, tmp_path: Path) -> None:
+    """The error names both versions and what to do."""
+    store.close()
+    with sqlite3.connect(tmp_path / "ledger.sqlite3") as other:
+        other.execute("UPDATE schema_version SET version = 99")
+    other.close()
+    with pytest.raises(SchemaMismatch, match=r"version 99, this gateway needs \d+; use"):
+        store.open()
+
+
+def test_a_commit_is_durable_and_readers_are_not_blocked(store: Store, tmp_path: Path) -> None:
+    """WAL with synchronous=FULL on every connection: the journal forgets what a commit has returned for."""
+    with store._engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+    assert (tmp_path / "ledger.sqlite3-wal").exists()
