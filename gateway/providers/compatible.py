@@ -11,7 +11,7 @@ import msgspec
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.providers.base import Decoder, streams_upstream
 from gateway.providers.failure import classify, classify_in_stream
-from gateway.types import Call, Target, UpstreamRequest, Usage
+from gateway.types import Call, Target, UpstreamRequest
 from gateway.wire.openai import DONE, Assembler, Chunk, Tap, parse
 from gateway.wire.splice import members_of, splice
 from gateway.wire.sse import Splitter, data_of
@@ -26,15 +26,24 @@ _FIELDS = (b":", b"data", b"event", b"id", b"retry", b"\xef\xbb\xbf")
 _INCLUDE_USAGE = b'{"include_usage":true}'
 
 # vLLM 0.32, vllm/entrypoints/openai: what its requests take beyond OpenAI's reference. OpenAI answers 400 to them.
-VLLM_MEMBERS = frozenset((
-    *("use_beam_search", "top_k", "min_p", "repetition_penalty", "length_penalty", "stop_token_ids", "ignore_eos"),
-    *("include_stop_str_in_output", "min_tokens", "skip_special_tokens", "spaces_between_special_tokens"),
-    *("truncate_prompt_tokens", "prompt_logprobs", "allowed_token_ids", "bad_words", "echo_prompt", "prompt_embeds"),
-    *("add_generation_prompt", "continue_final_message", "add_special_tokens", "documents", "chat_template"),
-    *("chat_template_kwargs", "mm_processor_kwargs", "structured_outputs", "guided_json", "guided_regex"),
-    *("guided_choice", "guided_grammar", "return_token_ids", "return_tokens_as_token_ids", "cache_salt"),
-    *("kv_transfer_params", "vllm_xargs", "thinking_token_budget", "include_reasoning", "logprob_token_ids"),
-))
+VLLM_MEMBERS = frozenset(
+    (
+        *("use_beam_search", "top_k", "min_p", "repetition_penalty", "length_penalty", "stop_token_ids", "ignore_eos"),
+        *("include_stop_str_in_output", "min_tokens", "skip_special_tokens", "spaces_between_special_tokens"),
+        *(
+            "truncate_prompt_tokens",
+            "prompt_logprobs",
+            "allowed_token_ids",
+            "bad_words",
+            "echo_prompt",
+            "prompt_embeds",
+        ),
+        *("add_generation_prompt", "continue_final_message", "add_special_tokens", "documents", "chat_template"),
+        *("chat_template_kwargs", "mm_processor_kwargs", "structured_outputs", "guided_json", "guided_regex"),
+        *("guided_choice", "guided_grammar", "return_token_ids", "return_tokens_as_token_ids", "cache_salt"),
+        *("kv_transfer_params", "vllm_xargs", "thinking_token_budget", "include_reasoning", "logprob_token_ids"),
+    )
+)
 
 
 class CompatibleAdapter:
@@ -265,7 +274,7 @@ class ObjectDecoder(_Reader):
         self._body = bytearray()
 
     def feed(self, chunk: bytes) -> bytes:
-        """See ``Decoder.feed``: nothing until the object is known to be one, so that another target can still be tried."""
+        """See ``Decoder.feed``: nothing until the object is whole, so that another target can still be tried."""
         self._body += chunk
         if len(self._body) > MAX_ANSWER_BYTES:
             raise _too_large()
@@ -283,7 +292,9 @@ class ObjectDecoder(_Reader):
 
 
 def _not_a_stream() -> UpstreamError:
-    return UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream answered with something that is not an event stream.")
+    return UpstreamError(
+        ErrorKind.UPSTREAM_PROTOCOL, "The upstream answered with something that is not an event stream."
+    )
 
 
 def _too_large() -> UpstreamError:

@@ -41,8 +41,22 @@ _MODEL = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _ABOUT_THE_REQUEST = frozenset({400, 404, 413, 422})
-_OVERLOADED = frozenset({498, 503, 529})
-"""498: Groq's flex tier is at capacity (console.groq.com/docs/errors). 529: Anthropic's own, taken over by others."""
+_KIND_BY_STATUS = {
+    401: ErrorKind.UPSTREAM_CREDENTIALS,
+    402: ErrorKind.UPSTREAM_CREDENTIALS,
+    403: ErrorKind.UPSTREAM_CREDENTIALS,
+    429: ErrorKind.UPSTREAM_RATE_LIMITED,
+    498: ErrorKind.UPSTREAM_OVERLOADED,  # Groq's flex tier is at capacity (console.groq.com/docs/errors)
+    503: ErrorKind.UPSTREAM_OVERLOADED,
+    529: ErrorKind.UPSTREAM_OVERLOADED,
+}
+_SENTENCES = {
+    ErrorKind.UPSTREAM_CREDENTIALS: "The upstream refused the gateway's own credentials or account",
+    ErrorKind.UPSTREAM_RATE_LIMITED: "The upstream limits our rate, or our quota there is used up",
+    ErrorKind.UPSTREAM_OVERLOADED: "The upstream is overloaded or not available",
+    ErrorKind.UPSTREAM_ERROR: "The upstream failed",
+}
+_MISCONFIGURED = "The upstream does not know the model or the address it is configured with"
 
 
 def classify(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
@@ -75,9 +89,10 @@ def _classify(status: int, error: Mapping[str, Any], headers: Mapping[str, str],
     message = error.get("message")
     message = message if isinstance(message, str) else ""
     label = f"{error.get('code')} {error.get('type')}"
-    if (ours := _ours(status, label, message, error.get("param"), is_page=is_page)) is not None:
-        kind, sentence = ours
+    if (kind := _ours(status, label, message, error.get("param"), is_page=is_page)) is not None:
         detail = next((value for value in (error.get("code"), error.get("type")) if _is_label(value)), None)
+        misconfigured = kind is ErrorKind.UPSTREAM_ERROR and status in _ABOUT_THE_REQUEST
+        sentence = _MISCONFIGURED if misconfigured else _SENTENCES[kind]
         sentence = f"{sentence} (HTTP {status}{f', {detail}' if detail else ''})."
         return UpstreamError(kind, sentence, upstream_status=status, retry_after_s=retry_after_s(headers))
     param, code = error.get("param"), error.get("code")
@@ -91,24 +106,17 @@ def _classify(status: int, error: Mapping[str, Any], headers: Mapping[str, str],
     )
 
 
-def _ours(status: int, label: str, message: str, param: Any, *, is_page: bool) -> tuple[ErrorKind, str] | None:
-    """Find the kind of what is not the caller's fault, with a sentence without its end; None when it is."""
-    if status == 429:
-        return ErrorKind.UPSTREAM_RATE_LIMITED, "The upstream limits our rate or our quota is used up"
-    if status in _OVERLOADED:
-        return ErrorKind.UPSTREAM_OVERLOADED, "The upstream is overloaded or not available"
-    if status in {401, 403} or _KEY.search(message) or "invalid_api_key" in label:
-        return ErrorKind.UPSTREAM_CREDENTIALS, "The upstream refused the gateway's own credentials"
-    if status == 402 or (status < 500 and (_BILLING.search(label) or _UNPAID.search(message))):
-        return ErrorKind.UPSTREAM_CREDENTIALS, "The upstream does not serve the gateway's account until it is paid for"
-    if status not in _ABOUT_THE_REQUEST:
-        return ErrorKind.UPSTREAM_ERROR, "The upstream failed"
-    if is_page and status != 413:
-        return ErrorKind.UPSTREAM_ERROR, "Something in front of the upstream refused the request"
+def _ours(status: int, label: str, message: str, param: Any, *, is_page: bool) -> ErrorKind | None:
+    """Find the kind of what is not the caller's fault; None when it is."""
+    if (kind := _KIND_BY_STATUS.get(status)) is not None:
+        return kind
+    unpaid = status < 500 and (_BILLING.search(label) or _UNPAID.search(message))
+    if unpaid or _KEY.search(message) or "invalid_api_key" in label:
+        return ErrorKind.UPSTREAM_CREDENTIALS
+    if status not in _ABOUT_THE_REQUEST or (is_page and status != 413):
+        return ErrorKind.UPSTREAM_ERROR
     about_model = param == "model" or _MODEL.search(label) or _MODEL.search(message)
-    if about_model or (status == 404 and not param):
-        return ErrorKind.UPSTREAM_ERROR, "The upstream does not know the model or the path it is configured with"
-    return None
+    return ErrorKind.UPSTREAM_ERROR if about_model or (status == 404 and not param) else None
 
 
 def redact(message: str) -> str:

@@ -3,7 +3,7 @@
 from gateway.providers.anthropic import AnthropicAdapter
 from gateway.providers.base import Adapter
 from gateway.providers.compatible import VLLM_MEMBERS, CompatibleAdapter
-from gateway.types import ProviderType
+from gateway.types import Call, ProviderType, Target
 
 ADAPTERS: dict[str, Adapter] = {
     "anthropic": AnthropicAdapter(),
@@ -40,9 +40,7 @@ PROVIDER_TYPES: dict[str, ProviderType] = {
     "perplexity": _hosted("https://api.perplexity.ai", "perplexity"),
     # Both answer `stream_options` with 422 and count in the last chunk without being asked.
     "mistral": _hosted("https://api.mistral.ai/v1", "mistral", adapter="compatible-without-stream-options"),
-    "cohere": _hosted(
-        "https://api.cohere.ai/compatibility/v1", "cohere", adapter="compatible-without-stream-options"
-    ),
+    "cohere": _hosted("https://api.cohere.ai/compatibility/v1", "cohere", adapter="compatible-without-stream-options"),
     # The router bills at each backend's price, so there is no one price list.
     "huggingface": _hosted("https://router.huggingface.co/v1", None),
     # Local servers, at the address each listens on by default; GPT4All does not listen on IPv6.
@@ -51,3 +49,8 @@ PROVIDER_TYPES: dict[str, ProviderType] = {
     "gpt4all": ProviderType(adapter="compatible", base_url="http://127.0.0.1:4891/v1"),
     "tgi": ProviderType(adapter="compatible"),
 }
+
+
+def refuses(call: Call, target: Target) -> str | None:
+    """Name what the target's wire format cannot express of the call, or None."""
+    return ADAPTERS[target.adapter].refuses(call, target)

@@ -17,11 +17,13 @@ from gateway.wire.splice import members_of
 _Object = dict[str, Any]
 
 # Names that may be shown in a message: they are the protocol's, not the caller's.
-_PROTOCOL_NAMES = frozenset((
-    *("model", "messages", "prompt", "stream", "stream_options", "include_usage", "n", "best_of", "max_tokens"),
-    *("max_completion_tokens", "temperature", "top_p", "stop", "seed", "tools", "tool_choice", "response_format"),
-    *("user", "role", "content", "type", "text", "name"),
-))
+_PROTOCOL_NAMES = frozenset(
+    (
+        *("model", "messages", "prompt", "stream", "stream_options", "include_usage", "n", "best_of", "max_tokens"),
+        *("max_completion_tokens", "temperature", "top_p", "stop", "seed", "tools", "tool_choice", "response_format"),
+        *("user", "role", "content", "type", "text", "name"),
+    )
+)
 # vLLM, vllm/entrypoints/openai: structured output beside response_format (guided_* before 0.12).
 _CONSTRAINED = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 # What vLLM 0.32 refuses to stream (beam search, prompt log-probabilities) or leaves out of a stream (the transfer

@@ -98,14 +98,14 @@ def parse(data: bytes) -> _Object:
             raise _nonsense() from None
     if not isinstance(value, dict):
         raise _nonsense()
-    return cast(_Object, value)
+    return cast("_Object", value)
 
 
 def read_usage(usage: Any) -> Usage | None:
     """Sort OpenAI's overlapping counts into disjoint classes; None when there is no count at all.
 
-    ``prompt_tokens`` includes cached ones and those written to a cache, ``completion_tokens`` includes reasoning. A part
-    that is larger than its whole is cut down to it. xAI alone counts reasoning beside ``completion_tokens``, which
+    ``prompt_tokens`` includes what is cached or written to a cache, ``completion_tokens`` includes reasoning. A part
+    larger than its whole is cut down to it. xAI alone counts reasoning beside ``completion_tokens``, which
     shows in ``total_tokens`` (docs.x.ai, "Reasoning"). DeepSeek names cached tokens ``prompt_cache_hit_tokens``.
     """
     if not isinstance(usage, dict) or not ("prompt_tokens" in usage or "completion_tokens" in usage):
@@ -194,7 +194,7 @@ class Assembler:
         self._choices: dict[int, _Pieces] = {}
 
     def add(self, chunk: _Object) -> None:
-        """Take one parsed chunk, in order. Raises UpstreamError (UPSTREAM_PROTOCOL) for a shape that is not OpenAI's."""
+        """Take one parsed chunk, in order. Raises UpstreamError (UPSTREAM_PROTOCOL) for another shape than OpenAI's."""
         try:
             self._add(chunk)
         except (AttributeError, TypeError, ValueError):
@@ -230,7 +230,10 @@ class Assembler:
                 self._top.setdefault(name, None)
 
     def _add_choice(self, choice: _Object) -> None:
-        pieces = self._choices.setdefault(choice.get("index") or 0, _Pieces())
+        index = choice.get("index") or 0
+        if type(index) is not int:
+            raise TypeError(index)
+        pieces = self._choices.setdefault(index, _Pieces())
         for name, value in choice.items():
             if name == "delta":
                 pieces.inner("message").add_delta(value or _NOTHING)
@@ -345,4 +348,6 @@ class _Pieces:
             index = max(self._calls, default=0)
             known = self._calls[index]._members.get("id") if index in self._calls else None  # noqa: SLF001
             index += bool(known and call.get("id") not in {None, "", known})
+        if type(index) is not int:
+            raise TypeError(index)
         return self._calls.setdefault(index, _Pieces())

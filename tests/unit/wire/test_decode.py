@@ -215,7 +215,7 @@ def test_log_probabilities_of_completions_are_a_number() -> None:
         ({"kv_transfer_params": {"do_remote_decode": True}}, False),
     ],
 )
-def test_what_an_engine_cannot_stream_is_known(members: dict[str, Any], streamable: bool) -> None:  # noqa: FBT001
+def test_what_an_engine_cannot_stream_is_known(members: dict[str, Any], streamable: bool) -> None:
     """An engine refuses to stream beam search and prompt log-probabilities, and loses the rest of these in a stream."""
     assert completions(**members).streamable is streamable
 

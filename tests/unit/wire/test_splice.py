@@ -68,7 +68,7 @@ def test_splicing_means_what_editing_the_object_means(
     given_members: dict[str, object],
     changes: dict[str, str | None],
     indent: int | None,
-    ascii_only: bool,  # noqa: FBT001 - drawn by hypothesis
+    ascii_only: bool,
 ) -> None:
     """For any object and changes, the text parses to the edited object."""
     body = json.dumps(given_members, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "replace")
