@@ -14,21 +14,22 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
+from gateway.accounting.ids import random_ids
 from gateway.accounting.ledger import JournalLedger
 from gateway.accounting.pricing import price_of
-from gateway.accounting.tokens import estimate_input_tokens
+from gateway.accounting.tokens import estimate_prompt_tokens
 from gateway.admission.gate import InProcessGate
 from gateway.auth.static_keys import StaticKeys
-from gateway.clock import Clock, Ids, SystemClock, random_ids
+from gateway.clock import Clock, Ids, SystemClock
 from gateway.config.build import build, frozen_changes
 from gateway.config.load import load
 from gateway.config.problems import ConfigError
-from gateway.config.snapshot import Snapshot
+from gateway.config.snapshot import Current, Snapshot
 from gateway.execution.registry import strategies
 from gateway.pipeline import Pipeline
-from gateway.providers.registry import ADAPTERS, PROVIDER_TYPES
+from gateway.providers.registry import ADAPTERS, PROVIDER_TYPES, refuses
 from gateway.routes.api import create_api
-from gateway.routes.llm import LlmRoute, Receive, Scope, Send
+from gateway.routes.llm import Dispatch, LlmRoute
 from gateway.routing.registry import router
 from gateway.routing.resolve import resolve
 from gateway.store.engine import sqlite_url
@@ -37,7 +38,7 @@ from gateway.targets.pool import Pool
 from gateway.telemetry.metrics import Metrics, TargetGauges
 from gateway.transport.base import Transport
 from gateway.transport.client import HttpTransport
-from gateway.types import Call, Dialect, Envelope, Operation, Target
+from gateway.types import Dialect, Operation
 
 log = logging.getLogger("tollway.app")
 
@@ -54,9 +55,7 @@ def read_snapshot(
 
     Raises ConfigError with everything that is wrong in it.
     """
-    config = load(path, environ, provider_types=PROVIDER_TYPES)
-    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    config = config.model_copy(update={"server": config.server.model_copy(update=given)})
+    config = load(path, environ, provider_types=PROVIDER_TYPES).listening_on(host, port)
     return build(config, provider_types=PROVIDER_TYPES, price_of=price_of)
 
 
@@ -72,7 +71,7 @@ class Gateway:
         clock: Clock | None = None,
         ids: Ids = random_ids,
     ) -> None:
-        self.snapshot = snapshot
+        self.current = Current(snapshot)
         self._reread = reread
         clock = clock or SystemClock()
         self.pool = Pool(clock)
@@ -83,11 +82,11 @@ class Gateway:
         self.transport = transport or HttpTransport()
         authenticator = StaticKeys()
         pipeline = Pipeline(
-            snapshot=lambda: self.snapshot,
+            current=self.current,
             authenticator=authenticator,
-            resolve=partial(resolve, estimate_input_tokens=_input_tokens, price_of=price_of),
+            resolve=partial(resolve, estimate_input_tokens=estimate_prompt_tokens, price_of=price_of),
             gate=InProcessGate(clock),
-            router=router(refuses=_refuses),
+            router=router(refuses=refuses),
             pool=self.pool,
             strategies=strategies(transport=self.transport, adapters=ADAPTERS, clock=clock),
             ledger=self.ledger,
@@ -95,36 +94,28 @@ class Gateway:
             clock=clock,
             ids=ids,
         )
-        self._llm_routes = {
+        llm_routes = {
             path: LlmRoute(
                 pipeline,
                 operation=operation,
                 dialect=dialect,
-                limits=lambda: self.snapshot.server,
+                current=self.current,
                 clock=clock,
                 ids=ids,
             )
             for path, (operation, dialect) in _LLM_ROUTES.items()
         }
-        self._api = create_api(
+        api = create_api(
             version=version("tollway"),
             lifespan=self._lifespan,
-            snapshot=lambda: self.snapshot,
+            current=self.current,
             authenticator=authenticator,
             ledger=self.ledger,
             metrics=self.metrics,
             unready=self.unready,
             ids=ids,
         )
-
-    async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve as an ASGI application: the model routes themselves, everything else through FastAPI."""
-        if scope["type"] == "http":
-            route = self._llm_routes.get(scope["path"])
-            if route is not None:
-                await route(scope, receive, send)
-                return
-        await self._api(scope, receive, send)
+        self.asgi = Dispatch(llm_routes, api)
 
     async def start(self) -> None:
         """Take the state directory, recover what a dead gateway left, open connections."""
@@ -143,7 +134,7 @@ class Gateway:
         if sick is not None:
             reasons.append(sick)
         states = self.pool.breaker_states()
-        if all(states.get(target_id) == "open" for target_id in self.snapshot.targets):
+        if all(states.get(target_id) == "open" for target_id in self.current.snapshot.targets):
             reasons.append("the breaker of every target is open")
         return reasons
 
@@ -154,11 +145,11 @@ class Gateway:
         except ConfigError as error:
             log.error("configuration not reloaded, the last good one stays: %s", error)  # noqa: TRY400 - no traceback
             return False
-        frozen = frozen_changes(self.snapshot, fresh)
+        frozen = frozen_changes(self.current.snapshot, fresh)
         if frozen:
             log.error("configuration not reloaded, the last good one stays: %s", " ".join(frozen))
             return False
-        self.snapshot = fresh
+        self.current.snapshot = fresh
         self.pool.keep(frozenset(fresh.targets))
         log.info("configuration reloaded: version %s", fresh.version)
         return True
@@ -170,11 +161,3 @@ class Gateway:
             yield
         finally:
             await asyncio.shield(self.stop())
-
-
-def _refuses(call: Call, target: Target) -> str | None:
-    return ADAPTERS[target.adapter].refuses(call, target)
-
-
-def _input_tokens(envelope: Envelope) -> int:
-    return estimate_input_tokens(envelope.content_bytes, envelope.image_count)

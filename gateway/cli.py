@@ -74,6 +74,8 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     logs.configure()
+    # The ledger's writer is a thread: at the default of 5 ms it could keep the event loop waiting for as long.
+    sys.setswitchinterval(0.0005)
     def read() -> Snapshot:
         return read_snapshot(arguments.config, os.environ, host=arguments.host, port=arguments.port)
 
@@ -104,7 +106,7 @@ async def _run(gateway: Gateway, listener: socket.socket) -> None:
             access_log=False,
             server_header=False,
             ws="none",
-            timeout_graceful_shutdown=int(gateway.snapshot.server.drain_s),
+            timeout_graceful_shutdown=int(gateway.current.snapshot.server.drain_s),
         )
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
@@ -142,8 +144,9 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _key(_arguments: argparse.Namespace) -> int:
     secret = f"tw-{secrets.token_urlsafe(32)}"
-    print(f"secret for the app:          {secret}")  # noqa: T201 - the command's output
-    print(f"sha256 for the configuration: {hashlib.sha256(secret.encode()).hexdigest()}")  # noqa: T201 - see above
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    print(f"for the app:            {secret}")  # noqa: T201 - the command's output
+    print(f"for the configuration:  secret: sha256:{digest}")  # noqa: T201 - the command's output
     return 0
 
 

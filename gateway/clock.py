@@ -1,9 +1,8 @@
-"""Time and randomness, injected everywhere, so that a whole gateway runs in a simulation by seed.
+"""Time and identifiers, injected everywhere, so that a whole gateway runs in a simulation by seed.
 
 Waiting is left to the event loop: a simulation brings a loop with virtual time and a clock that reads it.
 """
 
-import secrets
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -30,8 +29,3 @@ class SystemClock:
 
 Ids = Callable[[str], str]
 """Make a new identifier from a prefix: ``ids("req")`` -> ``"req_4f..."``. Never a provider's own id."""
-
-
-def random_ids(prefix: str) -> str:
-    """Make an unguessable identifier: 96 random bits in hexadecimal behind the prefix."""
-    return f"{prefix}_{secrets.token_hex(12)}"

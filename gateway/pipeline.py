@@ -13,7 +13,7 @@ from gateway.accounting.meter import Meter, Observer
 from gateway.admission.base import Gate
 from gateway.auth.base import Authenticator
 from gateway.clock import Clock, Ids
-from gateway.config.snapshot import Snapshot
+from gateway.config.snapshot import Current, Snapshot
 from gateway.errors import ErrorKind, GatewayError
 from gateway.execution.base import Strategy
 from gateway.execution.relay import Sink, relay
@@ -37,7 +37,7 @@ class Pipeline:
     def __init__(  # noqa: PLR0913 - one argument for each stage
         self,
         *,
-        snapshot: Callable[[], Snapshot],
+        current: Current,
         authenticator: Authenticator,
         resolve: Resolve,
         gate: Gate,
@@ -49,7 +49,7 @@ class Pipeline:
         clock: Clock,
         ids: Ids,
     ) -> None:
-        self._snapshot = snapshot
+        self._current = current
         self._authenticator = authenticator
         self._resolve = resolve
         self._gate = gate
@@ -89,7 +89,7 @@ class Pipeline:
             meter.close()
 
     async def _answer(self, inbound: Inbound, sink: Sink, meter: Meter) -> None:
-        snapshot = self._snapshot()
+        snapshot = self._current.snapshot
         principal = await self._authenticator.authenticate(inbound.headers, snapshot.keys)
         meter.identified(principal)
         envelope = decode(inbound.operation, inbound.dialect, await inbound.read_body())

@@ -4,6 +4,8 @@ No tokenizer: tokenising on the event loop has stopped peers for a minute (litel
 and every estimate is replaced by the provider's count where there is one. Estimates are marked so in the ledger.
 """
 
+from gateway.types import Envelope
+
 _BYTES_PER_TOKEN = 4
 """English prose in UTF-8 has 4 to 4.5 bytes a token with the vocabularies of today, source code about 3, Chinese
 and Japanese 3 to 4 (a character has 3 bytes and is about one token): 4 is within about a third of each."""
@@ -19,6 +21,11 @@ _TOKENS_PER_IMAGE = 1000
 def estimate_input_tokens(content_bytes: int, image_count: int = 0, messages: int = 1) -> int:
     """Estimate the tokens of a prompt from the UTF-8 bytes of its text, its images and its number of messages."""
     return _tokens(content_bytes) + image_count * _TOKENS_PER_IMAGE + messages * _TOKENS_PER_MESSAGE
+
+
+def estimate_prompt_tokens(envelope: Envelope) -> int:
+    """Estimate the tokens that a call's prompt has, as ``estimate_input_tokens`` does from its parts."""
+    return estimate_input_tokens(envelope.content_bytes, envelope.image_count)
 
 
 def estimate_output_tokens(content_events: int, content_bytes: int) -> int:

@@ -46,3 +46,12 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     """SHA-256 of a key -> who it is. Empty: no keys configured, loopback only."""
     timeouts: Timeouts
     state_dir: str
+
+
+class Current:
+    """Holds the snapshot that new requests begin with; a reload replaces it. Read the attribute once per request."""
+
+    __slots__ = ("snapshot",)
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from gateway.accounting.base import Ledger
 from gateway.auth.base import Authenticator
 from gateway.clock import Ids
-from gateway.config.snapshot import Snapshot
+from gateway.config.snapshot import Current, Snapshot
 from gateway.errors import ErrorKind, GatewayError
 from gateway.execution.relay import usd
 from gateway.routes.openapi import add_llm_routes
@@ -26,7 +26,7 @@ def create_api(  # noqa: PLR0913 - what the pages show
     *,
     version: str,
     lifespan: Lifespan,
-    snapshot: Callable[[], Snapshot],
+    current: Current,
     authenticator: Authenticator,
     ledger: Ledger,
     metrics: Metrics,
@@ -61,17 +61,17 @@ def create_api(  # noqa: PLR0913 - what the pages show
         )
 
     async def principal_of(request: Request) -> Principal:
-        return await authenticator.authenticate(request.headers, snapshot().keys)
+        return await authenticator.authenticate(request.headers, current.snapshot.keys)
 
     @api.get("/v1/models", tags=["models"], summary="List the routes and models that this key may use")
     async def list_models(request: Request) -> Response:
         principal = await principal_of(request)
-        return _json({"object": "list", "data": [_model(name) for name in _visible(snapshot(), principal)]})
+        return _json({"object": "list", "data": [_model(name) for name in _visible(current.snapshot, principal)]})
 
     @api.get("/v1/models/{name:path}", tags=["models"], summary="Show one route or model")
     async def show_model(request: Request, name: str) -> Response:
         principal = await principal_of(request)
-        if name not in _visible(snapshot(), principal):
+        if name not in _visible(current.snapshot, principal):
             raise GatewayError(
                 ErrorKind.MODEL_NOT_FOUND, "There is no such model for this key; GET /v1/models lists them.", param="model"
             )

@@ -6,19 +6,16 @@ at whatever point it is; everything that the task opened is closed on that way o
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Mapping
+
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.clock import Clock, Ids
-from gateway.config.snapshot import Server
+from gateway.config.snapshot import Current, Server
 from gateway.errors import ErrorKind, GatewayError
 from gateway.pipeline import Pipeline
 from gateway.types import Dialect, Inbound, Operation
 from gateway.wire.errors import render
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class AsgiSink:
@@ -105,14 +102,14 @@ class LlmRoute:
         *,
         operation: Operation,
         dialect: Dialect,
-        limits: Callable[[], Server],
+        current: Current,
         clock: Clock,
         ids: Ids,
     ) -> None:
         self._pipeline = pipeline
         self._operation = operation
         self._dialect = dialect
-        self._limits = limits
+        self._current = current
         self._clock = clock
         self._ids = ids
 
@@ -126,7 +123,7 @@ class LlmRoute:
         headers: dict[str, str] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
-        caller = Caller(receive, headers, self._limits())
+        caller = Caller(receive, headers, self._current.snapshot.server)
         inbound = Inbound(
             id=self._ids("req"),
             operation=self._operation,
@@ -152,6 +149,19 @@ class LlmRoute:
         await sink.start(error.status, headers)
         await sink.write(render(self._dialect, error, self._ids("req")))
         await sink.end()
+
+
+class Dispatch:
+    """The whole ASGI application: model routes by their path, everything else through ``rest``."""
+
+    def __init__(self, llm_routes: Mapping[str, LlmRoute], rest: ASGIApp) -> None:
+        self._llm_routes = llm_routes
+        self._rest = rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request, or the life cycle's messages, to where they belong."""
+        route = self._llm_routes.get(scope["path"]) if scope["type"] == "http" else None
+        await (route or self._rest)(scope, receive, send)
 
 
 def _too_large(limit: int) -> GatewayError:

@@ -1,8 +1,10 @@
 """Whatever a caller sends, the answer is a 4xx in OpenAI's error shape that says what to do, never a 5xx or a hang."""
 
 import asyncio
+import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
@@ -57,7 +59,7 @@ async def _post(running: RunningGateway, body: bytes, **headers: str) -> tuple[i
     headers = {"authorization": "Bearer sk-right", "content-type": "application/json", **headers}
     async with (
         aiohttp.ClientSession() as client,
-        client.post(f"{running.base_url}/chat/completions", data=body, headers=headers) as answer,
+        client.post(f"{running.base_url}/chat/completions", data=io.BytesIO(body), headers=headers) as answer,
     ):
         return answer.status, await answer.json(content_type=None)
 
@@ -180,7 +182,7 @@ class Fuzzed:
 
 
 @pytest.fixture
-def fuzzed(tmp_path: Path) -> "Fuzzed":
+def fuzzed(tmp_path: Path) -> Iterator["Fuzzed"]:
     """Run a gateway before a healthy upstream."""
     runner = asyncio.Runner()
 
@@ -188,8 +190,6 @@ def fuzzed(tmp_path: Path) -> "Fuzzed":
         upstream = await ScriptedUpstream().__aenter__()
         stack.push_async_exit(upstream.__aexit__)
         return await stack.enter_async_context(running_gateway(one_model(upstream.url), tmp_path))
-
-    from contextlib import AsyncExitStack
 
     stack = AsyncExitStack()
     yield Fuzzed(runner, runner.run(enter()))

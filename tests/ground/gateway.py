@@ -13,6 +13,8 @@ import yaml
 
 from gateway.app import Gateway, read_snapshot
 from gateway.routes.http_protocol import GuardedProtocol
+from gateway.store.engine import sqlite_url
+from gateway.store.queries import Store, Totals
 
 
 class RunningGateway:
@@ -25,6 +27,16 @@ class RunningGateway:
         self.url = f"http://127.0.0.1:{port}"
         self.base_url = f"{self.url}/v1"
         """What an SDK takes."""
+
+    async def totals(self) -> list[Totals]:
+        """Read the ledger's sums by target and outcome, everything written so far included."""
+        await self.gateway.ledger.flush()
+        store = Store(sqlite_url(Path(self.gateway.current.snapshot.state_dir) / "ledger.sqlite"))
+        store.open()
+        try:
+            return store.totals()
+        finally:
+            store.close()
 
 
 class _Server(uvicorn.Server):
