@@ -38,7 +38,7 @@ check: setup-dev
 	.venv/bin/lint-imports
 
 test: check
-	@tests/system-packages
+	@deploy/system-packages
 	$(PYTEST) -m "not soak"
 
 test-fast: setup-dev
