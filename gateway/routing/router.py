@@ -107,7 +107,7 @@ class Router:
         )
 
     def _nothing_left(self, call: Call, dropped: list[Dropped], views: Sequence[TargetView]) -> GatewayError:
-        """Choose the error. A sick target that could have served the call makes it a matter of time, not of the call."""
+        """Choose the error. One sick target able to serve the call makes it a matter of time, not of the call."""
         faults = {self._faults[each.filter] for each in dropped}
         details = _listed([f"{each.target_id}: {each.reason}" for each in dropped])
         name = call.route.name

@@ -15,7 +15,9 @@ A target that is passed over gets no samples, so its bad prediction would stand 
 it for ``probe_interval_s`` and ``probe_every`` calls have looked at it since (so that with one call a minute not
 every call becomes a probe), it is due: routing may send it one call, and while that one runs it is not due again. A
 sample that is surprisingly low makes the next probe due at once, so a recovered target is back after a few calls
-instead of minutes. A target that was never measured is always due.
+instead of minutes. A target that was never measured is always due. Its answers are taken to be as long as those of
+the others: a question asks for about the same length everywhere, and with a fixed guess a cheap newcomer could look
+dearer than what is known.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -23,8 +25,8 @@ from collections.abc import Callable, Collection, Mapping
 from gateway.clock import Clock
 from gateway.errors import ErrorKind
 from gateway.targets.breaker import Breaker, State
-from gateway.targets.stats import Window
-from gateway.types import Call, Quantiles, Sample, Target, TargetView
+from gateway.targets.stats import Lengths, Window
+from gateway.types import Call, Sample, Target, TargetView
 
 PROBE_INTERVAL_S = 10.0
 PROBE_EVERY = 10
@@ -39,10 +41,14 @@ BEYOND_WAIT = 1.25
 class Lease:
     """One attempt's place at a target. Ends once, by ``end`` or ``abandon``; later calls change nothing."""
 
-    __slots__ = ("_begun_at_ns", "_now_ns", "_pass", "_share_s", "_state", "_virtual_at_start_ns", "in_flight_at_start")
+    __slots__ = (
+        "_all_lengths", "_begun_at_ns", "_now_ns", "_pass", "_share_s", "_state", "_virtual_at_start_ns",
+        "in_flight_at_start",
+    )  # fmt: skip
 
-    def __init__(self, state: "_State", now_ns: Callable[[], int], begun_at_ns: int) -> None:
+    def __init__(self, state: "_State", all_lengths: Lengths, now_ns: Callable[[], int], begun_at_ns: int) -> None:
         self._state = state
+        self._all_lengths = all_lengths
         self._now_ns = now_ns
         self._begun_at_ns = begun_at_ns
         state.advance(begun_at_ns)
@@ -87,7 +93,8 @@ class Lease:
         if sample.tpot_ms is not None:
             low = state.tpot_ms.add(now_ns, sample.tpot_ms, 0.0, others) or low
         if sample.ok:
-            state.lengths_under(sample.max_output_tokens).add(now_ns, max(1, sample.output_tokens))
+            state.output_tokens.add(now_ns, sample.output_tokens, sample.max_output_tokens)
+            self._all_lengths.add(now_ns, sample.output_tokens, sample.max_output_tokens)
         if sample.ok or sample.trips_breaker or ttft_ms is not None:
             state.learnt_at_ns = now_ns
             state.asked = 0
@@ -96,7 +103,7 @@ class Lease:
     def _waited_in_vain_ms(self, tokens: float, now_ns: int) -> float | None:
         """Turn a wait that ended without a token into a TTFT sample, if it is news: a lower bound, never a fast one."""
         waited_ms = (now_ns - self._begun_at_ns) / 1e6
-        known = self._state.ttft_ms.predict(tokens, self.in_flight_at_start - 1)
+        known = self._state.ttft_ms.predict(now_ns, tokens, self.in_flight_at_start - 1)
         if known is None:
             return waited_ms * BEYOND_WAIT if waited_ms >= MIN_TELLING_WAIT_MS else None
         return max(waited_ms * BEYOND_WAIT, known.p95) if waited_ms > known.p50 else None
@@ -114,7 +121,7 @@ class _State:
         self.breaker = Breaker()
         self.ttft_ms = Window()
         self.tpot_ms = Window()
-        self.output_tokens: dict[int, Window] = {}
+        self.output_tokens = Lengths()
         self.in_flight = 0
         self.virtual_ns = 0.0
         self.virtual_at_ns = now_ns
@@ -131,22 +138,6 @@ class _State:
             self.virtual_ns = 0.0
         self.virtual_at_ns = now_ns
 
-    def lengths_under(self, cap: int | None) -> Window:
-        """Return the window of answers under about this cap; caps within a factor of two share one (20 at most)."""
-        key = _cap_key(cap)
-        window = self.output_tokens.get(key)
-        if window is None:
-            window = self.output_tokens[key] = Window()
-        return window
-
-    def predict_length(self, cap: int | None) -> Quantiles | None:
-        """Predict the length of an answer under a cap; without one like it, as an uncapped one cut off there."""
-        window = self.output_tokens.get(_cap_key(cap)) or self.output_tokens.get(0)
-        known = None if window is None else window.predict()
-        if known is None or cap is None:
-            return known
-        return Quantiles(min(known.p50, cap), min(known.p90, cap), min(known.p95, cap), min(known.p99, cap))
-
 
 class Pool:
     """The targets as measured. All times come from the clock given."""
@@ -158,6 +149,7 @@ class Pool:
         self._probe_interval_ns = round(probe_interval_s * 1e9)
         self._probe_every = probe_every
         self._states: dict[str, _State] = {}
+        self._all_lengths = Lengths()
 
     def view(self, call: Call) -> tuple[TargetView, ...]:
         """Read the targets of the call's route at one moment, in their order, for this prompt size and load."""
@@ -185,7 +177,7 @@ class Pool:
             state = _State(now_ns)
         self._states[target.id] = state  # put last, so that the first idle one was used longest ago
         stale = self._stale(state, now_ns)
-        lease = Lease(state, self._now_ns, now_ns)
+        lease = Lease(state, self._all_lengths, self._now_ns, now_ns)
         if stale and state.probe is None:
             state.probe = lease
         return lease
@@ -207,7 +199,13 @@ class Pool:
     def _view(self, target: Target, now_ns: int, tokens: int, cap: int | None) -> TargetView:
         state = self._states.get(target.id)
         if state is None:
-            return TargetView(target=target, in_flight=0, available=True, probe_due=True)
+            return TargetView(
+                target=target,
+                in_flight=0,
+                available=True,
+                probe_due=True,
+                output_tokens=self._all_lengths.predict(now_ns, cap),
+            )
         state.asked += 1
         load = state.in_flight
         refusal = state.breaker.refusal(now_ns)
@@ -218,9 +216,9 @@ class Pool:
             unavailable_reason=refusal or "",
             retry_after_s=None if refusal is None else state.breaker.retry_after_s(now_ns),
             probe_due=state.probe is None and self._stale(state, now_ns),
-            ttft_ms=state.ttft_ms.predict(tokens, load),
-            tpot_ms=state.tpot_ms.predict(0.0, load),
-            output_tokens=state.predict_length(cap),
+            ttft_ms=state.ttft_ms.predict(now_ns, tokens, load),
+            tpot_ms=state.tpot_ms.predict(now_ns, 0.0, load),
+            output_tokens=state.output_tokens.predict(now_ns, cap) or self._all_lengths.predict(now_ns, cap),
             share=1.0 / (load + 1),
         )
 
@@ -235,7 +233,3 @@ class Pool:
         idle = next((target_id for target_id, state in self._states.items() if not state.in_flight), None)
         if idle is not None:
             del self._states[idle]
-
-
-def _cap_key(cap: int | None) -> int:
-    return 0 if cap is None else min(cap.bit_length(), 20)

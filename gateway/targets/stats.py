@@ -20,9 +20,9 @@ recovery. So when four samples in a row lie 20% outside the central 80% of the w
 before them is forgotten: the target is another one now. By chance that happens once in some thousands of samples and
 costs only history. The bounds stand still while such a row is building up, or the row itself would move them.
 
-*Age.* Relative weights do not change while nothing arrives, so quantiles are computed once per sample and kept.
-Samples older than 300 s leave when a new one comes, never before: old news beats none, and the pool sends a probe to
-refresh it.
+*Age.* Relative weights do not change while nothing arrives, so quantiles are computed when a sample comes and kept
+(of a busy target, when an eighth of the window is new or a quarter of a second has passed). Samples older than 300 s
+leave when a new one comes, never before: old news beats none, and the pool sends a probe to refresh it.
 
 *Failures* give no sample here. A wait that ended without an answer is a lower bound; the pool adds it as it stands
 when it says more than the window knows already.
@@ -30,7 +30,9 @@ when it says more than the window knows already.
 
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Iterable
 from itertools import accumulate
+from math import ceil
 
 from gateway.types import Quantiles
 
@@ -42,6 +44,7 @@ RUN = 4
 """Samples in a row on one side that make a new regime."""
 MARGIN = 1.2
 """How far outside the central 80% they must lie, so that the jitter of a very steady target is no news."""
+REFRESH_NS = 250_000_000
 OUTLIER = 5.0
 _MAX_KEEP = (SIZE - 1) / SIZE
 
@@ -59,10 +62,10 @@ class Line:
         self.tokens = self.load = self.value = 0.0
         self.per_token = self.per_load = 0.0
 
-    def at(self, tokens: float, load: float) -> float:
-        """Return the line's value; never below a twentieth of the mean, where a steep line would cross zero."""
-        value = self.value + self.per_token * (tokens - self.tokens) + self.per_load * (load - self.load)
-        return max(value, self.value / 20)
+    def shape(self) -> tuple[float, float, float, float]:
+        """Return start, slope per token, slope per call in flight, and a floor, where a steep line would cross zero."""
+        start = self.value - self.per_token * self.tokens - self.per_load * self.load
+        return start, self.per_token, self.per_load, self.value / 20
 
     def add(self, at_ns: int, value: float, tokens: float, load: float) -> None:
         """Move the line towards one sample (weighted means and co-moments after West, 1979, with decay)."""
@@ -99,15 +102,17 @@ class Line:
 class Window:
     """What was measured lately of one quantity, and its prediction. Values are positive, in the caller's unit."""
 
-    __slots__ = ("_dirty", "_high", "_line", "_low", "_ratios", "_run", "_samples")
+    __slots__ = ("_high", "_line", "_low", "_ratios", "_refreshed_at_ns", "_run", "_samples", "_shape", "_unseen")
 
     def __init__(self) -> None:
         self._samples: deque[tuple[int, float, float, float]] = deque(maxlen=SIZE)
         self._line = Line()
+        self._shape = self._line.shape()
         self._ratios = (1.0, 1.0, 1.0, 1.0)
         self._low = self._high = 1.0
         self._run = 0
-        self._dirty = False
+        self._unseen = 0
+        self._refreshed_at_ns = 0
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -120,11 +125,10 @@ class Window:
     def add(self, at_ns: int, value: float, tokens: float = 0.0, load: float = 0.0) -> bool:
         """Learn one sample; return whether it was surprisingly low, which asks for another one soon."""
         value = max(value, 1e-3)
-        if self._dirty:
-            self._refresh()
         fitted = value
         if self._samples:
-            expected = self._line.at(tokens, load)
+            start, per_token, per_load, floor = self._shape
+            expected = max(start + per_token * tokens + per_load * load, floor)
             ratio = value / expected
             if ratio > self._high:
                 self._run = max(self._run, 0) + 1
@@ -139,19 +143,23 @@ class Window:
             self._samples.popleft()
         self._samples.append((at_ns, value, tokens, load))
         self._line.add(at_ns, fitted, tokens, load)
-        self._dirty = True
+        self._unseen += 1
         surprisingly_low = self._run < 0
         if abs(self._run) >= RUN:
             self._forget_all_but(RUN)
+            self._refresh(at_ns)
+        elif self._unseen * 8 >= len(self._samples) or at_ns - self._refreshed_at_ns >= REFRESH_NS:
+            self._refresh(at_ns)
         return surprisingly_low
 
-    def predict(self, tokens: float = 0.0, load: float = 0.0) -> Quantiles | None:
+    def predict(self, now_ns: int, tokens: float = 0.0, load: float = 0.0) -> Quantiles | None:
         """Return the quantiles at a prompt size and a number of other calls in flight; None before the first sample."""
         if not self._samples:
             return None
-        if self._dirty:
-            self._refresh()
-        line = self._line.at(tokens, load)
+        if self._unseen and now_ns - self._refreshed_at_ns >= REFRESH_NS:
+            self._refresh(now_ns)
+        start, per_token, per_load, floor = self._shape
+        line = max(start + per_token * tokens + per_load * load, floor)
         p50, p90, p95, p99 = self._ratios
         return Quantiles(line * p50, line * p90, line * p95, line * p99)
 
@@ -164,30 +172,64 @@ class Window:
             self._line.add(*sample)
         self._run = 0
 
-    def _refresh(self) -> None:
-        at = self._line.at
+    def _refresh(self, now_ns: int) -> None:
         newest_ns = self._samples[-1][0]
+        self._shape = self._line.shape()
+        ratios = _ratios(self._samples, *self._shape)
+        totals: list[float] = []
+        total = float(len(ratios))
         if newest_ns - self._samples[0][0] < HALF_LIFE_NS / 30:  # all about equally old: no need to weigh them
-            ratios = sorted([value / at(tokens, load) for _, value, tokens, load in self._samples])
-            totals: list[float] = []
-            total = float(len(ratios))
+            ratios.sort()
         else:
-            weighed = sorted(
-                [
-                    (value / at(tokens, load), 2.0 ** ((at_ns - newest_ns) / HALF_LIFE_NS))
-                    for at_ns, value, tokens, load in self._samples
-                ]
-            )
+            weights = [2.0 ** ((at_ns - newest_ns) / HALF_LIFE_NS) for at_ns, _, _, _ in self._samples]
+            weighed = sorted(zip(ratios, weights, strict=True))
             ratios = [ratio for ratio, _ in weighed]
             totals = list(accumulate([weight for _, weight in weighed]))
             total = totals[-1]
 
         def quantile(q: float) -> float:
-            # The lower bound keeps q x total from falling behind the last partial sum by a rounding error.
-            place = bisect_left(totals, q * total - 1e-9) if totals else -int(-(q * total - 1e-9) // 1) - 1
-            return ratios[place]
+            part = q * total - 1e-9  # rounding must not carry it past the last partial sum
+            return ratios[bisect_left(totals, part) if totals else ceil(part) - 1]
 
         self._ratios = (quantile(0.50), quantile(0.90), quantile(0.95), quantile(0.99))
         if not self._run:
             self._low, self._high = quantile(0.10) / MARGIN, self._ratios[1] * MARGIN
-        self._dirty = False
+        self._unseen = 0
+        self._refreshed_at_ns = now_ns
+
+
+def _ratios(
+    samples: Iterable[tuple[int, float, float, float]], start: float, per_token: float, per_load: float, floor: float
+) -> list[float]:
+    if start >= floor:  # then nothing lies below the floor: no need to look each time
+        return [value / (start + per_token * tokens + per_load * load) for _, value, tokens, load in samples]
+    return [value / max(start + per_token * tokens + per_load * load, floor) for _, value, tokens, load in samples]
+
+
+class Lengths:
+    """How many tokens answers have, apart by the caller's cap: answers cut off at 16 say nothing of uncapped ones."""
+
+    __slots__ = ("_by_cap",)
+
+    def __init__(self) -> None:
+        self._by_cap: dict[int, Window] = {}
+
+    def add(self, at_ns: int, tokens: int, cap: int | None) -> None:
+        """Learn one complete answer; caps within a factor of two are learnt together (at most 20 windows)."""
+        key = _cap_key(cap)
+        window = self._by_cap.get(key)
+        if window is None:
+            window = self._by_cap[key] = Window()
+        window.add(at_ns, max(1, tokens))
+
+    def predict(self, now_ns: int, cap: int | None) -> Quantiles | None:
+        """Predict tokens under a cap; if there was none like it, as an uncapped answer cut off there."""
+        window = self._by_cap.get(_cap_key(cap)) or self._by_cap.get(0)
+        known = None if window is None else window.predict(now_ns)
+        if known is None or cap is None:
+            return known
+        return Quantiles(min(known.p50, cap), min(known.p90, cap), min(known.p95, cap), min(known.p99, cap))
+
+
+def _cap_key(cap: int | None) -> int:
+    return 0 if cap is None else min(cap.bit_length(), 20)

@@ -36,9 +36,7 @@ def _tokens(rates: Rates, fixed: float, output: Quantiles) -> Quantiles:
     )
 
 
-def _hardware(
-    nano_usd_per_hour: float, output: Quantiles, ttft: Quantiles | None, tpot: Quantiles | None
-) -> Quantiles:
+def _hardware(nano_usd_per_hour: float, output: Quantiles, ttft: Quantiles | None, tpot: Quantiles | None) -> Quantiles:
     ttft, tpot, per_ms = ttft or OPTIMISTIC_TTFT_MS, tpot or OPTIMISTIC_TPOT_MS, nano_usd_per_hour / _MS_PER_HOUR
     return Quantiles(
         per_ms * (ttft.p50 + tpot.p50 * max(0.0, output.p50 - 1)),

@@ -137,7 +137,7 @@ def test_a_surprisingly_fast_sample_asks_for_another_at_once() -> None:
 
 
 def test_a_quick_failure_is_no_fast_sample() -> None:
-    """An error after a millisecond leaves the prediction as it was; a refused connection gives none to a cold target."""
+    """An error after a millisecond leaves the prediction as it was; a refused connection gives a cold target none."""
     clock = HandClock()
     pool = Pool(clock)
     lease = pool.begin(TARGET)
@@ -223,3 +223,12 @@ def test_what_is_removed_is_forgotten_and_memory_is_bounded() -> None:
         pool.begin(build_target(f"invented-{number}")).abandon()
     assert len(pool.in_flight()) == MAX_TARGETS
     assert "kept" in pool.in_flight()
+
+
+def test_a_newcomer_is_taken_to_answer_as_long_as_the_others() -> None:
+    """Or a cheap target never tried would look dearer than a dear one known to answer briefly."""
+    pool = Pool(HandClock())
+    pool.begin(build_target("other")).end(sample(output_tokens=12))
+    known = view(pool).output_tokens
+    assert known is not None
+    assert known.p50 == pytest.approx(12)
