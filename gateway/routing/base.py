@@ -78,4 +78,4 @@ class Objective(Protocol):
         """
 
     def figure(self, candidate: Candidate) -> str:
-        """Write what the order looked at, in ASCII: ``$0.000012``."""
+        """Write what the order looked at, in ASCII: ``$0.000012 predicted``."""

@@ -178,9 +178,8 @@ def _reason(call: Call, objective: Objective, ordered: Sequence[Candidate], firs
     if ordered[0] is not first:
         return f"{ordered[0].target.id} predicted {breach(ordered[0], constraints).text}: next {objective.superlative}"
     has_ceilings = (constraints.ttft_ms or constraints.tpot_ms or constraints.cost_nano_usd) is not None
-    measured = "" if first.prediction.ttft_ms is not None else ", latency not measured yet"
     scope = " within ceilings" if has_ceilings else ""
-    return f"{objective.superlative}{scope} ({objective.figure(first)} predicted{measured})"
+    return f"{objective.superlative}{scope} ({objective.figure(first)})"
 
 
 def _none_fits(call: Call, beyond: Sequence[Candidate]) -> GatewayError:

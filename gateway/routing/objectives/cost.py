@@ -21,4 +21,5 @@ class Cheapest:
     def figure(self, candidate: Candidate) -> str:
         """Write dollars, with enough decimals for a cheap call."""
         usd = _nano_usd(candidate) / 1e9
-        return f"${usd:.6f}" if usd >= 1e-6 or not usd else f"${usd:.9f}"
+        figure = f"${usd:.6f} predicted" if usd >= 1e-6 or not usd else f"${usd:.9f} predicted"
+        return figure if candidate.prediction.ttft_ms is not None else f"{figure}, latency not measured yet"

@@ -36,4 +36,4 @@ class Fastest:
     def figure(self, candidate: Candidate) -> str:
         """Write milliseconds."""
         total_ms = _total_ms(candidate)
-        return f"{total_ms:.0f} ms" if total_ms < float("inf") else "not measured yet"
+        return f"{total_ms:.0f} ms predicted" if total_ms < float("inf") else "not measured yet"

@@ -90,6 +90,7 @@ def test_latency_tries_an_unknown_target_once() -> None:
     due = build_view(CHEAP, ttft_ms=None, tpot_ms=None, probe_due=True)
     under_way = build_view(CHEAP, ttft_ms=None, tpot_ms=None, in_flight=1)
     first = plan_of(known, due, objective="latency")
+    assert first.reason == "fastest (not measured yet)"
     assert order(first) == ["cheap", "dear"]
     assert first.candidates[0].probe
     assert order(plan_of(known, under_way, objective="latency")) == ["dear", "cheap"]
