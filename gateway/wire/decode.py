@@ -7,6 +7,7 @@ Messages name the place, never the content.
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Never
 
@@ -29,6 +30,8 @@ _CONSTRAINED = ("structured_outputs", "guided_json", "guided_regex", "guided_cho
 # What vLLM 0.32 refuses to stream (beam search, prompt log-probabilities) or leaves out of a stream (the transfer
 # parameters of disaggregated serving), and speech, which OpenAI streams in another format than it sends at once.
 _NOT_STREAMED = ("use_beam_search", "prompt_logprobs", "kv_transfer_params", "ec_transfer_params", "audio")
+# Most are halves of emoji, in order; only a body that has any is looked at closely.
+_SURROGATE = re.compile(rb"\\u[dD]")
 _BYTES_PER_TOKEN_ID = 4
 """A prompt given as token ids counts as the text it stands for, about four bytes a token."""
 
@@ -134,7 +137,7 @@ def _scan(body: bytes, max_depth: int) -> _Object:
     if not isinstance(request, dict):
         raise _malformed("must be a JSON object")
     _check_depth(request, max_depth)
-    if b"\\ud" in body or b"\\uD" in body:
+    if _SURROGATE.search(body):
         try:
             json.dumps(request, ensure_ascii=False).encode()
         except UnicodeEncodeError:
