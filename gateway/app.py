@@ -28,7 +28,7 @@ from gateway.config.snapshot import Current, Snapshot
 from gateway.execution.registry import strategies
 from gateway.pipeline import Pipeline
 from gateway.providers.registry import ADAPTERS, PROVIDER_TYPES, refuses
-from gateway.routes.api import create_api
+from gateway.routes.api import Pages, create_api
 from gateway.routes.llm import Dispatch, LlmRoute
 from gateway.routing.registry import router
 from gateway.routing.resolve import resolve
@@ -105,9 +105,7 @@ class Gateway:
             )
             for path, (operation, dialect) in _LLM_ROUTES.items()
         }
-        api = create_api(
-            version=version("tollway"),
-            lifespan=self._lifespan,
+        pages = Pages(
             current=self.current,
             authenticator=authenticator,
             ledger=self.ledger,
@@ -115,6 +113,7 @@ class Gateway:
             unready=self.unready,
             ids=ids,
         )
+        api = create_api(pages, version=version("tollway"), lifespan=self._lifespan)
         self.asgi = Dispatch(llm_routes, api)
 
     async def start(self) -> None:

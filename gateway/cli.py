@@ -1,4 +1,4 @@
-"""The ``tollway`` command. Other packages add their commands through the entry points of the group ``tollway.commands``.
+"""The ``tollway`` command. Other packages add their own through the entry points of the group ``tollway.commands``.
 
 Such an entry point is a function that takes argparse's sub-parsers, adds one, and sets ``run`` to a function from the
 parsed arguments to an exit code.
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("serve", help="run the gateway", description="Run the gateway until it is told to stop.")
+    parser = commands.add_parser("serve", help="run the gateway", description="Run it until it is told to stop.")
     _add_config(parser)
     parser.add_argument("--host", help="listen here instead of server.host")
     parser.add_argument("--port", type=int, help="listen here instead of server.port; 0: any free port")
@@ -76,6 +76,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     logs.configure()
     # The ledger's writer is a thread: at the default of 5 ms it could keep the event loop waiting for as long.
     sys.setswitchinterval(0.0005)
+
     def read() -> Snapshot:
         return read_snapshot(arguments.config, os.environ, host=arguments.host, port=arguments.port)
 
@@ -86,10 +87,9 @@ def _serve(arguments: argparse.Namespace) -> int:
         return _fail(str(error))
     gateway = Gateway(snapshot, reread=read)
     try:
-        with listener:
-            # uvicorn picks its own loop only when it starts the process itself; here the listener is ours.
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_run(gateway, listener))
+        # uvicorn picks its own loop only when it starts the process itself; here the listener is ours.
+        with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(gateway, listener))
     except StateDirectoryInUse as error:
         return _fail(str(error))
     return 0
@@ -111,7 +111,7 @@ async def _run(gateway: Gateway, listener: socket.socket) -> None:
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
     host, port = listener.getsockname()[:2]
-    print(f"tollway serves on http://{host}:{port} (metrics /metrics, docs /docs)", flush=True)  # noqa: T201 - its output
+    print(f"tollway serves on http://{host}:{port} (metrics /metrics, docs /docs)", flush=True)
     await server.serve(sockets=[listener])
 
 
@@ -135,7 +135,7 @@ def _check(arguments: argparse.Namespace) -> int:
         snapshot = read_snapshot(arguments.config, os.environ)
     except ConfigError as error:
         return _fail(str(error))
-    print(  # noqa: T201 - the command's output
+    print(
         f"{arguments.config}: good. {len(snapshot.targets)} models, {len(snapshot.routes) - len(snapshot.targets)} "
         f"routes, {len(snapshot.keys)} keys; version {snapshot.version}."
     )
@@ -145,11 +145,11 @@ def _check(arguments: argparse.Namespace) -> int:
 def _key(_arguments: argparse.Namespace) -> int:
     secret = f"tw-{secrets.token_urlsafe(32)}"
     digest = hashlib.sha256(secret.encode()).hexdigest()
-    print(f"for the app:            {secret}")  # noqa: T201 - the command's output
-    print(f"for the configuration:  secret: sha256:{digest}")  # noqa: T201 - the command's output
+    print(f"for the app:            {secret}")
+    print(f"for the configuration:  secret: sha256:{digest}")
     return 0
 
 
 def _fail(sentence: str) -> int:
-    print(sentence, file=sys.stderr)  # noqa: T201 - the command's output
+    print(sentence, file=sys.stderr)
     return 1

@@ -131,7 +131,7 @@ class GatewayError(Exception):
 class UpstreamError(GatewayError):
     """One target failed. ``upstream_status`` is its HTTP status, when it sent one."""
 
-    def __init__(  # noqa: PLR0913 - each is a field of the error object that leaves
+    def __init__(
         self,
         kind: ErrorKind,
         message: str,

@@ -34,7 +34,7 @@ log = logging.getLogger("tollway.pipeline")
 class Pipeline:
     """Holds the parts that outlive requests; the snapshot is read anew for each."""
 
-    def __init__(  # noqa: PLR0913 - one argument for each stage
+    def __init__(
         self,
         *,
         current: Current,

@@ -68,7 +68,7 @@ class Principal(Struct, frozen=True, kw_only=True):
     """Who is calling, and what they may do."""
 
     key_id: str
-    """The configured name of the key (``anonymous`` when no keys are configured); safe to show and to use as a label."""
+    """The configured name of the key (``anonymous`` when no keys are configured); safe to show and as a label."""
     team_id: str | None = None
     user_id: str | None = None
     allowed_models: frozenset[str] | None = None

@@ -216,13 +216,11 @@ class Attempt:
             return Usage(origin="estimated")
         output_tokens = estimate_output_tokens(progress.content_events, progress.content_bytes) if progress else 0
         if reported is None:
-            return Usage(
-                input_tokens=self._call.input_tokens_estimate, output_tokens=output_tokens, origin="estimated"
-            )
+            return Usage(input_tokens=self._call.input_tokens_estimate, output_tokens=output_tokens, origin="estimated")
         return replace(reported, output_tokens=max(output_tokens, reported.output_tokens), origin="estimated")
 
     def _tpot_ms(self, usage: Usage) -> float | None:
-        """(t_last - t_first) / (n_out - 1); none for several choices, for fewer than two tokens, or without a stream."""
+        """(t_last - t_first) / (n_out - 1); none for several choices, fewer than two tokens, or without a stream."""
         if self._call.envelope.choices > 1 or usage.output_tokens < 2:
             return None
         if self.first_content_ns is None or self.last_content_ns is None or self._events_seen < 2:

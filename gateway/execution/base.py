@@ -14,7 +14,7 @@ class Reply:
 
     __slots__ = ("attempt", "decoder", "ended", "head", "reason", "stream")
 
-    def __init__(  # noqa: PLR0913 - a record of what the relay needs
+    def __init__(
         self, *, attempt: Attempt, decoder: Decoder, stream: UpstreamStream, head: bytes, ended: bool, reason: str
     ) -> None:
         self.attempt = attempt

@@ -72,7 +72,7 @@ class InOrder:
                 self._transport.send(request, connect_timeout_s=call.timeouts.connect_s)
             )
         attempt.upstream_status = stream.status
-        if stream.status != 200:  # noqa: PLR2004 - the one status that carries an answer
+        if stream.status != 200:
             async with wait.limit(has_content=False):
                 body = await _read_error_body(stream)
             raise adapter.failure(stream.status, stream.headers, body)
@@ -104,9 +104,7 @@ class _Wait:
             if candidate.probe and others_follow and ceiling is not None:
                 # A probe shows by the ceiling whether the target is fast again; the caller pays no more than that.
                 first_token_s = min(first_token_s, ceiling.value / 1e3)
-            self._first_token_deadline_ns = min(
-                call.deadline_ns, clock.monotonic_ns() + int(first_token_s * 1e9)
-            )
+            self._first_token_deadline_ns = min(call.deadline_ns, clock.monotonic_ns() + int(first_token_s * 1e9))
 
     @asynccontextmanager
     async def limit(self, *, has_content: bool) -> AsyncIterator[None]:

@@ -1,20 +1,22 @@
 """What a provider is to the gateway: values in, bytes out, and back. An adapter does no I/O and holds no state.
 
-A new OpenAI-compatible provider is one row in ``registry.py``; any other one is a file with an ``Adapter`` and a line there.
+A new OpenAI-compatible provider is one row in ``registry.py``; any other one is a file with an ``Adapter`` and a line
+there.
 """
 
 from collections.abc import Mapping
 from typing import Protocol
 
 from gateway.errors import UpstreamError
-from gateway.types import Call, Target, Usage, UpstreamRequest
+from gateway.types import Call, Target, UpstreamRequest, Usage
 
 
 class Decoder(Protocol):
     """Turns one upstream answer (status 200) into what the caller gets. One per attempt, fed in order.
 
     Whether the answer is a stream, and whether the caller wants one, is known from the call and the target; a decoder
-    for a streamed answer to a caller who wants none returns ``b""`` from ``feed`` and the assembled body from ``finish``.
+    for a streamed answer to a caller who wants none returns ``b""`` from ``feed`` and the assembled body from
+    ``finish``.
     """
 
     content_type: str
@@ -36,17 +38,26 @@ class Decoder(Protocol):
         """
 
     def finish(self) -> bytes:
-        """Return what is left when the upstream has ended cleanly. Raises UpstreamError (UPSTREAM_CUT) if not complete."""
+        """Return what is left when the upstream has ended cleanly.
+
+        Raises UpstreamError (UPSTREAM_CUT) if the answer is not complete.
+        """
 
 
 class Adapter(Protocol):
     """One wire format."""
 
     def refuses(self, call: Call, target: Target) -> str | None:
-        """Name what this format cannot express of the call (``"'logit_bias' ..."``), or None. No member is dropped silently."""
+        """Name what this format cannot express of the call (``"'logit_bias' ..."``), or None.
+
+        No member is dropped silently.
+        """
 
     def request(self, call: Call, target: Target, attempt_id: str) -> UpstreamRequest:
-        """Write the upstream request. The attempt id travels as ``x-tollway-attempt-id``. No caller's header is passed on."""
+        """Write the upstream request.
+
+        The attempt id travels as ``x-tollway-attempt-id``. No caller's header is passed on.
+        """
 
     def decoder(self, call: Call, target: Target) -> Decoder:
         """Make the decoder for one answer with status 200."""
@@ -54,9 +65,10 @@ class Adapter(Protocol):
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
         """Classify an answer with another status.
 
-        400, 404, 413, 422 about the request are the caller's fault (UPSTREAM_REJECTED, the provider's own message passed
-        on with anything that looks like a credential removed; CONTEXT_LENGTH when it says so); 401 and 403 are about our
-        credentials; 429 about our quota; 503 and 529 are overload (with ``Retry-After``); the rest is UPSTREAM_ERROR.
+        400, 404, 413, 422 about the request are the caller's fault (UPSTREAM_REJECTED, the provider's own message
+        passed on with anything that looks like a credential removed; CONTEXT_LENGTH when it says so); 401 and 403 are
+        about our credentials; 429 about our quota; 503 and 529 are overload (with ``Retry-After``); the rest is
+        UPSTREAM_ERROR.
         """
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from starlette.exceptions import HTTPException
 from gateway.accounting.base import Ledger
 from gateway.auth.base import Authenticator
 from gateway.clock import Ids
-from gateway.config.snapshot import Current, Snapshot
+from gateway.config.snapshot import Current
 from gateway.errors import ErrorKind, GatewayError
 from gateway.execution.relay import usd
 from gateway.routes.openapi import add_llm_routes
@@ -22,87 +23,101 @@ from gateway.wire.errors import render
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def create_api(  # noqa: PLR0913 - what the pages show
-    *,
-    version: str,
-    lifespan: Lifespan,
-    current: Current,
-    authenticator: Authenticator,
-    ledger: Ledger,
-    metrics: Metrics,
-    unready: Callable[[], list[str]],
-    ids: Ids,
-) -> FastAPI:
-    """Make the application; ``unready`` returns sentences that say why requests would fail now, or none."""
+class Pages:
+    """What the application answers."""
+
+    def __init__(
+        self,
+        *,
+        current: Current,
+        authenticator: Authenticator,
+        ledger: Ledger,
+        metrics: Metrics,
+        unready: Callable[[], list[str]],
+        ids: Ids,
+    ) -> None:
+        self._current = current
+        self._authenticator = authenticator
+        self._ledger = ledger
+        self._metrics = metrics
+        self._unready = unready
+        self._ids = ids
+
+    async def list_models(self, request: Request) -> Response:
+        """List the routes and models that this key may use."""
+        principal = await self._principal(request)
+        return _json({"object": "list", "data": [_model(name) for name in self._visible(principal)]})
+
+    async def show_model(self, request: Request, name: str) -> Response:
+        """Show one route or model."""
+        principal = await self._principal(request)
+        if name not in self._visible(principal):
+            sentence = "There is no such model for this key; GET /v1/models lists them."
+            raise GatewayError(ErrorKind.MODEL_NOT_FOUND, sentence, param="model")
+        return _json(_model(name))
+
+    async def show_request(self, request: Request, call_id: str) -> Response:
+        """Show what a request cost and took, and why it went where it went."""
+        principal = await self._principal(request)
+        await self._ledger.flush()
+        found = await self._ledger.find(call_id)
+        if found is None or found[0].key_id != principal.key_id:
+            sentence = "This key made no request with that id; it is in the header x-tollway-request-id."
+            raise GatewayError(ErrorKind.NOT_FOUND, sentence)
+        return _json(explain(*found))
+
+    async def healthz(self) -> Response:
+        """Tell that the process is alive."""
+        return _json({"status": "ok"})
+
+    async def readyz(self) -> Response:
+        """Tell whether requests can be served; 503 with the reasons if not."""
+        reasons = self._unready()
+        return _json({"status": "not ready", "reasons": reasons}, 503) if reasons else _json({"status": "ready"})
+
+    async def show_metrics(self) -> Response:
+        """Show the Prometheus metrics."""
+        return Response(self._metrics.exposition(), headers={"content-type": CONTENT_TYPE})
+
+    async def refuse(self, _request: Request, error: Exception) -> Response:
+        """Tell a caller of an error of ours, or of an address or method that there is not."""
+        if isinstance(error, HTTPException):
+            error = _not_here(error.status_code)
+        if not isinstance(error, GatewayError):
+            raise error
+        return Response(render("openai", error, self._ids("req")), error.status, media_type="application/json")
+
+    async def _principal(self, request: Request) -> Principal:
+        return await self._authenticator.authenticate(request.headers, self._current.snapshot.keys)
+
+    def _visible(self, principal: Principal) -> list[str]:
+        allowed = principal.allowed_models
+        return [name for name in self._current.snapshot.routes if allowed is None or name in allowed]
+
+
+def create_api(pages: Pages, *, version: str, lifespan: Lifespan) -> FastAPI:
+    """Make the application; the first line of each page's docstring is its summary in ``/docs``."""
     api = FastAPI(
         title="Tollway",
         version=version,
         lifespan=lifespan,
         summary="One OpenAI-compatible endpoint in front of many language models.",
+        exception_handlers={GatewayError: pages.refuse, HTTPException: pages.refuse},
     )
-
-    def error_response(error: GatewayError) -> Response:
-        return Response(render("openai", error, ids("req")), error.status, media_type="application/json")
-
-    @api.exception_handler(GatewayError)
-    async def gateway_error(_request: Request, error: Exception) -> Response:
-        if not isinstance(error, GatewayError):
-            raise error
-        return error_response(error)
-
-    @api.exception_handler(HTTPException)
-    async def http_error(request: Request, error: Exception) -> Response:
-        if isinstance(error, HTTPException) and error.status_code == 405:  # noqa: PLR2004 - an HTTP status
-            return error_response(
-                GatewayError(ErrorKind.METHOD_NOT_ALLOWED, "This address does not take that method; see /docs.")
-            )
-        return error_response(
-            GatewayError(ErrorKind.NOT_FOUND, "There is nothing at this address; see /docs for those that exist.")
-        )
-
-    async def principal_of(request: Request) -> Principal:
-        return await authenticator.authenticate(request.headers, current.snapshot.keys)
-
-    @api.get("/v1/models", tags=["models"], summary="List the routes and models that this key may use")
-    async def list_models(request: Request) -> Response:
-        principal = await principal_of(request)
-        return _json({"object": "list", "data": [_model(name) for name in _visible(current.snapshot, principal)]})
-
-    @api.get("/v1/models/{name:path}", tags=["models"], summary="Show one route or model")
-    async def show_model(request: Request, name: str) -> Response:
-        principal = await principal_of(request)
-        if name not in _visible(current.snapshot, principal):
-            raise GatewayError(
-                ErrorKind.MODEL_NOT_FOUND, "There is no such model for this key; GET /v1/models lists them.", param="model"
-            )
-        return _json(_model(name))
-
-    @api.get("/v1/requests/{call_id}", tags=["requests"], summary="What a request cost, took, and why it went there")
-    async def show_request(request: Request, call_id: str) -> Response:
-        principal = await principal_of(request)
-        await ledger.flush()
-        found = await ledger.find(call_id)
-        if found is None or found[0].key_id != principal.key_id:
-            raise GatewayError(
-                ErrorKind.NOT_FOUND, "This key made no request with that id; it is in the header x-tollway-request-id."
-            )
-        return _json(explain(*found))
-
-    @api.get("/healthz", tags=["operations"], summary="The process is alive")
-    async def healthz() -> Response:
-        return _json({"status": "ok"})
-
-    @api.get("/readyz", tags=["operations"], summary="Requests can be served; 503 with the reasons if not")
-    async def readyz() -> Response:
-        reasons = unready()
-        return _json({"status": "not ready", "reasons": reasons}, 503) if reasons else _json({"status": "ready"})
-
-    @api.get("/metrics", tags=["operations"], summary="Prometheus metrics")
-    async def show_metrics() -> Response:
-        return Response(metrics.exposition(), headers={"content-type": CONTENT_TYPE})
-
+    api.get("/v1/models", tags=["models"])(pages.list_models)
+    api.get("/v1/models/{name:path}", tags=["models"])(pages.show_model)
+    api.get("/v1/requests/{call_id}", tags=["requests"])(pages.show_request)
+    api.get("/healthz", tags=["operations"])(pages.healthz)
+    api.get("/readyz", tags=["operations"])(pages.readyz)
+    api.get("/metrics", tags=["operations"])(pages.show_metrics)
     add_llm_routes(api)
     return api
+
+
+def _not_here(status: int) -> GatewayError:
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        return GatewayError(ErrorKind.METHOD_NOT_ALLOWED, "This address does not take that method; see /docs.")
+    return GatewayError(ErrorKind.NOT_FOUND, "There is nothing at this address; see /docs for those that exist.")
 
 
 def explain(record: CallRecord, entries: tuple[LedgerEntry, ...]) -> dict[str, Any]:
@@ -130,11 +145,6 @@ def explain(record: CallRecord, entries: tuple[LedgerEntry, ...]) -> dict[str, A
         "dropped": record.dropped,
         "attempts": entries,
     }
-
-
-def _visible(snapshot: Snapshot, principal: Principal) -> list[str]:
-    allowed = principal.allowed_models
-    return [name for name in snapshot.routes if allowed is None or name in allowed]
 
 
 def _model(name: str) -> dict[str, Any]:

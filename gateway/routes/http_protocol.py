@@ -17,7 +17,7 @@ MAX_HEADER_BYTES = 32 * 1024
 _REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 
 
-class _RefusedHead(Exception):
+class _RefusedHeadError(Exception):
     """Stops the parser; what to answer is in ``GuardedProtocol._refusal``."""
 
 
@@ -63,10 +63,10 @@ class GuardedProtocol(HttpToolsProtocol):
         names = [name for name, _ in self.headers]
         if sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEADER_BYTES:
             self._refusal = (431, _too_large())
-            raise _RefusedHead
+            raise _RefusedHeadError
         if b"transfer-encoding" in names and b"content-length" in names:
             self._refusal = (400, "Send either Content-Length or Transfer-Encoding, not both.")
-            raise _RefusedHead
+            raise _RefusedHeadError
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:

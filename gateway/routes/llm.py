@@ -1,4 +1,4 @@
-"""The model routes as raw ASGI: a request's bytes in, the pipeline's bytes out, and an eye on whether the caller is there.
+"""The model routes as raw ASGI: a request's bytes in, the pipeline's bytes out, and an eye on the caller.
 
 FastAPI's routing, ``Request`` and ``StreamingResponse`` would cost more than the whole relay, so these routes stand
 beside the FastAPI application rather than inside it (docs/adr/0001). A caller who leaves cancels the request's task,
@@ -96,7 +96,7 @@ class Caller:
 class LlmRoute:
     """One operation in one dialect as an ASGI application."""
 
-    def __init__(  # noqa: PLR0913 - what a route is, and what it needs to hand requests on
+    def __init__(
         self,
         pipeline: Pipeline,
         *,

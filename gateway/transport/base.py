@@ -30,7 +30,9 @@ class Transport(Protocol):
     async def stop(self) -> None:
         """Close every connection."""
 
-    def send(self, request: UpstreamRequest, *, connect_timeout_s: float) -> AbstractAsyncContextManager[UpstreamStream]:
+    def send(
+        self, request: UpstreamRequest, *, connect_timeout_s: float
+    ) -> AbstractAsyncContextManager[UpstreamStream]:
         """Send and wait for the status line and headers; leaving the context frees the connection.
 
         Leaving before the body's end closes the connection at once, which is how an upstream learns that nobody

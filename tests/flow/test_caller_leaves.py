@@ -19,7 +19,7 @@ CHAT = {"model": "auto", "messages": [{"role": "user", "content": "count for lon
 async def test_the_upstream_learns_it_within_a_second(
     when: str, stream: bool, streaming_upstream: bool, tmp_path: Path
 ) -> None:
-    """Streaming or not, before the first token or after it: the upstream's connection closes, the hold is given back."""
+    """Streaming or not, before the first token or after it: the connection closes, the hold is given back."""
     async with ScriptedUpstream() as upstream:
         upstream.model.tokens = 10_000
         upstream.model.ttft_s = 60.0 if when == "before the first byte" else 0.0

@@ -20,7 +20,7 @@ def _data(body: bytes) -> list[str]:
 async def test_an_answer_without_a_stream_comes_through_byte_for_byte(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    """The body is the upstream's own, unknown members and spacing included; headers say who answered and what it cost."""
+    """The body is the upstream's own, unknown members and spacing included; headers say who and how much."""
     usage = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
     own = {
         "id": "chatcmpl-1",

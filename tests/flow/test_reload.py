@@ -14,9 +14,7 @@ from tests.ground.upstream import ScriptedUpstream
 CHAT = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
 
 
-async def test_a_good_file_is_swapped_in_and_a_bad_one_is_not(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_good_file_is_swapped_in_and_a_bad_one_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A new target serves at once; after a bad file it still does, and the log names file and line."""
     async with ScriptedUpstream() as one, ScriptedUpstream() as two:
         async with running_gateway(one_model(one.url), tmp_path) as running, aiohttp.ClientSession() as client:
@@ -54,7 +52,10 @@ async def test_a_stream_under_way_outlives_a_reload(tmp_path: Path) -> None:
     """A stream begun before the reload ends whole, though its target is gone from the new file."""
     async with ScriptedUpstream() as one, ScriptedUpstream() as two:
         one.model.tokens, one.model.tpot_s = 20, 0.01
-        async with running_gateway(two_models(one.url, two.url), tmp_path) as running, aiohttp.ClientSession() as client:
+        async with (
+            running_gateway(two_models(one.url, two.url), tmp_path) as running,
+            aiohttp.ClientSession() as client,
+        ):
             streaming = {**CHAT, "stream": True}
             async with client.post(f"{running.base_url}/chat/completions", json=streaming) as answer:
                 assert await answer.content.readany()

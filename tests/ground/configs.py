@@ -7,12 +7,12 @@ FREE = "free"
 
 
 def compatible(url: str) -> dict[str, Any]:
-    """A provider that speaks OpenAI's dialect at this origin."""
+    """Describe a provider that speaks OpenAI's dialect at this origin."""
     return {"type": "openai-compatible", "base_url": f"{url}/v1"}
 
 
 def one_model(url: str, **route: Any) -> dict[str, Any]:
-    """A route ``auto`` with the single model ``scripted``."""
+    """Describe a route ``auto`` with the single model ``scripted``."""
     return {
         "providers": {"upstream": compatible(url)},
         "models": {"scripted": {"provider": "upstream", "price": {"input": 1.0, "output": 2.0}}},
@@ -23,7 +23,7 @@ def one_model(url: str, **route: Any) -> dict[str, Any]:
 def two_models(
     first_url: str, second_url: str, *, timeouts: Mapping[str, float] | None = None, **route: Any
 ) -> dict[str, Any]:
-    """A route ``auto``: the model ``cheap`` at the first origin, ``dear`` at the second."""
+    """Describe a route ``auto``: the model ``cheap`` at the first origin, ``dear`` at the second."""
     return {
         "providers": {"one": compatible(first_url), "two": compatible(second_url)},
         "models": {
