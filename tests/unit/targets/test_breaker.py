@@ -74,8 +74,11 @@ def test_half_open_lets_one_through() -> None:
     bystander = breaker.admit(S // 2)
     probe = breaker.admit(S)
     assert breaker.refusal(S) is not None
+    uninvited = breaker.admit(S)
     breaker.settle(bystander, S, OK)
+    breaker.settle(uninvited, S, FAILED)
     assert breaker.state(S) == "half_open"
+    assert breaker.refusal(S) is not None
     breaker.settle(probe, S, OK)
     assert breaker.state(S) == "closed"
 

@@ -144,12 +144,13 @@ def test_a_quick_failure_is_no_fast_sample() -> None:
     clock.pass_s(0.001)
     lease.end(sample(None, ok=False))
     assert view(pool).ttft_ms is None
-    for _ in range(4):
-        pool.begin(TARGET).end(sample(500.0))
+    for ttft_ms in (300.0, 400.0, 500.0, 600.0, 700.0):
+        pool.begin(TARGET).end(sample(ttft_ms))
     before = view(pool).ttft_ms
-    lease = pool.begin(TARGET)
-    clock.pass_s(0.001)
-    lease.end(sample(None, ok=False))
+    for _ in range(10):
+        lease = pool.begin(TARGET)
+        clock.pass_s(0.001)
+        lease.end(sample(None, ok=False))
     assert view(pool).ttft_ms == before
 
 

@@ -57,6 +57,10 @@ def test_a_longer_prompt_is_never_predicted_to_be_faster() -> None:
     for number in range(30):
         window.add(number * S, 1000 - number * 20, tokens=number * 100, load=number)
     assert p95(window, 5000, 50) >= p95(window, 10, 0)
+    window = Window()
+    for number in range(30):
+        window.add(number * S, 1000 - number * 20, tokens=number * 100)
+    assert p95(window, 5000) >= p95(window, 10)
 
 
 def test_a_slowdown_and_a_recovery_take_four_samples_each() -> None:
