@@ -14,8 +14,10 @@ import os
 import time
 from argparse import ArgumentParser
 from collections.abc import Iterator
+from functools import partial
 
 import msgspec
+from geventhttpclient.response import HTTPParseError
 from locust import FastHttpUser, events, task
 from locust.env import Environment
 
@@ -94,8 +96,8 @@ class ChatUser(FastHttpUser):
                 response.failure(f"{response.status_code}: {(response.text or '')[:200]}")
                 return
             try:
-                first, last, tokens = _read(response.iter_lines())
-            except (StreamError, OSError, msgspec.DecodeError) as error:
+                first, last, tokens = _read(iter(partial(response.stream.readline, b"\n"), b""))
+            except (StreamError, HTTPParseError, OSError, msgspec.DecodeError) as error:
                 response.failure(error)
                 return
             # Without this locust's own row would show the time to the headers.
