@@ -26,16 +26,14 @@ Capability = Literal[
     "chat",
     "completions",
     "tools",
-    "parallel_tools",
     "json_object",
     "json_schema",
     "vision",
     "audio",
     "logprobs",
-    "n",
-    "seed",
     "reasoning",
 ]
+"""What models differ in. What only wire formats differ in (``n``, ``seed``) an adapter refuses by name."""
 
 
 class Secret:

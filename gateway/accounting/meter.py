@@ -117,6 +117,7 @@ class Attempt:
         self._events_seen = 0
         self._journalled_tokens = 0
         self._gaps_ms: list[float] = []
+        self._pays_by_the_hour = self.target.rates.hardware_nano_usd_per_hour is not None
         self._started_ns = meter.clock.monotonic_ns()
         self._started_wall_ns = meter.clock.wall_ns()
         presumed = Usage(input_tokens=call.input_tokens_estimate, origin="estimated")
@@ -186,7 +187,7 @@ class Attempt:
                 max_output_tokens=self._cap(),
             )
         )
-        if self.target.own_hardware:
+        if self._pays_by_the_hour:
             cost = hardware_cost_nano_usd(self.target.rates, share_s)
         else:
             cost = self._token_cost(usage) if outcome not in _UNBILLED else 0
@@ -245,7 +246,7 @@ class Attempt:
             tpot_ms=None,
             usage=usage,
             cost_nano_usd=cost,
-            cost_origin="estimated" if self.target.own_hardware else usage.origin,
+            cost_origin="estimated" if self._pays_by_the_hour else usage.origin,
             price_version=self.target.rates.version,
             outcome=outcome,
             status=self.upstream_status,

@@ -16,7 +16,18 @@ import msgspec
 from gateway.config.problems import Problems, unknown
 from gateway.config.schema import Config, ModelSection, PriceSection, ProviderSection, QuantileSection, RouteSection
 from gateway.config.snapshot import Server, Snapshot, Wildcard
-from gateway.types import Ceiling, Constraints, Principal, ProviderType, Rates, Route, Secret, Target, Timeouts
+from gateway.types import (
+    Capability,
+    Ceiling,
+    Constraints,
+    Principal,
+    ProviderType,
+    Rates,
+    Route,
+    Secret,
+    Target,
+    Timeouts,
+)
 
 PriceOf = Callable[[str, str], Rates | None]
 """(the price book's id of the provider, the provider's name of the model) -> its rates, or None: not in the book."""
@@ -123,7 +134,7 @@ def _target(name: str, model: ModelSection, provider: ProviderSection, kind: Pro
         upstream_model="" if is_wildcard else upstream,
         base_url=(provider.base_url or kind.base_url or "").rstrip("/") + path,
         credential=provider.api_key,
-        capabilities=None if model.capabilities is None else frozenset(model.capabilities),
+        capabilities=_capabilities(model),
         context_length=model.context,
         max_output_tokens=model.max_output_tokens,
         licence=model.licence or kind.licence,
@@ -134,6 +145,14 @@ def _target(name: str, model: ModelSection, provider: ProviderSection, kind: Pro
         always_stream=always_stream,
         headers=tuple((key, got.value if isinstance(got, Secret) else got) for key, got in provider.headers.items()),
     )
+
+
+def _capabilities(model: ModelSection) -> frozenset[Capability] | None:
+    """Take the list as it is; a model that follows a schema can also be held to JSON without one."""
+    if model.capabilities is None:
+        return None
+    listed = frozenset(model.capabilities)
+    return listed | {"json_object"} if "json_schema" in listed else listed
 
 
 def _wildcard(name: str, model: ModelSection, config: Config, kind: ProviderType, problems: Problems) -> Wildcard:

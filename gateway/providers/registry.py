@@ -3,7 +3,7 @@
 from gateway.providers.anthropic import AnthropicAdapter
 from gateway.providers.base import Adapter
 from gateway.providers.compatible import VLLM_MEMBERS, CompatibleAdapter
-from gateway.types import Call, ProviderType, Target
+from gateway.types import Call, Licence, ProviderType, Target
 
 ADAPTERS: dict[str, Adapter] = {
     "anthropic": AnthropicAdapter(),
@@ -14,8 +14,13 @@ ADAPTERS: dict[str, Adapter] = {
 }
 
 
-def _hosted(base_url: str, price_provider: str | None, adapter: str = "compatible") -> ProviderType:
-    return ProviderType(adapter=adapter, base_url=base_url, price_provider=price_provider, needs_key=True)
+def _hosted(
+    base_url: str, price_provider: str | None, *, adapter: str = "compatible", licence: Licence = "unknown"
+) -> ProviderType:
+    """Describe a provider on the internet; ``licence`` where all its models are its own and closed."""
+    return ProviderType(
+        adapter=adapter, base_url=base_url, price_provider=price_provider, needs_key=True, licence=licence
+    )
 
 
 # Base URLs are those that the provider's own documentation gives for OpenAI's SDK.
@@ -26,16 +31,17 @@ PROVIDER_TYPES: dict[str, ProviderType] = {
         price_provider="anthropic",
         needs_key=True,
         max_tokens_required=True,
+        licence="proprietary",
     ),
     "ray-serve": ProviderType(adapter="vllm", model_path="/{upstream}/v1", own_hardware=True, always_stream=True),
     "vllm": ProviderType(adapter="vllm", own_hardware=True, always_stream=True),
     "openai-compatible": ProviderType(adapter="compatible"),
-    "openai": _hosted("https://api.openai.com/v1", "openai", adapter="openai"),
+    "openai": _hosted("https://api.openai.com/v1", "openai", adapter="openai", licence="proprietary"),
     "groq": _hosted("https://api.groq.com/openai/v1", "groq"),
     "together": _hosted("https://api.together.ai/v1", "together"),
     "fireworks": _hosted("https://api.fireworks.ai/inference/v1", "fireworks"),
     "deepseek": _hosted("https://api.deepseek.com", "deepseek"),
-    "xai": _hosted("https://api.x.ai/v1", "x-ai"),
+    "xai": _hosted("https://api.x.ai/v1", "x-ai", licence="proprietary"),
     "openrouter": _hosted("https://openrouter.ai/api/v1", "openrouter"),
     "perplexity": _hosted("https://api.perplexity.ai", "perplexity"),
     # Both answer `stream_options` with 422 and count in the last chunk without being asked.

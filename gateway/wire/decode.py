@@ -253,8 +253,6 @@ def _needs(operation: Operation, request: _Object, kinds: list[str]) -> frozense
     asked = request.get
     if asked("tools") or asked("tool_choice") is not None or asked("functions"):
         needs.add("tools")
-    if asked("parallel_tool_calls"):
-        needs.add("parallel_tools")
     if (structure := _structure(request)) is not None:
         needs.add(structure)
     if "image_url" in kinds:
@@ -263,10 +261,6 @@ def _needs(operation: Operation, request: _Object, kinds: list[str]) -> frozense
         needs.add("audio")
     if _wants_logprobs(operation, request):
         needs.add("logprobs")
-    if (asked("n") or 1) > 1:
-        needs.add("n")
-    if asked("seed") is not None:
-        needs.add("seed")
     if asked("reasoning_effort") is not None:
         needs.add("reasoning")
     return frozenset(needs)

@@ -168,7 +168,6 @@ def test_the_newer_output_limit_wins() -> None:
     [
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"tool_choice": "auto"}, "tools"),
-        ({"parallel_tool_calls": True}, "parallel_tools"),
         ({"response_format": {"type": "json_object"}}, "json_object"),
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "json_schema"),
         ({"guided_choice": ["a"]}, "json_schema"),
@@ -177,14 +176,17 @@ def test_the_newer_output_limit_wins() -> None:
         ({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]}, "audio"),
         ({"logprobs": True}, "logprobs"),
         ({"prompt_logprobs": 0}, "logprobs"),
-        ({"n": 2}, "n"),
-        ({"seed": 0}, "seed"),
         ({"reasoning_effort": "low"}, "reasoning"),
     ],
 )
 def test_needs_are_read(members: dict[str, Any], need: str) -> None:
     """Each capability that a target may lack is seen in the request."""
     assert chat(**members).needs == {"chat", need}
+
+
+def test_what_only_wire_formats_lack_is_no_need() -> None:
+    """A model listed without them still takes n, seed and parallel calls: the adapters refuse those by name."""
+    assert chat(n=2, seed=0, parallel_tool_calls=True).needs == {"chat"}
 
 
 @pytest.mark.parametrize(
