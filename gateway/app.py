@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from gateway.pipeline import Pipeline
 from gateway.providers.registry import ADAPTERS, PROVIDER_TYPES, refuses
 from gateway.routes.api import Pages, create_api
 from gateway.routes.llm import Dispatch, LlmRoute
-from gateway.routing.registry import router
+from gateway.routing.registry import OBJECTIVES, router
 from gateway.routing.resolve import resolve
 from gateway.store.engine import sqlite_url
 from gateway.store.queries import Store
@@ -55,7 +55,7 @@ def read_snapshot(
 
     Raises ConfigError with everything that is wrong in it.
     """
-    config = load(path, environ, provider_types=PROVIDER_TYPES).listening_on(host, port)
+    config = load(path, environ, provider_types=PROVIDER_TYPES, objectives=OBJECTIVES).listening_on(host, port)
     return build(config, provider_types=PROVIDER_TYPES, price_of=price_of)
 
 
@@ -84,7 +84,7 @@ class Gateway:
         pipeline = Pipeline(
             current=self.current,
             authenticator=authenticator,
-            resolve=partial(resolve, estimate_input_tokens=estimate_prompt_tokens, price_of=price_of),
+            resolve=partial(resolve, estimate_input_tokens=estimate_prompt_tokens, price_of=lru_cache(1024)(price_of)),
             gate=InProcessGate(clock),
             router=router(refuses=refuses),
             pool=self.pool,

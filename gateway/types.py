@@ -12,7 +12,6 @@ from msgspec import Struct
 Operation = Literal["chat", "completions"]
 Dialect = Literal["openai", "anthropic"]
 Quantile = Literal["p50", "p90", "p95", "p99"]
-Objective = Literal["cost", "latency"]
 Licence = Literal["permissive", "copyleft", "restricted", "non-commercial", "no-derivatives", "proprietary", "unknown"]
 Origin = Literal["provider", "engine", "estimated"]
 Outcome = Literal["ok", "refused", "timeout", "cut", "cancelled", "failed", "interrupted"]
@@ -177,7 +176,8 @@ class Route(Struct, frozen=True, kw_only=True):
     name: str
     targets: tuple[Target, ...]
     """In the order of the configuration, which breaks ties."""
-    objective: Objective = "cost"
+    objective: str = "cost"
+    """A key of ``routing.registry.OBJECTIVES``."""
     constraints: Constraints = Constraints()
     when_none_fits: Literal["best_effort", "reject"] = "best_effort"
     strategy: str = "in_order"

@@ -30,6 +30,8 @@ class Surroundings(Struct, frozen=True):
     """Relative paths in the file start here."""
     provider_types: frozenset[str] | None = None
     """None: not checked yet."""
+    objectives: tuple[str, ...] | None = None
+    """None: not checked."""
 
     def path(self, written: str) -> Path:
         """Turn a path of the file into one of the machine: ``~`` is the home directory of ``environ``."""

@@ -18,9 +18,10 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from gateway.config.credentials import read_key_digest, read_secret
+from gateway.config.credentials import Surroundings, read_key_digest, read_secret
 from gateway.config.licences import licence_class
-from gateway.types import Licence, Objective, Secret
+from gateway.config.problems import unknown
+from gateway.types import Licence, Secret
 
 _MASK = PlainSerializer(lambda _: "***", return_type=str)
 _REFERENCE = {"type": "string", "pattern": "^(env|file):.+"}
@@ -48,11 +49,14 @@ def _base_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def _objective(value: object) -> object:
+def _objective(value: object, info: ValidationInfo) -> object:
     name = next(iter(value), None) if isinstance(value, dict) else value
+    known = info.context.objectives if isinstance(info.context, Surroundings) else None
+    if not isinstance(name, str) or known is None or name in known:
+        return value
     if name in _NOT_YET:
-        raise ValueError(f"objective '{name}' is not there yet; use 'cost' or 'latency'")
-    return value
+        raise ValueError(f"objective '{name}' is not there yet; use {' or '.join(repr(each) for each in known)}")
+    raise ValueError(unknown("objective", name, known))
 
 
 def price_section(value: object) -> object:
@@ -95,6 +99,6 @@ HeaderValue = Annotated[
     WithJsonSchema({"type": "string"}),
 ]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
-ObjectiveName = Annotated[Objective, BeforeValidator(_objective)]
+ObjectiveName = Annotated[str, BeforeValidator(_objective)]
 LicenceName = Annotated[Licence, BeforeValidator(licence_class), WithJsonSchema({"type": "string"})]
 Number = BeforeValidator(_number)

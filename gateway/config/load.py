@@ -26,10 +26,17 @@ _PLAIN_WORDS = {
 }
 
 
-def load(path: Path, environ: Mapping[str, str], *, provider_types: Collection[str] | None = None) -> Config:
+def load(
+    path: Path,
+    environ: Mapping[str, str],
+    *,
+    provider_types: Collection[str] | None = None,
+    objectives: Collection[str] | None = None,
+) -> Config:
     """Read and validate a configuration file, with the secrets that it names.
 
-    With ``provider_types``, the types' names are checked along with the rest; ``build`` checks them in any case.
+    With ``provider_types`` and ``objectives``, their names are checked along with the rest; ``build`` checks the
+    provider types in any case.
     Raises ConfigError with every problem of the file, in its order.
     """
     text = _text(path)
@@ -38,9 +45,11 @@ def load(path: Path, environ: Mapping[str, str], *, provider_types: Collection[s
     if not isinstance(values, dict):
         raise ConfigError([f"{path}:1: should be a mapping with keys such as providers and models"])
     types = None if provider_types is None else frozenset(provider_types)
+    known = None if objectives is None else tuple(objectives)
+    surroundings = Surroundings(environ, path.absolute().parent, types, known)
     config: Config | None = None
     try:
-        config = Config.model_validate(values, context=Surroundings(environ, path.absolute().parent, types))
+        config = Config.model_validate(values, context=surroundings)
     except ValidationError as error:
         for detail in error.errors(include_url=False, include_input=True):
             _explain(detail, problems, source)

@@ -1,7 +1,8 @@
 """Every Prometheus metric of the gateway, with its unit and its labels.
 
 Labels hold only what the configuration names (routes, targets) and what the code enumerates (outcomes, kinds, token
-classes): a caller cannot make a series. Label children are looked up once and kept, since that is what costs.
+classes). Names behind a wildcard are the caller's choice, so only so many names become labels, the rest ``other``:
+a caller cannot fill the memory with series. Label children are looked up once and kept, since that is what costs.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +19,9 @@ _TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 
 _TPOT_BUCKETS_S = (0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
 _DURATION_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0)
 _OVERHEAD_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0)
+
+_MAX_NAMES = 500
+_REST = "other"
 
 TOKEN_CLASSES = ("input", "cached_input", "cache_write", "output", "reasoning")
 
@@ -50,6 +54,7 @@ class _TargetSeries:
     """The label children of one target."""
 
     def __init__(self, metrics: "Metrics", target: str) -> None:
+        self.label = target
         self.ttft = metrics.ttft.labels(target)
         self.tpot = metrics.tpot.labels(target)
         self.itl = metrics.itl.labels(target)
@@ -111,6 +116,7 @@ class Metrics:
         self.tokens = Counter("tollway_tokens", "Tokens by disjoint class.", ["target", "class"], registry=registry)
         self.cost = Counter("tollway_cost_nano_usd", "Cost in nano-dollars.", ["target"], registry=registry)
         self._targets: dict[str, _TargetSeries] = {}
+        self._routes: set[str] = set()
 
     def watch(self, gauges: TargetGauges) -> None:
         """Export the pool's gauges too."""
@@ -122,12 +128,10 @@ class Metrics:
 
     def attempt_ended(self, entry: LedgerEntry, gaps_ms: list[float]) -> None:
         """Count one attempt. The counters add what its ledger entry says, so that the two agree exactly."""
-        series = self._targets.get(entry.target_id)
-        if series is None:
-            series = self._targets[entry.target_id] = _TargetSeries(self, entry.target_id)
-        self.attempts.labels(entry.target_id, entry.outcome).inc()
+        series = self._series_of(entry.target_id)
+        self.attempts.labels(series.label, entry.outcome).inc()
         if entry.error_kind is not None:
-            self.upstream_errors.labels(entry.target_id, entry.error_kind).inc()
+            self.upstream_errors.labels(series.label, entry.error_kind).inc()
         if entry.ttft_ms is not None:
             series.ttft.observe(entry.ttft_ms / 1e3)
         if entry.tpot_ms is not None:
@@ -150,7 +154,20 @@ class Metrics:
     def call_ended(self, record: CallRecord) -> None:
         """Count one call."""
         route = record.route or "none"
+        if route not in self._routes:
+            if len(self._routes) < _MAX_NAMES:
+                self._routes.add(route)
+            else:
+                route = _REST
         self.requests.labels(route, record.outcome, str(record.status)).inc()
         self.duration.labels(route).observe(record.duration_ms / 1e3)
         if record.overhead_ms is not None:
             self.overhead.observe(record.overhead_ms / 1e3)
+
+    def _series_of(self, target_id: str) -> _TargetSeries:
+        series = self._targets.get(target_id)
+        if series is None:
+            if len(self._targets) >= _MAX_NAMES and target_id != _REST:
+                return self._series_of(_REST)
+            series = self._targets[target_id] = _TargetSeries(self, target_id)
+        return series

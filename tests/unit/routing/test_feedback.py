@@ -7,7 +7,7 @@ import pytest
 
 from gateway.routing.registry import router
 from gateway.targets.pool import Pool
-from gateway.types import Call, Ceiling, Constraints, Objective, Rates, Sample, Target
+from gateway.types import Call, Ceiling, Constraints, Rates, Sample, Target
 from tests.ground.builders import build_call, build_route, build_target
 
 CHEAP = build_target("cheap", rates=Rates(output_nano_usd_per_mtok=100_000_000))
@@ -21,7 +21,7 @@ def refuses_nothing(_call: Call, _target: Target) -> str | None:
 class Traffic:
     """One call after the other, two a second, served by targets of a given TTFT."""
 
-    def __init__(self, *, objective: Objective = "cost", ttft_p95_ms: float | None = 1000.0) -> None:
+    def __init__(self, *, objective: str = "cost", ttft_p95_ms: float | None = 1000.0) -> None:
         ceiling = None if ttft_p95_ms is None else Ceiling("p95", ttft_p95_ms)
         route = build_route(CHEAP, DEAR, objective=objective, constraints=Constraints(ttft_ms=ceiling))
         self.call = build_call(route=route, input_tokens_estimate=100)

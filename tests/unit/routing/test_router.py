@@ -11,7 +11,6 @@ from gateway.types import (
     Call,
     Ceiling,
     Constraints,
-    Objective,
     Plan,
     Quantiles,
     Rates,
@@ -39,7 +38,7 @@ CHEAP, DEAR = priced("cheap", 0.1), priced("dear", 1.0)
 
 def plan_of(
     *views: TargetView,
-    objective: Objective = "cost",
+    objective: str = "cost",
     constraints: Constraints | None = None,
     when_none_fits: str = "best_effort",
     refuses: Callable[[Call, Target], str | None] = refuses_nothing,
