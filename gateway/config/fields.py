@@ -18,7 +18,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from gateway.config.credentials import Surroundings, read_key_digest, read_secret
+from gateway.config.credentials import read_key_digest, read_secret, surroundings
 from gateway.config.licences import licence_class
 from gateway.config.problems import unknown
 from gateway.types import Licence, Secret
@@ -51,7 +51,7 @@ def _base_url(url: str) -> str:
 
 def _objective(value: object, info: ValidationInfo) -> object:
     name = next(iter(value), None) if isinstance(value, dict) else value
-    known = info.context.objectives if isinstance(info.context, Surroundings) else None
+    known = surroundings(info).objectives
     if not isinstance(name, str) or known is None or name in known:
         return value
     if name in _NOT_YET:
