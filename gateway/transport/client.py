@@ -23,6 +23,7 @@ cause.
 import asyncio
 import errno
 import functools
+import io
 import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -31,6 +32,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import aiohttp
+import yarl
 from aiohttp.client_proto import ResponseHandler
 
 from gateway.errors import ErrorKind, UpstreamError
@@ -43,7 +45,10 @@ if TYPE_CHECKING:
 
 _X509_NAME_MISMATCH = frozenset({62, 64})
 """OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH, whose own message holds the upstream's address."""
+_BAD_URL = (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)
 _BODILESS = frozenset({204, 304})
+_WHOLE_WRITE_LIMIT_BYTES = 1 << 20
+"""A larger request body is written in pieces, so that it does not hold up the event loop."""
 
 
 class HttpTransport:
@@ -83,6 +88,7 @@ class HttpTransport:
             if session is not None:
                 await session.close()
         self._pool = self._unpooled = None
+        await asyncio.sleep(0)  # a dropped connection's socket is closed in the loop's next turn
 
     @asynccontextmanager
     async def send(self, request: UpstreamRequest, *, connect_timeout_s: float) -> AsyncIterator["_Answer"]:
@@ -133,7 +139,7 @@ class _Answer:
         content = self._content
         try:
             data = await content.readany()
-        except (aiohttp.ClientError, OSError):
+        except (aiohttp.ClientError, OSError, RuntimeError):  # RuntimeError: the transport was stopped meanwhile
             # aiohttp prefers the error to what had arrived before it; the caller gets both, in their order.
             if content._buffer:  # noqa: SLF001 - read_nowait() raises the error too
                 return content._read_nowait(-1)  # noqa: SLF001
@@ -217,13 +223,13 @@ async def _open(session: aiohttp.ClientSession, request: UpstreamRequest, connec
     try:
         response = await session.request(
             request.method,
-            request.url,
+            yarl.URL(request.url, encoded=True),  # as the adapter wrote it: a provider may sign it
             headers=request.headers,
-            data=request.body or None,
+            data=io.BytesIO(request.body) if len(request.body) > _WHOLE_WRITE_LIMIT_BYTES else request.body or None,
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout_s),
         )
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, *_BAD_URL) as error:
         raise UpstreamError(ErrorKind.UPSTREAM_CONNECT, _connect_sentence(error)) from None
     except aiohttp.ClientResponseError:
         raise _not_http() from None
@@ -263,7 +269,7 @@ def _connect_sentence(error: Exception) -> str:  # noqa: PLR0911 - a table of ca
     """Say why there is no connection, without the address, which aiohttp's and OpenSSL's own messages hold."""
     if isinstance(error, TimeoutError):
         return "The upstream did not accept a connection in time."
-    if isinstance(error, aiohttp.InvalidURL):
+    if isinstance(error, _BAD_URL):
         return "The upstream's address is not a valid URL."
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"The upstream's TLS certificate was not accepted: {_certificate_cause(error.certificate_error)}."

@@ -6,10 +6,12 @@ On 127.0.0.1 with ``start``/``stop`` or ``async with``; without a socket through
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import socket
+import ssl
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -36,18 +38,21 @@ class ScriptedUpstream:
         model: ScriptedModel | None = None,
         *,
         port: int = 0,
+        tls: ssl.SSLContext | None = None,
         on_change: Callable[[Seen], None] | None = None,
     ) -> None:
         self.model = model or ScriptedModel()
         self.seen: list[Seen] = []
         self.alive = True
         self._port = port
+        self._tls = tls
         self._on_change = on_change
         self._queue: deque[Script] = deque()
         self._by_path: dict[str, Script] = {}
         self._by_model: dict[str, Script] = {}
         self._server: asyncio.Server | None = None
         self._peers: set[_SocketPeer] = set()
+        self._connections: set[asyncio.Task[None]] = set()
         self._exchanges: set[Exchange] = set()
         self._arrival = asyncio.Event()
         self.connections_made = 0
@@ -70,7 +75,7 @@ class ScriptedUpstream:
     @property
     def url(self) -> str:
         """The origin, ``http://127.0.0.1:<port>``."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
 
     @property
     def connections_open(self) -> int:
@@ -86,7 +91,7 @@ class ScriptedUpstream:
 
     async def start(self) -> None:
         """Listen; the port is kept for ``revive``."""
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port)
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self._port, ssl=self._tls)
         self._port = self._server.sockets[0].getsockname()[1]
         self.alive = True
 
@@ -97,7 +102,7 @@ class ScriptedUpstream:
             self._server.close()
             for peer in tuple(self._peers):
                 peer.reset()
-            await self._server.wait_closed()
+            await asyncio.gather(*self._connections)
             self._server = None
         for exchange in tuple(self._exchanges):
             exchange.reset()
@@ -134,6 +139,11 @@ class ScriptedUpstream:
         finally:
             self._exchanges.discard(exchange)
 
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._connected(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections_made += 1
         connection_id = self.connections_made
@@ -148,6 +158,8 @@ class ScriptedUpstream:
             self._peers.discard(peer)
             peer.stop_watching()
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     async def _answer(self, peer: Peer, seen: Seen) -> None:
         try:

@@ -18,7 +18,7 @@ from tests.ground.builders import build_upstream_request, chat_body
 from tests.ground.script import Answer, Chunk, json_answer
 from tests.ground.upstream import ScriptedUpstream
 
-SECRET = "sk-very-secret"  # noqa: S105 - made up
+SECRET = "sk-very-secret"
 THREE = Answer(chunks=(b"one", b"two", b"three"))
 
 
@@ -145,7 +145,7 @@ async def test_interim_answers_are_skipped(ground: Ground) -> None:
 
 
 @pytest.mark.parametrize("reset", [False, True])
-async def test_break_before_headers_is_a_cut(ground: Ground, reset: bool) -> None:  # noqa: FBT001
+async def test_break_before_headers_is_a_cut(ground: Ground, reset: bool) -> None:
     """A first connection that ends without an answer is UPSTREAM_CUT, and is not tried again."""
     ground.upstream.then(Answer(hang_up=True, reset=reset))
     assert await ground.failure() == (ErrorKind.UPSTREAM_CUT, b"")
@@ -160,7 +160,7 @@ async def test_break_within_headers_is_a_cut(ground: Ground) -> None:
 
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("framing", ["chunked", "content-length"])
-async def test_break_within_body_is_a_cut(ground: Ground, framing: Any, reset: bool) -> None:  # noqa: FBT001
+async def test_break_within_body_is_a_cut(ground: Ground, framing: Any, reset: bool) -> None:
     """A body that ends early raises after what had arrived: never a clean end."""
     answer = Answer(chunks=(b"one", Chunk(b"two", delay_s=0.01), b"three"), framing=framing)
     ground.upstream.then(replace(answer, cut_after=1, reset=reset))
@@ -248,7 +248,7 @@ async def test_stale_connection_is_retried_once(ground: Ground) -> None:
 
 
 @pytest.mark.parametrize("reset", [False, True])
-async def test_stale_connection_is_not_retried_twice(ground: Ground, reset: bool) -> None:  # noqa: FBT001
+async def test_stale_connection_is_not_retried_twice(ground: Ground, reset: bool) -> None:
     """The fresh connection's failure is the upstream's own."""
     await ground.exchange()
     ground.upstream.then(Answer(hang_up=True, reset=reset), Answer(hang_up=True, reset=reset))
@@ -258,7 +258,7 @@ async def test_stale_connection_is_not_retried_twice(ground: Ground, reset: bool
 
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("raw", [b"H", b"HTTP/1.1 100 Continue\r\n\r\n"], ids=["byte", "interim"])
-async def test_begun_answer_is_never_retried(ground: Ground, raw: bytes, reset: bool) -> None:  # noqa: FBT001
+async def test_begun_answer_is_never_retried(ground: Ground, raw: bytes, reset: bool) -> None:
     """One byte of an answer shows that the upstream has begun to work on the request."""
     await ground.exchange()
     ground.upstream.then(Answer(raw=raw, reset=reset, trickle_bytes=len(raw)))

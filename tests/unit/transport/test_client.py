@@ -1,0 +1,285 @@
+"""What only the network transport has: connections, TLS, and habits of HTTP clients that a gateway must not have."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from gateway.errors import ErrorKind, UpstreamError
+from gateway.transport.client import HttpTransport
+from tests.ground.builders import build_upstream_request
+from tests.ground.script import Answer, error_answer, json_answer
+from tests.ground.upstream import ScriptedUpstream
+
+CERTIFICATE = Path(__file__).with_name("upstream_test.pem")
+"""Self-signed for upstream.test, with its key; made for these tests, of use nowhere else."""
+SLOW = Answer(chunks=(b"one", b"two"), stall_after=1)
+
+
+@pytest_asyncio.fixture
+async def transport() -> AsyncIterator[HttpTransport]:
+    """Start a transport with its defaults."""
+    transport = HttpTransport()
+    await transport.start()
+    yield transport
+    await transport.stop()
+
+
+@pytest_asyncio.fixture
+async def tls_upstream() -> AsyncIterator[ScriptedUpstream]:
+    """Start an upstream that speaks TLS."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(CERTIFICATE)
+    async with ScriptedUpstream(tls=context) as server:
+        yield server
+
+
+@asynccontextmanager
+async def raw_server(
+    handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[str]:
+    """Serve connections by a function, and wait for those under way at the end."""
+    connections: list[asyncio.Task[None]] = []
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await handler(reader, writer)
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(asyncio.get_running_loop().create_task(connected(reader, writer)))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server.close()
+    await asyncio.gather(*connections)
+
+
+async def fetch(transport: HttpTransport, url: str, *, connect_timeout_s: float = 2.0, body: bytes = b"{}") -> bytes:
+    """Read one answer to its end."""
+    received = bytearray()
+    async with transport.send(build_upstream_request(url, body=body), connect_timeout_s=connect_timeout_s) as answer:
+        while data := await answer.read():
+            received += data
+    return bytes(received)
+
+
+async def failure(transport: HttpTransport, url: str, *, connect_timeout_s: float = 2.0) -> UpstreamError:
+    """Send a request that must fail."""
+    with pytest.raises(UpstreamError) as caught:
+        await fetch(transport, url, connect_timeout_s=connect_timeout_s)
+    return caught.value
+
+
+async def test_connection_is_reused(transport: HttpTransport, upstream: ScriptedUpstream) -> None:
+    """An answer read to its end gives the connection back, whatever its status."""
+    upstream.then(error_answer(500), json_answer({}))
+    for _request in range(4):
+        await fetch(transport, upstream.url)
+    assert upstream.connections_made == 1
+
+
+async def test_left_connection_is_not_reused(transport: HttpTransport, upstream: ScriptedUpstream) -> None:
+    """An answer left early costs its connection, and no other answer's bytes come from it."""
+    upstream.then(SLOW)
+    async with transport.send(build_upstream_request(upstream.url), connect_timeout_s=2.0) as answer:
+        await answer.read()
+    await upstream.seen[0].ended.wait()
+    await fetch(transport, upstream.url)
+    assert upstream.connections_made == 2
+    assert upstream.connections_open == 1
+
+
+async def test_leaving_drops_what_was_still_to_be_sent(transport: HttpTransport) -> None:
+    """Who leaves does not first send a large body's rest to an upstream that is in no hurry to read it."""
+    connected, left = asyncio.Event(), asyncio.Event()
+    received: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def read_late(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        await left.wait()
+        count = 0
+        try:
+            while data := await reader.read(1_000_000):
+                count += len(data)
+        except ConnectionResetError:
+            pass
+        received.set_result(count)
+
+    async with raw_server(read_late) as url:
+        sending = asyncio.ensure_future(fetch(transport, url, body=b"x" * 50_000_000))
+        await connected.wait()
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        left.set()
+        assert await received < 20_000_000
+
+
+async def test_early_answer_to_a_large_body_is_read(transport: HttpTransport) -> None:
+    """An upstream may refuse a request before it has read it; the answer counts, not the broken upload."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno")
+        await writer.drain()
+        with suppress(ConnectionResetError):
+            await reader.read()
+
+    async with raw_server(refuse) as url:
+        request = build_upstream_request(url, body=b"x" * 5_000_000)
+        async with transport.send(request, connect_timeout_s=2.0) as answer:
+            assert answer.status == 413
+            assert await answer.read() == b"no"
+
+
+async def test_stop_cuts_what_is_under_way(upstream: ScriptedUpstream) -> None:
+    """Stopping closes connections in use; who reads from one is told so."""
+    transport = HttpTransport()
+    await transport.start()
+    upstream.then(SLOW)
+    async with transport.send(build_upstream_request(upstream.url), connect_timeout_s=2.0) as answer:
+        await answer.read()
+        await transport.stop()
+        with pytest.raises(UpstreamError) as caught:
+            await answer.read()
+    assert caught.value.kind is ErrorKind.UPSTREAM_CUT
+
+
+async def test_send_before_start_is_a_mistake() -> None:
+    """There is no hidden start."""
+    with pytest.raises(RuntimeError, match="start"):
+        await fetch(HttpTransport(), "http://127.0.0.1:1")
+
+
+async def test_no_proxy_is_taken_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, transport: HttpTransport, upstream: ScriptedUpstream
+) -> None:
+    """A variable of the machine does not send prompts and keys elsewhere."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert await fetch(transport, upstream.url)
+
+
+async def test_cookies_are_not_kept(transport: HttpTransport, upstream: ScriptedUpstream) -> None:
+    """What an upstream sets for one caller is not sent with another's request."""
+    upstream.then(replace(json_answer({}), headers=(("set-cookie", "session=1; Path=/"),)))
+    await fetch(transport, upstream.url)
+    await fetch(transport, upstream.url)
+    assert "cookie" not in upstream.seen[1].headers
+
+
+async def test_bytes_are_neither_asked_nor_taken_compressed(
+    transport: HttpTransport, upstream: ScriptedUpstream
+) -> None:
+    """Compression buffers a stream; an upstream that does it unasked is passed on as it is."""
+    upstream.then(replace(json_answer({}), headers=(("content-encoding", "gzip"),), chunks=(b"\x1f\x8bnot really",)))
+    assert await fetch(transport, upstream.url) == b"\x1f\x8bnot really"
+    assert upstream.seen[0].headers["accept-encoding"] == "identity"
+
+
+async def test_escaped_path_is_not_rewritten(transport: HttpTransport, upstream: ScriptedUpstream) -> None:
+    """The URL goes out as the adapter wrote it: a provider may sign it."""
+    await fetch(transport, f"{upstream.url}/model/a%2Fb%3A0/converse?q=%20+")
+    assert upstream.seen[0].path == "/model/a%2Fb%3A0/converse?q=%20+"
+
+
+async def test_connection_limit_counts_as_connecting(upstream: ScriptedUpstream) -> None:
+    """With a limit configured, who gets no connection in time has sent nothing."""
+    transport = HttpTransport(connection_limit=1)
+    await transport.start()
+    upstream.then(SLOW)
+    async with transport.send(build_upstream_request(upstream.url), connect_timeout_s=2.0):
+        error = await failure(transport, upstream.url, connect_timeout_s=0.02)
+    await transport.stop()
+    assert error.kind is ErrorKind.UPSTREAM_CONNECT
+    assert len(upstream.seen) == 1
+
+
+@pytest.fixture
+def deaf_port() -> Iterator[int]:
+    """Listen without accepting, with the queue full: the next connection's SYN gets no reply."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        waiting = [socket.socket() for _connection in range(2)]
+        for connection in waiting:
+            connection.setblocking(False)
+            connection.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+        for connection in waiting:
+            connection.close()
+
+
+async def test_connect_timeout(transport: HttpTransport, deaf_port: int) -> None:
+    """A host that does not reply is given up after the connect timeout."""
+    error = await failure(transport, f"http://127.0.0.1:{deaf_port}", connect_timeout_s=0.05)
+    assert error.kind is ErrorKind.UPSTREAM_CONNECT
+    assert error.message == "The upstream did not accept a connection in time."
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://127.0.0.1:1/v1", "The upstream could not be reached: connection refused."),
+        ("ftp://nowhere.invalid/v1", "The upstream's address is not a valid URL."),
+        ("nowhere.invalid/v1/x", "The upstream's address is not a valid URL."),
+    ],
+)
+async def test_connect_error_names_the_cause_but_no_address(transport: HttpTransport, url: str, message: str) -> None:
+    """The sentence is fit for a caller's eyes."""
+    error = await failure(transport, url)
+    assert (error.kind, error.message) == (ErrorKind.UPSTREAM_CONNECT, message)
+
+
+async def test_unknown_certificate_is_not_accepted(transport: HttpTransport, tls_upstream: ScriptedUpstream) -> None:
+    """A certificate that nobody vouches for is a connect error, and no request is sent."""
+    error = await failure(transport, tls_upstream.url)
+    assert error.kind is ErrorKind.UPSTREAM_CONNECT
+    assert error.message == "The upstream's TLS certificate was not accepted: self-signed certificate."
+    assert not tls_upstream.seen
+
+
+async def test_certificate_for_another_name_is_not_accepted(tls_upstream: ScriptedUpstream) -> None:
+    """OpenSSL's own sentence would hold the address; ours does not."""
+    transport = HttpTransport(ssl_context=ssl.create_default_context(cafile=CERTIFICATE))
+    await transport.start()
+    error = await failure(transport, tls_upstream.url)
+    await transport.stop()
+    expected = "The upstream's TLS certificate was not accepted: it was issued for another name."
+    assert (error.kind, error.message) == (ErrorKind.UPSTREAM_CONNECT, expected)
+
+
+async def test_upstream_without_tls_is_a_connect_error(transport: HttpTransport) -> None:
+    """An ``https`` address at a plain HTTP port is no connection."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with raw_server(refuse) as url:
+        error = await failure(transport, url.replace("http:", "https:"))
+    assert (error.kind, error.message) == (ErrorKind.UPSTREAM_CONNECT, "The TLS handshake with the upstream failed.")
+
+
+async def test_leaving_over_tls_tells_the_upstream_at_once(tls_upstream: ScriptedUpstream) -> None:
+    """TLS's own farewell does not delay the closing."""
+    context = ssl.create_default_context(cafile=CERTIFICATE)
+    context.check_hostname = False
+    async with AsyncExitStack() as cleanup:
+        transport = HttpTransport(ssl_context=context)
+        await transport.start()
+        cleanup.push_async_callback(transport.stop)
+        tls_upstream.then(SLOW)
+        async with transport.send(build_upstream_request(tls_upstream.url), connect_timeout_s=2.0) as answer:
+            assert await answer.read() == b"one"
+        async with asyncio.timeout(0.5):
+            await tls_upstream.seen[0].ended.wait()
+    assert tls_upstream.seen[0].disconnected_at_s is not None
