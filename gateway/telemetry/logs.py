@@ -1,12 +1,14 @@
 """Structured logs on standard error: one JSON object a line, or readable text on a terminal.
 
-A log line names ids, kinds and counts; never a key, a prompt or an answer.
+A log line names ids, kinds and counts; never a key, a prompt or an answer. So tracebacks come without local variables.
 """
 
 import logging
 import sys
 
 import structlog
+from structlog.processors import ExceptionRenderer
+from structlog.tracebacks import ExceptionDictTransformer
 
 
 def configure(*, level: int = logging.INFO) -> None:
@@ -18,9 +20,12 @@ def configure(*, level: int = logging.INFO) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderers: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if sys.stderr.isatty()
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        else [
+            ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+            structlog.processors.JSONRenderer(),
+        ]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
