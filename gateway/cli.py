@@ -95,8 +95,18 @@ def _serve(arguments: argparse.Namespace) -> int:
     return 0
 
 
+class _Server(uvicorn.Server):
+    """Says where it serves once it does: whoever waits for that line may connect at once."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            host, port = (sockets or [])[0].getsockname()[:2]
+            print(f"tollway serves on http://{host}:{port} (metrics /metrics, docs /docs)", flush=True)
+
+
 async def _run(gateway: Gateway, listener: socket.socket) -> None:
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             gateway.asgi,
             interface="asgi3",
@@ -110,8 +120,6 @@ async def _run(gateway: Gateway, listener: socket.socket) -> None:
         )
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
-    host, port = listener.getsockname()[:2]
-    print(f"tollway serves on http://{host}:{port} (metrics /metrics, docs /docs)", flush=True)
     await server.serve(sockets=[listener])
 
 
