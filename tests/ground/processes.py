@@ -1,0 +1,82 @@
+"""Programs of their own: a gateway, a scripted upstream or Prometheus as a process that a test can kill."""
+
+import asyncio
+import re
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[2]
+_URL = re.compile(r"http://[\w.:]+")
+_START_S = 20.0
+_END_S = 10.0
+
+
+class Program:
+    """A running process. What it writes to stderr is in ``log``."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self._process = process
+        self.log = log
+        self.url = ""
+        """The first address that it printed."""
+
+    async def listening(self) -> None:
+        """Wait until it has printed its address; fails with what it said instead."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(_START_S):
+            line = await self._process.stdout.readline()
+        found = _URL.search(line.decode())
+        assert found is not None, f"it did not start: {line.decode()}{self.log.read_text()}"
+        self.url = found[0]
+
+    async def kill(self) -> None:
+        """Send SIGKILL and wait until it is gone."""
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()
+
+    async def stop(self) -> None:
+        """Ask it to end (SIGTERM) and wait; one that does not is killed, and fails the test."""
+        if self._process.returncode is not None:
+            return
+        self._process.terminate()
+        try:
+            async with asyncio.timeout(_END_S):
+                await self._process.wait()
+        except TimeoutError:
+            await self.kill()
+            raise AssertionError(f"it did not stop: {self.log.read_text()}") from None
+
+
+@asynccontextmanager
+async def program(*command: str | Path, log: Path, environ: Mapping[str, str] | None = None) -> AsyncIterator[Program]:
+    """Run a program until the context is left; its stderr is appended to ``log``."""
+    with log.open("ab") as stderr:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, stderr=stderr, cwd=_ROOT, env=environ
+        )
+    running = Program(process, log)
+    try:
+        yield running
+    finally:
+        await running.stop()
+
+
+@asynccontextmanager
+async def gateway_process(config: Path) -> AsyncIterator[Program]:
+    """Run ``tollway serve`` on any free port."""
+    log = config.with_name("gateway.log")
+    async with program(sys.executable, "-m", "gateway", "serve", "--config", config, "--port", "0", log=log) as running:
+        await running.listening()
+        yield running
+
+
+@asynccontextmanager
+async def upstream_process(*options: str, path: Path) -> AsyncIterator[Program]:
+    """Run the scripted model; ``options`` are those of ``python -m tests.ground.upstream --help``."""
+    log = path / "upstream.stderr"
+    async with program(sys.executable, "-m", "tests.ground.upstream", *options, log=log) as running:
+        await running.listening()
+        yield running
