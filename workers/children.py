@@ -19,6 +19,7 @@ class Child:
 
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         self.log = log
+        self._shared_memory: set[Path] = set()
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 command,
@@ -36,6 +37,8 @@ class Child:
 
     def stop(self, patience_s: float) -> None:
         """End it: SIGTERM and the end of its standard input, after ``patience_s`` SIGKILL. Returns when it is gone."""
+        for pid in _session(self._process.pid):
+            self._shared_memory |= _shared_memory(pid)
         if self._process.stdin is not None and not self._process.stdin.closed:
             self._process.stdin.close()
         if self._process.poll() is None:
@@ -47,7 +50,10 @@ class Child:
                 self._process.wait()
 
     def sweep(self, patience_s: float = 5.0) -> None:
-        """End every process left in this one's session: SIGTERM, after ``patience_s`` SIGKILL. Linux only, by /proc."""
+        """End every process left in this one's session: SIGTERM, after ``patience_s`` SIGKILL. Linux only, by /proc.
+
+        Then remove the shared memory that they had when ``stop`` was called: an engine that is killed leaves its own.
+        """
         deadline = time.monotonic() + patience_s
         signum = signal.SIGTERM
         while left := _session(self._process.pid):
@@ -58,6 +64,8 @@ class Child:
             time.sleep(0.1)
             if time.monotonic() > deadline:
                 signum = signal.SIGKILL
+        for path in self._shared_memory:
+            path.unlink(missing_ok=True)
 
 
 def _session(leader: int) -> list[int]:
@@ -70,3 +78,13 @@ def _session(leader: int) -> list[int]:
             if int(session) == leader and state != "Z":
                 found.append(int(directory.name))
     return found
+
+
+def _shared_memory(pid: int) -> set[Path]:
+    """Return the files in /dev/shm that a process has mapped and that still have a name."""
+    with suppress(OSError):
+        maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
+        # The sixth column is the path; "(deleted)" follows it when the name is gone already.
+        columns = (line.split() for line in maps.splitlines())
+        return {Path(c[5]) for c in columns if len(c) == 6 and c[5].startswith("/dev/shm/")}
+    return set()

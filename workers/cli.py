@@ -23,6 +23,7 @@ def add_up(subparsers: "Subparsers") -> None:
     parser.add_argument("--config", type=Path, required=True, help="the tollway.yaml to start")
     parser.add_argument("--engine", choices=["vllm", "synthetic"], help="use this engine for every worker")
     parser.add_argument("--port", type=int, default=8080, help="the gateway's port on 127.0.0.1 (default %(default)s)")
+    parser.add_argument("--workers-port", type=int, default=8000, help="another is taken if it is busy (%(default)s)")
     parser.set_defaults(run=_guarded(_up))
 
 
@@ -54,7 +55,7 @@ def _guarded(command: "Callable[[argparse.Namespace], int]") -> "Callable[[argpa
 def _up(args: argparse.Namespace) -> int:
     from workers.up import up
 
-    return up(args.config, args.engine, args.port)
+    return up(args.config, engine=args.engine, port=args.port, workers_port=args.workers_port)
 
 
 def _workers_run(args: argparse.Namespace) -> int:

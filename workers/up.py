@@ -25,20 +25,21 @@ from workers.run import PROGRESS, READY
 from workers.signals import StopRequested, stop_on_signals
 from workers.spec import load_workers
 
-_SERVE_PORT = 8000
 # Nothing was said for this long: say that the step still runs.
 _HEARTBEAT_S = 15.0
 # The engine of a large model takes minutes; a start that takes longer than this will not end.
 _START_S = 1800.0
 _FIRST_COMPLETION_S = 120.0
+_QUESTION = "What is the capital of France?"
 # The last line of a Python traceback, after whatever Ray puts before it.
 _ERROR_LINE = re.compile(r"(?<![\w.])[A-Z]\w*(?:Error|Exception): .+")
 
 
-def up(config: Path, engine: str | None, port: int) -> int:
+def up(config: Path, *, engine: str | None, port: int, workers_port: int) -> int:
     """Start everything in ``config`` with the gateway on 127.0.0.1:``port``; return 0 after Ctrl-C.
 
-    ``engine`` replaces the engine of every worker. Raises ``WorkerError`` when something does not start or ends by
+    ``engine`` replaces the engine of every worker; the workers get 127.0.0.1:``workers_port``, or some other free port,
+    and then the gateway is told so. Raises ``WorkerError`` when something does not start or ends by
     itself; in every case no process, port or temporary file of the run is left.
     """
     if not load_workers(config):
@@ -50,7 +51,7 @@ def up(config: Path, engine: str | None, port: int) -> int:
             # Not the user's TMPDIR: a path to a socket may have 107 bytes, and Ray's own part takes most of them.
             made = tempfile.TemporaryDirectory(prefix="tollway-", dir="/tmp", ignore_cleanup_errors=True)
             directory = Path(stack.enter_context(made))
-            serve_port = free_port(_SERVE_PORT)
+            serve_port = free_port(workers_port)
             effective = _effective_config(config, engine, serve_port, directory)
             _Run(effective, serve_port=serve_port, port=port, directory=directory, stack=stack).go()
     except StopRequested:
@@ -214,12 +215,13 @@ def _farewell(port: int, model: str) -> str:
 Tollway is up. Try it:
 
   curl {url}/v1/chat/completions -H 'content-type: application/json' \\
-    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+    -d '{{"model": "{model}", "max_tokens": 40, "messages": [{{"role": "user", "content": "{_QUESTION}"}}]}}'
 
   from openai import OpenAI
   client = OpenAI(base_url="{url}/v1", api_key="none-needed-on-loopback")
-  question = [{{"role": "user", "content": "What is the capital of France?"}}]
-  print(client.chat.completions.create(model="{model}", messages=question).choices[0].message.content)
+  question = [{{"role": "user", "content": "{_QUESTION}"}}]
+  for chunk in client.chat.completions.create(model="{model}", messages=question, max_tokens=40, stream=True):
+      print(chunk.choices[0].delta.content or "", end="")
 
   Metrics {url}/metrics    API reference {url}/docs
 

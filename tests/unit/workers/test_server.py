@@ -102,7 +102,9 @@ async def test_the_slot_is_free_at_once_when_the_client_leaves(
     )
     await until(client, url, running=1)
     if stream:
-        await (await call).close()
+        reply = await call
+        assert isinstance(reply, openai.AsyncStream)
+        await reply.close()
     else:
         call.cancel()
     await until(client, url, running=0)

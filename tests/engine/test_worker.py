@@ -1,0 +1,131 @@
+"""A real model on a real vLLM replica under Ray Serve, past the gateway."""
+
+import http.client
+import json
+import re
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import httpx2
+import openai
+import pytest
+
+from tests.engine.conftest import Running
+
+CAPITAL: list[openai.types.chat.ChatCompletionMessageParam] = [
+    {"role": "user", "content": "What is the capital of France?"}
+]
+STORY: list[openai.types.chat.ChatCompletionMessageParam] = [
+    {"role": "user", "content": "Tell me a long story about a sea captain."}
+]
+
+
+@pytest.fixture(scope="session")
+def client(running: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{running.worker}/v1", api_key="-", max_retries=0, timeout=120) as made:
+        yield made
+
+
+def gauge(running: Running, name: str) -> float:
+    """Return one of the engine's own figures, summed over its label sets."""
+    text = httpx2.get(f"{running.worker}/metrics", timeout=10).text
+    found = re.findall(rf"^{re.escape(name)}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)
+    assert found, f"{name} is not exported"
+    return sum(map(float, found))
+
+
+def test_a_fixed_question_at_temperature_0_is_answered(client: openai.OpenAI, running: Running) -> None:
+    reply = client.chat.completions.create(model=running.model, messages=CAPITAL, temperature=0, max_tokens=30)
+    assert "Paris" in (reply.choices[0].message.content or "")
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens > 1
+
+
+def test_a_stream_says_the_same_as_the_whole_answer(client: openai.OpenAI, running: Running) -> None:
+    stream = client.chat.completions.create(
+        model=running.model,
+        messages=CAPITAL,
+        temperature=0,
+        max_tokens=30,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = list(stream)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert "Paris" in text
+    assert chunks[-1].usage is not None
+
+
+def test_a_repeated_prompt_is_read_from_the_prefix_cache(client: openai.OpenAI, running: Running) -> None:
+    cached = 0
+    for _ in range(2):
+        reply = client.chat.completions.create(model=running.model, messages=STORY, max_tokens=2)
+        assert reply.usage is not None
+        assert reply.usage.prompt_tokens_details is not None
+        cached = reply.usage.prompt_tokens_details.cached_tokens or 0
+    assert cached >= 32
+
+
+def test_a_required_tool_is_called_with_json_arguments(client: openai.OpenAI, running: Running) -> None:
+    weather: openai.types.chat.ChatCompletionToolParam = {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "strict": True,
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}},
+                "required": ["city"],
+                "additionalProperties": False,
+            },
+        },
+    }
+    reply = client.chat.completions.create(
+        model=running.model,
+        messages=[{"role": "user", "content": "How is the weather in Paris?"}],
+        tools=[weather],
+        tool_choice="required",
+        temperature=0,
+        max_tokens=60,
+    )
+    calls = reply.choices[0].message.tool_calls
+    assert calls
+    assert calls[0].type == "function"
+    assert calls[0].function.name == "get_weather"
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streaming", "not streaming"])
+def test_the_engine_stops_within_a_second_when_the_client_leaves(running: Running, stream: bool) -> None:
+    body = {"model": running.model, "messages": STORY, "max_tokens": 4000, "ignore_eos": True, "stream": stream}
+    where = urlsplit(running.worker)
+    caller = http.client.HTTPConnection(where.netloc, timeout=60)
+    caller.request("POST", f"{where.path}/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
+    wait_for_running(running, 1, within_s=30)
+    caller.close()
+    wait_for_running(running, 0, within_s=1)
+
+
+def wait_for_running(running: Running, count: int, *, within_s: float) -> None:
+    """Return when the engine says that it works on that many requests; fail when it does not say so in time."""
+    deadline = time.monotonic() + within_s
+    while gauge(running, "vllm:num_requests_running") != count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vllm:num_requests_running",
+        "vllm:num_requests_waiting",
+        "vllm:kv_cache_usage_perc",
+        "vllm:prefix_cache_queries_total",
+        "vllm:prefix_cache_hits_total",
+        "vllm:generation_tokens_total",
+        "vllm:time_to_first_token_seconds_count",
+        "vllm:inter_token_latency_seconds_count",
+    ],
+)
+def test_the_engines_own_metrics_are_reachable(running: Running, name: str) -> None:
+    assert gauge(running, name) >= 0

@@ -1,0 +1,58 @@
+"""Child processes: all of a child's family ends, whatever the child itself did."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from workers.children import Child
+
+# A child that leaves a grandchild behind which ignores SIGTERM, prints its pid, and then does as it is told.
+FAMILY = """
+import subprocess, sys, time
+code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+left = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+left.stdout.readline()
+print(left.pid, flush=True)
+{end}
+"""
+
+
+def start(tmp_path: Path, end: str) -> tuple[Child, int]:
+    child = Child([sys.executable, "-c", FAMILY.format(end=end)], tmp_path / "log", {"PYTHONUNBUFFERED": "1"})
+    while not (text := child.log.read_text(encoding="utf-8")).endswith("\n"):
+        time.sleep(0.01)
+    return child, int(text)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+def test_a_child_ends_when_its_standard_input_closes(tmp_path: Path) -> None:
+    child, left = start(tmp_path, "signal = __import__('signal'); signal.signal(15, signal.SIG_IGN); sys.stdin.read()")
+    child.stop(patience_s=10)
+    assert child.exit_code == 0
+    child.sweep(patience_s=0)
+    assert not is_alive(left)
+
+
+def test_what_a_crashed_child_left_is_swept(tmp_path: Path) -> None:
+    child, left = start(tmp_path, "__import__('os')._exit(3)")
+    while child.exit_code is None:
+        time.sleep(0.01)
+    assert is_alive(left)
+    child.stop(patience_s=10)
+    child.sweep(patience_s=0)
+    assert not is_alive(left)
+
+
+def test_a_child_that_will_not_stop_is_killed(tmp_path: Path) -> None:
+    child, _ = start(tmp_path, "signal = __import__('signal'); signal.signal(15, signal.SIG_IGN); time.sleep(600)")
+    child.stop(patience_s=0.2)
+    assert child.exit_code == -9
+    child.sweep(patience_s=0)
