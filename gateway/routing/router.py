@@ -57,7 +57,7 @@ class Router:
         ordered = objective.order(call, candidates)
         within = [each for each in ordered if each.within_ceilings]
         beyond = [each for each in ordered if not each.within_ceilings]
-        probe = _probe(ordered) if beyond else None
+        probe = _probe(ordered, route.constraints.cost_nano_usd) if beyond else None
         if len(beyond) > 1:
             beyond.sort(key=lambda each: breach(each, route.constraints).excess)
         if not within and not probe and route.when_none_fits == "reject":
@@ -156,14 +156,24 @@ def _is_within(prediction: Prediction, constraints: Constraints) -> bool:
     return cost is None or prediction.cost_nano_usd.p50 <= cost
 
 
-def _probe(ordered: Sequence[Candidate]) -> Candidate | None:
-    """Return the due candidate beyond a ceiling that the objective prefers to all within."""
+def _probe(ordered: Sequence[Candidate], limit_nano_usd: int | None) -> Candidate | None:
+    """Return the due candidate beyond a ceiling that the objective prefers to all within.
+
+    While another is within, one whose tokens are too dear is left alone: no try changes a price list. Own hardware,
+    which gets cheaper when it gets faster, is tried again.
+    """
+    some_within = any(each.within_ceilings for each in ordered)
     for each in ordered:
         if each.within_ceilings:
             return None
-        if each.probe:
+        if each.probe and not (some_within and _too_dear(each, limit_nano_usd)):
             return each
     return None
+
+
+def _too_dear(candidate: Candidate, limit_nano_usd: int | None) -> bool:
+    by_tokens = candidate.target.rates.hardware_nano_usd_per_hour is None
+    return by_tokens and limit_nano_usd is not None and candidate.prediction.cost_nano_usd.p50 > limit_nano_usd
 
 
 def _reason(call: Call, objective: Objective, ordered: Sequence[Candidate], first: Candidate, dropped: int) -> str:
