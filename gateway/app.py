@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
+from gateway.accounting.base import Ledger
 from gateway.accounting.ids import random_ids
 from gateway.accounting.ledger import JournalLedger
 from gateway.accounting.pricing import price_of
@@ -68,6 +69,7 @@ class Gateway:
         *,
         reread: Callable[[], Snapshot],
         transport: Transport | None = None,
+        ledger: Ledger | None = None,
         clock: Clock | None = None,
         ids: Ids = random_ids,
     ) -> None:
@@ -78,7 +80,7 @@ class Gateway:
         self.metrics = Metrics()
         self.metrics.watch(TargetGauges(self.pool.in_flight, self.pool.breaker_states))
         state_dir = Path(snapshot.state_dir)
-        self.ledger = JournalLedger(state_dir, Store(sqlite_url(state_dir / "ledger.sqlite")), clock)
+        self.ledger = ledger or JournalLedger(state_dir, Store(sqlite_url(state_dir / "ledger.sqlite")), clock)
         self.transport = transport or HttpTransport()
         authenticator = StaticKeys()
         pipeline = Pipeline(

@@ -1,0 +1,191 @@
+"""Ceilings move traffic: to the dearer target while the cheap one is too slow, and back when it has recovered."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.ground.configs import two_models
+from tests.ground.model import ScriptedModel
+from tests.ground.script import error_answer
+from tests.ground.upstream import ScriptedUpstream
+from tests.ground.virtual_gateway import Answered, VirtualGateway, virtual_gateway
+from tests.ground.virtual_time import EPOCH_NS, run_virtual
+
+FAST_TTFT_S, SLOW_TTFT_S = 0.1, 2.0
+FAST_TPOT_S, SLOW_TPOT_S = 0.01, 0.2
+CEILINGS: dict[str, dict[str, Any]] = {"ttft": {"ttft_ms": {"p95": 500}}, "tpot": {"tpot_ms": {"p95": 50}}}
+SLOWDOWNS: dict[str, Callable[[ScriptedModel], None]] = {
+    "ttft": lambda model: setattr(model, "ttft_s", SLOW_TTFT_S),
+    "tpot": lambda model: setattr(model, "tpot_s", SLOW_TPOT_S),
+}
+REQUEST_EVERY_S = 0.5
+PROBE_EVERY_S = 10.0
+"""The pool's interval (targets.pool)."""
+
+
+def _fast() -> ScriptedModel:
+    return ScriptedModel(tokens=10, ttft_s=FAST_TTFT_S, tpot_s=FAST_TPOT_S)
+
+
+class Ground:
+    """Two upstreams and traffic over them, in virtual time."""
+
+    def __init__(self) -> None:
+        self.cheap = ScriptedUpstream(_fast())
+        self.dear = ScriptedUpstream(_fast())
+
+    def gateway(self, path: Path, **route: Any) -> AbstractAsyncContextManager[VirtualGateway]:
+        """Run a gateway whose route ``auto`` has the models ``cheap`` and ``dear``."""
+        origins = {"http://cheap.test": self.cheap, "http://dear.test": self.dear}
+        return virtual_gateway(two_models(*origins, **route), path, origins)
+
+
+async def _traffic(running: VirtualGateway, seconds: float) -> list[Answered]:
+    """Send a request every half second, whether or not earlier ones have ended, and wait for all."""
+    async with asyncio.TaskGroup() as group:
+        calls = []
+        for _ in range(round(seconds / REQUEST_EVERY_S)):
+            calls.append(group.create_task(running.chat()))
+            await asyncio.sleep(REQUEST_EVERY_S)
+    return [call.result() for call in calls]
+
+
+def _targets(running: VirtualGateway, since_s: float = 0.0, until_s: float = 1e9) -> list[tuple[float, str, str]]:
+    """Read off the ledger when which target was tried, and how that ended."""
+    entries = sorted(running.ledger.entries, key=lambda entry: entry.started_at_ns)
+    at_s = [(entry.started_at_ns - EPOCH_NS) / 1e9 for entry in entries]
+    return [(at, e.target_id, e.outcome) for at, e in zip(at_s, entries, strict=True) if since_s <= at < until_s]
+
+
+@pytest.mark.parametrize("measure", ["ttft", "tpot"])
+def test_traffic_moves_to_the_dear_target_and_back(measure: str, tmp_path: Path) -> None:
+    """Slow for a minute: within five seconds only probes go to the cheap target; recovered: within fifteen all do."""
+
+    async def scenario() -> None:
+        ground = Ground()
+        async with ground.gateway(tmp_path, limits=CEILINGS[measure]) as running:
+            clock = asyncio.get_running_loop().time
+            answers = await _traffic(running, 30)
+            slow_at_s = clock()
+            SLOWDOWNS[measure](ground.cheap.model)
+            answers += await _traffic(running, 60)
+            fast_at_s = clock()
+            ground.cheap.model.ttft_s, ground.cheap.model.tpot_s = FAST_TTFT_S, FAST_TPOT_S
+            answers += await _traffic(running, 60)
+            assert {answer.status for answer in answers} == {200}
+            assert all(answer.stream.done for answer in answers)
+
+            assert {target for _, target, _ in _targets(running, until_s=slow_at_s)} == {"cheap"}
+            slow = _targets(running, slow_at_s, fast_at_s)
+            moved_at_s = next(at for at, target, _ in slow if target == "dear")
+            assert moved_at_s - slow_at_s <= 5
+            probes = [at for at, target, _ in slow if target == "cheap" and at > moved_at_s]
+            assert 1 <= len(probes) <= (fast_at_s - moved_at_s) / PROBE_EVERY_S + 1
+            recovered = _targets(running, fast_at_s)
+            last_dear_s = max(at for at, target, _ in recovered if target == "dear")
+            assert last_dear_s - fast_at_s <= PROBE_EVERY_S + 5
+
+    run_virtual(scenario())
+
+
+def test_a_probe_that_is_still_too_slow_costs_its_caller_the_ceiling(tmp_path: Path) -> None:
+    """The caller of such a probe gets the other target's answer about a ceiling later, not a slow target's later."""
+
+    async def scenario() -> None:
+        ground = Ground()
+        async with ground.gateway(tmp_path, limits=CEILINGS["ttft"]) as running:
+            await _traffic(running, 10)
+            ground.cheap.model.ttft_s = 3.0
+            await _traffic(running, 20)
+            settled_s = asyncio.get_running_loop().time()
+            answers = await _traffic(running, 40)
+            probes = [at for at, target, _ in _targets(running, settled_s) if target == "cheap"]
+            assert len(probes) >= 3
+            assert {outcome for _, target, outcome in _targets(running, settled_s) if target == "cheap"} == {"timeout"}
+            late = [answer for answer in answers if answer.ttft_s > FAST_TTFT_S + 0.001]
+            assert [answer.sent_at_s for answer in late] == pytest.approx(probes)
+            assert [answer.ttft_s for answer in late] == pytest.approx([0.5 + FAST_TTFT_S] * len(late), abs=0.001)
+            assert {answer.headers["x-tollway-reason"] for answer in late} == {"fallback: cheap upstream_timeout"}
+            assert running.gateway.pool.breaker_states()["cheap"] == "closed"  # slow is not broken
+
+    run_virtual(scenario())
+
+
+def test_one_call_probes_a_half_open_breaker(tmp_path: Path) -> None:
+    """Of twenty calls at the moment a breaker may be tried again, one reaches the target; the rest go elsewhere."""
+
+    async def scenario() -> None:
+        ground = Ground()
+        async with ground.gateway(tmp_path) as running:
+            ground.cheap.then(*[error_answer(500)] * 3)
+            for _ in range(3):
+                assert (await running.chat()).headers["x-tollway-target"] == "dear"
+            assert running.gateway.pool.breaker_states()["cheap"] == "open"
+            await asyncio.sleep(1.0)
+            assert running.gateway.pool.breaker_states()["cheap"] == "half_open"
+            answers = await asyncio.gather(*[running.chat() for _ in range(20)])
+            targets = [answer.headers["x-tollway-target"] for answer in answers]
+            assert (targets.count("cheap"), targets.count("dear")) == (1, 19)
+            assert len(ground.cheap.seen) == 4
+            assert running.gateway.pool.breaker_states()["cheap"] == "closed"
+            assert (await running.chat()).headers["x-tollway-target"] == "cheap"
+
+    run_virtual(scenario())
+
+
+def test_a_route_that_rejects_names_the_ceilings(tmp_path: Path) -> None:
+    """Both targets too slow: 503 with what each was predicted and when to retry; once they are fast, calls pass."""
+
+    async def scenario() -> None:
+        ground = Ground()
+        ground.cheap.model.ttft_s = ground.dear.model.ttft_s = SLOW_TTFT_S
+        async with ground.gateway(tmp_path, limits=CEILINGS["ttft"], when_none_fits="reject") as running:
+            statuses = []
+            while 503 not in statuses:
+                refused = await running.chat()
+                statuses.append(refused.status)
+            assert statuses[:-1] in ([200], [200, 200]), "what was never measured is tried once"
+            error = json.loads(refused.body)["error"]
+            assert error["code"] == "no_target_available"
+            assert "cheap: ttft p95 2000 ms over 500 ms" in error["message"]
+            assert "dear: ttft p95 2000 ms over 500 ms" in error["message"]
+            assert int(refused.headers["retry-after"]) == PROBE_EVERY_S
+            assert not [e for e in running.ledger.entries if e.call_id == refused.headers["x-tollway-request-id"]]
+            assert running.ledger.records[-1].error_kind == "no_target"
+
+            ground.cheap.model.ttft_s = FAST_TTFT_S
+            await _traffic(running, PROBE_EVERY_S + 10)
+            assert {answer.status for answer in await _traffic(running, 10)} == {200}
+
+    run_virtual(scenario())
+
+
+def test_a_ceiling_on_cost_outweighs_the_objective(tmp_path: Path) -> None:
+    """The faster target costs more than a request may: it is not even tried; if both do, the refusal says so."""
+
+    async def scenario(limit_usd: float, path: Path) -> list[Answered]:
+        ground = Ground()
+        ground.cheap.model.tokens = ground.dear.model.tokens = 100
+        ground.dear.model.ttft_s = 0.01
+        path.mkdir()
+        limits = {"usd_per_request": limit_usd}
+        async with ground.gateway(path, limits=limits, objective="latency", when_none_fits="reject") as running:
+            return [answer for _ in range(4) for answer in await _traffic(running, PROBE_EVERY_S)]
+
+    def targets(answers: list[Answered]) -> set[str]:
+        return {answer.headers.get("x-tollway-target", "none") for answer in answers}
+
+    # 100 tokens at 2 and 20 USD per million, and a prompt of a few.
+    assert targets(run_virtual(scenario(0.001, tmp_path / "between"))) == {"cheap"}
+    assert "dear" in targets(run_virtual(scenario(0.1, tmp_path / "above")))
+    *_, refused = run_virtual(scenario(0.00001, tmp_path / "below"))
+    assert refused.status == 503
+    message = json.loads(refused.body)["error"]["message"]
+    assert "cheap: cost $0.0002" in message
+    assert "dear: cost $0.002" in message
+    assert "over $0.000010" in message

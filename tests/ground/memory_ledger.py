@@ -1,0 +1,55 @@
+"""A ledger without disk and threads, for virtual time: it remembers what the journal and SQL would hold."""
+
+from gateway.accounting.base import Dispatch
+from gateway.types import CallRecord, LedgerEntry
+
+
+class MemoryLedger:
+    """Implements ``gateway.accounting.base.Ledger``; fails where its caller breaks the contract."""
+
+    def __init__(self) -> None:
+        self.entries: list[LedgerEntry] = []
+        """In the order of settlement."""
+        self.records: list[CallRecord] = []
+        self.open: dict[str, Dispatch] = {}
+        """Dispatched and not yet settled, by attempt id."""
+
+    def dispatch(self, d: Dispatch) -> None:
+        """Note an attempt."""
+        assert d.entry.attempt_id not in self.open
+        self.open[d.entry.attempt_id] = d
+
+    def progress(self, attempt_id: str, output_tokens: int) -> None:
+        """Check only that the attempt is under way."""
+        assert attempt_id in self.open
+        assert output_tokens > 0
+
+    def settle(self, entry: LedgerEntry) -> None:
+        """End an attempt."""
+        del self.open[entry.attempt_id]
+        self.entries.append(entry)
+
+    def record(self, record: CallRecord) -> None:
+        """End a call."""
+        self.records.append(record)
+
+    async def flush(self) -> None:
+        """Do nothing: there is nothing behind it."""
+
+    async def find(self, call_id: str) -> tuple[CallRecord, tuple[LedgerEntry, ...]] | None:
+        """Return a call and its attempts by time."""
+        for record in self.records:
+            if record.call_id == call_id:
+                attempts = [entry for entry in self.entries if entry.call_id == call_id]
+                return record, tuple(sorted(attempts, key=lambda entry: entry.started_at_ns))
+        return None
+
+    def healthy(self) -> str | None:
+        """Return None."""
+        return None
+
+    async def start(self) -> None:
+        """Do nothing."""
+
+    async def stop(self) -> None:
+        """Do nothing."""
