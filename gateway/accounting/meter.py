@@ -110,6 +110,8 @@ class Attempt:
         self.upstream_status: int | None = None
         self.answered = False
         """The upstream accepted the request: from here on it may bill."""
+        self.delivered = False
+        """The caller was sent all of the answer, its end included."""
         self._meter = meter
         self._call = call
         self._progress: Progress | None = None
@@ -312,8 +314,8 @@ class Meter:
         self._error = error
 
     def left(self) -> None:
-        """Note that the caller went away."""
-        self._left = True
+        """Note that the caller went away; one who had the whole answer by then did not leave it."""
+        self._left = self._winner is None or not self._winner.delivered
 
     def close(self) -> None:
         """Settle the holds and write the call's record."""

@@ -5,12 +5,15 @@ memory. An answer that breaks off is never shown as complete: the error goes up,
 """
 
 import asyncio
+import contextlib
 from typing import Protocol
 
 from gateway.clock import Clock
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.execution.base import Reply
 from gateway.types import Call, LedgerEntry
+
+_END_OF_BODY_S = 1.0
 
 
 class Sink(Protocol):
@@ -40,6 +43,7 @@ async def relay(reply: Reply, sink: Sink, call: Call, clock: Clock) -> None:
         headers.append((b"content-length", str(len(reply.head)).encode()))
         await sink.start(200, headers)
         await sink.write(reply.head)
+        reply.attempt.delivered = True
         return
     headers.append((b"cache-control", b"no-cache"))
     headers.append((b"x-accel-buffering", b"no"))
@@ -47,16 +51,21 @@ async def relay(reply: Reply, sink: Sink, call: Call, clock: Clock) -> None:
         # Bounds the caller's reading too: one who stops reading holds a replica no longer than a slow answer may.
         async with asyncio.timeout((call.deadline_ns - clock.monotonic_ns()) / 1e9):
             await sink.start(200, headers)
-            await sink.write(reply.head)
-            while not reply.ended:
-                await _pass_on(reply, sink, call.timeouts.idle_s)
-            await sink.write(_cost_comment(reply.attempt.finish("ok")))
+            out = reply.head
+            while not (reply.ended or reply.decoder.complete):
+                if out:
+                    await sink.write(out)
+                out = await _next(reply, call.timeouts.idle_s)
+            # Settled before the end marker leaves: clients hang up once they have read it.
+            await sink.write(out + _cost_comment(reply.attempt.finish("ok")))
+            reply.attempt.delivered = True
     except TimeoutError:
         raise GatewayError(ErrorKind.DEADLINE, "The request's total time ran out in the answer.") from None
+    await _exhaust(reply)
 
 
-async def _pass_on(reply: Reply, sink: Sink, idle_s: float) -> None:
-    """Read once and write once."""
+async def _next(reply: Reply, idle_s: float) -> bytes:
+    """Read once, and return what goes to the caller."""
     try:
         async with asyncio.timeout(idle_s):
             chunk = await reply.stream.read()
@@ -65,8 +74,15 @@ async def _pass_on(reply: Reply, sink: Sink, idle_s: float) -> None:
     reply.ended = not chunk
     out = reply.decoder.feed(chunk) if chunk else reply.decoder.finish()
     reply.attempt.observe(reply.decoder)
-    if out:
-        await sink.write(out)
+    return out
+
+
+async def _exhaust(reply: Reply) -> None:
+    """Read the upstream's body to its end, so that the connection can be used again; the answer was whole before it."""
+    with contextlib.suppress(TimeoutError, UpstreamError):
+        async with asyncio.timeout(_END_OF_BODY_S):
+            while not reply.ended:
+                reply.ended = not await reply.stream.read()
 
 
 def usd(nano_usd: int) -> str:
