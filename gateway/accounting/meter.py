@@ -142,7 +142,7 @@ class Attempt:
         if error is None:
             self.finish("ok" if self._progress is not None and self._progress.complete else "cancelled")
         elif isinstance(error, GatewayError):
-            self.finish(OUTCOMES.get(error.kind, "refused"), error)
+            self.finish(self._outcome_of(error), error)
         elif isinstance(error, asyncio.CancelledError):
             self.finish("cancelled")
         else:
@@ -200,6 +200,12 @@ class Attempt:
         self._meter.ledger.settle(self._entry)
         self._meter.observer.attempt_ended(self._entry, self._gaps_ms)
         return self._entry
+
+    def _outcome_of(self, error: GatewayError) -> Outcome:
+        """Name an error's outcome; behind content, any means an answer that broke off, whose tokens count."""
+        outcome = OUTCOMES.get(error.kind, "refused")
+        began = self._progress is not None and self._progress.content_events > 0
+        return "cut" if began and outcome in _UNBILLED else outcome
 
     def _cap(self) -> int | None:
         per_choice = self._call.max_output_tokens
@@ -342,7 +348,7 @@ class Meter:
         if self._left:
             outcome = "cancelled"
         elif error is not None:
-            outcome = OUTCOMES.get(error.kind, "refused")
+            outcome = won.outcome if won is not None else OUTCOMES.get(error.kind, "refused")
         dispatched_ns = self._first_dispatch_ns
         return CallRecord(
             call_id=self._inbound.id,
