@@ -109,7 +109,12 @@ class Pipeline:
                 async with asyncio.timeout(_LAST_WORD_S):
                     await sink.write(render_event(inbound.dialect, error, inbound.id))
             return
-        headers = [(b"content-type", b"application/json"), (b"x-tollway-request-id", inbound.id.encode())]
+        request_id = inbound.id.encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"x-tollway-request-id", request_id),
+            (b"x-request-id", request_id),
+        ]
         if error.retry_after_s is not None:
             headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
         body = render(inbound.dialect, error, inbound.id)

@@ -34,6 +34,7 @@ async def relay(reply: Reply, sink: Sink, call: Call, clock: Clock) -> None:
     headers = [
         (b"content-type", reply.decoder.content_type.encode()),
         (b"x-tollway-request-id", call.id.encode()),
+        (b"x-request-id", call.id.encode()),
         (b"x-tollway-target", reply.attempt.target.id.encode()),
         (b"x-tollway-reason", reply.reason.encode("ascii", "replace")),
     ]

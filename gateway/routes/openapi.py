@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 
 _HEADERS = {
     "x-tollway-request-id": "The request's id, for GET /v1/requests/{id}.",
+    "x-request-id": "The same, where OpenAI's clients look for it.",
     "x-tollway-target": "The target that answered.",
     "x-tollway-reason": "Why it was this one.",
     "x-tollway-cost-usd": "What the call cost; without a stream only (with one: its last comment).",
