@@ -78,7 +78,7 @@ class AnthropicAdapter:
     def refuses(self, call: Call, target: Target) -> str | None:
         """Name what the Messages API cannot express of the call, or return None."""
         if call.operation != "chat":
-            return f"'{call.operation}' is not an operation of targets of type anthropic; use chat completions."
+            return f"The operation '{call.operation}' is not one of targets of type anthropic; use chat completions."
         try:
             self._body(call, target)
         except UntranslatableError as error:

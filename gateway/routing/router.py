@@ -6,6 +6,7 @@ is tried again from time to time (a *probe*), if the objective would prefer it t
 worth knowing whether it has recovered. The plan has fallbacks behind the first, so nobody's call fails for a probe.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ RETRY_AFTER_S = 1.0
 """When nothing better is known: the shortest time a breaker stays open."""
 PROBE_RETRY_AFTER_S = 10.0
 """About when a target that breaks a ceiling is tried again."""
+_MEMBER = re.compile(r"'([^']+)'")
 _SHOWN = 5
 """Targets named in one error message."""
 
@@ -116,7 +118,8 @@ class Router:
             message = f"No target of '{name}' can be reached now; retry later ({details})."
             return GatewayError(ErrorKind.NO_TARGET, message, retry_after_s=min(waits, default=RETRY_AFTER_S))
         if "request" in faults:
-            return GatewayError(ErrorKind.UNSUPPORTED, f"No target of '{name}' can do what is asked for ({details}).")
+            message = f"No target of '{name}' can do what is asked for ({details})."
+            return GatewayError(ErrorKind.UNSUPPORTED, message, param=_param(dropped))
         if "context" in faults:
             return GatewayError(
                 ErrorKind.CONTEXT_LENGTH, f"The request is too long for every target of '{name}' ({details})."
@@ -196,6 +199,12 @@ def _none_fits(call: Call, beyond: Sequence[Candidate]) -> GatewayError:
     details = _listed([f"{each.target.id}: {breach(each, call.route.constraints).text}" for each in beyond])
     message = f"No target of '{call.route.name}' is predicted within the route's ceilings; retry later ({details})."
     return GatewayError(ErrorKind.NO_TARGET, message, retry_after_s=PROBE_RETRY_AFTER_S)
+
+
+def _param(dropped: Sequence[Dropped]) -> str | None:
+    """Return the member that every target stumbles over: a wire format's refusal begins with it, in quotes."""
+    named = {match[1] if (match := _MEMBER.match(each.reason)) else None for each in dropped}
+    return named.pop() if len(named) == 1 else None
 
 
 def _listed(items: Sequence[str]) -> str:

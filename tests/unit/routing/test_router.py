@@ -266,6 +266,21 @@ def test_when_nothing_is_left_the_error_says_whose_fault_it_is(
     assert caught.value.retry_after_s == (4.0 if "breaker" in caught.value.message else None)
 
 
+def test_a_member_that_no_target_can_express_is_the_errors_param() -> None:
+    """``param`` names the member when all targets stumble over the same one, and nothing when they differ."""
+
+    def refuses(_call: Call, target: Target) -> str | None:
+        return f"'{'seed' if target.id == 'c' else 'n'}' has no equivalent"
+
+    def param_of(*target_ids: str) -> str | None:
+        with pytest.raises(GatewayError) as caught:
+            plan_of(*[build_view(build_target(each)) for each in target_ids], refuses=refuses)
+        return caught.value.param
+
+    assert param_of("a", "b") == "n"
+    assert param_of("a", "c") is None
+
+
 def test_the_reason_fits_into_a_header() -> None:
     """Target ids may hold anything; a header may not."""
     plan = plan_of(build_view(build_target("größe\r\nx: y")), constraints=Constraints(ttft_ms=Ceiling("p50", 1.0)))
