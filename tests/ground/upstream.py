@@ -44,6 +44,7 @@ class ScriptedUpstream:
         self.model = model or ScriptedModel()
         self.seen: list[Seen] = []
         self.alive = True
+        self._listened = False
         self._port = port
         self._tls = tls
         self._on_change = on_change
@@ -93,7 +94,7 @@ class ScriptedUpstream:
         """Listen; the port is kept for ``revive``."""
         self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self._port, ssl=self._tls)
         self._port = self._server.sockets[0].getsockname()[1]
-        self.alive = True
+        self.alive = self._listened = True
 
     async def stop(self) -> None:
         """Close the listener and every connection."""
@@ -112,8 +113,10 @@ class ScriptedUpstream:
         await self.stop()
 
     async def revive(self) -> None:
-        """Come back on the same port."""
-        await self.start()
+        """Come back on the same port, if there was one."""
+        self.alive = True
+        if self._listened:
+            await self.start()
 
     async def __aenter__(self) -> Self:
         await self.start()
