@@ -1,6 +1,8 @@
 """Ctrl-C, SIGTERM and a closed terminal as one exception in the main thread, raised once."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -16,6 +18,20 @@ def stop_on_signals() -> None:
     """Install the handlers; call it again after a library has put its own in their place."""
     for signum in _STOPPING:
         signal.signal(signum, _stop)
+
+
+@contextmanager
+def stop_deferred() -> Iterator[None]:
+    """Hold a stop request back until the block has ended, such as one that makes what a clean-up must know of."""
+    asked: list[int] = []
+    before = {signum: signal.signal(signum, lambda signum, _: asked.append(signum)) for signum in _STOPPING}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    if asked:
+        signal.raise_signal(asked[0])
 
 
 def _stop(_signum: int, _frame: object) -> None:

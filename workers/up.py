@@ -22,7 +22,7 @@ from workers.children import Child
 from workers.errors import WorkerError
 from workers.ports import LOOPBACK, free_port, require_free
 from workers.run import PROGRESS, READY
-from workers.signals import StopRequested, stop_on_signals
+from workers.signals import StopRequested, stop_deferred, stop_on_signals
 from workers.spec import load_workers
 
 # Nothing was said for this long: say that the step still runs.
@@ -94,10 +94,11 @@ class _Run:
             time.sleep(0.5)
 
     def _child(self, name: str, command: list[str], *, patience_s: float) -> tuple[str, Child]:
-        # Lines must arrive as they are written; and a stop must not print a farewell of Python's own.
-        child = Child(command, self._directory / f"{name}.log", {"PYTHONUNBUFFERED": "1"})
-        self._stack.callback(child.sweep)
-        self._stack.callback(child.stop, patience_s)
+        # Unbuffered: lines of progress must arrive as they are written.
+        with stop_deferred():
+            child = Child(command, self._directory / f"{name}.log", {"PYTHONUNBUFFERED": "1"})
+            self._stack.callback(child.sweep)
+            self._stack.callback(child.stop, patience_s)
         return name, child
 
     def _watch_start(self, workers: tuple[str, Child]) -> None:

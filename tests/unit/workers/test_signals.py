@@ -1,0 +1,39 @@
+"""A stop request: raised once, where the main thread is, and held back where it would be harmful."""
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from workers.signals import StopRequested, stop_deferred, stop_on_signals
+
+
+@pytest.fixture(autouse=True)
+def own_handlers() -> Iterator[None]:
+    """Give the test runner its handlers back."""
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_first_signal_stops_and_a_second_does_not_disturb_the_clean_up(signum: signal.Signals) -> None:
+    stop_on_signals()
+    with pytest.raises(StopRequested):
+        signal.raise_signal(signum)
+    signal.raise_signal(signum)
+
+
+def test_a_stop_is_held_back_until_the_block_has_ended() -> None:
+    stop_on_signals()
+    reached = []
+
+    def block() -> None:
+        with stop_deferred():
+            signal.raise_signal(signal.SIGTERM)
+            reached.append(True)
+
+    with pytest.raises(StopRequested):
+        block()
+    assert reached
