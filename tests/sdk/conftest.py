@@ -1,4 +1,4 @@
-"""Fixtures for tests with the official SDKs."""
+"""Tests with the official SDKs: the shared cases explain their assertions as tests do."""
 
 import pytest
 

@@ -1,17 +1,14 @@
 """What an app does with the official ``openai`` client: the same for a scripted upstream and for a real engine.
 
 Each case is a function of a client and a model's name; a blocking client or an asynchronous one, by the kind of
-function. They assert structure, never what a model says, so that they hold for the smallest real model. Hand the
-cases to what ``clients`` gives for an endpoint, whatever is behind it.
+function. They assert structure, never what a model says, so that they hold for the smallest real model. What
+``endpoint.clients`` gives plays them.
 """
 # ruff: noqa: D401 - the docstring of a case states behaviour, as a test's does
 
 import asyncio
-import inspect
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI, pydantic_function_tool
@@ -23,19 +20,11 @@ from openai.types.chat import (
 )
 from pydantic import BaseModel, ConfigDict
 
+from tests.sdk.endpoint import Case, Endpoint, clients
+
+__all__ = ["CASES", "NAMES", "Case", "Endpoint", "clients"]
+
 ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Count from one to ten in words."}]
-
-
-class Endpoint(NamedTuple):
-    """Where the client is pointed: all that an app changes."""
-
-    base_url: str
-    model: str
-    api_key: str = "unused"
-
-
-Case = Callable[[OpenAI, str], None] | Callable[[AsyncOpenAI, str], Awaitable[None]]
-Play = Callable[[Case], Awaitable[None]]
 
 
 class Weather(BaseModel):
@@ -55,31 +44,6 @@ _SCHEMA: dict[str, object] = {
 }
 _TOOL = pydantic_function_tool(Weather, name="get_weather", description="Get the weather.")
 _NAMED: ChatCompletionNamedToolChoiceParam = {"type": "function", "function": {"name": "get_weather"}}
-
-
-@asynccontextmanager
-async def clients(endpoint: Endpoint) -> AsyncIterator[Play]:
-    """Make both clients; what is yielded plays a case with the one that its kind of function asks for.
-
-    A blocking client works in a thread of its own, since the gateway may live in the caller's loop.
-    """
-    settings: dict[str, Any] = {
-        "base_url": endpoint.base_url,
-        "api_key": endpoint.api_key,
-        "max_retries": 0,
-        "timeout": 120,
-    }
-    async with AsyncOpenAI(**settings) as asynchronous:
-        with OpenAI(**settings) as blocking:
-
-            async def play(case: Case) -> None:
-                use: Callable[..., Any] = case
-                if inspect.iscoroutinefunction(use):
-                    await use(asynchronous, endpoint.model)
-                else:
-                    await asyncio.to_thread(use, blocking, endpoint.model)
-
-            yield play
 
 
 def a_whole_answer(client: OpenAI, model: str) -> None:
@@ -224,17 +188,18 @@ def _check_call(message: Any) -> None:
 
 
 def a_named_tool(client: OpenAI, model: str) -> None:
-    """A tool forced by name is called, with arguments that its schema accepts."""
-    answer = client.chat.completions.create(
+    """A tool forced by name is called, with arguments that its schema accepts; ``parse`` reads them."""
+    answer = client.chat.completions.parse(
         model=model, messages=ASK, tools=[_TOOL], tool_choice=_NAMED, temperature=0, max_tokens=100
     )
     _check_call(answer.choices[0].message)
+    assert isinstance((answer.choices[0].message.tool_calls or [])[0].function.parsed_arguments, Weather)
     assert not answer.choices[0].message.content
 
 
 def a_required_tool(client: OpenAI, model: str) -> None:
-    """With ``tool_choice="required"`` some tool is called; ``parse`` reads its arguments."""
-    answer = client.chat.completions.parse(
+    """With ``tool_choice="required"`` some tool is called; a small model may go on calling until it is stopped."""
+    answer = client.chat.completions.create(
         model=model,
         messages=ASK,
         tools=[_TOOL],
@@ -244,7 +209,6 @@ def a_required_tool(client: OpenAI, model: str) -> None:
         max_tokens=200,
     )
     _check_call(answer.choices[0].message)
-    assert isinstance((answer.choices[0].message.tool_calls or [])[0].function.parsed_arguments, Weather)
 
 
 def a_streamed_tool(client: OpenAI, model: str) -> None:

@@ -7,15 +7,16 @@ import pytest_asyncio
 
 from tests.ground.gateway import running_gateway
 from tests.ground.upstream import ScriptedUpstream
-from tests.sdk import suite
+from tests.sdk.endpoint import Case, Endpoint, Play, clients
 from tests.sdk.engine import ScriptedEngine
+from tests.sdk.suite import CASES, NAMES
 
 PROVIDERS = ["openai-compatible", "vllm"]
 """Passed through as it is; or always streamed upstream, as own replicas are, and put together for callers."""
 
 
 @pytest_asyncio.fixture(params=PROVIDERS, scope="module", loop_scope="module")
-async def play(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[suite.Play]:
+async def play(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Play]:
     """Run a gateway in front of a played engine, and point clients at it."""
     engine = ScriptedEngine()
     async with ScriptedUpstream() as upstream:
@@ -28,13 +29,13 @@ async def play(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         }
         path = tmp_path_factory.mktemp("gateway")
         async with running_gateway(config, path, environ={"KEY": "k-app"}) as running:
-            async with suite.clients(suite.Endpoint(running.base_url, "auto", "k-app")) as play:
+            async with clients(Endpoint(running.base_url, "auto", "k-app")) as play:
                 yield play
         assert any(seen.json.get("stream") is None for seen in upstream.seen) == (request.param == "openai-compatible")
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("case", suite.CASES, ids=suite.NAMES)
-async def test_the_client_works_unchanged(case: suite.Case, play: suite.Play) -> None:
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+async def test_the_client_works_unchanged(case: Case, play: Play) -> None:
     """See each case."""
     await play(case)
