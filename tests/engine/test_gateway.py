@@ -1,0 +1,97 @@
+"""The gateway before a real vLLM replica: the official client's whole suite, callers who leave, and what is written down."""
+
+import http.client
+import json
+from urllib.parse import urlsplit
+
+import httpx2
+import openai
+import pytest
+
+from gateway.store.engine import sqlite_url
+from gateway.store.queries import Store
+from tests.engine.conftest import Running
+from tests.engine.test_worker import STORY, gauge, wait_for_running
+from tests.sdk.suite import CASES, NAMES, Case, Endpoint, clients
+
+
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+async def test_the_official_client_works_unchanged(case: Case, running: Running) -> None:
+    """Every case of the suite, with nothing changed but ``base_url``."""
+    async with clients(Endpoint(f"{running.gateway}/v1", running.route)) as play:
+        await play(case)
+
+
+def test_what_only_vllm_can_do_passes_through(running: Running) -> None:
+    """A choice, a regular expression and vLLM's own sampling members reach the engine as written."""
+    with openai.OpenAI(base_url=f"{running.gateway}/v1", api_key="-", max_retries=0, timeout=120) as client:
+        chosen = client.chat.completions.create(
+            model=running.route,
+            messages=[{"role": "user", "content": "Is the sky blue?"}],
+            extra_body={"structured_outputs": {"choice": ["yes", "no"]}, "top_k": 5, "min_p": 0.1},
+        )
+        matched = client.chat.completions.create(
+            model=running.route,
+            messages=[{"role": "user", "content": "Name a year."}],
+            extra_body={"structured_outputs": {"regex": "[12][0-9]{3}"}},
+        )
+    assert chosen.choices[0].message.content in {"yes", "no"}
+    assert (matched.choices[0].message.content or "").isdigit()
+
+
+@pytest.mark.parametrize("when", ["before the first byte", "in the answer"])
+@pytest.mark.parametrize("stream", [True, False], ids=["streaming", "not streaming"])
+def test_a_caller_who_leaves_frees_the_replica_within_a_second(running: Running, stream: bool, when: str) -> None:
+    """Seen in vLLM's own running-requests metric; nothing is left in flight at the gateway either."""
+    body = {"model": running.route, "messages": STORY, "max_tokens": 4000, "ignore_eos": True, "stream": stream}
+    caller = http.client.HTTPConnection(urlsplit(running.gateway).netloc, timeout=60)
+    caller.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
+    if when == "in the answer" and stream:
+        answer = caller.getresponse()
+        assert answer.readline().startswith(b"data: ")
+        answer.close()
+    wait_for_running(running, 1, within_s=30)
+    if when == "in the answer" and not stream:
+        begun = gauge(running, "vllm:generation_tokens_total")
+        while gauge(running, "vllm:generation_tokens_total") < begun + 3:
+            continue
+    caller.close()
+    wait_for_running(running, 0, within_s=1)
+    metrics = httpx2.get(f"{running.gateway}/metrics").text
+    assert f'tollway_in_flight_requests{{target="{running.model}"}} 0.0' in metrics
+
+
+def test_the_ledger_counts_what_the_engine_counts(running: Running) -> None:
+    """One known run: prompt and output tokens by the engine's counters are those of the ledger, and the call explains."""
+    names = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
+    before = [gauge(running, name) for name in names]
+    with openai.OpenAI(base_url=f"{running.gateway}/v1", api_key="-", max_retries=0, timeout=120) as client:
+        raws = [
+            client.chat.completions.with_raw_response.create(
+                model=running.route, messages=STORY, max_tokens=12, stream=stream, extra_body={"ignore_eos": True}
+            )
+            for stream in (False, True)
+        ]
+        for raw in raws:
+            raw.read()
+    engine = [int(gauge(running, name) - then) for name, then in zip(names, before, strict=True)]
+    told = [httpx2.get(f"{running.gateway}/v1/requests/{raw.headers['x-tollway-request-id']}").json() for raw in raws]
+    usages = [call["attempts"][0]["usage"] for call in told]
+    assert sum(usage["input_tokens"] + usage["cached_input_tokens"] for usage in usages) == engine[0]
+    assert sum(usage["output_tokens"] for usage in usages) == engine[1] == 24
+    for call in told:
+        attempt = call["attempts"][0]
+        assert call["outcome"] == "ok"
+        assert attempt["usage"]["origin"] == "engine"
+        assert attempt["ttft_ms"] > 0
+        assert attempt["tpot_ms"] > 0, "a call without a stream is measured too: replicas are always streamed"
+        assert attempt["cost_origin"] == "estimated"
+        seconds = attempt["duration_ms"] / 1e3
+        assert attempt["cost_nano_usd"] == pytest.approx(0.08 / 3600 * 1e9 * seconds, rel=0.05)
+    store = Store(sqlite_url(running.state / "ledger.sqlite"))
+    store.open()
+    try:
+        totals = {(row.target_id, row.outcome): row for row in store.totals()}
+    finally:
+        store.close()
+    assert (running.model, "ok") in totals
