@@ -45,6 +45,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def wait(self, poll: Callable[[float], list[Any]], timeout_s: float | None) -> list[Any]:
         """Jump ``timeout_s`` ahead unless something real is pending; raises RuntimeError when nothing ever can be."""
+        if timeout_s == 0.0:  # something is ready to run: neither wait nor jump
+            return poll(0)
         if self._threads_running or timeout_s is None:
             ready = poll(_DEADLOCK_AFTER_REAL_S)
             if not ready and not self._threads_running:
