@@ -7,9 +7,12 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
+from tests.ground.builders import chat_body
 from tests.ground.configs import two_models
+from tests.ground.gateway import running_gateway
 from tests.ground.model import ScriptedModel
 from tests.ground.script import error_answer
 from tests.ground.upstream import ScriptedUpstream
@@ -175,7 +178,7 @@ def test_a_ceiling_on_cost_outweighs_the_objective(tmp_path: Path) -> None:
         path.mkdir()
         limits = {"usd_per_request": limit_usd}
         async with ground.gateway(path, limits=limits, objective="latency", when_none_fits="reject") as running:
-            return [answer for _ in range(4) for answer in await _traffic(running, PROBE_EVERY_S)]
+            return [await running.chat() for _ in range(5)]
 
     def targets(answers: list[Answered]) -> set[str]:
         return {answer.headers.get("x-tollway-target", "none") for answer in answers}
@@ -189,3 +192,36 @@ def test_a_ceiling_on_cost_outweighs_the_objective(tmp_path: Path) -> None:
     assert "cheap: cost $0.0002" in message
     assert "dear: cost $0.002" in message
     assert "over $0.000010" in message
+
+
+@pytest.mark.timeout(120)  # ten seconds until the next probe; more where the machine itself is slower than the ceiling
+async def test_traffic_moves_and_returns_over_real_sockets(tmp_path: Path) -> None:
+    """The same once with real time and real connections, watched in the ledger's database."""
+    async with ScriptedUpstream(_fast()) as cheap, ScriptedUpstream(_fast()) as dear:
+        config = two_models(cheap.url, dear.url, limits=CEILINGS["ttft"])
+        async with running_gateway(config, tmp_path) as running, aiohttp.ClientSession() as client:
+
+            async def until(target: str, in_a_row: int) -> list[str]:
+                """Call one after the other until that target has answered so often in a row; return who answered."""
+                answered: list[str] = []
+                async with asyncio.timeout(3 * PROBE_EVERY_S):
+                    while answered[-in_a_row:] != [target] * in_a_row:
+                        body = json.loads(chat_body(stream=True, max_tokens=2))
+                        async with client.post(f"{running.base_url}/chat/completions", json=body) as answer:
+                            assert answer.status == 200
+                            assert b"[DONE]" in await answer.read()
+                            answered.append(answer.headers["x-tollway-target"])
+                return answered
+
+            healthy = await until("cheap", 10)
+            cheap.model.ttft_s = 2 * CEILINGS["ttft"]["ttft_ms"]["p95"] / 1000
+            slow = await until("dear", 10)
+            cheap.model.ttft_s = FAST_TTFT_S
+            recovered = await until("cheap", 10)
+            totals = {(row.target_id, row.outcome): row.attempts for row in await running.totals()}
+    assert healthy == ["cheap"] * 10
+    assert slow.count("cheap") <= 5
+    assert recovered[0] == "dear"
+    answered = [*healthy, *slow, *recovered]
+    assert totals["cheap", "ok"] == answered.count("cheap")
+    assert totals["dear", "ok"] == answered.count("dear")

@@ -152,7 +152,7 @@ async def test_ten_kills_lose_and_double_nothing(tmp_path: Path) -> None:
                 last = await load.call(session)
             assert last.stream.done
     seen = [json.loads(line) for line in log.read_text().splitlines()]
-    ledger = read_ledger(tmp_path / "state" / "ledger.sqlite")
+    ledger = await asyncio.to_thread(read_ledger, tmp_path / "state" / "ledger.sqlite")
     check_attempts(seen, ledger)
     check_calls(load.calls, ledger)
     check_money(ledger)

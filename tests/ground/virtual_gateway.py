@@ -83,8 +83,9 @@ async def virtual_gateway(
 
     ledger = MemoryLedger()
     transport = InMemoryTransport({origin: upstream.serve for origin, upstream in upstreams.items()})
+    snapshot = await asyncio.to_thread(read)
     gateway = Gateway(
-        read(), reread=read, transport=transport, ledger=ledger, clock=VirtualClock(), ids=SequentialIds()
+        snapshot, reread=read, transport=transport, ledger=ledger, clock=VirtualClock(), ids=SequentialIds()
     )
     await gateway.start()
     try:
