@@ -80,12 +80,14 @@ class InOrder:
         decoder = adapter.decoder(call, target)
         held: list[bytes] = []
         ended = False
-        while not ended and not (call.envelope.stream and decoder.content_events):
+        while not (ended or decoder.complete or (call.envelope.stream and decoder.content_events)):
             async with wait.limit(has_content=decoder.content_events > 0):
                 chunk = await stream.read()
             ended = not chunk
             held.append(decoder.feed(chunk) if chunk else decoder.finish())
             attempt.observe(decoder)
+        if not call.envelope.stream and not ended:
+            held.append(decoder.finish())  # the answer's own end came before the body's
         return Reply(attempt=attempt, decoder=decoder, stream=stream, head=b"".join(held), ended=ended, reason="")
 
 

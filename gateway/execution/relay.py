@@ -45,6 +45,7 @@ async def relay(reply: Reply, sink: Sink, call: Call, clock: Clock) -> None:
         await sink.start(200, headers)
         await sink.write(reply.head)
         reply.attempt.delivered = True
+        await _exhaust(reply)
         return
     headers.append((b"cache-control", b"no-cache"))
     headers.append((b"x-accel-buffering", b"no"))

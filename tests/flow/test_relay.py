@@ -1,13 +1,15 @@
 """What a caller gets is what the upstream sent, and what it cost is known afterwards."""
 
+import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 
 from tests.ground.configs import one_model
 from tests.ground.gateway import running_gateway
-from tests.ground.script import json_answer
+from tests.ground.script import Answer, json_answer
 from tests.ground.upstream import ScriptedUpstream
 
 CHAT = {"model": "auto", "messages": [{"role": "user", "content": "count to five"}]}
@@ -111,3 +113,25 @@ async def test_models_health_and_docs_are_there(upstream: ScriptedUpstream, tmp_
                 assert answer.status == 200, path
         async with client.get(f"{running.url}/openapi.json") as answer:
             assert "/v1/chat/completions" in (await answer.json())["paths"]
+
+
+async def test_a_body_that_never_ends_behind_a_whole_answer_holds_nobody_up(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """The answer's own end is what counts, streamed on or assembled; the call is ok, not stalled."""
+    config = {**one_model(upstream.url), "timeouts": {"idle_s": 30}}
+    config["providers"]["upstream"]["always_stream"] = True
+    async with running_gateway(config, tmp_path) as running, aiohttp.ClientSession() as client:
+        for stream in (True, False):
+            upstream.then(lambda seen: _silent_at_the_end(upstream.model.answer(seen)))
+            async with asyncio.timeout(5):
+                async with client.post(
+                    f"{running.base_url}/chat/completions", json={**CHAT, "stream": stream}
+                ) as answer:
+                    assert b" w4" in await answer.read()
+        assert [(row.outcome, row.attempts) for row in await running.totals()] == [("ok", 2)]
+
+
+def _silent_at_the_end(answer: Answer) -> Answer:
+    chunks = tuple(answer.chunks)
+    return replace(answer, chunks=chunks, stall_after=len(chunks))
