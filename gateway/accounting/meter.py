@@ -108,6 +108,8 @@ class Attempt:
         self.first_content_ns: int | None = None
         self.last_content_ns: int | None = None
         self.upstream_status: int | None = None
+        self.streamed = True
+        """The upstream was asked for a stream. If not, all content comes at the end, and there is a duration only."""
         self.answered = False
         """The upstream accepted the request: from here on it may bill."""
         self.delivered = False
@@ -173,7 +175,8 @@ class Attempt:
             return self._entry
         usage = self._usage(outcome)
         duration_ms = (self._meter.clock.monotonic_ns() - self._started_ns) / _NS_PER_MS
-        ttft_ms = (self.first_content_ns - self._started_ns) / _NS_PER_MS if self.first_content_ns else None
+        first_ns = self.first_content_ns if self.streamed else None
+        ttft_ms = (first_ns - self._started_ns) / _NS_PER_MS if first_ns is not None else None
         tpot_ms = self._tpot_ms(usage)
         share_s = self._lease.end(
             Sample(
@@ -343,7 +346,7 @@ class Meter:
         call, plan, winner, error = self._call, self._plan, self._winner, self._error
         received_ns = self._inbound.received_at_ns
         won = winner.finish("cancelled") if winner is not None else None
-        first_ns = winner.first_content_ns if winner is not None else None
+        first_ns = winner.first_content_ns if winner is not None and winner.streamed else None
         outcome: Outcome = "ok"
         if self._left:
             outcome = "cancelled"

@@ -65,6 +65,7 @@ class InOrder:
         target = candidate.target
         adapter = self._adapters[target.adapter]
         attempt = scope.enter_context(meter.attempt(call, candidate))
+        attempt.streamed = streams_upstream(call, target)
         request = adapter.request(call, target, attempt.id)
         wait = _Wait(call, candidate, self._clock, others_follow=others_follow)
         async with wait.limit(has_content=False):

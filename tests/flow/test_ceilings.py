@@ -96,6 +96,22 @@ def test_traffic_moves_to_the_dear_target_and_back(measure: str, tmp_path: Path)
     run_virtual(scenario())
 
 
+def test_an_answer_without_a_stream_says_nothing_of_ttft(tmp_path: Path) -> None:
+    """Whole answers take longer than the ceiling on the first token: streams stay where they are."""
+
+    async def scenario() -> None:
+        ground = Ground()
+        ground.cheap.model.tokens = 60
+        async with ground.gateway(tmp_path, limits=CEILINGS["ttft"]) as running:
+            for stream in (True, False, False, False, True):
+                assert (await running.chat(stream=stream)).headers["x-tollway-target"] == "cheap"
+            measured = [entry.ttft_ms for entry in running.ledger.entries]
+            assert measured == [pytest.approx(1000 * FAST_TTFT_S), None, None, None, pytest.approx(1000 * FAST_TTFT_S)]
+            assert [record.ttft_ms is None for record in running.ledger.records] == [False, True, True, True, False]
+
+    run_virtual(scenario())
+
+
 def test_a_probe_that_is_still_too_slow_costs_its_caller_the_ceiling(tmp_path: Path) -> None:
     """The caller of such a probe gets the other target's answer about a ceiling later, not a slow target's later."""
 
