@@ -24,6 +24,7 @@ def add_up(subparsers: "Subparsers") -> None:
     parser.add_argument("--engine", choices=["vllm", "synthetic"], help="use this engine for every worker")
     parser.add_argument("--port", type=int, default=8080, help="the gateway's port on 127.0.0.1 (default %(default)s)")
     parser.add_argument("--workers-port", type=int, default=8000, help="another is taken if it is busy (%(default)s)")
+    parser.add_argument("--until-stdin-closes", action="store_true", help="also stop when standard input ends")
     parser.set_defaults(run=_guarded(_up))
 
 
@@ -55,7 +56,13 @@ def _guarded(command: "Callable[[argparse.Namespace], int]") -> "Callable[[argpa
 def _up(args: argparse.Namespace) -> int:
     from workers.up import up
 
-    return up(args.config, engine=args.engine, port=args.port, workers_port=args.workers_port)
+    return up(
+        args.config,
+        engine=args.engine,
+        port=args.port,
+        workers_port=args.workers_port,
+        until_stdin_closes=args.until_stdin_closes,
+    )
 
 
 def _workers_run(args: argparse.Namespace) -> int:

@@ -3,7 +3,6 @@
 import os
 import signal
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from workers.cluster import deploy, local_cluster
 from workers.errors import WorkerError
 from workers.models import prepare
 from workers.ports import require_free
-from workers.signals import StopRequested, stop_on_signals
+from workers.signals import StopRequested, stop_on_end_of_stdin, stop_on_signals
 from workers.spec import load_workers
 
 PROGRESS = "[tollway] "
@@ -36,7 +35,7 @@ def run_workers(config: Path, port: int, temp_dir: Path | None, *, until_stdin_c
     try:
         stop_on_signals()
         if until_stdin_closes:
-            threading.Thread(target=_stop_on_end_of_stdin, daemon=True).start()
+            stop_on_end_of_stdin()
         with _directory(temp_dir) as directory:
             models = {
                 name: (prepare(spec.source, _say) if spec.engine == "vllm" else "", spec)
@@ -68,9 +67,3 @@ def _directory(given: Path | None) -> Iterator[Path]:
         # Not the user's TMPDIR, which may be too long for a socket's path.
         with tempfile.TemporaryDirectory(prefix="tollway-", dir="/tmp", ignore_cleanup_errors=True) as made:
             yield Path(made)
-
-
-def _stop_on_end_of_stdin() -> None:
-    while os.read(0, 4096):
-        pass
-    os.kill(os.getpid(), signal.SIGINT)

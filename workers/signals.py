@@ -1,6 +1,8 @@
 """Ctrl-C, SIGTERM and a closed terminal as one exception in the main thread, raised once."""
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,6 +34,17 @@ def stop_deferred() -> Iterator[None]:
             signal.signal(signum, handler)
     if asked:
         signal.raise_signal(asked[0])
+
+
+def stop_on_end_of_stdin() -> None:
+    """Take the end of standard input for SIGTERM: a parent that dies, in whatever way, takes this process along."""
+    threading.Thread(target=_wait_for_end_of_stdin, daemon=True).start()
+
+
+def _wait_for_end_of_stdin() -> None:
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _stop(_signum: int, _frame: object) -> None:

@@ -22,7 +22,7 @@ from workers.children import Child
 from workers.errors import WorkerError
 from workers.ports import LOOPBACK, free_port, require_free
 from workers.run import PROGRESS, READY
-from workers.signals import StopRequested, stop_deferred, stop_on_signals
+from workers.signals import StopRequested, stop_deferred, stop_on_end_of_stdin, stop_on_signals
 from workers.spec import load_workers
 
 # Nothing was said for this long: say that the step still runs.
@@ -35,17 +35,20 @@ _QUESTION = "What is the capital of France?"
 _ERROR_LINE = re.compile(r"(?<![\w.])[A-Z]\w*(?:Error|Exception): .+")
 
 
-def up(config: Path, *, engine: str | None, port: int, workers_port: int) -> int:
+def up(config: Path, *, engine: str | None, port: int, workers_port: int, until_stdin_closes: bool) -> int:
     """Start everything in ``config`` with the gateway on 127.0.0.1:``port``; return 0 after Ctrl-C.
 
     ``engine`` replaces the engine of every worker; the workers get 127.0.0.1:``workers_port``, or some other free port,
-    and then the gateway is told so. Raises ``WorkerError`` when something does not start or ends by
-    itself; in every case no process, port or temporary file of the run is left.
+    and then the gateway is told so. ``until_stdin_closes`` makes the end of standard input a stop as well. Raises
+    ``WorkerError`` when something does not start or ends by itself; in every case no process, port or temporary file
+    of the run is left.
     """
     if not load_workers(config):
         raise WorkerError(f"{config} has no `workers:` section, so there is nothing to start.")
     require_free(port)
     stop_on_signals()
+    if until_stdin_closes:
+        stop_on_end_of_stdin()
     try:
         with ExitStack() as stack:
             # Not the user's TMPDIR: a path to a socket may have 107 bytes, and Ray's own part takes most of them.

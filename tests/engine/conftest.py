@@ -54,7 +54,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     command = [str(Path(sys.executable).with_name("tollway")), "up", "--config", str(config)]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, "--port", str(port), "--workers-port", str(workers_port)],
+            [*command, "--port", str(port), "--workers-port", str(workers_port), "--until-stdin-closes"],
+            # It closes when this process ends, in whatever way: then everything stops too.
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, "XDG_STATE_HOME": str(state)},
@@ -74,5 +76,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             )
         finally:
             process.send_signal(signal.SIGINT)
+            if process.stdin is not None:
+                process.stdin.close()
             process.wait(90)
     assert process.returncode == 0, log.read_text(encoding="utf-8")
