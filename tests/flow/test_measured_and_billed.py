@@ -317,14 +317,16 @@ def _check_latency(run: Run) -> None:
     timed = [heard for heard in run.app.heard if heard.model in {"cheap", "dear"} and heard.ttft_ms]
     assert len(timed) == 2 * STREAMS
     ttft_off: list[float] = []
+    tpot_off: list[float] = []
     for heard in timed:
         page = run.pages[heard.call_id]
         assert page["ttft_ms"] >= TTFT_MS
         ttft_off.append(abs(page["ttft_ms"] - heard.ttft_ms) / max(5.0, heard.ttft_ms * 0.05))
-        # Stricter than 5 ms, within which a TPOT that included TTFT would hide: delays cancel out over the answer.
-        assert abs(page["tpot_ms"] - heard.tpot_ms) <= heard.tpot_ms * 0.05
+        # Stricter than 5 ms, in which a TPOT that included TTFT would hide, and than the 5% of a division by n.
+        tpot_off.append(abs(page["tpot_ms"] - heard.tpot_ms) / (heard.tpot_ms * 0.04))
     # Between the gateway's clock and the caller's lies the machine's scheduler: it may keep one in ten waiting.
-    assert sorted(ttft_off)[-1 - len(ttft_off) // 10] <= 1, ttft_off
+    for off in (sorted(ttft_off), sorted(tpot_off)):
+        assert off[-1 - len(off) // 10] <= 1, off
 
 
 async def test_callers_cannot_make_series(tmp_path: Path) -> None:
