@@ -324,9 +324,10 @@ def _check_latency(run: Run) -> None:
         ttft_off.append(abs(page["ttft_ms"] - heard.ttft_ms) / max(5.0, heard.ttft_ms * 0.05))
         # Stricter than 5 ms, in which a TPOT that included TTFT would hide, and than the 5% of a division by n.
         tpot_off.append(abs(page["tpot_ms"] - heard.tpot_ms) / (heard.tpot_ms * 0.04))
-    # Between the gateway's clock and the caller's lies the machine's scheduler: it may keep one in ten waiting.
+    # Between the gateway's clock and the caller's lies the scheduler of a machine with other work: it may keep one
+    # sample in four waiting. What is measured wrongly is wrong in all of them.
     for off in (sorted(ttft_off), sorted(tpot_off)):
-        assert off[-1 - len(off) // 10] <= 1, off
+        assert off[-1 - len(off) // 4] <= 1, off
 
 
 async def test_callers_cannot_make_series(tmp_path: Path) -> None:
