@@ -29,7 +29,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import aiohttp
 import yarl
@@ -210,8 +210,7 @@ class _Connector(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own signature
     ) -> "Connection":
         connection = await super().connect(req, traces, timeout)
-        protocol = connection.protocol
-        assert isinstance(protocol, _PooledConnection)
+        protocol = cast("_PooledConnection", connection.protocol)  # what our factory made
         protocol.begin()
         _connection_used.set(protocol)
         return connection
@@ -240,9 +239,7 @@ async def _open(session: aiohttp.ClientSession, request: UpstreamRequest, connec
         if connection.requests_sent > 1 and not connection.answer_began:
             return None
         raise _cut("before it answered") from None
-    connection = _connection_used.get()
-    assert connection is not None
-    answer = _Answer(response, connection)
+    answer = _Answer(response, cast("_PooledConnection", _connection_used.get()))
     if answer.status == 101:  # nothing we send asks for another protocol
         answer.close()
         raise _not_http()

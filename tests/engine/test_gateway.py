@@ -1,4 +1,4 @@
-"""The gateway before a real vLLM replica: the official client's whole suite, callers who leave, and what is written down."""
+"""The gateway before a real vLLM replica: the official client's suite, callers who leave, what is written down."""
 
 import http.client
 import json
@@ -62,7 +62,7 @@ def test_a_caller_who_leaves_frees_the_replica_within_a_second(running: Running,
 
 
 def test_the_ledger_counts_what_the_engine_counts(running: Running) -> None:
-    """One known run: prompt and output tokens by the engine's counters are those of the ledger, and the call explains."""
+    """One known run: the engine's own counters of tokens are those of the ledger, and each call explains itself."""
     names = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
     before = [gauge(running, name) for name in names]
     with openai.OpenAI(base_url=f"{running.gateway}/v1", api_key="-", max_retries=0, timeout=120) as client:

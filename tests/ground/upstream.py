@@ -303,7 +303,7 @@ async def _serve_until_told(arguments: argparse.Namespace) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with upstream:
-        print(upstream.url, flush=True)  # noqa: T201 - whoever started this waits for the address
+        print(upstream.url, flush=True)
         await stop.wait()
     os.close(log)
 

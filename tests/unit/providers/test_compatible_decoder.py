@@ -61,7 +61,7 @@ def usage_event(**usage: int) -> bytes:
 
 def kind_of(decoder: Decoder, *chunks: bytes) -> ErrorKind:
     """Play the chunks to the end, and return the error's kind."""
-    with pytest.raises(UpstreamError) as caught:  # noqa: PT012 - which call raises is the decoder's affair
+    with pytest.raises(UpstreamError) as caught:
         for chunk in chunks:
             decoder.feed(chunk)
         decoder.finish()
