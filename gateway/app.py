@@ -4,15 +4,11 @@ A ``Gateway`` is built from a configuration file without side effects, then star
 the snapshot; connections, breakers, statistics, limits in use and the ledger live in the gateway and outlive it.
 """
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
-
-from fastapi import FastAPI
 
 from gateway.accounting.base import Ledger
 from gateway.accounting.ids import random_ids
@@ -115,7 +111,7 @@ class Gateway:
             unready=self.unready,
             ids=ids,
         )
-        api = create_api(pages, version=version("tollway"), lifespan=self._lifespan)
+        api = create_api(pages, version=version("tollway"))
         self.asgi = Dispatch(llm_routes, api)
 
     async def start(self) -> None:
@@ -154,11 +150,3 @@ class Gateway:
         self.pool.keep(frozenset(fresh.targets))
         log.info("configuration reloaded: version %s", fresh.version)
         return True
-
-    @asynccontextmanager
-    async def _lifespan(self, _api: FastAPI) -> AsyncIterator[None]:
-        await self.start()
-        try:
-            yield
-        finally:
-            await asyncio.shield(self.stop())

@@ -6,12 +6,14 @@ parsed arguments to an exit code.
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import os
 import secrets
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from gateway.app import Gateway, read_snapshot
 from gateway.config.problems import ConfigError
 from gateway.config.snapshot import Snapshot
 from gateway.routes.http_protocol import GuardedProtocol
+from gateway.store.engine import SchemaMismatch
 from gateway.telemetry import logs
 
 _GROUP = "tollway.commands"
@@ -90,13 +93,20 @@ def _serve(arguments: argparse.Namespace) -> int:
         # uvicorn picks its own loop only when it starts the process itself; here the listener is ours.
         with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(gateway, listener))
-    except StateDirectoryInUse as error:
+    except (StateDirectoryInUse, SchemaMismatch) as error:
         return _fail(str(error))
+    except OSError as error:
+        return _fail(f"cannot use the state directory {snapshot.state_dir}: {error.strerror}")
     return 0
 
 
 class _Server(uvicorn.Server):
     """Says where it serves once it does: whoever waits for that line may connect at once."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to us: uvicorn would raise them again at its end, before the ledger is closed."""
+        yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -111,7 +121,7 @@ async def _run(gateway: Gateway, listener: socket.socket) -> None:
             gateway.asgi,
             interface="asgi3",
             http=GuardedProtocol,
-            lifespan="on",
+            lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
@@ -119,8 +129,15 @@ async def _run(gateway: Gateway, listener: socket.socket) -> None:
             timeout_graceful_shutdown=int(gateway.current.snapshot.server.drain_s),
         )
     )
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
-    await server.serve(sockets=[listener])
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, gateway.reload)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, server.handle_exit, number, None)
+    await gateway.start()
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        await gateway.stop()
 
 
 def _listen(host: str, port: int) -> socket.socket:

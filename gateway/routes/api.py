@@ -1,7 +1,6 @@
 """The FastAPI application: everything that is not relayed. Models, what became of a request, health, metrics, docs."""
 
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
 from typing import Any
 
@@ -19,8 +18,6 @@ from gateway.routes.openapi import add_llm_routes
 from gateway.telemetry.metrics import CONTENT_TYPE, Metrics
 from gateway.types import CallRecord, LedgerEntry, Principal
 from gateway.wire.errors import render
-
-Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 class Pages:
@@ -95,12 +92,11 @@ class Pages:
         return [name for name in self._current.snapshot.routes if allowed is None or name in allowed]
 
 
-def create_api(pages: Pages, *, version: str, lifespan: Lifespan) -> FastAPI:
+def create_api(pages: Pages, *, version: str) -> FastAPI:
     """Make the application; the first line of each page's docstring is its summary in ``/docs``."""
     api = FastAPI(
         title="Tollway",
         version=version,
-        lifespan=lifespan,
         summary="One OpenAI-compatible endpoint in front of many language models.",
         exception_handlers={GatewayError: pages.refuse, HTTPException: pages.refuse},
     )

@@ -6,6 +6,7 @@ a caller cannot fill the memory with series. Label children are looked up once a
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -38,13 +39,13 @@ class TargetGauges(Collector):
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Yield one reading."""
         running = GaugeMetricFamily("tollway_in_flight_requests", "Attempts running now.", labels=["target"])
-        for target, count in self._in_flight().items():
+        for target, count in islice(self._in_flight().items(), _MAX_NAMES):
             running.add_metric([target], count)
         yield running
         breaker = GaugeMetricFamily(
             "tollway_breaker_state", "1 for the state that the target's breaker is in.", labels=["target", "state"]
         )
-        for target, current in self._breaker_states().items():
+        for target, current in islice(self._breaker_states().items(), _MAX_NAMES):
             for state in ("closed", "half_open", "open"):
                 breaker.add_metric([target, state], float(state == current))
         yield breaker

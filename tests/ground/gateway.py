@@ -80,13 +80,14 @@ async def running_gateway(
             gateway.asgi,
             interface="asgi3",
             http=GuardedProtocol,
-            lifespan="on",
+            lifespan="off",
             log_config=None,
             access_log=False,
             ws="none",
             timeout_graceful_shutdown=2,
         )
     )
+    await gateway.start()
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     listening = asyncio.create_task(server.listens.wait())
     try:
@@ -100,4 +101,5 @@ async def running_gateway(
         listening.cancel()
         server.should_exit = True
         await serving
+        await gateway.stop()
         listener.close()

@@ -31,6 +31,15 @@ class Program:
         assert found is not None, f"it did not start: {line.decode()}{self.log.read_text()}"
         self.url = found[0]
 
+    def signal(self, number: int) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
+    async def ended(self) -> int:
+        """Wait until it has ended by itself, and return its exit code."""
+        async with asyncio.timeout(_END_S):
+            return await self._process.wait()
+
     async def kill(self) -> None:
         """Send SIGKILL and wait until it is gone."""
         if self._process.returncode is None:
