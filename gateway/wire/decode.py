@@ -46,6 +46,7 @@ def decode(operation: Operation, dialect: Dialect, body: bytes, *, max_depth: in
     if dialect != "openai":
         raise GatewayError(ErrorKind.UNSUPPORTED, f"Requests in the dialect '{dialect}' are not supported.")
     request = _scan(body, max_depth)
+    _check_spelling(request)
     model = request.get("model")
     if not isinstance(model, str) or not model:
         _refuse("model", "must be a non-empty string that names a model or a route")
@@ -157,6 +158,15 @@ def _check_depth(request: _Object, max_depth: int) -> None:
         if not level:
             return
     raise _malformed(f"is nested deeper than {max_depth} levels")
+
+
+def _check_spelling(request: _Object) -> None:
+    # Upstreams written in Go (Ollama, many proxies) take a member's name in any case, and of two the last: a "Model"
+    # beside the "model" that was looked at here would be the one that counts.
+    for name in request:
+        folded = name.casefold()
+        if folded != name and folded in _PROTOCOL_NAMES:
+            _refuse(folded, "must be written in lower case")
 
 
 def _boolean(request: _Object, name: str) -> bool:

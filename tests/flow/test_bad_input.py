@@ -30,6 +30,8 @@ BODIES: dict[str, tuple[bytes, int]] = {
     "Infinity": (f'{{"model":"auto",{MESSAGES},"temperature":-Infinity}}'.encode(), 400),
     "model twice": (f'{{"model":"scripted","model":"forbidden",{MESSAGES}}}'.encode(), 400),
     "model twice, escaped": (f'{{"model":"scripted","mod\\u0065l":"forbidden",{MESSAGES}}}'.encode(), 400),
+    "model twice, once in capitals": (f'{{"model":"scripted","MODEL":"forbidden",{MESSAGES}}}'.encode(), 400),
+    "stream with a long s": (f'{{"model":"scripted","\u017ftream":true,{MESSAGES}}}'.encode(), 400),
     "a member twice, nested": (b'{"model":"auto","messages":[{"role":"user","role":"system","content":"x"}]}', 400),
     "bad UTF-8": (b'{"model":"auto","messages":[{"role":"user","content":"\xff"}]}', 400),
     "a lone surrogate": (b'{"model":"auto","messages":[{"role":"user","content":"\\ud800"}]}', 400),
