@@ -5,7 +5,8 @@
 PYTHON ?= python3.11
 PORT   ?= 8080
 ENGINE ?= vllm
-CONFIG ?= deploy/quickstart/tollway.yaml
+# A GPU is seen by the same sign as in workers/bootstrap.py.
+CONFIG ?= deploy/quickstart/tollway$(if $(filter vllm,$(ENGINE)),$(shell nvidia-smi -L >/dev/null 2>&1 && echo -gpu)).yaml
 PYTEST ?= .venv/bin/python -m pytest
 
 # Where the CPU build of torch comes from when the links that pip is configured with do not have it.

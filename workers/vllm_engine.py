@@ -13,9 +13,9 @@ from workers.engine import OpenEngine
 from workers.spec import EngineValue, ModelSpec
 
 
-def engine_environment(cpus: int) -> dict[str, str]:
+def engine_environment(cpus: int, *, eager: bool) -> dict[str, str]:
     """Return the variables that must be set before vLLM is imported, for a machine with ``cpus`` cores."""
-    return {
+    environment = {
         # No usage report leaves the machine.
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_DO_NOT_TRACK": "1",
@@ -26,6 +26,11 @@ def engine_environment(cpus: int) -> dict[str, str]:
         # Pinning threads to cores starves whatever else runs on a small machine, the gateway first.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     }
+    if eager:
+        # Some of vLLM's small functions (log-probabilities) are compiled at their first use even then, which on a CPU
+        # takes longer than any caller waits.
+        environment["TORCHDYNAMO_DISABLE"] = "1"
+    return environment
 
 
 def engine_arguments(name: str, model: str, spec: ModelSpec) -> list[str]:
@@ -69,7 +74,7 @@ async def open_vllm(name: str, model: str, spec: ModelSpec) -> AsyncIterator[Ope
 
     Takes from ten seconds (small model, CPU) to minutes. Must run in the loop that will serve the app.
     """
-    os.environ.update(engine_environment(os.cpu_count() or 1))
+    os.environ.update(engine_environment(os.cpu_count() or 1, eager=spec.engine_args.get("enforce_eager") is True))
     # Imported late: the variables above are read on import, and only replicas of this engine should pay for it.
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client

@@ -73,7 +73,7 @@ def test_the_ledger_counts_what_the_engine_counts(running: Running) -> None:
             for stream in (False, True)
         ]
         for raw in raws:
-            raw.read()
+            assert raw.http_response.read()
     engine = [int(gauge(running, name) - then) for name, then in zip(names, before, strict=True)]
     told = [httpx2.get(f"{running.gateway}/v1/requests/{raw.headers['x-tollway-request-id']}").json() for raw in raws]
     usages = [call["attempts"][0]["usage"] for call in told]

@@ -10,6 +10,12 @@ from workers.spec import load_workers, parse_workers
 QUICKSTART = Path(__file__).parents[3] / "deploy" / "quickstart" / "tollway.yaml"
 
 
+def test_the_quickstart_for_gpus_asks_ray_for_one() -> None:
+    (spec,) = load_workers(QUICKSTART.with_name("tollway-gpu.yaml")).values()
+    assert spec.gpus_per_replica == 1
+    assert not spec.engine_args.keys() & {"enforce_eager", "kv_cache_memory_bytes", "block_size"}, "the CPU's limits"
+
+
 def test_the_quickstart_is_valid() -> None:
     spec = load_workers(QUICKSTART)["smollm2"]
     assert spec.source == "bundled:smollm2-135m-instruct"

@@ -54,7 +54,9 @@ def test_further_arguments_come_last_so_that_they_win() -> None:
 
 
 def test_no_usage_report_leaves_the_machine() -> None:
-    environment = engine_environment(4)
+    environment = engine_environment(4, eager=False)
     assert environment["VLLM_NO_USAGE_STATS"] == "1"
     assert environment["VLLM_DO_NOT_TRACK"] == "1"
     assert environment["OMP_NUM_THREADS"] == "4"
+    assert "TORCHDYNAMO_DISABLE" not in environment
+    assert engine_environment(4, eager=True)["TORCHDYNAMO_DISABLE"] == "1", "nothing is compiled at a caller's cost"
