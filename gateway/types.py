@@ -297,6 +297,7 @@ class Sample(Struct, frozen=True, kw_only=True):
     trips_breaker: bool
     input_tokens: int
     output_tokens: int
+    """What was shown: hidden reasoning is over before the first token."""
     ttft_ms: float | None
     tpot_ms: float | None
     in_flight_at_start: int

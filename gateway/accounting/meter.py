@@ -96,6 +96,7 @@ class Progress(Protocol):
     usage: Usage | None
     content_events: int
     content_bytes: int
+    shows_reasoning: bool
     complete: bool
 
 
@@ -177,13 +178,14 @@ class Attempt:
         duration_ms = (self._meter.clock.monotonic_ns() - self._started_ns) / _NS_PER_MS
         first_ns = self.first_content_ns if self.streamed else None
         ttft_ms = (first_ns - self._started_ns) / _NS_PER_MS if first_ns is not None else None
-        tpot_ms = self._tpot_ms(usage)
+        shown = self._shown_tokens(usage)
+        tpot_ms = self._tpot_ms(shown)
         share_s = self._lease.end(
             Sample(
                 ok=outcome == "ok",
                 trips_breaker=error is not None and error.meaning.trips_breaker,
                 input_tokens=usage.input_tokens + usage.cached_input_tokens + usage.cache_write_tokens,
-                output_tokens=usage.output_tokens,
+                output_tokens=shown,
                 ttft_ms=ttft_ms,
                 tpot_ms=tpot_ms,
                 in_flight_at_start=self._lease.in_flight_at_start,
@@ -231,13 +233,21 @@ class Attempt:
             return Usage(input_tokens=self._call.input_tokens_estimate, output_tokens=output_tokens, origin="estimated")
         return replace(reported, output_tokens=max(output_tokens, reported.output_tokens), origin="estimated")
 
-    def _tpot_ms(self, usage: Usage) -> float | None:
-        """(t_last - t_first) / (n_out - 1); none for several choices, fewer than two tokens, or without a stream."""
-        if self._call.envelope.choices > 1 or usage.output_tokens < 2:
+    def _shown_tokens(self, usage: Usage) -> int:
+        """Count what passed between the first content and the last: reasoning too, unless it was hidden."""
+        reasoned = self._progress is not None and self._progress.shows_reasoning
+        return usage.output_tokens + (usage.reasoning_tokens if reasoned else 0)
+
+    def _tpot_ms(self, shown: int) -> float | None:
+        """(t_last - t_first) / (n_out - 1); none for several choices, fewer than two tokens, or without a stream.
+
+        None, too, for what came all at once (a proxy kept it, or two tokens shared a packet): no time to divide.
+        """
+        if self._call.envelope.choices > 1 or shown < 2:
             return None
-        if self.first_content_ns is None or self.last_content_ns is None or self._events_seen < 2:
+        if self.first_content_ns is None or self.last_content_ns is None or not self._gaps_ms:
             return None
-        return (self.last_content_ns - self.first_content_ns) / _NS_PER_MS / (usage.output_tokens - 1)
+        return (self.last_content_ns - self.first_content_ns) / _NS_PER_MS / (shown - 1)
 
     def _ledger_entry(
         self, outcome: Outcome, usage: Usage, cost: int, duration_ms: float, error: GatewayError | None

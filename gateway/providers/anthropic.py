@@ -132,6 +132,7 @@ class StreamDecoder:
         self.usage: Usage | None = None
         self.content_events = 0
         self.content_bytes = 0
+        self.shows_reasoning = False
         self.complete = False
 
     def feed(self, chunk: bytes) -> bytes:
@@ -171,6 +172,7 @@ class StreamDecoder:
         self.usage = answer.usage
         self.content_events = answer.content_events
         self.content_bytes = answer.content_bytes
+        self.shows_reasoning = answer.shows_reasoning
         self.complete = answer.complete
         if self._failure is not None and (self._assembled or not new_content):
             raise self._failure
@@ -191,6 +193,7 @@ class WholeDecoder:
         self.usage: Usage | None = None
         self.content_events = 0
         self.content_bytes = 0
+        self.shows_reasoning = False
         self.complete = False
 
     def feed(self, chunk: bytes) -> bytes:
@@ -204,6 +207,7 @@ class WholeDecoder:
         self.usage = self._answer.usage
         self.content_events = self._answer.content_events
         self.content_bytes = self._answer.content_bytes
+        self.shows_reasoning = self._answer.shows_reasoning
         self.complete = True
         return body
 

@@ -27,6 +27,8 @@ class Decoder(Protocol):
     """Content-bearing events so far (text, reasoning, tool arguments; in any choice). Grows with the first token."""
     content_bytes: int
     """UTF-8 bytes of content in them: with ``content_events``, the bounds of an estimate when usage never comes."""
+    shows_reasoning: bool
+    """Some of the content was reasoning, so reasoning tokens passed between the first content and the last."""
     complete: bool
     """The answer's own end was seen (``[DONE]`` or ``message_stop``; for JSON, the whole object)."""
 

@@ -133,6 +133,7 @@ class Answer:
         self._explanation: str | None = None
         self.content_events = 0
         self.content_bytes = 0
+        self.shows_reasoning = False
         self.complete = False
 
     @property
@@ -296,6 +297,7 @@ class Answer:
         if not text:
             return b""
         self._saw(text)
+        self.shows_reasoning = True
         return self._sink.reasoning(text)
 
     def _saw(self, text: str) -> None:

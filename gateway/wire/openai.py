@@ -61,6 +61,7 @@ class Tap:
         """The last that was seen."""
         self.content_events = 0
         self.content_bytes = 0
+        self.shows_reasoning = False
         self.finish_reason: str | None = None
 
     def read(self, data: bytes) -> Chunk:
@@ -75,6 +76,8 @@ class Tap:
             delta = choice.delta or choice.message
             if delta is not None:
                 size += _delta_bytes(delta)
+                if delta.reasoning or delta.reasoning_content:
+                    self.shows_reasoning = True
             if choice.text:
                 size += _text_bytes(choice.text)
             if choice.finish_reason is not None:

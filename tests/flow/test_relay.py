@@ -4,12 +4,14 @@ import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.ground.configs import one_model
-from tests.ground.gateway import running_gateway
-from tests.ground.script import Answer, json_answer
+from tests.ground.gateway import RunningGateway, running_gateway
+from tests.ground.script import Answer, json_answer, play, sse_event
 from tests.ground.upstream import ScriptedUpstream
 
 CHAT = {"model": "auto", "messages": [{"role": "user", "content": "count to five"}]}
@@ -69,6 +71,7 @@ async def test_a_stream_comes_through_and_usage_is_stripped_unless_asked_for(
 
 async def test_a_request_can_be_explained_afterwards(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     """GET /v1/requests/{id} tells cost, times, the target, the candidates with their predictions, and the attempts."""
+    upstream.model.tpot_s = 0.01
     async with running_gateway(one_model(upstream.url), tmp_path) as running, aiohttp.ClientSession() as client:
         async with client.post(f"{running.base_url}/chat/completions", json={**CHAT, "stream": True}) as answer:
             await answer.read()
@@ -135,3 +138,42 @@ async def test_a_body_that_never_ends_behind_a_whole_answer_holds_nobody_up(
 def _silent_at_the_end(answer: Answer) -> Answer:
     chunks = tuple(answer.chunks)
     return replace(answer, chunks=chunks, stall_after=len(chunks))
+
+
+@pytest.mark.parametrize("member", ["reasoning_content", "reasoning", None])
+async def test_time_per_token_counts_the_reasoning_that_is_shown(member: str | None, tmp_path: Path) -> None:
+    """Shown reasoning takes part of the time between the first token and the last; hidden reasoning is over by then."""
+    pieces = [{member or "content": "w"}] * 8 + [{"content": "w"}] * 2
+    events = [{"choices": [{"index": 0, "delta": piece}]} for piece in pieces]
+    details = {"reasoning_tokens": 8}
+    usage = {"prompt_tokens": 3, "completion_tokens": 10 if member else 18, "completion_tokens_details": details}
+    answer = play([*events, {"choices": [], "usage": usage}, b"data: [DONE]\n\n"], per_chunk_delay_s=0.02)
+    async with (
+        ScriptedUpstream().then(answer) as upstream,
+        running_gateway(one_model(upstream.url), tmp_path) as running,
+    ):
+        attempt = await _attempt(running)
+    assert attempt["usage"]["reasoning_tokens"] == 8
+    assert 15 < attempt["tpot_ms"] < 40
+
+
+async def test_an_answer_that_comes_all_at_once_has_no_time_per_token(tmp_path: Path) -> None:
+    """A proxy that keeps a stream until its end makes no target the fastest."""
+    events = [sse_event({"choices": [{"index": 0, "delta": {"content": "w"}}]})] * 10
+    async with ScriptedUpstream().then(play(b"".join([*events, b"data: [DONE]\n\n"]))) as upstream:
+        async with running_gateway(one_model(upstream.url), tmp_path) as running:
+            attempt = await _attempt(running)
+    assert attempt["usage"]["output_tokens"] == 10
+    assert attempt["tpot_ms"] is None
+
+
+async def _attempt(running: RunningGateway) -> dict[str, Any]:
+    """Make one streamed call, and return what is told of its only attempt."""
+    async with aiohttp.ClientSession() as client:
+        async with client.post(f"{running.base_url}/chat/completions", json={**CHAT, "stream": True}) as answer:
+            await answer.read()
+            call_id = answer.headers["x-tollway-request-id"]
+        async with client.get(f"{running.base_url}/requests/{call_id}") as answer:
+            told = await answer.json()
+    attempt: dict[str, Any] = told["attempts"][0]
+    return attempt
