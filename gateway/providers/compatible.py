@@ -4,6 +4,7 @@ Decides which single members of a request change (``model``, and what makes the 
 taken out of a stream again. What a chunk means is read in ``wire.openai``, what an error means in ``failure``.
 """
 
+import json
 from collections.abc import Mapping
 
 import msgspec
@@ -225,7 +226,7 @@ class StreamDecoder(_Events):
                 if chunk.usage is None or self._keeps_usage:
                     passed.append(event)
                 elif chunk.choices:
-                    without = splice(data, members_of(data), {"usage": None})
+                    without = _without_usage(data)
                     passed.append(b"data: " + without.replace(b"\n", b"\ndata: ") + b"\n\n")
         return passed
 
@@ -289,6 +290,14 @@ class ObjectDecoder(_Reader):
             raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an answer without choices.")
         self.complete = True
         return body
+
+
+def _without_usage(data: bytes) -> bytes:
+    try:
+        return splice(data, members_of(data), {"usage": None})
+    except ValueError:
+        # Half a surrogate pair, or a member twice: good enough to be read, so it must not end the stream here.
+        return json.dumps({name: value for name, value in parse(data).items() if name != "usage"}).encode()
 
 
 def _not_a_stream() -> UpstreamError:

@@ -259,3 +259,19 @@ def test_an_answer_without_end_is_refused(make: Any, monkeypatch: pytest.MonkeyP
     """What is held has a limit."""
     monkeypatch.setattr(compatible, "MAX_ANSWER_BYTES", 1000)
     assert kind_of(make(), *[text("a" * 100)] * 20) is ErrorKind.UPSTREAM_PROTOCOL
+
+
+@pytest.mark.parametrize(
+    "oddity", [b'"delta":{"content":"\\ud83d"}', b'"delta":{"content":"a"},"x":1,"x":2'], ids=["half a pair", "twice"]
+)
+def test_usage_is_taken_out_of_a_chunk_whatever_else_it_holds(oddity: bytes) -> None:
+    """What can be read for accounting can be passed on, too."""
+    decoder = streaming()
+    chunk = (
+        b'data: {"choices":[{"index":0,%b}],"usage":{"prompt_tokens":5,"completion_tokens":1},"y":1,"y":2}\n\n' % oddity
+    )
+    passed = decoder.feed(chunk)
+    assert decoder.usage == Usage(input_tokens=5, output_tokens=1)
+    assert b"usage" not in passed
+    assert b'"index":' in passed
+    assert passed.endswith(b"\n\n")
