@@ -77,8 +77,12 @@ class Pipeline:
             meter.failed(error)
             await self._tell(inbound, sink, error)
         except asyncio.CancelledError:
-            meter.left()
-            raise
+            if inbound.caller_left():
+                meter.left()
+                raise
+            stopping = GatewayError(ErrorKind.SHUTTING_DOWN, "The gateway is stopping; send the request again.")
+            meter.failed(stopping)
+            await self._tell(inbound, sink, stopping)
         except Exception:
             # The traceback names our code, not the caller's data: no message of ours holds a body or a key.
             log.exception("internal error in request %s", inbound.id)

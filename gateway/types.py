@@ -59,6 +59,8 @@ class Inbound(Struct, frozen=True, kw_only=True):
     """Monotonic."""
     read_body: Callable[[], Awaitable[bytes]]
     """Reads the whole body once; raises GatewayError when it is too large, too slow, or the caller has left."""
+    caller_left: Callable[[], bool]
+    """Whether it was the caller's leaving that cancelled the request; otherwise the gateway is stopping."""
 
 
 class Principal(Struct, frozen=True, kw_only=True):

@@ -131,6 +131,7 @@ class LlmRoute:
             headers=headers,
             received_at_ns=received_at_ns,
             read_body=caller.read_body,
+            caller_left=lambda: caller.left,
         )
         try:
             await self._pipeline.handle(inbound, sink)

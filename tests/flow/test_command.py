@@ -1,13 +1,17 @@
 """The ``tollway`` command as an operator uses it."""
 
 import asyncio
+import contextlib
 import hashlib
+import json
 import signal
 import socket
+import sqlite3
 import sys
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from tests.ground.configs import one_model
 from tests.ground.gateway import write_config
@@ -133,3 +137,30 @@ async def test_a_stream_under_way_ends_whole_when_the_gateway_is_told_to_stop(tm
                     gateway.signal(signal.SIGTERM)
                     assert b"[DONE]" in await answer.read()
             assert await gateway.ended() == 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_who_is_not_done_when_the_drain_ends_is_told_so(stream: bool, tmp_path: Path) -> None:
+    """An error in the caller's dialect, and no record that says the caller left."""
+    async with ScriptedUpstream() as upstream:
+        upstream.model.tokens, upstream.model.tpot_s = 10_000, 0.02
+        config = {**one_model(upstream.url), "server": {"host": "127.0.0.1", "port": 0, "drain_s": 1}}
+        async with gateway_process(write_config(tmp_path, config)) as gateway, aiohttp.ClientSession() as client:
+            calling = asyncio.create_task(_answer(client, gateway, stream=stream))
+            await upstream.arrived()
+            await asyncio.sleep(0.2)
+            gateway.signal(signal.SIGTERM)
+            status, body = await asyncio.wait_for(calling, 10)
+            assert await gateway.ended() == 0
+            assert "Traceback" not in gateway.log.read_text()
+    assert status == (200 if stream else 503)
+    told = json.loads(body.rstrip().splitlines()[-1].removeprefix(b"data: "))
+    assert told["error"]["code"] == "shutting_down"
+    with contextlib.closing(sqlite3.connect(tmp_path / "state" / "ledger.sqlite")) as ledger:
+        assert ledger.execute("SELECT status, error_kind FROM calls").fetchall() == [(503, "shutting_down")]
+        assert ledger.execute("SELECT outcome FROM attempts").fetchall() == [("cancelled",)]
+
+
+async def _answer(client: aiohttp.ClientSession, gateway: Program, *, stream: bool) -> tuple[int, bytes]:
+    async with client.post(f"{gateway.url}/v1/chat/completions", json={**CHAT, "stream": stream}) as answer:
+        return answer.status, await answer.read()

@@ -39,7 +39,13 @@ SNAPSHOT = Snapshot(
 
 def resolved(model: str, principal: Principal | None = None, **envelope: Any) -> Call:
     inbound = Inbound(
-        id="req_1", operation="chat", dialect="openai", headers={}, received_at_ns=5_000_000_000, read_body=no_body
+        id="req_1",
+        operation="chat",
+        dialect="openai",
+        headers={},
+        received_at_ns=5_000_000_000,
+        read_body=no_body,
+        caller_left=lambda: False,
     )
     return resolve(
         inbound,
