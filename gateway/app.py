@@ -32,7 +32,7 @@ from gateway.routing.resolve import resolve
 from gateway.store.engine import sqlite_url
 from gateway.store.queries import Store
 from gateway.targets.pool import Pool
-from gateway.telemetry.metrics import Metrics, TargetGauges
+from gateway.telemetry.metrics import Metrics
 from gateway.transport.base import Transport
 from gateway.transport.client import HttpTransport
 from gateway.types import Dialect, Operation
@@ -74,7 +74,7 @@ class Gateway:
         clock = clock or SystemClock()
         self.pool = Pool(clock)
         self.metrics = Metrics()
-        self.metrics.watch(TargetGauges(self.pool.in_flight, self.pool.breaker_states))
+        self.metrics.watch(self.pool.in_flight, self.pool.breaker_states)
         state_dir = Path(snapshot.state_dir)
         self.ledger = ledger or JournalLedger(state_dir, Store(sqlite_url(state_dir / "ledger.sqlite")), clock)
         self.transport = transport or HttpTransport()

@@ -6,7 +6,6 @@ a caller cannot fill the memory with series. Label children are looked up once a
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -31,21 +30,31 @@ class TargetGauges(Collector):
     """Reads gauges from the pool when Prometheus asks, so that requests need not set them."""
 
     def __init__(
-        self, in_flight: Callable[[], Mapping[str, int]], breaker_states: Callable[[], Mapping[str, str]]
+        self,
+        in_flight: Callable[[], Mapping[str, int]],
+        breaker_states: Callable[[], Mapping[str, str]],
+        label_of: Callable[[str], str],
     ) -> None:
         self._in_flight = in_flight
         self._breaker_states = breaker_states
+        self._label_of = label_of
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Yield one reading."""
         running = GaugeMetricFamily("tollway_in_flight_requests", "Attempts running now.", labels=["target"])
-        for target, count in islice(self._in_flight().items(), _MAX_NAMES):
-            running.add_metric([target], count)
+        counts: dict[str, int] = {}
+        for target, count in self._in_flight().items():
+            label = self._label_of(target)
+            counts[label] = counts.get(label, 0) + count
+        for label, count in counts.items():
+            running.add_metric([label], count)
         yield running
         breaker = GaugeMetricFamily(
             "tollway_breaker_state", "1 for the state that the target's breaker is in.", labels=["target", "state"]
         )
-        for target, current in islice(self._breaker_states().items(), _MAX_NAMES):
+        for target, current in self._breaker_states().items():
+            if self._label_of(target) != target:
+                continue
             for state in ("closed", "half_open", "open"):
                 breaker.add_metric([target, state], float(state == current))
         yield breaker
@@ -119,9 +128,11 @@ class Metrics:
         self._targets: dict[str, _TargetSeries] = {}
         self._routes: set[str] = set()
 
-    def watch(self, gauges: TargetGauges) -> None:
+    def watch(
+        self, in_flight: Callable[[], Mapping[str, int]], breaker_states: Callable[[], Mapping[str, str]]
+    ) -> None:
         """Export the pool's gauges too."""
-        self.registry.register(gauges)
+        self.registry.register(TargetGauges(in_flight, breaker_states, lambda target: self._series_of(target).label))
 
     def exposition(self) -> bytes:
         """Return everything in Prometheus' text format."""

@@ -49,3 +49,20 @@ def test_names_that_a_caller_chooses_cannot_make_series_without_end() -> None:
     exposition = metrics.exposition().decode()
     assert exposition.count("tollway_cost_nano_usd_total{") == 501
     assert metrics.registry.get_sample_value("tollway_cost_nano_usd_total", {"target": "other"}) == 1_500 * 12_345
+
+
+def test_gauges_keep_to_the_same_names() -> None:
+    """However many targets come and go, one that has a label keeps it, and what runs at the others is added up."""
+    metrics = Metrics()
+    metrics.attempt_ended(_entry("configured"), [])
+    running: dict[str, int] = {}
+    metrics.watch(lambda: running, lambda: dict.fromkeys(running, "closed"))
+    for round_of_names in range(3):
+        running = {f"openai/{round_of_names}-{number}": 1 for number in range(600)} | {"configured": 2}
+        exposition = metrics.exposition().decode()
+    assert exposition.count("tollway_in_flight_requests{") <= 501
+    assert exposition.count("tollway_breaker_state{") <= 3 * 501
+    value = metrics.registry.get_sample_value
+    assert value("tollway_in_flight_requests", {"target": "configured"}) == 2
+    assert value("tollway_in_flight_requests", {"target": "other"}) == 600
+    assert value("tollway_breaker_state", {"target": "configured", "state": "closed"}) == 1
