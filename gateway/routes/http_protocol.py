@@ -7,10 +7,12 @@ JSON error shape as everything else, and the connection is closed.
 Nor does it end a connection whose caller neither goes on nor leaves: one who stops reading an answer, or trickles a
 body that was refused already. Of requests sent behind one another (pipelined) only the last would learn that the
 caller has left, and what is wrong with it would be told in the middle of the answer before it. Fields behind a chunked
-body would count as headers, without end. Each of these is mended here.
+body would count as headers, without end. And the body behind an offer to speak another protocol, such as Java's client
+makes with every request (``Upgrade: h2c``), would be lost. Each of these is mended here.
 """
 
 import asyncio
+import re
 from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -26,6 +28,7 @@ HEADER_TIMEOUT_S = 10.0
 READER_TIMEOUT_S = 60.0
 """For so long a caller may take nothing of an answer that waits for him."""
 MAX_HEADER_BYTES = 32 * 1024
+_UPGRADE = re.compile(rb"(?<=\r\n)upgrade(?=:)", re.IGNORECASE)
 _REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 
 
@@ -62,6 +65,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came, unless a head or what surrounds a body has grown too large."""
         self._loose_bytes += len(data)
+        if self.cycle is None or not self.cycle.more_body or self.cycle.response_complete:
+            data = _without_upgrade(data)  # it is, or begins with, a head
         super().data_received(data)
         if self.transport.is_closing():
             return
@@ -159,6 +164,12 @@ class GuardedProtocol(HttpToolsProtocol):
         elif not self.transport.is_closing():
             self._refusal = (408, f"The request's head did not arrive within {HEADER_TIMEOUT_S:g} seconds.")
             self.send_400_response("")
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Rename an offer of another protocol: we may pass over it (RFC 9110, 7.8), but the parser would stop there."""
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"x-offer", head) + end + rest if _UPGRADE.search(head) else data
 
 
 def _too_large() -> str:

@@ -139,3 +139,15 @@ async def test_fields_behind_a_body_come_to_an_end(endless: bytes, tmp_path: Pat
         for _ in range(20):
             writer.write(endless)
         assert b" 431 " in await asyncio.wait_for(reader.readline(), 2)
+
+
+async def test_an_offer_to_speak_another_protocol_is_passed_over(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    """Java's client makes one with every request, and its body counts all the same; on a used connection, too."""
+    offer = b"HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAE\r\n"
+    async with running_gateway(one_model(upstream.url), tmp_path) as running, _connected(running) as (reader, writer):
+        for _ in range(2):
+            writer.write(_request().replace(b"HTTP/1.1\r\n", offer, 1))
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 2)
+            assert b" 200 " in head.split(b"\r\n")[0]
+            length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length: "))
+            await reader.readexactly(int(length.removeprefix(b"content-length: ")))
