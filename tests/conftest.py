@@ -2,9 +2,12 @@
 
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
 
 from tests.ground.upstream import ScriptedUpstream
+
+pytest.register_assert_rewrite("tests.sdk.suite")
 
 
 @pytest_asyncio.fixture
