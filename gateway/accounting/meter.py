@@ -183,7 +183,8 @@ class Attempt:
         share_s = self._lease.end(
             Sample(
                 ok=outcome == "ok",
-                trips_breaker=error is not None and error.meaning.trips_breaker,
+                trips_breaker=error is not None
+                and (error.meaning.trips_breaker or self._was_silent(error, duration_ms)),
                 input_tokens=usage.input_tokens + usage.cached_input_tokens + usage.cache_write_tokens,
                 output_tokens=shown,
                 ttft_ms=ttft_ms,
@@ -211,6 +212,11 @@ class Attempt:
         outcome = OUTCOMES.get(error.kind, "refused")
         began = self._progress is not None and self._progress.content_events > 0
         return "cut" if began and outcome in _UNBILLED else outcome
+
+    def _was_silent(self, error: GatewayError, duration_ms: float) -> bool:
+        """Whether the call's time ran out on a target that had long enough to begin."""
+        long_enough = duration_ms >= self._call.timeouts.first_token_s * 1e3
+        return error.kind is ErrorKind.DEADLINE and not self._events_seen and long_enough
 
     def _cap(self) -> int | None:
         per_choice = self._call.max_output_tokens

@@ -128,3 +128,16 @@ async def test_killing_one_of_two_targets_loses_no_request_that_had_not_begun(tm
     told = sum(b'"error"' in body for body in bodies)
     assert whole + told == 60
     assert told <= begun_when_killed
+
+
+async def test_a_target_that_never_answers_is_left_even_without_a_stream(tmp_path: Path) -> None:
+    """Only the total time bounds such a call, so the first few are lost; then the breaker keeps the others away."""
+    async with ScriptedUpstream() as bad, ScriptedUpstream() as good:
+        bad.then(*[Answer(raw=b"", stall_after=0)] * 9)
+        setup = two_models(
+            bad.url, good.url, timeouts={"first_token_s": 0.2, "idle_s": 0.2, "connect_s": 0.2, "total_s": 0.4}
+        )
+        async with running_gateway(setup, tmp_path) as running, aiohttp.ClientSession() as client:
+            answers = [await _chat(client, running, stream=False) for _ in range(4)]
+    assert [status for status, _, _ in answers] == [504, 504, 504, 200]
+    assert len(bad.seen) == 3
