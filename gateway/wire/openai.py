@@ -147,7 +147,8 @@ def _convert_chunk(value: _Object) -> Chunk:
 
 def _count(counts: _Object, name: str) -> int:
     value = counts.get(name)
-    return value if type(value) is int and value > 0 else 0
+    # No answer has two thousand million tokens, and what such a count costs would fit no column of the ledger.
+    return value if type(value) is int and 0 < value < 2**31 else 0
 
 
 def _text_bytes(value: Any) -> int:
