@@ -147,6 +147,7 @@ class Gateway:
             log.error("configuration not reloaded, the last good one stays: %s", " ".join(frozen))
             return False
         self.current.snapshot = fresh
-        self.pool.keep(frozenset(fresh.targets))
+        wild = tuple(wildcard.prefix for wildcard in fresh.wildcards)
+        self.pool.keep({*fresh.targets, *(known for known in self.pool.in_flight() if known.startswith(wild))})
         log.info("configuration reloaded: version %s", fresh.version)
         return True

@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import contextlib
 import hashlib
+import math
 import os
 import secrets
 import signal
@@ -126,7 +127,8 @@ async def _run(gateway: Gateway, listener: socket.socket) -> None:
             access_log=False,
             server_header=False,
             ws="none",
-            timeout_graceful_shutdown=int(gateway.current.snapshot.server.drain_s),
+            timeout_graceful_shutdown=math.ceil(gateway.current.snapshot.server.drain_s),
+            proxy_headers=False,
         )
     )
     loop = asyncio.get_running_loop()

@@ -8,8 +8,9 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 
+from gateway.accounting.attempt import Instruments, Observer
 from gateway.accounting.base import Ledger
-from gateway.accounting.meter import Meter, Observer
+from gateway.accounting.meter import Meter
 from gateway.admission.base import Gate
 from gateway.auth.base import Authenticator
 from gateway.clock import Clock, Ids
@@ -56,21 +57,12 @@ class Pipeline:
         self._router = router
         self._pool = pool
         self._strategies = strategies
-        self._ledger = ledger
-        self._observer = observer
         self._clock = clock
-        self._ids = ids
+        self._instruments = Instruments(clock=clock, ids=ids, ledger=ledger, pool=pool, observer=observer)
 
     async def handle(self, inbound: Inbound, sink: Sink) -> None:
         """Answer one request, whatever happens to it; re-raises only the cancellation of a caller who left."""
-        meter = Meter(
-            inbound,
-            clock=self._clock,
-            ids=self._ids,
-            ledger=self._ledger,
-            pool=self._pool,
-            observer=self._observer,
-        )
+        meter = Meter(inbound, self._instruments)
         try:
             await self._answer(inbound, sink, meter)
         except GatewayError as error:

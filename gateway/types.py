@@ -229,6 +229,9 @@ class TargetView(Struct, frozen=True, kw_only=True):
     """At the prompt size of the call and the present load; None before the first sample."""
     tpot_ms: Quantiles | None = None
     output_tokens: Quantiles | None = None
+    """As shown to the caller: what TPOT multiplies."""
+    billed_output_tokens: Quantiles | None = None
+    """With hidden reasoning: what a provider's price multiplies."""
     share: float = 1.0
     """Own hardware: the part of a replica that the next call would pay for."""
 
@@ -300,6 +303,8 @@ class Sample(Struct, frozen=True, kw_only=True):
     input_tokens: int
     output_tokens: int
     """What was shown: hidden reasoning is over before the first token."""
+    hidden_tokens: int = 0
+    """Reasoning that was billed, not shown."""
     ttft_ms: float | None
     tpot_ms: float | None
     in_flight_at_start: int

@@ -3,7 +3,8 @@
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from gateway.accounting.meter import Attempt, Meter
+from gateway.accounting.attempt import Attempt
+from gateway.accounting.meter import Meter
 from gateway.providers.base import Decoder
 from gateway.transport.base import UpstreamStream
 from gateway.types import Call, Plan

@@ -41,7 +41,7 @@ class InOrder:
             if remaining_s <= 0:
                 raise GatewayError(ErrorKind.DEADLINE, _summary("The request's total time ran out.", failures))
             others_follow = position + 1 < len(plan.candidates)
-            refusal = meter.pool.refusal(candidate.target)
+            refusal = meter.refusal(candidate.target)
             if refusal is not None:
                 failures.append((candidate.target.id, UpstreamError(ErrorKind.BREAKER_OPEN, refusal)))
                 continue
@@ -77,7 +77,6 @@ class InOrder:
             async with wait.limit(has_content=False):
                 body = await _read_error_body(stream)
             raise adapter.failure(stream.status, stream.headers, body)
-        attempt.answered = True
         decoder = adapter.decoder(call, target)
         held: list[bytes] = []
         ended = False

@@ -94,6 +94,8 @@ class Lease:
             low = state.tpot_ms.add(now_ns, sample.tpot_ms, 0.0, others) or low
         if sample.ok:
             state.output_tokens.add(now_ns, sample.output_tokens, sample.max_output_tokens)
+            billed = sample.output_tokens + sample.hidden_tokens
+            state.billed_tokens.add(now_ns, billed, sample.max_output_tokens)
             self._all_lengths.add(now_ns, sample.output_tokens, sample.max_output_tokens)
         if sample.ok or sample.trips_breaker or ttft_ms is not None:
             state.learnt_at_ns = now_ns
@@ -113,8 +115,8 @@ class _State:
     """Everything known of one target."""
 
     __slots__ = (
-        "asked", "breaker", "in_flight", "learnt_at_ns", "output_tokens", "probe", "probe_soon", "tpot_ms", "ttft_ms",
-        "virtual_at_ns", "virtual_ns",
+        "asked", "billed_tokens", "breaker", "in_flight", "learnt_at_ns", "output_tokens", "probe", "probe_soon",
+        "tpot_ms", "ttft_ms", "virtual_at_ns", "virtual_ns",
     )  # fmt: skip
 
     def __init__(self, now_ns: int) -> None:
@@ -122,6 +124,7 @@ class _State:
         self.ttft_ms = Window()
         self.tpot_ms = Window()
         self.output_tokens = Lengths()
+        self.billed_tokens = Lengths()
         self.in_flight = 0
         self.virtual_ns = 0.0
         self.virtual_at_ns = now_ns
@@ -219,6 +222,7 @@ class Pool:
             ttft_ms=state.ttft_ms.predict(now_ns, tokens, load),
             tpot_ms=state.tpot_ms.predict(now_ns, 0.0, load),
             output_tokens=state.output_tokens.predict(now_ns, cap) or self._all_lengths.predict(now_ns, cap),
+            billed_output_tokens=state.billed_tokens.predict(now_ns, cap),
             share=1.0 / (load + 1),
         )
 

@@ -26,7 +26,7 @@ class RatesTimesTokens:
         if rates.hardware_nano_usd_per_hour is not None:
             return _hardware(rates.hardware_nano_usd_per_hour * view.share, output_tokens, ttft_ms, tpot_ms)
         fixed = rates.request_nano_usd + call.input_tokens_estimate * rates.input_nano_usd_per_mtok / _MTOK
-        return _tokens(rates, fixed, output_tokens)
+        return _tokens(rates, fixed, view.billed_output_tokens or output_tokens)
 
 
 def _tokens(rates: Rates, fixed: float, output: Quantiles) -> Quantiles:

@@ -30,6 +30,7 @@ class Traffic:
         self.pool = Pool(self)
         self.router = router(refuses=refuses_nothing)
         self.draw = random.Random(4)
+        self.hidden_tokens = {"cheap": 0, "dear": 0}
 
     def monotonic_ns(self) -> int:
         return self.now_ns
@@ -49,6 +50,7 @@ class Traffic:
                 trips_breaker=False,
                 input_tokens=100,
                 output_tokens=11,
+                hidden_tokens=self.hidden_tokens[target.id],
                 ttft_ms=ttft_ms,
                 tpot_ms=10.0,
                 in_flight_at_start=lease.in_flight_at_start,
@@ -142,3 +144,14 @@ async def test_a_half_open_target_gets_exactly_one_of_a_hundred_concurrent_calls
     served = await asyncio.gather(*[serve() for _ in range(100)])
     assert served.count("cheap") == 1
     assert served.count("dear") == 99
+
+
+def test_hidden_reasoning_counts_in_the_predicted_cost() -> None:
+    """A target whose tokens are cheap but many goes behind; the length that TPOT multiplies stays as shown."""
+    traffic = Traffic(ttft_p95_ms=None)
+    assert traffic.one() == "cheap"
+    traffic.hidden_tokens["cheap"] = 1_000
+    assert traffic.many(30)[-10:].count("cheap") <= 2
+    view = traffic.pool.view(traffic.call)[0]
+    assert view.output_tokens is not None
+    assert view.output_tokens.p95 == pytest.approx(11)
