@@ -9,6 +9,9 @@ ENGINE ?= vllm
 CONFIG ?= deploy/quickstart/tollway$(if $(filter vllm,$(ENGINE)),$(shell nvidia-smi -L >/dev/null 2>&1 && echo -gpu)).yaml
 PYTEST ?= .venv/bin/python -m pytest
 
+# Without compiled modules, every start of every process would take seconds longer.
+export PYTHONDONTWRITEBYTECODE :=
+
 # Where the CPU build of torch comes from when the links that pip is configured with do not have it.
 export TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 

@@ -119,7 +119,12 @@ def interrupted(dispatched: Dispatched) -> LedgerEntry:
 
 
 def minimal_record(dispatch: Dispatch, entries: tuple[LedgerEntry, ...]) -> CallRecord:
-    """Return the record of a call that died with its gateway; status 0: what the caller saw is unknown."""
+    """Return the record of a call that died with its gateway; status 0: what the caller saw is unknown.
+
+    An attempt that was settled as ok had its whole answer, and only its end was still to be sent: such a call was
+    answered.
+    """
+    answered = any(entry.outcome == "ok" for entry in entries)
     first, last = entries[0], entries[-1]
     ended_at_ms = max(entry.started_at_ns / 1e6 + entry.duration_ms for entry in entries)
     return CallRecord(
@@ -132,8 +137,8 @@ def minimal_record(dispatch: Dispatch, entries: tuple[LedgerEntry, ...]) -> Call
         stream=dispatch.stream,
         input_tokens_estimate=dispatch.entry.usage.input_tokens,
         output_tokens=last.usage.output_tokens + last.usage.reasoning_tokens,
-        outcome="interrupted",
-        status=0,
+        outcome="ok" if answered else "interrupted",
+        status=200 if answered else 0,
         error_kind=None,
         target_id=last.target_id,
         reason=None,

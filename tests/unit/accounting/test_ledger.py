@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gateway.accounting.base import StateDirectoryInUse
 from gateway.errors import ErrorKind, GatewayError
 from gateway.store.queries import Store
-from gateway.types import CallRecord, LedgerEntry, Rates, Usage
+from gateway.types import CallRecord, LedgerEntry, Outcome, Rates, Usage
 from tests.unit.accounting.ledgers import (
     STARTED_AT_NS,
     build_dispatch,
@@ -84,18 +84,20 @@ async def test_an_interrupted_call_on_own_hardware_costs_the_time_it_was_seen(tm
     assert abs(entry.cost_nano_usd - entry.duration_ms * 1e6 / 1e3) <= 1
 
 
-async def test_a_call_whose_record_was_never_written_gets_one(tmp_path: Path) -> None:
-    """Two attempts settled, then death: the record has both, their cost, and says that the call was interrupted."""
+@pytest.mark.parametrize(("last", "outcome"), [("ok", "ok"), ("cut", "interrupted")])
+async def test_a_call_whose_record_was_never_written_gets_one(last: Outcome, outcome: Outcome, tmp_path: Path) -> None:
+    """Two attempts settled, then death: the record has both and their cost; it was answered if an attempt was whole."""
     async with running_ledger(tmp_path) as ledger:
-        for attempt_id, started in (("att_1", 0), ("att_2", 5_000_000)):
+        attempts: tuple[tuple[str, int, Outcome], ...] = (("att_1", 0, "cut"), ("att_2", 5_000_000, last))
+        for attempt_id, started, ended in attempts:
             ledger.dispatch(build_dispatch(attempt_id))
-            ledger.settle(build_entry(attempt_id, started_at_ns=STARTED_AT_NS + started))
+            ledger.settle(build_entry(attempt_id, started_at_ns=STARTED_AT_NS + started, outcome=ended))
     async with running_ledger(tmp_path) as ledger:
         found = await ledger.find("req_1")
     assert found is not None
     record, entries = found
-    assert [entry.outcome for entry in entries] == ["ok", "ok"]
-    assert (record.outcome, record.attempt_ids, record.cost_nano_usd) == ("interrupted", ("att_1", "att_2"), 40_000)
+    assert [entry.outcome for entry in entries] == ["cut", last]
+    assert (record.outcome, record.attempt_ids, record.cost_nano_usd) == (outcome, ("att_1", "att_2"), 40_000)
     assert record.duration_ms == pytest.approx(17.5)
 
 
