@@ -20,6 +20,7 @@ class Child:
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         self.log = log
         self._shared_memory: set[Path] = set()
+        self._started_at_s = time.time()
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 command,
@@ -52,7 +53,8 @@ class Child:
     def sweep(self, patience_s: float = 5.0) -> None:
         """End every process left in this one's session: SIGTERM, after ``patience_s`` SIGKILL. Linux only, by /proc.
 
-        Then remove the shared memory that they had when ``stop`` was called: an engine that is killed leaves its own.
+        Then remove the shared memory that they had when ``stop`` was called, and the semaphores that nobody has any
+        more: an engine that is killed leaves its own.
         """
         deadline = time.monotonic() + patience_s
         signum = signal.SIGTERM
@@ -64,7 +66,7 @@ class Child:
             time.sleep(0.1)
             if time.monotonic() > deadline:
                 signum = signal.SIGKILL
-        for path in self._shared_memory:
+        for path in self._shared_memory | _orphaned_semaphores(self._started_at_s):
             path.unlink(missing_ok=True)
 
 
@@ -88,3 +90,17 @@ def _shared_memory(pid: int) -> set[Path]:
         columns = (line.split() for line in maps.splitlines())
         return {Path(c[5]) for c in columns if len(c) == 6 and c[5].startswith("/dev/shm/")}
     return set()
+
+
+def _orphaned_semaphores(since_s: float) -> set[Path]:
+    """Return multiprocessing's named semaphores of this user, made since then, that no living process has mapped."""
+    made = set()
+    for path in Path("/dev/shm").glob("sem.mp-*"):
+        with suppress(OSError):
+            state = path.stat()
+            if state.st_uid == os.getuid() and state.st_ctime >= since_s:
+                made.add(path)
+    if made:
+        for directory in Path("/proc").glob("[0-9]*"):
+            made -= _shared_memory(int(directory.name))
+    return made

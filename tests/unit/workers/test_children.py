@@ -1,5 +1,6 @@
 """Child processes: all of a child's family ends, whatever the child itself did."""
 
+import mmap
 import os
 import sys
 import time
@@ -56,3 +57,25 @@ def test_a_child_that_will_not_stop_is_killed(tmp_path: Path) -> None:
     child.stop(patience_s=0.2)
     assert child.exit_code == -9
     child.sweep(patience_s=0)
+
+
+def test_semaphores_that_nobody_has_any_more_are_removed(tmp_path: Path) -> None:
+    """A killed engine cannot remove its own; those of a living process, and older ones, stay."""
+    shared = Path("/dev/shm")
+    older = shared / f"sem.mp-older{os.getpid()}"
+    older.touch()
+    time.sleep(0.05)  # the file system's own clock is coarse
+    child = Child([sys.executable, "-c", "pass"], tmp_path / "log", {})
+    orphan, held = (shared / f"sem.mp-{name}{os.getpid()}" for name in ("orphan", "held"))
+    orphan.touch()
+    held.write_bytes(bytes(32))
+    try:
+        with held.open("r+b") as file, mmap.mmap(file.fileno(), 32):
+            child.stop(patience_s=10)
+            child.sweep()
+            assert not orphan.exists()
+            assert held.exists()
+        assert older.exists()
+    finally:
+        for path in (older, orphan, held):
+            path.unlink(missing_ok=True)
