@@ -1,6 +1,6 @@
 # Tollway: what to type. The work is done in Python; see workers/bootstrap.py and workers/up.py.
 .DEFAULT_GOAL := help
-.PHONY: help up test test-fast check soak lock setup-dev
+.PHONY: help up test test-fast check soak bench lock setup-dev
 
 PYTHON ?= python3.11
 PORT   ?= 8080
@@ -24,6 +24,7 @@ help:
 	@echo "make test-fast             without the engine, in under two minutes"
 	@echo "make check                 ruff, mypy, import layers"
 	@echo "make soak                  the long tests"
+	@echo "make bench                 this gateway beside others, one core each: docs/reference/bench.md"
 	@echo "make lock                  resolve the hash-locked requirements anew"
 
 up:
@@ -52,6 +53,9 @@ test-fast: setup-dev
 
 soak: setup-dev
 	$(PYTEST) -m soak
+
+bench: setup-dev
+	.venv/bin/python -m loadtests.bench
 
 # Hashes, no addresses. All sets but the GPU's take dev's versions, so that what is tested is what is installed.
 UV_COMPILE = .venv/bin/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 \

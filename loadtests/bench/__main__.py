@@ -1,0 +1,108 @@
+"""The bench's command line: ``python -m loadtests.bench``, from the repository's root; ``make bench``."""
+
+import argparse
+import datetime as dt
+import json
+import os
+import platform
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from loadtests.bench.contenders import CONTENDERS
+from loadtests.bench.figures import DIRECT
+from loadtests.bench.install import InstallError, build_wire, cache_directory
+from loadtests.bench.run import Bench, entries_of, install
+from loadtests.bench.table import as_json, markdown
+from loadtests.bench.workloads import WORKLOADS
+
+
+def main() -> int:
+    """Run it; return 0 when Tollway was measured without an error, 1 when not."""
+    arguments = _parser().parse_args()
+    signal.signal(signal.SIGTERM, _terminated)
+    cache = cache_directory()
+    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        wire = build_wire(cache)
+    except InstallError as error:
+        print(error, file=sys.stderr)
+        return 1
+    wanted = [one for one in CONTENDERS if one.name in arguments.contenders]
+    entries = entries_of(wanted, cache, direct=DIRECT in arguments.contenders)
+    for entry in entries:
+        print(f"installing {entry.name}", file=sys.stderr, flush=True)
+        install(entry)
+    workloads = [one for one in WORKLOADS if one.name in arguments.workloads]
+    bench = Bench(wire=wire, entries=entries, workloads=workloads, seconds=arguments.seconds)
+    try:
+        for _ in range(arguments.rounds):
+            bench.round()
+    except KeyboardInterrupt:
+        print("interrupted: what follows is what was measured until then", file=sys.stderr)
+    print(
+        f"{dt.datetime.now(dt.UTC):%Y-%m-%d}, {len(bench.rounds)} round(s) of {arguments.seconds:g} s a "
+        f"point, {os.cpu_count()} cores, {_processor()}, Python {platform.python_version()}\n"
+    )
+    print(markdown(entries, workloads, bench.rounds))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(as_json(entries, bench.rounds), indent=1) + "\n")
+    failed = [entry.name for entry in entries if entry.problem] + [
+        contender for measures in bench.rounds for (_, contender), measure in measures.items() if measure.errors
+    ]
+    return 1 if "tollway" in failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    default = os.environ.get
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtests.bench",
+        description="Measure gateways side by side, each on one core. Options may come from the environment too.",
+    )
+    parser.add_argument("--rounds", type=int, default=int(default("BENCH_ROUNDS", "5")), help="BENCH_ROUNDS")
+    parser.add_argument(
+        "--seconds", type=float, default=float(default("BENCH_SECONDS", "5")), help="of each point; BENCH_SECONDS"
+    )
+    for option, names in (
+        ("contenders", [DIRECT, *(one.name for one in CONTENDERS)]),
+        ("workloads", [one.name for one in WORKLOADS]),
+    ):
+        parser.add_argument(
+            f"--{option}",
+            type=partial(_choice, names),
+            default=default(f"BENCH_{option.upper()}", "") or ",".join(names),
+            help=f"BENCH_{option.upper()}; with commas between; default all: {', '.join(names)}",
+        )
+    json_default = default("BENCH_JSON")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=Path(json_default) if json_default else None,
+        help="write every figure of every round to this file; BENCH_JSON",
+    )
+    return parser
+
+
+def _choice(names: list[str], text: str) -> list[str]:
+    chosen = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in chosen if name not in names]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; there are: {', '.join(names)}")
+    return chosen
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _terminated(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,255 @@
+"""Who is measured: how each is installed, configured and started, by its own documentation's advice for production.
+
+A contender listens on 127.0.0.1 alone, has one core, and asks nobody but the bench's upstream. A new one is a class
+with ``install`` and ``launch``, and a place in ``CONTENDERS``.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from loadtests.bench.install import Installed, debian_package, locked_tree, npm_package, python_packages
+
+_KEY = "sk-bench-0123456789abcdef"
+_TRANSLATED = "claude"
+"""The name by which callers ask for the model behind Anthropic's dialect."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a contender runs: its installation, a directory of its own for this run, and two ports on 127.0.0.1."""
+
+    home: Path
+    work: Path
+    port: int
+    upstream_port: int
+
+    @property
+    def upstream(self) -> str:
+        """The upstream's address."""
+        return f"http://127.0.0.1:{self.upstream_port}"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a contender is started, and how callers talk to it."""
+
+    argv: list[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    model: str = "bench"
+    translated_model: str | None = None
+    """None: it does not translate, and is left out where that is asked."""
+
+
+class Contender(Protocol):
+    """One gateway, router or proxy."""
+
+    name: str
+
+    def install(self, home: Path) -> Installed:
+        """Make it ready below ``home``, or find it. Raises InstallError."""
+
+    def launch(self, site: Site) -> Launch:
+        """Write its configuration into ``site.work`` and say how it is started."""
+
+
+class Nginx:
+    """Debian's nginx as a reverse proxy: one worker, connections to the upstream kept, answers not buffered."""
+
+    name = "nginx"
+
+    def install(self, home: Path) -> Installed:  # noqa: ARG002 - it comes with the system
+        """See ``Contender.install``."""
+        return debian_package("nginx", ["nginx", "nginx-common"])
+
+    def launch(self, site: Site) -> Launch:
+        """See ``Contender.launch``."""
+        config = site.work / "nginx.conf"
+        config.write_text(f"""daemon off;
+worker_processes 1;
+pid {site.work}/nginx.pid;
+error_log stderr error;
+events {{ worker_connections 8192; }}
+http {{
+  access_log off;
+  client_body_temp_path {site.work}/body;
+  proxy_temp_path {site.work}/proxy;
+  fastcgi_temp_path {site.work}/fastcgi;
+  uwsgi_temp_path {site.work}/uwsgi;
+  scgi_temp_path {site.work}/scgi;
+  client_body_buffer_size 128k;
+  keepalive_requests 1000000000;
+  upstream engine {{ server 127.0.0.1:{site.upstream_port}; keepalive 1024; keepalive_requests 1000000000; }}
+  server {{
+    listen 127.0.0.1:{site.port} backlog=2048;
+    location / {{
+      proxy_pass http://engine;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_buffering off;
+    }}
+  }}
+}}
+""")
+        return Launch(["nginx", "-c", str(config), "-p", str(site.work)])
+
+
+class BareRelay:
+    """Tollway's HTTP client behind raw ASGI on uvicorn, and nothing else."""
+
+    name = "bare relay"
+
+    def install(self, home: Path) -> Installed:
+        """See ``Contender.install``."""
+        return locked_tree(home.with_name("tollway"))
+
+    def launch(self, site: Site) -> Launch:
+        """See ``Contender.launch``."""
+        python = site.home.with_name("tollway") / "bin" / "python"
+        program = Path(__file__).with_name("bare_relay.py")
+        return Launch([str(python), str(program), str(site.port), site.upstream])
+
+
+class Tollway:
+    """Tollway with everything switched on: key, limits, a route over five candidates with ceilings, metrics, ledger."""
+
+    name = "tollway"
+
+    def install(self, home: Path) -> Installed:
+        """See ``Contender.install``."""
+        return locked_tree(home)
+
+    def launch(self, site: Site) -> Launch:
+        """See ``Contender.launch``."""
+        models = {
+            f"candidate-{i}": {"provider": "engine", "context": 131072, "price": {"input": i, "output": 4 * i}}
+            for i in range(1, 6)
+        }
+        translated = {"provider": "anthropic", "price": {"input": 1, "output": 5}}
+        route = {
+            "models": list(models),
+            "objective": "cost",
+            "limits": {"ttft_ms": {"p95": 1500}, "tpot_ms": {"p95": 250}},
+        }
+        # Limits that are counted but never reached: what is measured is the counting.
+        key = {"name": "bench", "secret": "env:BENCH_KEY", "requests_per_minute": 600_000, "concurrency": 100_000}
+        config = {
+            "server": {"host": "127.0.0.1", "port": site.port},
+            "providers": {
+                "engine": {"type": "openai-compatible", "base_url": f"{site.upstream}/v1"},
+                "anthropic": {"type": "anthropic", "base_url": site.upstream, "api_key": "env:BENCH_KEY"},
+            },
+            "models": models | {_TRANSLATED: translated},
+            "routes": {"auto": route},
+            "state_dir": str(site.work / "state"),
+            "keys": [key],
+        }
+        path = site.work / "tollway.yaml"
+        path.write_bytes(msgspec.json.encode(config))  # YAML 1.2 takes JSON
+        return Launch(
+            [str(site.home / "bin" / "tollway"), "serve", "--config", str(path)],
+            env={"BENCH_KEY": _KEY},
+            headers={"authorization": f"Bearer {_KEY}"},
+            model="auto",
+            translated_model=_TRANSLATED,
+        )
+
+
+class VllmRouter:
+    """The vLLM project's router (Rust): it balances over workers, here one; no keys, prices or ledger."""
+
+    name = "vllm-router"
+
+    def install(self, home: Path) -> Installed:
+        """See ``Contender.install``."""
+        return python_packages(home, ["vllm-router"], named="vllm-router")
+
+    def launch(self, site: Site) -> Launch:
+        """See ``Contender.launch``."""
+        argv = [str(site.home / "bin" / "vllm-router"), "--host", "127.0.0.1", "--port", str(site.port)]
+        argv += ["--worker-urls", site.upstream, "--policy", "round_robin", "--log-level", "error"]
+        # Its metrics have a port of their own, which cannot be 0.
+        return Launch([*argv, "--prometheus-host", "127.0.0.1", "--prometheus-port", str(site.port + 1)])
+
+
+class LiteLLM:
+    """LiteLLM's proxy as its page of production best practices has it, with a key; one worker, for one core.
+
+    Without Redis and Postgres, which those pages want for several instances and for keys made at run time.
+    """
+
+    name = "litellm"
+
+    def install(self, home: Path) -> Installed:
+        """See ``Contender.install``."""
+        return python_packages(home, ["litellm[proxy]"], named="litellm")
+
+    def launch(self, site: Site) -> Launch:
+        """See ``Contender.launch``."""
+        config = {
+            "model_list": [
+                {
+                    "model_name": "bench",
+                    "litellm_params": {"model": "openai/bench", "api_key": "none", "api_base": f"{site.upstream}/v1"},
+                },
+                {
+                    "model_name": _TRANSLATED,
+                    "litellm_params": {"model": "anthropic/bench", "api_key": "none", "api_base": site.upstream},
+                },
+            ],
+            "general_settings": {"master_key": _KEY, "disable_spend_logs": True, "disable_error_logs": True},
+            "litellm_settings": {"request_timeout": 600, "set_verbose": False, "json_logs": True, "telemetry": False},
+        }
+        path = site.work / "litellm.yaml"
+        path.write_text(json.dumps(config))
+        argv = [str(site.home / "bin" / "litellm"), "--host", "127.0.0.1", "--port", str(site.port)]
+        return Launch(
+            [*argv, "--config", str(path), "--num_workers", "1"],
+            env={
+                "LITELLM_MODE": "PRODUCTION",
+                "LITELLM_LOG": "ERROR",
+                "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it asks the internet for prices
+            },
+            headers={"authorization": f"Bearer {_KEY}"},
+            translated_model=_TRANSLATED,
+        )
+
+
+class Portkey:
+    """Portkey's open-source gateway (Node), without its console; where to send is told in each request's headers."""
+
+    name = "portkey"
+
+    def install(self, home: Path) -> Installed:
+        """See ``Contender.install``."""
+        # With later versions of this part (1.19 at least) every stream is answered 500, "TypeError: immutable".
+        return npm_package(home, "@portkey-ai/gateway", held={"@hono/node-server": "1.13.8"})
+
+    def launch(self, site: Site) -> Launch:
+        """See ``Contender.launch``."""
+        program = site.home / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
+        loopback = Path(__file__).with_name("loopback.cjs")  # it has no setting for the address
+        return Launch(
+            ["node", "--require", str(loopback), str(program), f"--port={site.port}", "--headless"],
+            env={"NODE_ENV": "production"},
+            headers={
+                "authorization": f"Bearer {_KEY}",
+                "x-portkey-provider": "openai",
+                "x-portkey-custom-host": f"{site.upstream}/v1",
+            },
+        )
+
+
+CONTENDERS: tuple[Contender, ...] = (Nginx(), BareRelay(), Tollway(), VllmRouter(), LiteLLM(), Portkey())
+
+
+def environment(launch: Launch) -> dict[str, str]:
+    """Return the variables a contender runs with: little of the caller's, so that two machines run the same."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    return kept | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"} | dict(launch.env)

@@ -1,0 +1,275 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const requestTimeout = 120 * time.Second
+const errorsBeforeGivingUp = 200
+
+// options are the client's flags.
+type options struct {
+	port, connections, requests, tokens, promptBytes int
+	model, headers, trace                            string
+	stream                                           bool
+	seconds, warmup, speed                           float64
+}
+
+// report is what the client prints. Latencies are in whole microseconds, of the good answers only.
+type report struct {
+	WindowS        float64        `json:"window_s"`
+	WindowRequests int64          `json:"window_requests"`
+	WindowTokens   int64          `json:"window_tokens"`
+	Requests       int64          `json:"requests"`
+	Tokens         int64          `json:"tokens"`
+	Errors         map[string]int `json:"errors"`
+	LatencyUs      []int64        `json:"latency_us"`
+	TTFTUs         []int64        `json:"ttft_us"`
+}
+
+// tally gathers what all connections see.
+type tally struct {
+	requests, tokens int64 // by sync/atomic
+	mutex            sync.Mutex
+	failures         int
+	report           report
+}
+
+func (t *tally) good(latency, ttft time.Duration) {
+	atomic.AddInt64(&t.requests, 1)
+	t.mutex.Lock()
+	t.report.LatencyUs = append(t.report.LatencyUs, latency.Microseconds())
+	t.report.TTFTUs = append(t.report.TTFTUs, ttft.Microseconds())
+	t.mutex.Unlock()
+}
+
+// bad counts a failure and says whether there have been too many.
+func (t *tally) bad(err error) bool {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	t.failures++
+	reason := err.Error()
+	if len(reason) > 160 {
+		reason = reason[:160]
+	}
+	if strings.Contains(reason, "127.0.0.1:") { // "read tcp 127.0.0.1:40022->127.0.0.1:8080: reason"
+		reason = reason[strings.LastIndex(reason, ": ")+2:]
+	}
+	t.report.Errors[reason]++
+	return t.failures > errorsBeforeGivingUp
+}
+
+func runClient(arguments []string) {
+	var o options
+	flags := flag.NewFlagSet("client", flag.ExitOnError)
+	flags.IntVar(&o.port, "port", 0, "TCP port on 127.0.0.1")
+	flags.IntVar(&o.connections, "connections", 1, "connections, each with one request at a time")
+	flags.IntVar(&o.requests, "requests", 0, "requests per connection; 0: until the time is up")
+	flags.IntVar(&o.tokens, "tokens", 16, "tokens that each answer must have")
+	flags.IntVar(&o.promptBytes, "prompt-bytes", 60, "size of the prompt")
+	flags.StringVar(&o.model, "model", "bench", "model to ask for")
+	flags.StringVar(&o.headers, "headers", "", "further request headers, each ending in \\n")
+	flags.StringVar(&o.trace, "trace", "", "replay this trace instead, by its own clock")
+	flags.Float64Var(&o.speed, "speed", 1, "how much faster than the trace's clock")
+	flags.BoolVar(&o.stream, "stream", false, "ask for streams")
+	flags.Float64Var(&o.seconds, "seconds", 3, "how long new requests are sent")
+	flags.Float64Var(&o.warmup, "warmup", 0.3, "seconds of one-token requests before that, not counted")
+	_ = flags.Parse(arguments)
+
+	var row []arrival
+	if o.trace != "" {
+		row = readTrace(o.trace, o.seconds*o.speed)
+	}
+	t := &tally{report: report{Errors: map[string]int{}, LatencyUs: []int64{}, TTFTUs: []int64{}}}
+	begin := make(chan struct{})
+	var warm, done sync.WaitGroup
+	arrivals := make(chan arrival, len(row))
+	for i := 0; i < o.connections; i++ {
+		warm.Add(1)
+		done.Add(1)
+		go func() {
+			defer done.Done()
+			c := &caller{options: o, tally: t, answer: answerState{tokens: &t.tokens}}
+			defer c.close()
+			c.warm()
+			warm.Done()
+			<-begin
+			if o.trace != "" {
+				c.follow(arrivals)
+			} else {
+				c.loop()
+			}
+		}()
+	}
+	warm.Wait()
+	atomic.StoreInt64(&t.tokens, 0)
+	fmt.Println("ready") // the bench reads the contender's CPU clock now, and then says go
+	_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
+	started := time.Now()
+	close(begin)
+	if o.trace != "" {
+		feed(arrivals, row, started, o.speed)
+	} else if o.requests == 0 {
+		time.Sleep(time.Duration(o.seconds * float64(time.Second)))
+		t.window(started)
+	}
+	done.Wait()
+	if t.report.WindowRequests == 0 { // a replay, a number of requests, or nothing was completed in time
+		t.window(started)
+	}
+	t.report.Requests, t.report.Tokens = t.requests, t.tokens
+	_ = json.NewEncoder(os.Stdout).Encode(t.report)
+}
+
+// window notes what had been completed by now.
+func (t *tally) window(started time.Time) {
+	t.report.WindowRequests = atomic.LoadInt64(&t.requests)
+	t.report.WindowTokens = atomic.LoadInt64(&t.tokens)
+	t.report.WindowS = time.Since(started).Seconds()
+}
+
+// caller is one connection.
+type caller struct {
+	options
+	tally      *tally
+	connection net.Conn
+	reader     *bufio.Reader
+	answer     answerState
+}
+
+func (c *caller) warm() {
+	request := c.request(1, 60)
+	until := time.Now().Add(time.Duration(c.warmup * float64(time.Second)))
+	for {
+		_, _, err := c.send(request, 1)
+		if (err != nil && c.failed(err)) || time.Now().After(until) {
+			return
+		}
+	}
+}
+
+func (c *caller) loop() {
+	request := c.request(c.tokens, c.promptBytes)
+	until := time.Now().Add(time.Duration(c.seconds * float64(time.Second)))
+	for i := 0; c.requests == 0 || i < c.requests; i++ {
+		started := time.Now()
+		if c.requests == 0 && started.After(until) {
+			return
+		}
+		first, end, err := c.send(request, c.tokens)
+		if err == nil {
+			c.tally.good(end.Sub(started), first.Sub(started))
+		} else if c.failed(err) {
+			return
+		}
+	}
+}
+
+// failed counts a failure, drops the connection, and says whether to give up.
+func (c *caller) failed(err error) bool {
+	c.close()
+	time.Sleep(10 * time.Millisecond)
+	return c.tally.bad(err)
+}
+
+func (c *caller) close() {
+	if c.connection != nil {
+		c.connection.Close()
+		c.connection = nil
+	}
+}
+
+// request builds the bytes of one request.
+func (c *caller) request(tokens, promptBytes int) []byte {
+	stream := ""
+	if c.stream {
+		stream = `,"stream":true,"stream_options":{"include_usage":true}`
+	}
+	prompt := strings.Repeat("word ", promptBytes/5+1)[:promptBytes]
+	body := fmt.Sprintf(`{"model":"%s","messages":[{"role":"user","content":"%s"}],"max_tokens":%d%s}`,
+		c.model, prompt, tokens, stream)
+	headers := strings.ReplaceAll(c.headers, "\n", "\r\n")
+	return []byte(fmt.Sprintf("POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n"+
+		"content-type: application/json\r\n%scontent-length: %d\r\n\r\n%s", c.port, headers, len(body), body))
+}
+
+// send sends one request and reads its answer. The times are those of the first token and of the answer's end.
+func (c *caller) send(request []byte, tokens int) (first, end time.Time, err error) {
+	if c.connection == nil {
+		if c.connection, err = net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", c.port)); err != nil {
+			c.connection = nil
+			return
+		}
+		c.reader = bufio.NewReaderSize(c.connection, 64<<10)
+	}
+	_ = c.connection.SetDeadline(time.Now().Add(requestTimeout))
+	if _, err = c.connection.Write(request); err != nil {
+		return
+	}
+	h, err := readHead(c.reader)
+	if err != nil {
+		return
+	}
+	c.answer.reset()
+	if err = readBody(c.reader, h, c.answer.take); err != nil {
+		return
+	}
+	if h.closes || (!h.chunked && h.length < 0) {
+		c.close()
+	}
+	return c.answer.first, time.Now(), c.answer.verdict(h, tokens, c.stream)
+}
+
+// answerState is what is kept of an answer while it arrives.
+type answerState struct {
+	tokens *int64 // of all answers
+	count  int
+	first  time.Time
+	tail   []byte
+}
+
+func (a *answerState) reset() {
+	a.count, a.first, a.tail = 0, time.Time{}, a.tail[:0]
+}
+
+func (a *answerState) take(piece []byte) {
+	count := bytes.Count(piece, []byte{token})
+	if count > 0 {
+		if a.count == 0 {
+			a.first = time.Now()
+		}
+		a.count += count
+		atomic.AddInt64(a.tokens, int64(count))
+	}
+	if len(a.tail) > 4096 {
+		a.tail = append(a.tail[:0], a.tail[len(a.tail)-512:]...)
+	}
+	if len(piece) > 2048 {
+		piece = piece[len(piece)-2048:]
+	}
+	a.tail = append(a.tail, piece...)
+}
+
+// verdict says what is wrong with the answer: nobody is fast by failing.
+func (a *answerState) verdict(h head, tokens int, stream bool) error {
+	if len(h.first) < 12 || h.first[9:12] != "200" {
+		return fmt.Errorf("%s %.120s", h.first, a.tail)
+	}
+	if a.count != tokens {
+		return fmt.Errorf("%d tokens instead of %d", a.count, tokens)
+	}
+	if stream && !bytes.Contains(a.tail, []byte("[DONE]")) {
+		return fmt.Errorf("a stream without [DONE]")
+	}
+	return nil
+}

@@ -1,0 +1,3 @@
+module tollway-bench
+
+go 1.19

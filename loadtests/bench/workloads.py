@@ -1,0 +1,82 @@
+"""What the contenders are asked to do. Nothing here knows a contender."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+TRACE = Path(__file__).parents[1] / "traces" / "AzureLLMInferenceTrace_conv_2023.csv"
+_TRACE_TOKEN_MS = 20.0
+_TRACE_CONNECTIONS = 256
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One point of the table. Without ``requests`` it lasts as long as the bench says."""
+
+    name: str
+    connections: int
+    tokens: int = 16
+    stream: bool = False
+    prompt_bytes: int = 60
+    pace_ms: float = 0.0
+    """Between two tokens of a stream; 0: as fast as the connection takes them."""
+    requests: int = 0
+    """Per connection; 0: until the time is up."""
+    translated: bool = False
+    """The upstream speaks Anthropic's dialect, the caller OpenAI's."""
+    speed: float = 0.0
+    """Of a trace's replay, in multiples of its own clock; 0: no replay."""
+
+    @property
+    def by_tokens(self) -> bool:
+        """Whether its rate is told in tokens per second, not in requests."""
+        return self.stream and not self.speed
+
+    @property
+    def is_paced(self) -> bool:
+        """Whether the rate is set by the upstream or by a trace, so that only latency and CPU tell contenders apart."""
+        return self.pace_ms > 0
+
+    def client_arguments(self, seconds: float) -> list[str]:
+        """Spell the workload for ``wire client``; ``seconds`` bounds how long new requests are sent."""
+        arguments = ["-connections", str(self.connections), "-seconds", f"{seconds:g}"]
+        if self.speed:
+            return [*arguments, "-stream", "-trace", str(TRACE), "-speed", f"{self.speed:g}"]
+        arguments += ["-tokens", str(self.tokens), "-prompt-bytes", str(self.prompt_bytes)]
+        arguments += ["-requests", str(self.requests)]
+        return [*arguments, "-stream"] if self.stream else arguments
+
+
+def _chat(connections: int) -> Workload:
+    return Workload(f"chat-{connections}", connections)
+
+
+def _full_speed(connections: int) -> Workload:
+    return Workload(f"stream-{connections}", connections, tokens=200, stream=True)
+
+
+def _paced(connections: int) -> Workload:
+    return Workload(f"paced-{connections}", connections, tokens=200, stream=True, pace_ms=20.0, requests=1)
+
+
+def _replay(speed: int) -> Workload:
+    # The whole clock runs faster, the engine's too: as many streams run at a time as in the trace's own time.
+    return Workload(
+        f"trace-x{speed}", _TRACE_CONNECTIONS, stream=True, speed=float(speed), pace_ms=_TRACE_TOKEN_MS / speed
+    )
+
+
+WORKLOADS: tuple[Workload, ...] = (
+    _chat(1),
+    _chat(16),
+    _chat(64),
+    _chat(256),
+    Workload("prompt60k-16", 16, prompt_bytes=60_000),
+    _full_speed(1),
+    _full_speed(64),
+    _paced(64),
+    _paced(512),
+    Workload("anthropic-64", 64, tokens=200, stream=True, translated=True),
+    _replay(1),
+    _replay(10),
+    _replay(50),
+)
