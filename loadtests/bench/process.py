@@ -16,6 +16,7 @@ from typing import Self
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _TERM_WAIT_S = 5.0
+_RUNS = (["R"], ["S"], ["D"])
 
 
 class Process:
@@ -65,8 +66,11 @@ class Process:
         return total
 
     def pause(self) -> None:
-        """Freeze the tree: it costs no CPU until it is resumed."""
+        """Freeze the tree: it costs no CPU until it is resumed. Returns when all of it has stopped."""
         self._signal(signal.SIGSTOP)
+        until = time.monotonic() + _TERM_WAIT_S
+        while any(_stat(pid)[:1] in _RUNS for pid in self._tree()) and time.monotonic() < until:
+            time.sleep(0.001)
 
     def resume(self) -> None:
         """Let a frozen tree go on."""

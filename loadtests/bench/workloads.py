@@ -6,6 +6,8 @@ from pathlib import Path
 TRACE = Path(__file__).parents[1] / "traces" / "AzureLLMInferenceTrace_conv_2023.csv"
 _TRACE_TOKEN_MS = 20.0
 _TRACE_CONNECTIONS = 256
+_TRACE_MIN_S = 10.0
+"""Fewer seconds hold too few arrivals at the trace's own speed: it has 5.5 a second."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Workload:
 
     def client_arguments(self, seconds: float) -> list[str]:
         """Spell the workload for ``wire client``; ``seconds`` bounds how long new requests are sent."""
+        seconds = max(seconds, _TRACE_MIN_S) if self.speed else seconds
         arguments = ["-connections", str(self.connections), "-seconds", f"{seconds:g}"]
         if self.speed:
             return [*arguments, "-stream", "-trace", str(TRACE), "-speed", f"{self.speed:g}"]

@@ -14,15 +14,17 @@ import (
 	"time"
 )
 
-const requestTimeout = 120 * time.Second
 const errorsBeforeGivingUp = 200
+
+// idleLimit is how long a connection may lie idle and be used again: servers close theirs after some seconds.
+const idleLimit = time.Second
 
 // options are the client's flags.
 type options struct {
 	port, connections, requests, tokens, promptBytes int
 	model, headers, trace                            string
 	stream                                           bool
-	seconds, warmup, speed                           float64
+	seconds, warmup, speed, limit                    float64
 }
 
 // report is what the client prints. Latencies are in whole microseconds, of the good answers only.
@@ -39,7 +41,8 @@ type report struct {
 
 // tally gathers what all connections see.
 type tally struct {
-	requests, tokens int64 // by sync/atomic
+	requests, tokens int64     // by sync/atomic
+	deadline         time.Time // of everything
 	mutex            sync.Mutex
 	failures         int
 	report           report
@@ -66,7 +69,7 @@ func (t *tally) bad(err error) bool {
 		reason = reason[strings.LastIndex(reason, ": ")+2:]
 	}
 	t.report.Errors[reason]++
-	return t.failures > errorsBeforeGivingUp
+	return t.failures > errorsBeforeGivingUp || time.Now().After(t.deadline)
 }
 
 func runClient(arguments []string) {
@@ -83,6 +86,7 @@ func runClient(arguments []string) {
 	flags.Float64Var(&o.speed, "speed", 1, "how much faster than the trace's clock")
 	flags.BoolVar(&o.stream, "stream", false, "ask for streams")
 	flags.Float64Var(&o.seconds, "seconds", 3, "how long new requests are sent")
+	flags.Float64Var(&o.limit, "limit", 30, "seconds after that by which every request must have been answered")
 	flags.Float64Var(&o.warmup, "warmup", 0.3, "seconds of one-token requests before that, not counted")
 	_ = flags.Parse(arguments)
 
@@ -90,7 +94,7 @@ func runClient(arguments []string) {
 	if o.trace != "" {
 		row = readTrace(o.trace, o.seconds*o.speed)
 	}
-	t := &tally{report: report{Errors: map[string]int{}, LatencyUs: []int64{}, TTFTUs: []int64{}}}
+	t := &tally{deadline: time.Now().Add(time.Duration((o.warmup + o.limit) * float64(time.Second))), report: report{Errors: map[string]int{}, LatencyUs: []int64{}, TTFTUs: []int64{}}}
 	begin := make(chan struct{})
 	var warm, done sync.WaitGroup
 	arrivals := make(chan arrival, len(row))
@@ -116,6 +120,7 @@ func runClient(arguments []string) {
 	fmt.Println("ready") // the bench reads the contender's CPU clock now, and then says go
 	_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
 	started := time.Now()
+	t.deadline = started.Add(time.Duration((o.seconds + o.limit) * float64(time.Second)))
 	close(begin)
 	if o.trace != "" {
 		feed(arrivals, row, started, o.speed)
@@ -126,6 +131,9 @@ func runClient(arguments []string) {
 	done.Wait()
 	if t.report.WindowRequests == 0 { // a replay, a number of requests, or nothing was completed in time
 		t.window(started)
+	}
+	if unanswered := len(row) - int(t.requests) - t.failures; o.trace != "" && unanswered > 0 {
+		t.report.Errors["never sent: all connections were waiting"] = unanswered
 	}
 	t.report.Requests, t.report.Tokens = t.requests, t.tokens
 	_ = json.NewEncoder(os.Stdout).Encode(t.report)
@@ -143,6 +151,7 @@ type caller struct {
 	options
 	tally      *tally
 	connection net.Conn
+	used       time.Time // last
 	reader     *bufio.Reader
 	answer     answerState
 }
@@ -205,6 +214,10 @@ func (c *caller) request(tokens, promptBytes int) []byte {
 
 // send sends one request and reads its answer. The times are those of the first token and of the answer's end.
 func (c *caller) send(request []byte, tokens int) (first, end time.Time, err error) {
+	if c.connection != nil && time.Since(c.used) > idleLimit {
+		c.close()
+	}
+	defer func() { c.used = time.Now() }()
 	if c.connection == nil {
 		if c.connection, err = net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", c.port)); err != nil {
 			c.connection = nil
@@ -212,7 +225,7 @@ func (c *caller) send(request []byte, tokens int) (first, end time.Time, err err
 		}
 		c.reader = bufio.NewReaderSize(c.connection, 64<<10)
 	}
-	_ = c.connection.SetDeadline(time.Now().Add(requestTimeout))
+	_ = c.connection.SetDeadline(c.tally.deadline)
 	if _, err = c.connection.Write(request); err != nil {
 		return
 	}

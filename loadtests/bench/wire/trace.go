@@ -16,7 +16,10 @@ type arrival struct {
 	contextTokens, generation int
 }
 
-// readTrace reads the rows of the trace's first seconds, on the trace's own clock.
+// skippedSeconds are the trace's quiet start: a fifth of its usual rate.
+const skippedSeconds = 60
+
+// readTrace reads the rows of some seconds of the trace, on the trace's own clock.
 func readTrace(path string, seconds float64) []arrival {
 	file, err := os.Open(path)
 	if err != nil {
@@ -41,12 +44,16 @@ func readTrace(path string, seconds float64) []arrival {
 		if zero.IsZero() {
 			zero = at
 		}
-		if at.Sub(zero).Seconds() > seconds {
+		offset := at.Sub(zero) - skippedSeconds*time.Second
+		if offset < 0 {
+			continue
+		}
+		if offset.Seconds() > seconds {
 			return rows
 		}
 		contextTokens, _ := strconv.Atoi(fields[1])
 		generation, _ := strconv.Atoi(fields[2])
-		rows = append(rows, arrival{at: at.Sub(zero), contextTokens: contextTokens, generation: generation})
+		rows = append(rows, arrival{at: offset, contextTokens: contextTokens, generation: generation})
 	}
 }
 
