@@ -34,7 +34,7 @@ from gateway.store.queries import Store
 from gateway.targets.pool import Pool
 from gateway.telemetry.metrics import Metrics
 from gateway.transport.base import Transport
-from gateway.transport.client import HttpTransport
+from gateway.transport.http1 import HttpTransport
 from gateway.types import Dialect, Operation
 
 log = logging.getLogger("tollway.app")

@@ -39,6 +39,7 @@ class Transport(Protocol):
         listens any more; leaving after it gives the connection back to the pool. Waiting for headers has no time
         limit of its own: the caller sets one around it. Redirects are not followed. Raises UpstreamError:
         UPSTREAM_CONNECT (nothing was sent), UPSTREAM_CUT (the connection broke before the headers were complete),
-        UPSTREAM_PROTOCOL (the answer is not HTTP). A pooled connection that the upstream had closed already is retried
-        once on a fresh one if not a byte of an answer came.
+        UPSTREAM_PROTOCOL (the answer is not HTTP, or the request could not be written as HTTP and was not sent). A
+        pooled connection that the upstream had closed already is retried once on a fresh one if not a byte of an answer
+        came.
         """

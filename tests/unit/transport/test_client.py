@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.transport.client import HttpTransport
+from gateway.transport.http1 import HttpTransport
 from tests.ground.builders import build_upstream_request
 from tests.ground.script import Answer, error_answer, json_answer
 from tests.ground.upstream import ScriptedUpstream

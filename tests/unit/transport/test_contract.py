@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.transport.base import Transport, UpstreamStream
-from gateway.transport.client import HttpTransport
+from gateway.transport.http1 import HttpTransport
 from gateway.transport.in_memory import InMemoryTransport
 from gateway.types import UpstreamRequest
 from tests.ground.builders import build_upstream_request, chat_body

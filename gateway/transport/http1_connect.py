@@ -1,0 +1,98 @@
+"""How a connection comes about: names resolved, addresses raced, TLS; and a sentence for each way that fails."""
+
+import asyncio
+import errno
+import functools
+import os
+import socket
+import ssl
+from asyncio.staggered import staggered_race
+from collections.abc import Callable
+from itertools import chain, zip_longest
+from typing import TypeVar
+
+from gateway.errors import ErrorKind, UpstreamError
+from gateway.transport.http1_request import Origin
+
+_NEXT_ADDRESS_AFTER_S = 0.25
+"""RFC 8305: how long one address may keep us waiting before the next is tried beside it."""
+_X509_NAME_MISMATCH = frozenset({62, 64})
+"""OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH, whose own message holds the upstream's address."""
+_ProtocolT = TypeVar("_ProtocolT", bound=asyncio.Protocol)
+
+
+def default_tls() -> ssl.SSLContext:
+    """Trust what the system trusts, and speak nothing but HTTP/1.1. Reads files."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+async def connect(origin: Origin, tls: ssl.SSLContext | None, make: Callable[[], _ProtocolT]) -> _ProtocolT:
+    """Open a connection. Raises OSError of which ``connect_error`` makes an UpstreamError."""
+    loop = asyncio.get_running_loop()
+    opened = await _open_socket(origin)
+    try:
+        _transport, protocol = await loop.create_connection(
+            make, sock=opened, ssl=tls, server_hostname=origin.host if tls else None
+        )
+    except BaseException:
+        opened.close()
+        raise
+    return protocol
+
+
+async def _open_socket(origin: Origin) -> socket.socket:
+    """Race the host's addresses, as uvloop's own ``create_connection`` does not."""
+    loop = asyncio.get_running_loop()
+    try:
+        found = socket.getaddrinfo(
+            origin.host, origin.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+        )
+    except socket.gaierror:  # a name, not a literal address
+        found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+    families = [entry[0] for entry in found]
+    first = [entry for entry in found if entry[0] == families[0]]
+    other = [entry for entry in found if entry[0] != families[0]]
+    in_turn = [entry for entry in chain.from_iterable(zip_longest(first, other)) if entry is not None]
+    if len(in_turn) == 1:
+        return await _try_address(in_turn[0][0], in_turn[0][4])
+    attempts = [functools.partial(_try_address, entry[0], entry[4]) for entry in in_turn]
+    winner: socket.socket | None
+    winner, _index, errors = await staggered_race(attempts, _NEXT_ADDRESS_AFTER_S, loop=loop)
+    if winner is None:
+        raise next((error for error in errors if error is not None), OSError())
+    return winner
+
+
+async def _try_address(family: int, address: tuple[object, ...]) -> socket.socket:
+    opened = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        opened.setblocking(False)
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(opened, address)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def connect_error(error: Exception) -> UpstreamError:
+    """Say why there is no connection, without the address, which the system's and OpenSSL's own messages hold."""
+    return UpstreamError(ErrorKind.UPSTREAM_CONNECT, _sentence(error))
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, TimeoutError) and error.errno is None:
+        return "The upstream did not accept a connection in time."
+    if isinstance(error, ssl.SSLCertVerificationError):
+        other_name = error.verify_code in _X509_NAME_MISMATCH
+        cause = "it was issued for another name" if other_name else error.verify_message
+        return f"The upstream's TLS certificate was not accepted: {cause}."
+    if isinstance(error, ssl.SSLError):
+        return "The TLS handshake with the upstream failed."
+    if isinstance(error, (socket.gaierror, UnicodeError)):  # UnicodeError: a label of the name is too long or empty
+        return "The upstream's host name does not resolve."
+    if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
+        return f"The upstream could not be reached: {os.strerror(error.errno).lower()}."
+    return "The upstream could not be reached."

@@ -1,0 +1,270 @@
+"""One connection and the one exchange that it carries at a time: bytes out, an answer in, bounded both ways."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import httptools
+
+from gateway.errors import ErrorKind, UpstreamError
+
+_WHOLE_WRITE_LIMIT_BYTES = 1 << 16
+"""A larger request is written in pieces, each when there is room for it: it neither holds up the loop nor is copied."""
+_PIECE_BYTES = 1 << 18
+_BUFFER_LIMIT_BYTES = 1 << 18
+"""With more than this unread, the upstream is held back. What one call of the loop brings comes on top, once."""
+_CHUNK_COST_BYTES = 64
+"""What keeping a chunk costs beside its bytes, so that a buffer of tiny ones stays bounded too."""
+_HEADERS_LIMIT = 128
+_BARREN_LIMIT_HEADERS = 8
+"""So many headers' worth of bytes may come that are no body: heads, interim answers, chunk extensions, trailers."""
+
+
+class Answer:
+    """What comes back: parsed as it arrives, kept until it is read. Implements ``UpstreamStream``."""
+
+    __slots__ = (
+        "_barren_bytes", "_buffered_bytes", "_connection", "_fields", "_header_limit_bytes", "_parser", "_pieces",
+        "_waiter", "began", "complete", "failure", "has_head", "headers", "keep_alive", "status",
+    )  # fmt: skip
+
+    def __init__(self, connection: "Connection", header_limit_bytes: int) -> None:
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+        self.began = False
+        self.has_head = False
+        self.complete = False
+        self.keep_alive = False
+        """Whether the connection can carry another request after this answer."""
+        self.failure: ErrorKind | None = None
+        self._connection = connection
+        self._header_limit_bytes = header_limit_bytes
+        self._fields: dict[str, str] = {}
+        self._pieces: list[bytes] = []
+        self._buffered_bytes = 0
+        self._barren_bytes = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no more bytes belong to it."""
+        return self.complete or self.failure is not None
+
+    async def wait_for_head(self) -> None:
+        """Wait until status and headers are there, or never will be."""
+        while not self.has_head and self.failure is None:
+            await self._change()
+
+    async def read(self) -> bytes:
+        """Return all that has arrived since the last call: see ``UpstreamStream.read``."""
+        pieces = self._pieces
+        while not pieces:
+            if self.complete:
+                return b""
+            if self.failure is not None:
+                raise failed(ErrorKind.UPSTREAM_CUT, "in the middle of its answer")
+            await self._change()
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        if self._buffered_bytes > _BUFFER_LIMIT_BYTES:
+            self._connection.resume_reading()
+        self._buffered_bytes = 0
+        return data
+
+    def feed(self, data: bytes) -> bool:
+        """Take bytes from the connection. False: whatever becomes of the answer, the connection has had its day."""
+        if self._parser is None:
+            return False
+        self.began = sound = True
+        buffered_bytes = self._buffered_bytes
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            sound = False
+        if self._buffered_bytes != buffered_bytes:
+            self._barren_bytes = 0
+            if self._buffered_bytes > _BUFFER_LIMIT_BYTES:
+                self._connection.pause_reading()
+        else:
+            self._barren_bytes += len(data)
+            if self._barren_bytes > self._header_limit_bytes * _BARREN_LIMIT_HEADERS:
+                sound = False
+        if not sound:
+            self.fail(ErrorKind.UPSTREAM_CUT if self.has_head else ErrorKind.UPSTREAM_PROTOCOL)
+        if self.ended:
+            self._parser = None  # it and this object hold each other
+        self._wake()
+        return sound
+
+    def end(self, *, orderly: bool) -> None:
+        """Take the connection's end: of a body without a length it is the end too, if it is an orderly one."""
+        lengthless = "content-length" not in self.headers and "transfer-encoding" not in self.headers
+        if self.has_head and lengthless and orderly and self.failure is None:
+            self.complete = True
+        self.fail(ErrorKind.UPSTREAM_CUT)
+        self._parser = None
+        self._wake()
+
+    def fail(self, kind: ErrorKind) -> None:
+        """Note that the rest will not come, unless it is known already or has come."""
+        if not self.ended:
+            self.failure = kind
+
+    async def _change(self) -> None:
+        waiter = self._waiter = asyncio.get_running_loop().create_future()
+        await waiter
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # What follows is called by the parser, which stops when one of it raises.
+
+    def on_message_begin(self) -> None:
+        """Take the start of an answer: an interim one (1xx) may have come before."""
+        if self.complete:
+            raise ValueError("bytes behind the answer are no part of it")
+        self._fields = {}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, or a trailer, which nobody reads."""
+        if self.has_head:
+            return
+        if len(name) + len(value) > self._header_limit_bytes or len(self._fields) >= _HEADERS_LIMIT:
+            raise ValueError("more headers than anybody needs")
+        self._fields.setdefault(name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t"))
+
+    def on_headers_complete(self) -> None:
+        """Take the status."""
+        assert self._parser is not None  # noqa: S101 - it is what calls
+        status = self._parser.get_status_code()
+        coding = self._fields.get("transfer-encoding", "chunked")
+        if status == 101 or coding.lower() != "chunked":  # nothing we send asks for another protocol or coding
+            raise ValueError("an answer to something else")
+        if status >= 200:
+            self.status, self.headers = status, self._fields
+            self.has_head = True
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        if not self.has_head:
+            raise ValueError("an interim answer has no body")
+        self._pieces.append(body)
+        self._buffered_bytes += len(body) + _CHUNK_COST_BYTES
+
+    def on_message_complete(self) -> None:
+        """Take the end."""
+        if self.has_head and self._parser is not None:
+            self.complete = True
+            self.keep_alive = self._parser.should_keep_alive()
+
+
+class Connection(asyncio.Protocol):
+    """A connection that knows whether it can carry one more request. ``on_lost`` is called at its very end."""
+
+    def __init__(self, header_limit_bytes: int, on_lost: Callable[["Connection"], None]) -> None:
+        self.used = False
+        """It has carried a request before, so the next may find it stale."""
+        self.idle_since_s = 0.0
+        self.open = False
+        self._header_limit_bytes = header_limit_bytes
+        self._on_lost = on_lost
+        self._answer: Answer | None = None
+        self._unsent = memoryview(b"")
+        self._may_write = True
+        self._transport: asyncio.Transport
+
+    def exchange(self, head: bytes, body: bytes) -> Answer:
+        """Send a request; its answer has yet to arrive."""
+        answer = self._answer = Answer(self, self._header_limit_bytes)
+        if len(body) <= _WHOLE_WRITE_LIMIT_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._unsent = memoryview(body)
+            self._send_on()
+        return answer
+
+    def release(self, now_s: float) -> bool:
+        """End the exchange. True: the connection can carry another; otherwise it is dropped at once."""
+        answer, self._answer = self._answer, None
+        sent = not self._unsent and not self._transport.get_write_buffer_size()
+        if self.open and answer is not None and answer.complete and answer.keep_alive and sent:
+            self._transport.resume_reading()  # an end that comes while idle must be seen
+            self.used, self.idle_since_s = True, now_s
+            return True
+        if answer is not None:
+            answer.end(orderly=False)
+        self.drop()
+        return False
+
+    def drop(self) -> None:
+        """Close the connection at once: to an upstream that reads nothing, flushing would take for ever."""
+        self.open = False
+        self._unsent = memoryview(b"")
+        self._transport.abort()
+        if self._answer is not None:
+            self._answer.end(orderly=False)
+
+    def pause_reading(self) -> None:
+        """Let the upstream wait."""
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Let the upstream go on."""
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _send_on(self) -> None:
+        """Write as much as there is room for. An answer may come meanwhile, and the rest is still sent."""
+        while self._unsent and self._may_write and not self._transport.is_closing():
+            piece, self._unsent = self._unsent[:_PIECE_BYTES], self._unsent[_PIECE_BYTES:]
+            self._transport.write(piece)
+
+    # What follows is called by the event loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the way to write."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self.open = True
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; those that belong to no answer end the connection."""
+        if self._answer is None or not self._answer.feed(data):
+            self.drop()
+
+    def eof_received(self) -> None:
+        """Take the orderly end of what the upstream sends. The loop closes the connection: nothing more can come."""
+        self.open = False
+        if self._answer is not None:
+            self._answer.end(orderly=True)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the loop's own signature
+        """Take the connection's end, whatever caused it; an orderly one was told before, by eof_received."""
+        self.open = False
+        self._unsent = memoryview(b"")
+        if self._answer is not None:
+            self._answer.end(orderly=False)
+        self._on_lost(self)
+
+    def pause_writing(self) -> None:
+        """Hold back the rest of a large request."""
+        self._may_write = False
+
+    def resume_writing(self) -> None:
+        """Go on with it, but not from within the transport's own writing."""
+        self._may_write = True
+        if self._unsent:
+            asyncio.get_running_loop().call_soon(self._send_on)
+
+
+def failed(kind: ErrorKind, when: str) -> UpstreamError:
+    """Say what became of an answer."""
+    if kind is ErrorKind.UPSTREAM_PROTOCOL:
+        return UpstreamError(kind, "The upstream's answer is not HTTP that can be understood.")
+    return UpstreamError(kind, f"The upstream broke the connection {when}.")

@@ -1,0 +1,375 @@
+"""Upstreams that keep to the letter of no standard, and callers who would make us do the same."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import uvloop
+
+from gateway.errors import ErrorKind, UpstreamError
+from gateway.transport.http1 import HttpTransport
+from gateway.transport.http1_connect import default_tls
+from tests.ground.builders import build_upstream_request
+from tests.ground.script import Answer, json_answer
+from tests.ground.upstream import ScriptedUpstream
+
+CERTIFICATE = Path(__file__).with_name("upstream_test.pem")
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+LENGTHLESS = b"HTTP/1.1 200 OK\r\n\r\n"
+Turn = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class RawUpstream:
+    """Plays one turn per request head that comes, over any connection, and then keeps the connection open."""
+
+    def __init__(self) -> None:
+        self.turns: list[Turn | bytes] = []
+        self.connections = 0
+        self.requests: list[bytes] = []
+        self.ended = asyncio.Event()
+        self.url = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        with suppress(OSError, asyncio.IncompleteReadError, ssl.SSLError):
+            while True:
+                self.requests.append(await reader.readuntil(b"\r\n\r\n"))
+                turn = self.turns.pop(0) if self.turns else OK
+                if isinstance(turn, bytes):
+                    await reader.readexactly(2)
+                    writer.write(turn)
+                    await writer.drain()
+                else:
+                    await turn(reader, writer)
+        self.ended.set()
+        writer.transport.abort()
+
+
+@pytest_asyncio.fixture
+async def ground() -> AsyncIterator[tuple[HttpTransport, RawUpstream]]:
+    """Start a transport and a raw upstream."""
+    upstream = RawUpstream()
+    server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
+    upstream.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    transport = HttpTransport()
+    await transport.start()
+    yield transport, upstream
+    await transport.stop()
+    server.close()
+    if upstream.connections:
+        await upstream.ended.wait()
+    await asyncio.sleep(0)
+
+
+Ground = tuple[HttpTransport, RawUpstream]
+
+
+async def fetch(transport: HttpTransport, url: str, body: bytes = b"{}", **overrides: Any) -> bytes:
+    """Read one answer to its end."""
+    received = bytearray()
+    request = build_upstream_request(url, body=body, **overrides)
+    async with transport.send(request, connect_timeout_s=2.0) as answer:
+        while data := await answer.read():
+            received += data
+    return bytes(received)
+
+
+async def failure(transport: HttpTransport, url: str, **overrides: Any) -> ErrorKind:
+    """Send a request that must fail."""
+    with pytest.raises(UpstreamError) as caught:
+        await fetch(transport, url, **overrides)
+    return caught.value.kind
+
+
+def half_close(sent: bytes) -> Turn:
+    """Send, end what is sent, and go on listening."""
+
+    async def turn(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(sent)
+        writer.write_eof()
+        await reader.read()
+
+    return turn
+
+
+def endless(head: bytes, more: bytes) -> Turn:
+    """Send without end."""
+
+    async def turn(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+        while True:
+            writer.write(more)
+            await writer.drain()
+
+    return turn
+
+
+@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nx: y", CHUNKED + b"5\r\nab", OK[:-1]])
+async def test_half_closed_connection_is_a_cut(ground: Ground, sent: bytes) -> None:
+    """An upstream that has said its last is not waited for, though it still listens."""
+    transport, upstream = ground
+    upstream.turns.append(half_close(sent))
+    assert await failure(transport, upstream.url) is ErrorKind.UPSTREAM_CUT
+
+
+async def test_half_closing_ends_a_body_without_length(ground: Ground) -> None:
+    transport, upstream = ground
+    upstream.turns.append(half_close(LENGTHLESS + b"all"))
+    assert await fetch(transport, upstream.url) == b"all"
+    assert await fetch(transport, upstream.url) == b"ok"
+    assert upstream.connections == 2
+
+
+@pytest.mark.parametrize("surplus", [b"garbage", OK, b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nforged"])
+@pytest.mark.parametrize("answer", [OK, CHUNKED + b"2\r\nok\r\n0\r\n\r\n"], ids=["length", "chunked"])
+async def test_bytes_behind_an_answer_reach_nobody(ground: Ground, answer: bytes, surplus: bytes) -> None:
+    """They neither spoil the answer nor become the next one's: their connection is not used again."""
+    transport, upstream = ground
+    upstream.turns.append(answer + surplus)
+    assert await fetch(transport, upstream.url) == b"ok"
+    upstream.turns.append(OK.replace(b"ok", b"my"))
+    assert await fetch(transport, upstream.url) == b"my"
+    assert upstream.connections == 2
+
+
+@pytest.mark.parametrize("closes", [False, True])
+async def test_idle_connection_that_speaks_or_ends_is_not_used_again(ground: Ground, closes: bool) -> None:
+    transport, upstream = ground
+    go_on, done = asyncio.Event(), asyncio.Event()
+
+    async def turn(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(OK)
+        await go_on.wait()
+        if closes:
+            writer.write_eof()
+        else:
+            writer.write(b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n")
+        await reader.read()
+        done.set()
+
+    upstream.turns.append(turn)
+    assert await fetch(transport, upstream.url) == b"ok"
+    go_on.set()
+    await done.wait()
+    assert await fetch(transport, upstream.url) == b"ok"
+    assert (upstream.connections, len(upstream.requests)) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"2;a=b;c\r\nok\r\n0;last\r\n\r\n", b"2\r\nok\r\n0\r\nx-sum: 1\r\nstatus: 500\r\n\r\n"],
+    ids=["extension", "trailer"],
+)
+async def test_extensions_and_trailers_are_passed_over(ground: Ground, body: bytes) -> None:
+    transport, upstream = ground
+    upstream.turns.append(CHUNKED + body)
+    assert await fetch(transport, upstream.url) == b"ok"
+    assert await fetch(transport, upstream.url) == b"ok"
+    assert upstream.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("head", "more", "kind"),
+    [
+        (b"HTTP/1.1 200 OK\r\nx: ", b"a" * 4096, ErrorKind.UPSTREAM_PROTOCOL),
+        (b"HTTP/1.1 200 ", b"a" * 4096, ErrorKind.UPSTREAM_PROTOCOL),
+        (b"", b"HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n" * 20, ErrorKind.UPSTREAM_PROTOCOL),
+        (CHUNKED + b"2;", b"a" * 4096, ErrorKind.UPSTREAM_CUT),
+        (CHUNKED + b"2\r\nok\r\n0\r\nx: ", b"a" * 4096, ErrorKind.UPSTREAM_CUT),
+        (CHUNKED + b"2\r\nok\r\n0\r\n", b"x: y\r\n" * 500, ErrorKind.UPSTREAM_CUT),
+    ],
+    ids=["header", "status line", "interim", "extension", "trailer", "trailers"],
+)
+async def test_what_never_ends_is_given_up(ground: Ground, head: bytes, more: bytes, kind: ErrorKind) -> None:
+    """Bytes without end that are no body fill no memory and hold nobody."""
+    transport, upstream = ground
+    upstream.turns.append(endless(head, more))
+    async with asyncio.timeout(5.0):
+        assert await failure(transport, upstream.url) is kind
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"content-length: 2\r\ntransfer-encoding: chunked\r\n",
+        b"content-length: 2\r\ncontent-length: 3\r\n",
+        b"content-length: -2\r\n",
+        b"transfer-encoding: gzip\r\n",
+    ],
+)
+async def test_doubtful_framing_is_a_protocol_error(ground: Ground, head: bytes) -> None:
+    """Who reads a body's length in another way than the upstream reads another's answer."""
+    transport, upstream = ground
+    upstream.turns.append(b"HTTP/1.1 200 OK\r\n" + head + b"\r\nok")
+    assert await failure(transport, upstream.url) is ErrorKind.UPSTREAM_PROTOCOL
+
+
+@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified\r\ncontent-length: 7"])
+async def test_answer_without_a_body_gives_the_connection_back(ground: Ground, status: bytes) -> None:
+    transport, upstream = ground
+    upstream.turns.append(b"HTTP/1.1 " + status + b"\r\n\r\n")
+    assert await fetch(transport, upstream.url) == b""
+    assert await fetch(transport, upstream.url) == b"ok"
+    assert upstream.connections == 1
+
+
+async def test_offer_of_another_protocol_is_passed_over(ground: Ground) -> None:
+    transport, upstream = ground
+    upstream.turns.append(OK.replace(b"\r\n", b"\r\nupgrade: h2c\r\nconnection: upgrade\r\n", 1))
+    assert await fetch(transport, upstream.url) == b"ok"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("x", "a\r\nevil: 1"), ("x", "a\nb"), ("x", "a\0"), ("x\r\nevil", "1"), ("x y", "1"), ("", "1")]
+)
+async def test_no_header_smuggles_another(ground: Ground, name: str, value: str) -> None:
+    """What would not be one header is not sent, and the sentence does not hold it."""
+    transport, upstream = ground
+    with pytest.raises(UpstreamError) as caught:
+        await fetch(transport, upstream.url, headers=((name, value),))
+    assert caught.value.kind is ErrorKind.UPSTREAM_PROTOCOL
+    assert "evil" not in str(caught.value)
+    assert not upstream.connections
+
+
+@pytest.mark.parametrize("rest", ["/\r\nevil: 1", "/ HTTP/1.1", "/\t", "/\x7f", ":99999/", "@other/"])
+async def test_no_url_smuggles_a_header(ground: Ground, rest: str) -> None:
+    transport, upstream = ground
+    assert await failure(transport, upstream.url.removesuffix("/v1") + rest) is ErrorKind.UPSTREAM_CONNECT
+    assert not upstream.connections
+
+
+async def test_framing_is_written_once(ground: Ground) -> None:
+    """Headers that say where a body ends are ours alone; the host is named with its port."""
+    transport, upstream = ground
+    headers = (("Content-Length", "1"), ("transfer-encoding", "chunked"), ("Accept-Encoding", "gzip"))
+    await fetch(transport, upstream.url, headers=headers)
+    lines = upstream.requests[0].lower().split(b"\r\n")
+    assert [line for line in lines if b"length" in line or b"encoding" in line] == [
+        b"content-length: 2",
+        b"accept-encoding: identity",
+    ]
+    assert b"host: " + upstream.url.split("/")[2].encode() in lines
+
+
+async def test_upload_goes_on_behind_an_early_answer(ground: Ground) -> None:
+    """An upstream may begin to answer before it has read the request, and still wants the rest of it."""
+    transport, upstream = ground
+    body = b"x" * 20_000_000
+
+    async def turn(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n")
+        await writer.drain()
+        assert await reader.readexactly(len(body)) == body
+        writer.write(b"ok")
+
+    upstream.turns.append(turn)
+    assert await fetch(transport, upstream.url, body=body) == b"ok"
+    assert await fetch(transport, upstream.url) == b"ok"
+    assert upstream.connections == 1
+
+
+async def test_tiny_chunks_hold_the_upstream_back_sooner(ground: Ground) -> None:
+    """What keeping a chunk costs beside its bytes counts too."""
+    transport, upstream = ground
+    sent = 0
+
+    async def turn(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(CHUNKED)
+        while True:
+            writer.write(b"1\r\na\r\n" * 1000)
+            await writer.drain()
+            sent += 1000
+
+    upstream.turns.append(turn)
+    async with transport.send(build_upstream_request(upstream.url, body=b"{}"), connect_timeout_s=2.0) as answer:
+        before = -1
+        while sent != before:  # until every buffer on the way is full
+            before = sent
+            await asyncio.sleep(0.05)
+        assert len(await answer.read()) < 80_000
+
+
+async def test_answer_that_has_come_whole_may_be_left_unread(ground: Ground) -> None:
+    """Who stops reading at the protocol's own end mark does not cost the connection."""
+    transport, upstream = ground
+    async with transport.send(build_upstream_request(upstream.url, body=b"{}"), connect_timeout_s=2.0) as answer:
+        assert await answer.read() == b"ok"
+    assert await fetch(transport, upstream.url) == b"ok"
+    assert upstream.connections == 1
+
+
+async def test_idle_connections_are_closed_in_time(upstream: ScriptedUpstream) -> None:
+    """A connection nobody wants is given up before the upstream does it."""
+    transport = HttpTransport(keepalive_s=0.05)
+    await transport.start()
+    await asyncio.gather(*(fetch(transport, upstream.url) for _request in range(3)))
+    async with asyncio.timeout(2.0):
+        while upstream.connections_open:
+            await asyncio.sleep(0.01)
+    await transport.stop()
+
+
+async def test_connection_limit_counts_idle_ones(upstream: ScriptedUpstream) -> None:
+    """An idle connection to one upstream makes room for one to another, and a place is free once its user left."""
+    transport = HttpTransport(connection_limit=1)
+    await transport.start()
+    async with ScriptedUpstream() as other:
+        for _turn in range(2):
+            await fetch(transport, upstream.url)
+            await fetch(transport, other.url)
+            async with asyncio.timeout(2.0):
+                while upstream.connections_open:
+                    await asyncio.sleep(0.01)
+            assert other.connections_open == 1
+        await transport.stop()
+
+
+@pytest.mark.parametrize("farewell", [False, True])
+async def test_end_over_tls_without_farewell_is_a_cut(farewell: bool) -> None:
+    """Anybody on the way can end a connection; only the upstream can say that nothing more comes.
+
+    On uvloop, which the gateway serves on: asyncio's own TLS does not tell its protocol which end it was.
+    """
+    async with AsyncExitStack() as cleanup:
+        server_tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        server_tls.load_cert_chain(CERTIFICATE)
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n{}")
+            writer.write(LENGTHLESS + b"some")
+            await writer.drain()
+            if farewell:
+                writer.close()
+            else:
+                writer.transport.abort()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_tls)
+        cleanup.callback(server.close)
+        context = default_tls()
+        context.load_verify_locations(CERTIFICATE)
+        context.check_hostname = False
+        transport = HttpTransport(ssl_context=context)
+        await transport.start()
+        cleanup.push_async_callback(transport.stop)
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        if farewell or not isinstance(asyncio.get_running_loop(), uvloop.Loop):
+            assert await fetch(transport, url) == b"some"
+        else:
+            assert await failure(transport, url) is ErrorKind.UPSTREAM_CUT
+
+
+async def test_name_with_two_addresses_is_reached_by_the_one_that_listens(upstream: ScriptedUpstream) -> None:
+    """``localhost`` is ``::1`` too on most machines, and nobody listens there."""
+    transport = HttpTransport()
+    await transport.start()
+    upstream.then(Answer(chunks=(b"one",)), json_answer({}))
+    assert await fetch(transport, upstream.url.replace("127.0.0.1", "localhost")) == b"one"
+    await transport.stop()
