@@ -20,9 +20,10 @@ from loadtests.bench.workloads import WORKLOADS
 
 
 def main() -> int:
-    """Run it; return 0 when Tollway was measured without an error, 1 when not."""
+    """Run it; return 0 when Tollway was measured without an error, 1 when not, 130 when interrupted."""
     arguments = _parser().parse_args()
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     cache = cache_directory()
     cache.mkdir(parents=True, exist_ok=True)
     try:
@@ -37,10 +38,12 @@ def main() -> int:
         install(entry)
     workloads = [one for one in WORKLOADS if one.name in arguments.workloads]
     bench = Bench(wire=wire, entries=entries, workloads=workloads, seconds=arguments.seconds)
+    interrupted = False
     try:
         for _ in range(arguments.rounds):
             bench.round()
     except KeyboardInterrupt:
+        interrupted = True
         print("interrupted: what follows is what was measured until then", file=sys.stderr)
     print(
         f"{dt.datetime.now(dt.UTC):%Y-%m-%d}, {len(bench.rounds)} round(s) of {arguments.seconds:g} s a "
@@ -52,7 +55,7 @@ def main() -> int:
     failed = [entry.name for entry in entries if entry.problem] + [
         contender for measures in bench.rounds for (_, contender), measure in measures.items() if measure.errors
     ]
-    return 1 if "tollway" in failed else 0
+    return 130 if interrupted else int("tollway" in failed)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,7 +103,10 @@ def _processor() -> str:
     return platform.machine()
 
 
-def _terminated(_number: int, _frame: object) -> NoReturn:
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    """End the run in order, once: a second signal must not interrupt the clean-up."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: None)
     raise KeyboardInterrupt
 
 
