@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-from gateway.transport.client import HttpTransport
+from gateway.transport.http1 import HttpTransport
 from gateway.types import UpstreamRequest
 
 Message = dict[str, Any]

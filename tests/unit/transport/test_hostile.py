@@ -74,7 +74,7 @@ async def fetch(transport: HttpTransport, url: str, body: bytes = b"{}", **overr
     """Read one answer to its end."""
     received = bytearray()
     request = build_upstream_request(url, body=body, **overrides)
-    async with transport.send(request, connect_timeout_s=2.0) as answer:
+    async with asyncio.timeout(5.0), transport.send(request, connect_timeout_s=2.0) as answer:
         while data := await answer.read():
             received += data
     return bytes(received)
@@ -156,7 +156,8 @@ async def test_idle_connection_that_speaks_or_ends_is_not_used_again(ground: Gro
     upstream.turns.append(turn)
     assert await fetch(transport, upstream.url) == b"ok"
     go_on.set()
-    await done.wait()
+    async with asyncio.timeout(5.0):  # at once, and not by growing old
+        await done.wait()
     assert await fetch(transport, upstream.url) == b"ok"
     assert (upstream.connections, len(upstream.requests)) == (2, 2)
 
