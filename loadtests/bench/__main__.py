@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from loadtests.bench.contenders import CONTENDERS
-from loadtests.bench.figures import DIRECT
+from loadtests.bench.figures import DIRECT, Rounds, spread
 from loadtests.bench.install import InstallError, build_wire, cache_directory
 from loadtests.bench.run import Bench, entries_of, install
 from loadtests.bench.table import as_json, markdown
@@ -47,7 +47,8 @@ def main() -> int:
         print("interrupted: what follows is what was measured until then", file=sys.stderr)
     print(
         f"{dt.datetime.now(dt.UTC):%Y-%m-%d}, {len(bench.rounds)} round(s) of {arguments.seconds:g} s a "
-        f"point, {os.cpu_count()} cores, {_processor()}, Python {platform.python_version()}\n"
+        f"point, {os.cpu_count()} cores, {_processor()}, Python {platform.python_version()}; other programs took "
+        f"{_others(bench.rounds)} of the contender's core\n"
     )
     print(markdown(entries, workloads, bench.rounds))
     if arguments.json:
@@ -94,6 +95,11 @@ def _choice(names: list[str], text: str) -> list[str]:
     if unknown:
         raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; there are: {', '.join(names)}")
     return chosen
+
+
+def _others(rounds: Rounds) -> str:
+    found = spread(measure.others_share for measures in rounds for measure in measures.values())
+    return f"{found.median:.0%} (at most {found.high:.0%})" if found else "an unknown part"
 
 
 def _processor() -> str:

@@ -32,9 +32,11 @@ class Measure:
     cpu_s_per_1m_tokens: float
     errors: Mapping[str, int]
     """How often each kind of failure was seen."""
+    others_share: float
+    """Of the contender's core's time, what went to programs other than the contender: the measurement's noise."""
 
 
-def measure_of(report: Mapping[str, object], cpu_s: float) -> Measure:
+def measure_of(report: Mapping[str, object], *, cpu_s: float, others_share: float) -> Measure:
     """Make a measure of what ``wire client`` printed; ``cpu_s`` is what the contender used from its go to its end."""
     window_s = float(_number(report, "window_s"))
     requests, tokens = _number(report, "requests"), _number(report, "tokens")
@@ -49,6 +51,7 @@ def measure_of(report: Mapping[str, object], cpu_s: float) -> Measure:
         cpu_s_per_1k_requests=cpu_s / requests * 1e3 if requests else math.nan,
         cpu_s_per_1m_tokens=cpu_s / tokens * 1e6 if tokens else math.nan,
         errors={str(reason): int(count) for reason, count in errors.items()},
+        others_share=others_share,
     )
 
 

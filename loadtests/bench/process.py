@@ -132,6 +132,20 @@ def stat_fields(text: str) -> list[str]:
     return text.rpartition(")")[2].split()
 
 
+def core_busy_s(core: int) -> float:
+    """CPU time that programs, whichever, have had on one core so far, in seconds; interrupts are not counted."""
+    return core_busy_ticks(Path("/proc/stat").read_text(), core) / _TICKS_PER_S
+
+
+def core_busy_ticks(text: str, core: int) -> int:
+    """Add user, nice and system time of one core from ``/proc/stat``, in clock ticks."""
+    for line in text.splitlines():
+        name, *values = line.split()
+        if name == f"cpu{core}":
+            return sum(int(value) for value in values[:3])
+    raise ValueError(f"no core {core}")
+
+
 def _high_water_bytes(pid: int) -> int:
     try:
         text = Path(f"/proc/{pid}/status").read_text()

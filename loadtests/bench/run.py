@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from pathlib import Path
 from loadtests.bench.contenders import Contender, Launch, Site, environment
 from loadtests.bench.figures import DIRECT, Measure, measure_of
 from loadtests.bench.install import Installed, InstallError
-from loadtests.bench.process import Process, StartError, wait_until
+from loadtests.bench.process import Process, StartError, core_busy_s, wait_until
 from loadtests.bench.workloads import Workload
 
 _START_LIMIT_S = 120.0
@@ -145,13 +146,32 @@ class Bench:
             try:
                 assert client.stdout is not None
                 client.stdout.readline()  # "ready": all connections are open and warm
-                before_s = contender.cpu_s() if contender else 0.0
+                clock = _Clock(contender, self._contender_core)
                 output, _ = client.communicate("go\n", timeout=_CLIENT_LIMIT_S)
-                after_s = contender.cpu_s() if contender else 0.0
+                clock.stop()
             except BaseException:
                 client.kill()
                 raise
-        return measure_of(json.loads(output), after_s - before_s)
+        return measure_of(json.loads(output), cpu_s=clock.own_s, others_share=clock.others_share)
+
+
+class _Clock:
+    """How the contender's core was used from now until ``stop``."""
+
+    def __init__(self, contender: Process | None, core: int) -> None:
+        self._contender = contender
+        self._core = core
+        self._from = self._read()
+
+    def stop(self) -> None:
+        """Note ``own_s``, the contender's CPU seconds, and ``others_share``, what others took of the core."""
+        wall_s, own_s, busy_s = (now - then for now, then in zip(self._read(), self._from, strict=True))
+        self.own_s = own_s
+        self.others_share = max(0.0, busy_s - own_s) / wall_s
+
+    def _read(self) -> tuple[float, float, float]:
+        own_s = self._contender.cpu_s() if self._contender else 0.0
+        return time.monotonic(), own_s, core_busy_s(self._core)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ def _measure(rate: float, p50_ms: float = 1.0) -> Measure:
         cpu_s_per_1k_requests=1.0,
         cpu_s_per_1m_tokens=2.0,
         errors={},
+        others_share=0.0,
     )
 
 
@@ -40,7 +41,7 @@ def test_a_report_becomes_rates_of_its_window_and_costs_of_all_its_requests() ->
         "latency_us": [3000, 1000, 2000],
         "ttft_us": [500],
     }
-    measure = measure_of(report, cpu_s=0.22)
+    measure = measure_of(report, cpu_s=0.22, others_share=0.5)
     assert (measure.requests_per_s, measure.tokens_per_s) == (50.0, 800.0)
     assert measure.cpu_s_per_1k_requests == pytest.approx(2.0)
     assert measure.cpu_s_per_1m_tokens == pytest.approx(125.0)
@@ -60,7 +61,7 @@ def test_a_contender_that_only_failed_has_no_figures_and_its_errors() -> None:
         "latency_us": [],
         "ttft_us": [],
     }
-    measure = measure_of(report, cpu_s=0.1)
+    measure = measure_of(report, cpu_s=0.1, others_share=0.0)
     assert math.isnan(measure.cpu_s_per_1k_requests)
     assert math.isnan(measure.latency_ms["p50"])
     assert measure.errors == {"EOF": 7}

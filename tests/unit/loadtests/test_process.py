@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.bench.process import Process, StartError, high_water_bytes, stat_fields, wait_until
+from loadtests.bench.process import Process, StartError, core_busy_ticks, high_water_bytes, stat_fields, wait_until
 
 # A child that outlives its parent's end unless somebody ends it too.
 _FAMILY = """
@@ -26,6 +26,10 @@ def test_a_command_name_with_spaces_and_brackets_does_not_shift_the_fields() -> 
 def test_the_largest_resident_size_is_read_in_bytes() -> None:
     assert high_water_bytes("Name:\tx\nVmPeak:\t  900 kB\nVmHWM:\t  123 kB\nVmRSS:\t  100 kB\n") == 123 * 1024
     assert high_water_bytes("Name:\ta kernel thread\n") == 0
+
+
+def test_a_core_is_busy_with_programs_not_with_waiting_or_interrupts() -> None:
+    assert core_busy_ticks("cpu  9 9 9 9\ncpu0 1 2 3 400 500 600 700\ncpu1 4 5 6 4 4\nintr 1\n", 1) == 15
 
 
 def _start(tmp_path: Path, *argv: str) -> Process:
