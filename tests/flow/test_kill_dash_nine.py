@@ -132,6 +132,17 @@ def read_ledger(database: Path) -> Ledger:
 @pytest.mark.timeout(180)  # eleven starts of a process: 15 s on a free machine, and more on a busy one
 async def test_ten_kills_lose_and_double_nothing(tmp_path: Path) -> None:
     """Upstream's log, ledger and callers agree on every attempt; what was under way is interrupted, and paid for."""
+    await _kill_and_compare(KILL_AFTER_PIECES, tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+async def test_a_hundred_kills_lose_and_double_nothing(tmp_path: Path) -> None:
+    """The same, ten times as often, on one state directory."""
+    await _kill_and_compare(KILL_AFTER_PIECES * 10, tmp_path)
+
+
+async def _kill_and_compare(kill_after_pieces: tuple[int, ...], tmp_path: Path) -> None:
     load = Load()
     log = tmp_path / "upstream.jsonl"
     with socket.socket() as nobody:  # bound and not listening: the route's first target is never there
@@ -141,7 +152,7 @@ async def test_ten_kills_lose_and_double_nothing(tmp_path: Path) -> None:
             gone = f"http://127.0.0.1:{nobody.getsockname()[1]}"
             config = write_config(tmp_path, two_models(gone, upstream.url))
             async with running_load(load):
-                for pieces in KILL_AFTER_PIECES:
+                for pieces in kill_after_pieces:
                     async with gateway_process(config) as gateway:
                         load.point_at(gateway.url)
                         await load.received(pieces)
