@@ -20,8 +20,9 @@ class Child:
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         self.log = log
         self._shared_memory: set[Path] = set()
-        self._started_at_s = time.time()
         with log.open("wb") as output:
+            # By the clock of files, which lags behind time.time() by a tick: files are compared with it.
+            self._started_at_s = log.stat().st_ctime
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
