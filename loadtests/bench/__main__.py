@@ -98,7 +98,12 @@ def _choice(names: list[str], text: str) -> list[str]:
 
 
 def _others(rounds: Rounds) -> str:
-    found = spread(measure.others_share for measures in rounds for measure in measures.values())
+    found = spread(
+        measure.others_share
+        for measures in rounds
+        for (_, contender), measure in measures.items()
+        if contender != DIRECT  # which leaves that core to whoever wants it
+    )
     return f"{found.median:.0%} (at most {found.high:.0%})" if found else "an unknown part"
 
 
