@@ -49,7 +49,7 @@ test: check
 	$(PYTEST) -m "engine and not soak"
 
 test-fast: setup-dev
-	$(PYTEST) -m "not soak and not engine"
+	$(PYTEST) -n 2 -m "not soak and not engine"
 
 soak: setup-dev
 	$(PYTEST) -m soak
