@@ -219,12 +219,14 @@ def _farewell(port: int, model: str) -> str:
 Tollway is up. Try it:
 
   curl {url}/v1/chat/completions -H 'content-type: application/json' \\
-    -d '{{"model": "{model}", "max_tokens": 40, "messages": [{{"role": "user", "content": "{_QUESTION}"}}]}}'
+    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "{_QUESTION}"}}],
+         "max_tokens": 40, "temperature": 0}}'
 
   from openai import OpenAI
   client = OpenAI(base_url="{url}/v1", api_key="none-needed-on-loopback")
   question = [{{"role": "user", "content": "{_QUESTION}"}}]
-  for chunk in client.chat.completions.create(model="{model}", messages=question, max_tokens=40, stream=True):
+  settings = {{"max_tokens": 40, "temperature": 0}}
+  for chunk in client.chat.completions.create(model="{model}", messages=question, stream=True, **settings):
       print(chunk.choices[0].delta.content or "", end="")
 
   Metrics {url}/metrics    API reference {url}/docs
