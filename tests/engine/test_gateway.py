@@ -78,7 +78,8 @@ def test_the_ledger_counts_what_the_engine_counts(running: Running) -> None:
     engine = [int(gauge(running, name) - then) for name, then in zip(names, before, strict=True)]
     told = [httpx2.get(f"{running.gateway}/v1/requests/{raw.headers['x-tollway-request-id']}").json() for raw in raws]
     usages = [call["attempts"][0]["usage"] for call in told]
-    assert sum(usage["input_tokens"] + usage["cached_input_tokens"] for usage in usages) == engine[0]
+    read = ("input_tokens", "cached_input_tokens", "cache_write_tokens")
+    assert sum(usage[name] for usage in usages for name in read) == engine[0]
     assert sum(usage["output_tokens"] for usage in usages) == engine[1] == 24
     for call in told:
         attempt = call["attempts"][0]

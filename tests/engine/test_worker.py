@@ -95,8 +95,9 @@ def test_a_required_tool_is_called_with_json_arguments(client: openai.OpenAI, ru
     assert calls[0].function.name == "get_weather"
 
 
-@pytest.mark.parametrize("stream", [True, False], ids=["streaming", "not streaming"])
-def test_the_engine_stops_within_a_second_when_the_client_leaves(running: Running, stream: bool) -> None:
+@pytest.mark.parametrize(("stream", "within_s"), [(True, 1), (False, 5)], ids=["streaming", "not streaming"])
+def test_the_engine_stops_when_the_client_leaves(running: Running, stream: bool, within_s: float) -> None:
+    """Within a second when it streams, as the gateway always asks it to; else once Serve's proxy has noticed."""
     body = {"model": running.model, "messages": STORY, "max_tokens": 4000, "ignore_eos": True, "stream": stream}
     step_s = seconds_of_a_step(running)
     where = urlsplit(running.worker)
@@ -108,7 +109,7 @@ def test_the_engine_stops_within_a_second_when_the_client_leaves(running: Runnin
     while gauge(running, "vllm:generation_tokens_total") < begun + 3:
         continue
     caller.close()
-    wait_for_running(running, 0, within_s=1 + step_s)
+    wait_for_running(running, 0, within_s=within_s + step_s)
 
 
 def seconds_of_a_step(running: Running) -> float:
