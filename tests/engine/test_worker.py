@@ -95,10 +95,8 @@ def test_a_required_tool_is_called_with_json_arguments(client: openai.OpenAI, ru
     assert calls[0].function.name == "get_weather"
 
 
-@pytest.mark.parametrize(("stream", "within_s"), [(True, 1), (False, 5)], ids=["streaming", "not streaming"])
-def test_the_engine_stops_when_the_client_leaves(running: Running, stream: bool, within_s: float) -> None:
-    """Within a second when it streams, as the gateway always asks it to; else once Serve's proxy has noticed."""
-    body = {"model": running.model, "messages": STORY, "max_tokens": 4000, "ignore_eos": True, "stream": stream}
+def test_the_engine_stops_within_a_second_when_a_streaming_client_leaves(running: Running) -> None:
+    """As the gateway always asks: without a stream, vLLM may go on for callers who have left."""
     step_s = seconds_of_a_step(running)
     where = urlsplit(running.worker)
     caller = http.client.HTTPConnection(where.netloc, timeout=60)
@@ -109,7 +107,7 @@ def test_the_engine_stops_when_the_client_leaves(running: Running, stream: bool,
     while gauge(running, "vllm:generation_tokens_total") < begun + 3:
         continue
     caller.close()
-    wait_for_running(running, 0, within_s=within_s + step_s)
+    wait_for_running(running, 0, within_s=1 + step_s)
 
 
 def seconds_of_a_step(running: Running) -> float:
