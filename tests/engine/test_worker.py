@@ -98,6 +98,7 @@ def test_a_required_tool_is_called_with_json_arguments(client: openai.OpenAI, ru
 def test_the_engine_stops_within_a_second_when_a_streaming_client_leaves(running: Running) -> None:
     """As the gateway always asks: without a stream, vLLM may go on for callers who have left."""
     step_s = seconds_of_a_step(running)
+    body = {"model": running.model, "messages": STORY, "max_tokens": 4000, "ignore_eos": True, "stream": True}
     where = urlsplit(running.worker)
     caller = http.client.HTTPConnection(where.netloc, timeout=60)
     caller.request("POST", f"{where.path}/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
