@@ -190,7 +190,7 @@ def check_attempts(seen: list[dict[str, Any]], ledger: Ledger) -> None:
     assert {row["outcome"] for attempt_id, row in rows.items() if attempt_id not in settled} == {"interrupted"}
     # The upstream can be done in the moment of a kill, before the gateway has heard of it, but not often.
     unheard = sum(line["completed"] for attempt_id, line in ended.items() if attempt_id not in settled)
-    assert unheard <= CLIENTS * len(KILL_AFTER_PIECES) // 4
+    assert unheard <= CLIENTS * len(kill_after_pieces) // 4
     others = [row for row in ledger.attempts.values() if row["target_id"] != "dear"]
     assert {row["outcome"] for row in others} <= {"failed", "interrupted"}
 
