@@ -96,7 +96,7 @@ class Pipeline:
         meter.planned(plan)
         meter.hold(await self._gate.reserve(call, plan))
         async with self._strategies[call.route.strategy].run(plan, call, meter) as reply:
-            await relay(reply, sink, call, self._clock)
+            await relay(reply, sink, call)
 
     async def _tell(self, inbound: Inbound, sink: Sink, error: GatewayError) -> None:
         """Send an error in the caller's dialect; within a stream as its last event, with no end marker after it."""

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from gateway.accounting.attempt import Attempt
 from gateway.accounting.meter import Meter
+from gateway.execution.patience import Patience
 from gateway.providers.base import Decoder
 from gateway.transport.base import UpstreamStream
 from gateway.types import Call, Plan
@@ -13,14 +14,23 @@ from gateway.types import Call, Plan
 class Reply:
     """An answer that has begun: its first bytes for the caller, and where the rest comes from."""
 
-    __slots__ = ("attempt", "decoder", "ended", "head", "reason", "stream")
+    __slots__ = ("attempt", "decoder", "ended", "head", "patience", "reason", "stream")
 
     def __init__(
-        self, *, attempt: Attempt, decoder: Decoder, stream: UpstreamStream, head: bytes, ended: bool, reason: str
+        self,
+        *,
+        attempt: Attempt,
+        decoder: Decoder,
+        stream: UpstreamStream,
+        patience: Patience,
+        head: bytes,
+        ended: bool,
+        reason: str,
     ) -> None:
         self.attempt = attempt
         self.decoder = decoder
         self.stream = stream
+        self.patience = patience
         self.head = head
         """Decoded, for the caller: the whole body if ``ended``."""
         self.ended = ended

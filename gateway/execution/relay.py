@@ -8,8 +8,7 @@ import asyncio
 import contextlib
 from typing import Protocol
 
-from gateway.clock import Clock
-from gateway.errors import ErrorKind, GatewayError, UpstreamError
+from gateway.errors import UpstreamError
 from gateway.execution.base import Reply
 from gateway.types import Call, LedgerEntry
 
@@ -29,54 +28,50 @@ class Sink(Protocol):
         """Send bytes of the body, waiting while the caller's connection is full."""
 
 
-async def relay(reply: Reply, sink: Sink, call: Call, clock: Clock) -> None:
-    """Send the whole answer. Raises UpstreamError when it breaks off or stalls, GatewayError at the call's deadline."""
+async def relay(reply: Reply, sink: Sink, call: Call) -> None:
+    """Send the whole answer. Raises UpstreamError when it breaks off; the strategy's context bounds every wait."""
+    request_id = call.id.encode()
     headers = [
         (b"content-type", reply.decoder.content_type.encode()),
-        (b"x-tollway-request-id", call.id.encode()),
-        (b"x-request-id", call.id.encode()),
+        (b"x-tollway-request-id", request_id),
+        (b"x-request-id", request_id),
         (b"x-tollway-target", reply.attempt.target.id.encode()),
         (b"x-tollway-reason", reply.reason.encode("ascii", "replace")),
     ]
     if not call.envelope.stream:
         entry = reply.attempt.finish("ok")
         headers.append((b"x-tollway-cost-usd", usd(entry.cost_nano_usd).encode()))
-        headers.append((b"content-length", str(len(reply.head)).encode()))
+        headers.append((b"content-length", b"%d" % len(reply.head)))
+        reply.patience.end()
         await sink.start(200, headers)
         await sink.write(reply.head)
-        reply.attempt.delivered = True
+    else:
+        headers.append((b"cache-control", b"no-cache"))
+        headers.append((b"x-accel-buffering", b"no"))
+        await sink.start(200, headers)
+        await _relay_stream(reply, sink)
+        reply.patience.end()
+    reply.attempt.delivered = True
+    if not reply.ended:
         await _exhaust(reply)
-        return
-    headers.append((b"cache-control", b"no-cache"))
-    headers.append((b"x-accel-buffering", b"no"))
-    try:
-        # Bounds the caller's reading too: one who stops reading holds a replica no longer than a slow answer may.
-        async with asyncio.timeout((call.deadline_ns - clock.monotonic_ns()) / 1e9):
-            await sink.start(200, headers)
-            out = reply.head
-            while not (reply.ended or reply.decoder.complete):
-                if out:
-                    await sink.write(out)
-                out = await _next(reply, call.timeouts.idle_s)
-            # Settled before the end marker leaves: clients hang up once they have read it.
-            await sink.write(out + _cost_comment(reply.attempt.finish("ok")))
-            reply.attempt.delivered = True
-    except TimeoutError:
-        raise GatewayError(ErrorKind.DEADLINE, "The request's total time ran out in the answer.") from None
-    await _exhaust(reply)
 
 
-async def _next(reply: Reply, idle_s: float) -> bytes:
-    """Read once, and return what goes to the caller."""
-    try:
-        async with asyncio.timeout(idle_s):
-            chunk = await reply.stream.read()
-    except TimeoutError:
-        raise UpstreamError(ErrorKind.UPSTREAM_STALLED, "The model stopped sending in its answer.") from None
-    reply.ended = not chunk
-    out = reply.decoder.feed(chunk) if chunk else reply.decoder.finish()
-    reply.attempt.observe(reply.decoder)
-    return out
+async def _relay_stream(reply: Reply, sink: Sink) -> None:
+    attempt, decoder, stream, patience = reply.attempt, reply.decoder, reply.stream, reply.patience
+    out = reply.head
+    while not (reply.ended or decoder.complete):
+        if out:
+            patience.for_caller()
+            await sink.write(out)
+        patience.for_upstream()
+        chunk = await stream.read()
+        reply.ended = not chunk
+        out = decoder.feed(chunk) if chunk else decoder.finish()
+        attempt.observe(decoder)
+    # Settled before the end marker leaves: clients hang up once they have read it.
+    entry = attempt.finish("ok")
+    patience.for_caller()
+    await sink.write(out + _cost_comment(entry))
 
 
 async def _exhaust(reply: Reply) -> None:

@@ -1,0 +1,90 @@
+"""How long an attempt waits: for the first token, between bytes, and in all. One timer for all of its waits.
+
+A time-out around every read would cost more than the read. Here a limit is an attribute; the one timer looks at it when
+it goes off, and goes back to sleep if the limit has moved on meanwhile.
+"""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from gateway.clock import Clock
+from gateway.errors import ErrorKind, GatewayError, UpstreamError
+from gateway.providers.base import streams_upstream
+from gateway.types import Call, Candidate
+
+
+class Patience:
+    """Bounds what is awaited within its context; begins with the wait for the first token.
+
+    A limit that passes cancels the waiting, and the context raises instead UpstreamError (UPSTREAM_TIMEOUT before any
+    content, UPSTREAM_STALLED after) or, at the call's own deadline, GatewayError (DEADLINE).
+    """
+
+    __slots__ = (
+        "_began", "_cancelling", "_clock", "_deadline_ns", "_expired", "_idle_ns", "_task", "_timer", "_timer_ns",
+        "_until_ns",
+    )  # fmt: skip
+
+    def __init__(self, call: Call, candidate: Candidate, clock: Clock, *, others_follow: bool) -> None:
+        self._clock = clock
+        self._deadline_ns = self._until_ns = call.deadline_ns
+        self._idle_ns = int(call.timeouts.idle_s * 1e9)
+        self._began = self._expired = False
+        # Without a stream nothing arrives before the whole answer, so only the total time can bound it.
+        if streams_upstream(call, candidate.target):
+            first_token_s = call.timeouts.first_token_s
+            ceiling = call.route.constraints.ttft_ms
+            if candidate.probe and others_follow and ceiling is not None:
+                # A probe shows by the ceiling whether the target is fast again; the caller pays no more than that.
+                first_token_s = min(first_token_s, ceiling.value / 1e3)
+            self._until_ns = min(call.deadline_ns, clock.monotonic_ns() + int(first_token_s * 1e9))
+
+    def for_upstream(self) -> None:
+        """Wait for the next bytes of an answer that has begun: as long as a connection may be idle."""
+        until_ns = self._until_ns = min(self._deadline_ns, self._clock.monotonic_ns() + self._idle_ns)
+        self._began = True
+        if until_ns < self._timer_ns:
+            self._timer.cancel()
+            self._sleep()
+
+    def for_caller(self) -> None:
+        """Wait for the caller to read: one who stops holds a replica no longer than a slow answer may."""
+        self._until_ns = self._deadline_ns
+
+    def end(self) -> None:
+        """Wait for nothing any more: the answer is whole."""
+        self._timer.cancel()
+
+    def __enter__(self) -> Self:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine is run by a task
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._sleep()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            if self._until_ns >= self._deadline_ns:
+                raise GatewayError(
+                    ErrorKind.DEADLINE, "The request's total time ran out before the answer was complete."
+                ) from None
+            if self._began:
+                raise UpstreamError(ErrorKind.UPSTREAM_STALLED, "The model stopped sending.") from None
+            raise UpstreamError(ErrorKind.UPSTREAM_TIMEOUT, "The model sent no token in time.") from None
+
+    def _sleep(self) -> None:
+        self._timer_ns = self._until_ns
+        delay_s = (self._until_ns - self._clock.monotonic_ns()) / 1e9
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, delay_s), self._wake)
+
+    def _wake(self) -> None:
+        if self._clock.monotonic_ns() < self._until_ns:
+            self._sleep()
+        else:
+            self._expired = True
+            self._task.cancel()
