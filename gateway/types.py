@@ -203,6 +203,11 @@ class Call(Struct, frozen=True, kw_only=True):
     deadline_ns: int
     timeouts: Timeouts
 
+    @property
+    def output_cap(self) -> int | None:
+        """The most tokens that all choices together may have."""
+        return None if self.max_output_tokens is None else self.max_output_tokens * self.envelope.choices
+
 
 class Quantiles(Struct, frozen=True):
     """A prediction: four quantiles in the unit its name states."""

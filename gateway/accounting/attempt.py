@@ -112,7 +112,7 @@ class Attempt:
         presumed = Usage(input_tokens=call.input_tokens_estimate, origin="estimated")
         instruments.ledger.dispatch(
             Dispatch(
-                entry=self._ledger_entry("interrupted", presumed, self._token_cost(presumed), 0.0, None),
+                entry=self._ledger_entry("interrupted", presumed, cost_nano_usd(presumed, self.target.rates)),
                 rates=self.target.rates,
                 operation=call.operation,
                 stream=call.envelope.stream,
@@ -158,8 +158,9 @@ class Attempt:
         """Settle the attempt and return its entry; only the first call counts."""
         if self._entry is not None:
             return self._entry
+        instruments = self._instruments
         usage = self._usage(outcome)
-        duration_ms = (self._instruments.clock.monotonic_ns() - self._started_ns) / _NS_PER_MS
+        duration_ms = (instruments.clock.monotonic_ns() - self._started_ns) / _NS_PER_MS
         first_ns = self.first_content_ns if self.streamed else None
         ttft_ms = (first_ns - self._started_ns) / _NS_PER_MS if first_ns is not None else None
         shown = self._shown_tokens(usage)
@@ -177,18 +178,19 @@ class Attempt:
                 in_flight_at_start=self._lease.in_flight_at_start,
                 retry_after_s=error.retry_after_s if error is not None else None,
                 error_kind=error.kind.value if error is not None else None,
-                max_output_tokens=self._cap(),
+                max_output_tokens=self._call.output_cap,
             )
         )
         if self._pays_by_the_hour:
             cost = hardware_cost_nano_usd(self.target.rates, share_s)
         else:
-            cost = self._token_cost(usage) if self._billed(outcome) else 0
-        entry = self._ledger_entry(outcome, usage, cost, duration_ms, error)
-        self._entry = replace(entry, ttft_ms=ttft_ms, tpot_ms=tpot_ms)
-        self._instruments.ledger.settle(self._entry)
-        self._instruments.observer.attempt_ended(self._entry, self._gaps_ms)
-        return self._entry
+            cost = cost_nano_usd(usage, self.target.rates) if self._billed(outcome) else 0
+        self._entry = entry = self._ledger_entry(
+            outcome, usage, cost, duration_ms=duration_ms, ttft_ms=ttft_ms, tpot_ms=tpot_ms, error=error
+        )
+        instruments.ledger.settle(entry)
+        instruments.observer.attempt_ended(entry, self._gaps_ms)
+        return entry
 
     def _outcome_of(self, error: GatewayError) -> Outcome:
         """Name an error's outcome; behind content, any means an answer that broke off, whose tokens count."""
@@ -200,13 +202,6 @@ class Attempt:
         """Whether the call's time ran out on a target that had long enough to begin."""
         long_enough = duration_ms >= self._call.timeouts.first_token_s * 1e3
         return error.kind is ErrorKind.DEADLINE and not self._events_seen and long_enough
-
-    def _cap(self) -> int | None:
-        per_choice = self._call.max_output_tokens
-        return None if per_choice is None else per_choice * self._call.envelope.choices
-
-    def _token_cost(self, usage: Usage) -> int:
-        return cost_nano_usd(usage, self.target.rates)
 
     def _usage(self, outcome: Outcome) -> Usage:
         """Trust the upstream's count of a complete answer; otherwise never report less than what was seen."""
@@ -243,7 +238,15 @@ class Attempt:
         return (self.last_content_ns - self.first_content_ns) / _NS_PER_MS / (shown - 1)
 
     def _ledger_entry(
-        self, outcome: Outcome, usage: Usage, cost: int, duration_ms: float, error: GatewayError | None
+        self,
+        outcome: Outcome,
+        usage: Usage,
+        cost: int,
+        *,
+        duration_ms: float = 0.0,
+        ttft_ms: float | None = None,
+        tpot_ms: float | None = None,
+        error: GatewayError | None = None,
     ) -> LedgerEntry:
         call = self._call
         return LedgerEntry(
@@ -256,8 +259,8 @@ class Attempt:
             upstream_model=self.target.upstream_model,
             started_at_ns=self._started_wall_ns,
             duration_ms=duration_ms,
-            ttft_ms=None,
-            tpot_ms=None,
+            ttft_ms=ttft_ms,
+            tpot_ms=tpot_ms,
             usage=usage,
             cost_nano_usd=cost,
             cost_origin="estimated" if self._pays_by_the_hour else usage.origin,

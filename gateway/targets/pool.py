@@ -94,8 +94,10 @@ class Lease:
             low = state.tpot_ms.add(now_ns, sample.tpot_ms, 0.0, others) or low
         if sample.ok:
             state.output_tokens.add(now_ns, sample.output_tokens, sample.max_output_tokens)
-            billed = sample.output_tokens + sample.hidden_tokens
-            state.billed_tokens.add(now_ns, billed, sample.max_output_tokens)
+            if sample.hidden_tokens or state.hides_tokens:
+                state.hides_tokens = True
+                billed = sample.output_tokens + sample.hidden_tokens
+                state.billed_tokens.add(now_ns, billed, sample.max_output_tokens)
             self._all_lengths.add(now_ns, sample.output_tokens, sample.max_output_tokens)
         if sample.ok or sample.trips_breaker or ttft_ms is not None:
             state.learnt_at_ns = now_ns
@@ -115,8 +117,8 @@ class _State:
     """Everything known of one target."""
 
     __slots__ = (
-        "asked", "billed_tokens", "breaker", "in_flight", "learnt_at_ns", "output_tokens", "probe", "probe_soon",
-        "tpot_ms", "ttft_ms", "virtual_at_ns", "virtual_ns",
+        "asked", "billed_tokens", "breaker", "hides_tokens", "in_flight", "learnt_at_ns", "output_tokens", "probe",
+        "probe_soon", "tpot_ms", "ttft_ms", "virtual_at_ns", "virtual_ns",
     )  # fmt: skip
 
     def __init__(self, now_ns: int) -> None:
@@ -125,6 +127,8 @@ class _State:
         self.tpot_ms = Window()
         self.output_tokens = Lengths()
         self.billed_tokens = Lengths()
+        self.hides_tokens = False
+        """It has billed reasoning that it did not show; before that, what is billed is what is shown."""
         self.in_flight = 0
         self.virtual_ns = 0.0
         self.virtual_at_ns = now_ns
@@ -157,8 +161,7 @@ class Pool:
     def view(self, call: Call) -> tuple[TargetView, ...]:
         """Read the targets of the call's route at one moment, in their order, for this prompt size and load."""
         now_ns = self._now_ns()
-        tokens = call.input_tokens_estimate
-        cap = None if call.max_output_tokens is None else call.max_output_tokens * call.envelope.choices
+        tokens, cap = call.input_tokens_estimate, call.output_cap
         return tuple([self._view(target, now_ns, tokens, cap) for target in call.route.targets])
 
     def refusal(self, target: Target) -> str | None:
@@ -222,7 +225,7 @@ class Pool:
             ttft_ms=state.ttft_ms.predict(now_ns, tokens, load),
             tpot_ms=state.tpot_ms.predict(now_ns, 0.0, load),
             output_tokens=state.output_tokens.predict(now_ns, cap) or self._all_lengths.predict(now_ns, cap),
-            billed_output_tokens=state.billed_tokens.predict(now_ns, cap),
+            billed_output_tokens=state.billed_tokens.predict(now_ns, cap) if state.hides_tokens else None,
             share=1.0 / (load + 1),
         )
 

@@ -21,8 +21,9 @@ before them is forgotten: the target is another one now. By chance that happens 
 costs only history. The bounds stand still while such a row is building up, or the row itself would move them.
 
 *Age.* Relative weights do not change while nothing arrives, so quantiles are computed when a sample comes and kept
-(of a busy target, when an eighth of the window is new or a quarter of a second has passed). Samples older than 300 s
-leave when a new one comes, never before: old news beats none, and the pool sends a probe to refresh it.
+(of a busy target, when an eighth of the window is new, at most every 20 ms, or a quarter of a second has passed).
+Samples older than 300 s leave when a new one comes, never before: old news beats none, and the pool sends a probe to
+refresh it.
 
 *Failures* give no sample here. A wait that ended without an answer is a lower bound; the pool adds it as it stands
 when it says more than the window knows already.
@@ -45,6 +46,8 @@ RUN = 4
 MARGIN = 1.2
 """How far outside the central 80% they must lie, so that the jitter of a very steady target is no news."""
 REFRESH_NS = 250_000_000
+SOONEST_NS = 20_000_000
+"""A full window's quantiles are not computed more often: with hundreds of samples a second, eight are no news."""
 OUTLIER = 5.0
 _MAX_KEEP = (SIZE - 1) / SIZE
 
@@ -148,7 +151,7 @@ class Window:
         if abs(self._run) >= RUN:
             self._forget_all_but(RUN)
             self._refresh(at_ns)
-        elif self._unseen * 8 >= len(self._samples) or at_ns - self._refreshed_at_ns >= REFRESH_NS:
+        elif self._is_due(at_ns - self._refreshed_at_ns):
             self._refresh(at_ns)
         return surprisingly_low
 
@@ -162,6 +165,11 @@ class Window:
         line = max(start + per_token * tokens + per_load * load, floor)
         p50, p90, p95, p99 = self._ratios
         return Quantiles(line * p50, line * p90, line * p95, line * p99)
+
+    def _is_due(self, age_ns: int) -> bool:
+        """Whether quantiles of that age are to be computed anew."""
+        count = len(self._samples)
+        return age_ns >= REFRESH_NS or (self._unseen * 8 >= count and (age_ns >= SOONEST_NS or count < SIZE))
 
     def _forget_all_but(self, newest: int) -> None:
         kept = list(self._samples)[-newest:]
@@ -212,23 +220,46 @@ class Lengths:
     __slots__ = ("_by_cap",)
 
     def __init__(self) -> None:
-        self._by_cap: dict[int, Window] = {}
+        self._by_cap: dict[int, _Answers] = {}
 
     def add(self, at_ns: int, tokens: int, cap: int | None) -> None:
         """Learn one complete answer; caps within a factor of two are learnt together (at most 20 windows)."""
         key = _cap_key(cap)
-        window = self._by_cap.get(key)
-        if window is None:
-            window = self._by_cap[key] = Window()
-        window.add(at_ns, max(1, tokens))
+        answers = self._by_cap.get(key)
+        if answers is None:
+            answers = self._by_cap[key] = _Answers()
+        answers.waiting.append((at_ns, tokens))
 
     def predict(self, now_ns: int, cap: int | None) -> Quantiles | None:
         """Predict tokens under a cap; if there was none like it, as an uncapped answer cut off there."""
-        window = self._by_cap.get(_cap_key(cap)) or self._by_cap.get(0)
-        known = None if window is None else window.predict(now_ns)
-        if known is None or cap is None:
+        answers = self._by_cap.get(_cap_key(cap)) or self._by_cap.get(0)
+        if answers is None:
+            return None
+        known = answers.predict(now_ns)
+        if cap is None or known.p99 <= cap:
             return known
         return Quantiles(min(known.p50, cap), min(known.p90, cap), min(known.p95, cap), min(known.p99, cap))
+
+
+class _Answers:
+    """The lengths of answers under one cap, learnt when they are asked for: of a busy target, now and then."""
+
+    __slots__ = ("_known", "_learnt_at_ns", "_window", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[int, int]] = deque(maxlen=SIZE)
+        self._window = Window()
+        self._known = Quantiles(1.0, 1.0, 1.0, 1.0)
+        self._learnt_at_ns = 0
+
+    def predict(self, now_ns: int) -> Quantiles:
+        if self.waiting and (len(self._window) < SIZE or now_ns - self._learnt_at_ns >= REFRESH_NS):
+            for at_ns, tokens in self.waiting:
+                self._window.add(at_ns, max(1, tokens))
+            self.waiting.clear()
+            self._learnt_at_ns = now_ns
+            self._known = self._window.predict(now_ns) or self._known
+        return self._known
 
 
 def _cap_key(cap: int | None) -> int:

@@ -2,15 +2,20 @@
 
 Labels hold only what the configuration names (routes, targets) and what the code enumerates (outcomes, kinds, token
 classes). Names behind a wildcard are the caller's choice, so only so many names become labels, the rest ``other``:
-a caller cannot fill the memory with series. Label children are looked up once and kept, since that is what costs.
+a caller cannot fill the memory with series.
+
+What is counted is kept in ``figures``; prometheus-client writes it out when it is asked for. Its own counters take a
+lock and several calls each, which for some twenty of them is more than all else that a request's accounting does.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from msgspec import Struct
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gateway.telemetry.figures import Figures, Histogram, Name
 from gateway.types import CallRecord, LedgerEntry
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -24,6 +29,88 @@ _MAX_NAMES = 500
 _REST = "other"
 
 TOKEN_CLASSES = ("input", "cached_input", "cache_write", "output", "reasoning")
+
+
+class _Declared(Struct, frozen=True):
+    """A metric: a counter, or with ``bounds`` a histogram."""
+
+    name: str
+    text: str
+    labels: tuple[str, ...]
+    bounds: tuple[float, ...] = ()
+
+
+_REQUESTS = _Declared(
+    "tollway_requests",
+    "Calls by route, outcome and HTTP status; route is 'none' when the call was refused before it had one.",
+    ("route", "outcome", "status"),
+)
+_DURATION = _Declared(
+    "tollway_request_duration_seconds",
+    "From the request's arrival to the end of its answer.",
+    ("route",),
+    _DURATION_BUCKETS_S,
+)
+_OVERHEAD = _Declared(
+    "tollway_gateway_overhead_seconds",
+    "From the request's arrival to its first dispatch: the gateway's own part of TTFT.",
+    (),
+    _OVERHEAD_BUCKETS_S,
+)
+_ATTEMPTS = _Declared("tollway_attempts", "Tries at a target by outcome.", ("target", "outcome"))
+_ERRORS = _Declared("tollway_upstream_errors", "Failed attempts by kind of error.", ("target", "kind"))
+_TTFT = _Declared(
+    "tollway_ttft_seconds", "From an attempt's dispatch to its first content.", ("target",), _TTFT_BUCKETS_S
+)
+_TPOT = _Declared(
+    "tollway_tpot_seconds",
+    "Time per output token: (last - first) / (output tokens - 1), a sample for each attempt.",
+    ("target",),
+    _TPOT_BUCKETS_S,
+)
+_ITL = _Declared(
+    "tollway_itl_seconds",
+    "Gaps between content-bearing chunks, a sample for each gap.",
+    ("target",),
+    _TPOT_BUCKETS_S,
+)
+_TOKENS = _Declared("tollway_tokens", "Tokens by disjoint class.", ("target", "class"))
+_COST = _Declared("tollway_cost_nano_usd", "Cost in nano-dollars.", ("target",))
+_ALL = (_REQUESTS, _DURATION, _OVERHEAD, _ATTEMPTS, _ERRORS, _TTFT, _TPOT, _ITL, _TOKENS, _COST)
+
+
+class _Exposition(Collector):
+    """Turns figures into what prometheus-client writes."""
+
+    def __init__(self, read: Callable[[], Mapping[Name, Sequence[float]]]) -> None:
+        self._read = read
+
+    def describe(self) -> Iterable[Metric]:
+        """Yield nothing: names are not checked against those of other collectors, for there are none."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield one reading."""
+        families = {each.name: _family(each) for each in _ALL}
+        bounds = {each.name: each.bounds for each in _ALL}
+        for (name, labels), numbers in self._read().items():
+            family = families[name]
+            if isinstance(family, CounterMetricFamily):
+                family.add_metric(labels, numbers[0])
+                continue
+            *counts, total = numbers
+            running, buckets = 0.0, []
+            for bound, count in zip((*bounds[name], float("inf")), counts, strict=True):
+                running += count
+                buckets.append(("+Inf" if bound == float("inf") else str(bound), running))
+            family.add_metric(labels, buckets=buckets, sum_value=total)
+        return families.values()
+
+
+def _family(declared: _Declared) -> CounterMetricFamily | HistogramMetricFamily:
+    if declared.bounds:
+        return HistogramMetricFamily(declared.name, declared.text, labels=declared.labels)
+    return CounterMetricFamily(declared.name, declared.text, labels=declared.labels)
 
 
 class TargetGauges(Collector):
@@ -61,72 +148,44 @@ class TargetGauges(Collector):
 
 
 class _TargetSeries:
-    """The label children of one target."""
+    """Where one target's figures are kept."""
 
-    def __init__(self, metrics: "Metrics", target: str) -> None:
-        self.label = target
-        self.ttft = metrics.ttft.labels(target)
-        self.tpot = metrics.tpot.labels(target)
-        self.itl = metrics.itl.labels(target)
-        self.cost = metrics.cost.labels(target)
-        self.tokens = [metrics.tokens.labels(target, token_class) for token_class in TOKEN_CLASSES]
+    def __init__(self, figures: Figures, label: str) -> None:
+        self.label = label
+        self.ttft = _histogram(figures, _TTFT, label)
+        self.tpot = _histogram(figures, _TPOT, label)
+        self.itl = _histogram(figures, _ITL, label)
+        self.cost = figures.counter(_COST.name, (label,))
+        self.tokens = [figures.counter(_TOKENS.name, (label, token_class)) for token_class in TOKEN_CLASSES]
+        self.outcomes: dict[str, int] = {}
+
+
+class _RouteSeries:
+    """Where one route's figures are kept."""
+
+    def __init__(self, figures: Figures, label: str) -> None:
+        self.label = label
+        self.duration = _histogram(figures, _DURATION, label)
+        self.ends: dict[tuple[str, int], int] = {}
+
+
+def _histogram(figures: Figures, declared: _Declared, *labels: str) -> Histogram:
+    return figures.histogram(declared.name, labels, declared.bounds)
 
 
 class Metrics:
-    """Declares the metrics and keeps them: the pipeline's observer."""
+    """Keeps the metrics: the pipeline's observer. ``read`` gives the figures to export, by default those kept here."""
 
-    def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "tollway_requests",
-            "Calls by route, outcome and HTTP status; route is 'none' when the call was refused before it had one.",
-            ["route", "outcome", "status"],
-            registry=registry,
-        )
-        self.duration = Histogram(
-            "tollway_request_duration_seconds",
-            "From the request's arrival to the end of its answer.",
-            ["route"],
-            buckets=_DURATION_BUCKETS_S,
-            registry=registry,
-        )
-        self.overhead = Histogram(
-            "tollway_gateway_overhead_seconds",
-            "From the request's arrival to its first dispatch: the gateway's own part of TTFT.",
-            buckets=_OVERHEAD_BUCKETS_S,
-            registry=registry,
-        )
-        self.attempts = Counter(
-            "tollway_attempts", "Tries at a target by outcome.", ["target", "outcome"], registry=registry
-        )
-        self.upstream_errors = Counter(
-            "tollway_upstream_errors", "Failed attempts by kind of error.", ["target", "kind"], registry=registry
-        )
-        self.ttft = Histogram(
-            "tollway_ttft_seconds",
-            "From an attempt's dispatch to its first content.",
-            ["target"],
-            buckets=_TTFT_BUCKETS_S,
-            registry=registry,
-        )
-        self.tpot = Histogram(
-            "tollway_tpot_seconds",
-            "Time per output token: (last - first) / (output tokens - 1), a sample for each attempt.",
-            ["target"],
-            buckets=_TPOT_BUCKETS_S,
-            registry=registry,
-        )
-        self.itl = Histogram(
-            "tollway_itl_seconds",
-            "Gaps between content-bearing chunks, a sample for each gap.",
-            ["target"],
-            buckets=_TPOT_BUCKETS_S,
-            registry=registry,
-        )
-        self.tokens = Counter("tollway_tokens", "Tokens by disjoint class.", ["target", "class"], registry=registry)
-        self.cost = Counter("tollway_cost_nano_usd", "Cost in nano-dollars.", ["target"], registry=registry)
+    def __init__(
+        self, figures: Figures | None = None, read: Callable[[], Mapping[Name, Sequence[float]]] | None = None
+    ) -> None:
+        self._figures = figures = figures or Figures()
+        self._values = figures.values
+        self._overhead = _histogram(figures, _OVERHEAD)
         self._targets: dict[str, _TargetSeries] = {}
-        self._routes: set[str] = set()
+        self._routes: dict[str, _RouteSeries] = {}
+        self.registry = CollectorRegistry()
+        self.registry.register(_Exposition(read or figures.read))
 
     def watch(
         self, in_flight: Callable[[], Mapping[str, int]], breaker_states: Callable[[], Mapping[str, str]]
@@ -140,46 +199,53 @@ class Metrics:
 
     def attempt_ended(self, entry: LedgerEntry, gaps_ms: list[float]) -> None:
         """Count one attempt. The counters add what its ledger entry says, so that the two agree exactly."""
-        series = self._series_of(entry.target_id)
-        self.attempts.labels(series.label, entry.outcome).inc()
+        series, values = self._series_of(entry.target_id), self._values
+        cell = series.outcomes.get(entry.outcome)
+        if cell is None:
+            cell = self._figures.counter(_ATTEMPTS.name, (series.label, entry.outcome))
+            series.outcomes[entry.outcome] = cell
+        values[cell] += 1.0
         if entry.error_kind is not None:
-            self.upstream_errors.labels(series.label, entry.error_kind).inc()
+            values[self._figures.counter(_ERRORS.name, (series.label, entry.error_kind))] += 1.0
         if entry.ttft_ms is not None:
             series.ttft.observe(entry.ttft_ms / 1e3)
         if entry.tpot_ms is not None:
             series.tpot.observe(entry.tpot_ms / 1e3)
         for gap_ms in gaps_ms:
             series.itl.observe(gap_ms / 1e3)
-        usage = entry.usage
-        counts = (
-            usage.input_tokens,
-            usage.cached_input_tokens,
-            usage.cache_write_tokens,
-            usage.output_tokens,
-            usage.reasoning_tokens,
-        )
-        for child, count in zip(series.tokens, counts, strict=True):
-            if count:
-                child.inc(count)
-        series.cost.inc(entry.cost_nano_usd)
+        usage, tokens = entry.usage, series.tokens
+        values[tokens[0]] += usage.input_tokens
+        values[tokens[1]] += usage.cached_input_tokens
+        values[tokens[2]] += usage.cache_write_tokens
+        values[tokens[3]] += usage.output_tokens
+        values[tokens[4]] += usage.reasoning_tokens
+        values[series.cost] += entry.cost_nano_usd
 
     def call_ended(self, record: CallRecord) -> None:
         """Count one call."""
-        route = record.route or "none"
-        if route not in self._routes:
-            if len(self._routes) < _MAX_NAMES:
-                self._routes.add(route)
-            else:
-                route = _REST
-        self.requests.labels(route, record.outcome, str(record.status)).inc()
-        self.duration.labels(route).observe(record.duration_ms / 1e3)
+        series = self._route_of(record.route or "none")
+        end = (record.outcome, record.status)
+        cell = series.ends.get(end)
+        if cell is None:
+            cell = self._figures.counter(_REQUESTS.name, (series.label, record.outcome, str(record.status)))
+            series.ends[end] = cell
+        self._values[cell] += 1.0
+        series.duration.observe(record.duration_ms / 1e3)
         if record.overhead_ms is not None:
-            self.overhead.observe(record.overhead_ms / 1e3)
+            self._overhead.observe(record.overhead_ms / 1e3)
 
     def _series_of(self, target_id: str) -> _TargetSeries:
         series = self._targets.get(target_id)
         if series is None:
             if len(self._targets) >= _MAX_NAMES and target_id != _REST:
                 return self._series_of(_REST)
-            series = self._targets[target_id] = _TargetSeries(self, target_id)
+            series = self._targets[target_id] = _TargetSeries(self._figures, target_id)
+        return series
+
+    def _route_of(self, name: str) -> _RouteSeries:
+        series = self._routes.get(name)
+        if series is None:
+            if len(self._routes) >= _MAX_NAMES and name != _REST:
+                return self._route_of(_REST)
+            series = self._routes[name] = _RouteSeries(self._figures, name)
         return series
