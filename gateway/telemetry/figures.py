@@ -30,15 +30,15 @@ class Figures:
     def __init__(self, path: Path | None = None) -> None:
         self._cells: dict[Name, range] = {}
         self._used = 0
-        self._names = None
+        self._names: Path | None = None
         if path is None:
             self.values: memoryview[float] = memoryview(bytearray(_BYTES)).cast("d")
             return
         for name, cells in _read_names(path).items():
             self._cells[name] = cells
             self._used = max(self._used, cells.stop)
-        self._names = _names_path(path).open("ab", buffering=0)
-        self._names.write(b"\n")  # closes the line that a death may have left unfinished
+        self._names = _names_path(path)
+        self._append(b"")  # closes the line that a death may have left unfinished
         with path.open("ab") as file:
             file.truncate(_BYTES)
         with path.open("r+b") as file:
@@ -64,9 +64,13 @@ class Figures:
                 raise MemoryError("more series than there is room for")
             self._used = cells.stop
             self._cells[name] = cells
-            if self._names is not None:
-                self._names.write(msgspec.json.encode((*name, cells.start, count)) + b"\n")
+            self._append(msgspec.json.encode((*name, cells.start, count)))
         return cells
+
+    def _append(self, line: bytes) -> None:
+        if self._names is not None:
+            with self._names.open("ab") as file:
+                file.write(line + b"\n")
 
 
 class Histogram:

@@ -1,0 +1,64 @@
+"""Figures: counted in one process, read in another, continued after a death."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from gateway.telemetry.figures import Figures, read_all
+
+BOUNDS = (0.1, 1.0)
+
+
+def _count(path: Path, times: int) -> None:
+    figures = Figures(path)
+    cell = figures.counter("requests", ("auto", "ok"))
+    seconds = figures.histogram("seconds", ("auto",), BOUNDS)
+    for number in range(times):
+        figures.values[cell] += 1
+        seconds.observe(number)
+
+
+def test_a_value_on_a_bound_lies_within_it() -> None:
+    """As Prometheus has it: ``le`` is less or equal; the last two cells are +Inf's count and the sum."""
+    figures = Figures()
+    seconds = figures.histogram("seconds", ("auto",), BOUNDS)
+    for value in (0.05, 0.1, 0.5, 1.0, 3.0):
+        seconds.observe(value)
+    assert figures.read() == {("seconds", ("auto",)): [2, 2, 1, pytest.approx(4.65)]}
+
+
+def test_processes_are_added_up_while_they_live_and_after(tmp_path: Path) -> None:
+    """Three processes, one of them still here: what is read is the sum, of the same series and of different ones."""
+    paths = [tmp_path / f"worker-{number}" for number in range(3)]
+    context = multiprocessing.get_context("spawn")
+    children = [context.Process(target=_count, args=(path, 4)) for path in paths[:2]]
+    for child in children:
+        child.start()
+    mine = Figures(paths[2])
+    mine.values[mine.counter("requests", ("other", "ok"))] += 7
+    mine.values[mine.counter("requests", ("auto", "ok"))] += 1
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    assert read_all(paths) == {
+        ("requests", ("auto", "ok")): [9],
+        ("requests", ("other", "ok")): [7],
+        ("seconds", ("auto",)): [2, 2, 4, 12],
+    }
+
+
+def test_whoever_opens_the_same_path_goes_on_counting(tmp_path: Path) -> None:
+    """A counter never goes back, though the process that kept it died; a name that was cut short is none."""
+    path = tmp_path / "worker-0"
+    _count(path, 3)
+    with path.with_suffix(".names").open("ab") as names:
+        names.write(b'["requests",["au')
+    _count(path, 2)
+    later = Figures(path)
+    later.values[later.counter("requests", ("auto", "late"))] += 1
+    assert read_all([path]) == {
+        ("requests", ("auto", "ok")): [5],
+        ("seconds", ("auto",)): [2, 2, 1, 4],
+        ("requests", ("auto", "late")): [1],
+    }
