@@ -256,7 +256,8 @@ class Candidate(Struct, frozen=True, kw_only=True):
     target: Target
     prediction: Prediction
     within_ceilings: bool
-    probe: bool = False
+    probe_due: bool = False
+    """Nothing was learnt of it for a while: if it comes first, this call is its probe."""
 
 
 class Dropped(Struct, frozen=True, kw_only=True):

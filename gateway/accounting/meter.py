@@ -4,6 +4,7 @@ Its attempts are measured in ``attempt``. Nothing here awaits, so cancellation c
 its ledger line.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from gateway.accounting.attempt import OUTCOMES, Attempt, Instruments
@@ -98,13 +99,7 @@ class Meter:
     def close(self) -> None:
         """Settle the holds and write the call's record."""
         entries = [attempt.finish("cancelled") for attempt in self._attempts]
-        usage = Usage(
-            input_tokens=sum(e.usage.input_tokens for e in entries),
-            cached_input_tokens=sum(e.usage.cached_input_tokens for e in entries),
-            cache_write_tokens=sum(e.usage.cache_write_tokens for e in entries),
-            output_tokens=sum(e.usage.output_tokens for e in entries),
-            reasoning_tokens=sum(e.usage.reasoning_tokens for e in entries),
-        )
+        usage = entries[0].usage if len(entries) == 1 else _sum([entry.usage for entry in entries])
         for hold in self._holds:
             hold.settle(usage)
         record = self._record(entries)
@@ -137,17 +132,37 @@ class Meter:
             error_kind=error.kind.value if error is not None else None,
             target_id=winner.target.id if winner is not None else None,
             reason=self._reason,
-            considered=tuple(
-                Considered(
-                    target_id=c.target.id, prediction=c.prediction, within_ceilings=c.within_ceilings, probe=c.probe
-                )
-                for c in (plan.candidates if plan is not None else ())
-            ),
+            considered=_considered(plan) if plan is not None else (),
             dropped=plan.dropped if plan is not None else (),
-            attempt_ids=tuple(e.attempt_id for e in entries),
-            cost_nano_usd=sum(e.cost_nano_usd for e in entries),
+            attempt_ids=tuple([e.attempt_id for e in entries]),
+            cost_nano_usd=sum([e.cost_nano_usd for e in entries]),
             ttft_ms=(first_ns - received_ns) / _NS_PER_MS if first_ns is not None else None,
             tpot_ms=won.tpot_ms if won is not None else None,
             duration_ms=(self._instruments.clock.monotonic_ns() - received_ns) / _NS_PER_MS,
             overhead_ms=(dispatched_ns - received_ns) / _NS_PER_MS if dispatched_ns is not None else None,
         )
+
+
+def _considered(plan: Plan) -> tuple[Considered, ...]:
+    first = plan.candidates[0]
+    return tuple(
+        [
+            Considered(
+                target_id=each.target.id,
+                prediction=each.prediction,
+                within_ceilings=each.within_ceilings,
+                probe=each.probe_due and each is first,
+            )
+            for each in plan.candidates
+        ]
+    )
+
+
+def _sum(usages: Sequence[Usage]) -> Usage:
+    return Usage(
+        input_tokens=sum(each.input_tokens for each in usages),
+        cached_input_tokens=sum(each.cached_input_tokens for each in usages),
+        cache_write_tokens=sum(each.cache_write_tokens for each in usages),
+        output_tokens=sum(each.output_tokens for each in usages),
+        reasoning_tokens=sum(each.reasoning_tokens for each in usages),
+    )

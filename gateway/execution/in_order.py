@@ -34,6 +34,7 @@ class InOrder:
         """Yield the first answer; see ``Strategy.run``."""
         failures: list[tuple[str, UpstreamError]] = []
         answered = False
+        probing = plan.candidates[0].probe_due and len(plan.candidates) > 1
         for position, candidate in enumerate(plan.candidates):
             target = candidate.target
             if self._clock.monotonic_ns() >= call.deadline_ns:
@@ -43,7 +44,7 @@ class InOrder:
                 failures.append((target.id, UpstreamError(ErrorKind.BREAKER_OPEN, refusal)))
                 continue
             adapter = self._adapters[target.adapter]
-            patience = Patience(call, candidate, self._clock, others_follow=position + 1 < len(plan.candidates))
+            patience = Patience(call, candidate, self._clock, probe=probing and position == 0)
             try:
                 with meter.attempt(call, candidate) as attempt, patience:
                     request = adapter.request(call, target, attempt.id)

@@ -26,7 +26,7 @@ class Patience:
         "_until_ns",
     )  # fmt: skip
 
-    def __init__(self, call: Call, candidate: Candidate, clock: Clock, *, others_follow: bool) -> None:
+    def __init__(self, call: Call, candidate: Candidate, clock: Clock, *, probe: bool) -> None:
         self._clock = clock
         self._deadline_ns = self._until_ns = call.deadline_ns
         self._idle_ns = int(call.timeouts.idle_s * 1e9)
@@ -35,8 +35,8 @@ class Patience:
         if streams_upstream(call, candidate.target):
             first_token_s = call.timeouts.first_token_s
             ceiling = call.route.constraints.ttft_ms
-            if candidate.probe and others_follow and ceiling is not None:
-                # A probe shows by the ceiling whether the target is fast again; the caller pays no more than that.
+            if probe and ceiling is not None:
+                # A probe, behind which others follow, shows by the ceiling whether the target is fast again.
                 first_token_s = min(first_token_s, ceiling.value / 1e3)
             self._until_ns = min(call.deadline_ns, clock.monotonic_ns() + int(first_token_s * 1e9))
 

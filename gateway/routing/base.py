@@ -73,8 +73,8 @@ class Objective(Protocol):
     def order(self, call: Call, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Return all candidates, the preferred one first; ties keep the order given, which is the configuration's.
 
-        Ceilings are the router's business: order as if every candidate kept them. ``candidate.probe`` says that nothing
-        was learnt of this target for a while.
+        Ceilings are the router's business: order as if every candidate kept them. ``candidate.probe_due`` says that
+        nothing was learnt of this target for a while.
         """
 
     def figure(self, candidate: Candidate) -> str:

@@ -10,8 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from msgspec.structs import replace
-
 from gateway.errors import ErrorKind, GatewayError
 from gateway.routing.base import Fault, Filter, Objective, Predictors
 from gateway.types import Call, Candidate, Constraints, Dropped, Plan, Prediction, TargetView
@@ -39,7 +37,7 @@ class Router:
     def __init__(
         self, *, filters: Sequence[Filter], predictors: Predictors, objectives: Mapping[str, Objective]
     ) -> None:
-        self._filters = tuple(filters)
+        self._rejecters = tuple((each.reject, each.name) for each in filters)
         self._faults: dict[str, Fault] = {each.name: each.fault for each in filters}
         self._predictors = predictors
         self._objectives = objectives
@@ -56,23 +54,16 @@ class Router:
             raise self._nothing_left(call, dropped, views)
         candidates = [self._candidate(call, view) for view in remaining]
         objective = self._objectives[route.objective]
-        ordered = objective.order(call, candidates)
-        within = [each for each in ordered if each.within_ceilings]
-        beyond = [each for each in ordered if not each.within_ceilings]
-        probe = _probe(ordered, route.constraints.cost_nano_usd) if beyond else None
-        if len(beyond) > 1:
-            beyond.sort(key=lambda each: breach(each, route.constraints).excess)
-        if not within and not probe and route.when_none_fits == "reject":
-            raise _none_fits(call, beyond)
-        if route.when_none_fits == "reject":
-            beyond = []
-        others = within + beyond
+        ordered = others = objective.order(call, candidates)
+        probe = None
+        if not all(each.within_ceilings for each in ordered):
+            probe = _probe(ordered, route.constraints.cost_nano_usd)
+            others = _within_first(call, ordered)
+            if not others and not probe:
+                raise _none_fits(call, ordered)
         first = probe or others[0]
         return Plan(
-            candidates=(
-                first,
-                *[replace(each, probe=False) if each.probe else each for each in others if each is not first],
-            ),
+            candidates=(first, *[each for each in others if each is not first]),
             dropped=tuple(dropped),
             policy=route.name,
             policy_version=route.version,
@@ -83,10 +74,10 @@ class Router:
         remaining: list[TargetView] = []
         dropped: list[Dropped] = []
         for view in views:
-            for each in self._filters:
-                reason = each.reject(call, view)
+            for reject, name in self._rejecters:
+                reason = reject(call, view)
                 if reason is not None:
-                    dropped.append(Dropped(target_id=view.target.id, filter=each.name, reason=reason))
+                    dropped.append(Dropped(target_id=view.target.id, filter=name, reason=reason))
                     break
             else:
                 remaining.append(view)
@@ -105,7 +96,7 @@ class Router:
             target=view.target,
             prediction=prediction,
             within_ceilings=_is_within(prediction, call.route.constraints),
-            probe=view.probe_due,
+            probe_due=view.probe_due,
         )
 
     def _nothing_left(self, call: Call, dropped: list[Dropped], views: Sequence[TargetView]) -> GatewayError:
@@ -150,6 +141,15 @@ def breach(candidate: Candidate, constraints: Constraints) -> Breach:
     return worst
 
 
+def _within_first(call: Call, ordered: Sequence[Candidate]) -> list[Candidate]:
+    """Move those beyond a ceiling behind the others, the least excess first; on a route that insists, drop them."""
+    within = [each for each in ordered if each.within_ceilings]
+    if call.route.when_none_fits == "reject":
+        return within
+    beyond = [each for each in ordered if not each.within_ceilings]
+    return within + sorted(beyond, key=lambda each: breach(each, call.route.constraints).excess)
+
+
 def _is_within(prediction: Prediction, constraints: Constraints) -> bool:
     ttft, tpot, cost = constraints.ttft_ms, constraints.tpot_ms, constraints.cost_nano_usd
     if ttft is not None and prediction.ttft_ms is not None and getattr(prediction.ttft_ms, ttft.quantile) > ttft.value:
@@ -169,7 +169,7 @@ def _probe(ordered: Sequence[Candidate], limit_nano_usd: int | None) -> Candidat
     for each in ordered:
         if each.within_ceilings:
             return None
-        if each.probe and not (some_within and _too_dear(each, limit_nano_usd)):
+        if each.probe_due and not (some_within and _too_dear(each, limit_nano_usd)):
             return each
     return None
 
@@ -183,7 +183,7 @@ def _reason(call: Call, objective: Objective, ordered: Sequence[Candidate], firs
     constraints = call.route.constraints
     if not first.within_ceilings:
         worst = breach(first, constraints).text
-        if first.probe:
+        if first.probe_due:
             return f"{first.target.id} is tried again, nothing was learnt of it for a while: predicted {worst}"
         return f"none within ceilings: {first.target.id} is predicted {worst}"
     if len(ordered) == 1:

@@ -16,7 +16,7 @@ def _total_ms(candidate: Candidate) -> float:
 
 
 def _rank(candidate: Candidate) -> float:
-    return -1.0 if candidate.probe else _total_ms(candidate)
+    return -1.0 if candidate.probe_due else _total_ms(candidate)
 
 
 class Fastest:

