@@ -7,7 +7,7 @@ minute, which the limit itself bounds. Only keys with a limit are recorded at al
 
 Nothing waits between the check and the count: ``admit`` has no ``await`` in it, and the event loop runs one task at a
 time, so calls of the same moment cannot both take the last place. Several processes each count for themselves;
-sharing the counts is left to an implementation on Redis.
+``shared`` counts for all of one machine.
 
 What is kept is keyed by the key's id, not by its snapshot, so a reload with another limit goes on from what was
 counted. A key that fell silent costs nothing after a minute: windows stand in the order of their last admission, and
@@ -21,7 +21,7 @@ from gateway.clock import Clock
 from gateway.errors import ErrorKind, GatewayError
 from gateway.types import Call, Plan, Usage
 
-_WINDOW_NS = 60_000_000_000
+WINDOW_NS = 60_000_000_000
 _CONCURRENCY_RETRY_S = 1.0
 
 
@@ -61,7 +61,7 @@ class _Place:
             del running[self._key_id]
 
 
-_NOTHING = _Nothing()
+NOTHING = _Nothing()
 
 
 class InProcessGate:
@@ -80,43 +80,51 @@ class InProcessGate:
         if key.requests_per_minute is not None:
             self._check_rate(key.key_id, key.requests_per_minute, now_ns)
         if key.concurrency is not None and self._running.get(key.key_id, 0) >= key.concurrency:
-            raise GatewayError(
-                ErrorKind.TOO_MANY_CONCURRENT,
-                f"The key '{key.key_id}' has {key.concurrency} requests running, which is its limit. "
-                "Wait for one of them to end.",
-                retry_after_s=_CONCURRENCY_RETRY_S,
-            )
+            raise too_many_concurrent(key.key_id, key.concurrency)
         # Both have room: count now, with nothing in between.
         if key.requests_per_minute is not None:
             self._windows.setdefault(key.key_id, deque()).append(now_ns)
             self._windows.move_to_end(key.key_id)
-        return _NOTHING if key.concurrency is None else _Place(self._running, key.key_id)
+        return NOTHING if key.concurrency is None else _Place(self._running, key.key_id)
 
     async def reserve(self, call: Call, plan: Plan) -> Hold:  # noqa: ARG002 - budgets are not there yet
         """Hold nothing: there are no budgets yet."""
-        return _NOTHING
+        return NOTHING
 
     def _check_rate(self, key_id: str, limit: int, now_ns: int) -> None:
         window = self._windows.get(key_id)
         if window is None:
             return
-        while window and now_ns - window[0] >= _WINDOW_NS:
+        while window and now_ns - window[0] >= WINDOW_NS:
             window.popleft()
         if len(window) < limit:
             return
         # Room comes when fewer than the limit are left; a reload may have lowered it below what the window holds.
-        room_ns = window[-limit] + _WINDOW_NS
-        raise GatewayError(
-            ErrorKind.RATE_LIMITED,
-            f"The key '{key_id}' has made {limit} requests within 60 seconds, which is its limit. "
-            f"Try again in {(room_ns - now_ns) / 1e9:.1f} s.",
-            retry_after_s=(room_ns - now_ns) / 1e9,
-        )
+        raise rate_limited(key_id, limit, window[-limit] + WINDOW_NS - now_ns)
 
     def _forget_silent_keys(self, now_ns: int) -> None:
         windows = self._windows
         while windows:
             key_id, window = next(iter(windows.items()))
-            if window and now_ns - window[-1] < _WINDOW_NS:
+            if window and now_ns - window[-1] < WINDOW_NS:
                 return
             del windows[key_id]
+
+
+def rate_limited(key_id: str, limit: int, room_ns: int) -> GatewayError:
+    """Say when there will be room."""
+    return GatewayError(
+        ErrorKind.RATE_LIMITED,
+        f"The key '{key_id}' has made {limit} requests within 60 seconds, which is its limit. "
+        f"Try again in {room_ns / 1e9:.1f} s.",
+        retry_after_s=room_ns / 1e9,
+    )
+
+
+def too_many_concurrent(key_id: str, limit: int) -> GatewayError:
+    """Say what has to end first."""
+    return GatewayError(
+        ErrorKind.TOO_MANY_CONCURRENT,
+        f"The key '{key_id}' has {limit} requests running, which is its limit. Wait for one of them to end.",
+        retry_after_s=_CONCURRENCY_RETRY_S,
+    )

@@ -1,18 +1,26 @@
 """Rate and concurrency: exact under any interleaving, and nothing left behind."""
 
 import asyncio
+import itertools
+import multiprocessing
+from collections.abc import Callable, Iterator
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.admission.base import Hold
+from gateway.admission.base import Gate, Hold
 from gateway.admission.gate import InProcessGate
+from gateway.admission.shared import SharedGate
+from gateway.clock import Clock, SystemClock
 from gateway.errors import ErrorKind, GatewayError
 from gateway.types import Call, Plan, Usage
 from tests.ground.builders import build_call, build_principal
 
 SECOND_NS = 1_000_000_000
+NewGate = Callable[[Clock], Gate]
 PLAN = Plan(candidates=(), dropped=(), policy="cost", policy_version="v1", reason="")
 
 
@@ -35,31 +43,64 @@ def a_call(key_id: str = "demo", *, per_minute: int | None = None, at_a_time: in
     return build_call(principal=build_principal(key_id, requests_per_minute=per_minute, concurrency=at_a_time))
 
 
-async def is_let_in(gate: InProcessGate, call: Call) -> Hold | None:
+class InTurn:
+    """Three processes' gates as one: each call comes to the next of them."""
+
+    def __init__(self, gates: list[SharedGate]) -> None:
+        self._gates = itertools.cycle(gates)
+
+    async def admit(self, call: Call) -> Hold:
+        """Ask the next one."""
+        return await next(self._gates).admit(call)
+
+    async def reserve(self, call: Call, plan: Plan) -> Hold:
+        """Ask the next one."""
+        return await next(self._gates).reserve(call, plan)
+
+
+@pytest.fixture(scope="module", params=["one process", "three processes"])
+def new_gate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewGate]:
+    """Make gates that have counted nothing."""
+    opened: list[SharedGate] = []
+
+    def make(clock: Clock) -> Gate:
+        if request.param == "one process":
+            return InProcessGate(clock)
+        directory = tmp_path_factory.mktemp("limits")
+        gates = [SharedGate(directory, slot, clock) for slot in range(3)]
+        opened.extend(gates)
+        return InTurn(gates)
+
+    yield make
+    for gate in opened:
+        gate.close()
+
+
+async def is_let_in(gate: Gate, call: Call) -> Hold | None:
     try:
         return await gate.admit(call)
     except GatewayError:
         return None
 
 
-async def refusal(gate: InProcessGate, call: Call) -> GatewayError:
+async def refusal(gate: Gate, call: Call) -> GatewayError:
     with pytest.raises(GatewayError) as caught:
         await gate.admit(call)
     return caught.value
 
 
-async def test_the_rate_is_exact_under_concurrency() -> None:
+async def test_the_rate_is_exact_under_concurrency(new_gate: NewGate) -> None:
     """A hundred calls at the same moment, ten places: ten get in."""
-    gate = InProcessGate(HandClock())
+    gate = new_gate(HandClock())
     call = a_call(per_minute=10)
     holds = await asyncio.gather(*(is_let_in(gate, call) for _ in range(100)))
     assert sum(hold is not None for hold in holds) == 10
 
 
-async def test_a_refused_call_is_told_when_to_come_back_and_then_gets_in() -> None:
+async def test_a_refused_call_is_told_when_to_come_back_and_then_gets_in(new_gate: NewGate) -> None:
     """Retry-After is the moment when the oldest admission leaves the window: not a nanosecond sooner."""
     clock = HandClock()
-    gate = InProcessGate(clock)
+    gate = new_gate(clock)
     call = a_call(per_minute=2)
     await gate.admit(call)
     clock.now_ns += 10 * SECOND_NS
@@ -76,10 +117,10 @@ async def test_a_refused_call_is_told_when_to_come_back_and_then_gets_in() -> No
     assert (await refusal(gate, call)).retry_after_s == 10
 
 
-async def test_a_refused_call_does_not_count() -> None:
+async def test_a_refused_call_does_not_count(new_gate: NewGate) -> None:
     """A client that hammers is let in again as soon as one that waits."""
     clock = HandClock()
-    gate = InProcessGate(clock)
+    gate = new_gate(clock)
     call = a_call(per_minute=1)
     await gate.admit(call)
     for _ in range(59):
@@ -90,10 +131,10 @@ async def test_a_refused_call_does_not_count() -> None:
 
 
 @given(limit=st.integers(1, 4), pauses_ms=st.lists(st.integers(0, 40_000), max_size=60))
-async def test_no_sixty_seconds_hold_more_than_the_limit(limit: int, pauses_ms: list[int]) -> None:
+async def test_no_sixty_seconds_hold_more_than_the_limit(new_gate: NewGate, limit: int, pauses_ms: list[int]) -> None:
     """Whatever the rhythm; and who is refused is told when the oldest of them leaves."""
     clock = HandClock()
-    gate = InProcessGate(clock)
+    gate = new_gate(clock)
     call = a_call(per_minute=limit)
     admitted: list[int] = []
     for pause_ms in pauses_ms:
@@ -107,9 +148,9 @@ async def test_no_sixty_seconds_hold_more_than_the_limit(limit: int, pauses_ms: 
         assert sum(start <= other < start + 60 * SECOND_NS for other in admitted) <= limit
 
 
-async def test_concurrency_is_exact_and_a_place_is_given_back_once() -> None:
+async def test_concurrency_is_exact_and_a_place_is_given_back_once(new_gate: NewGate) -> None:
     """Settling or releasing frees one place, however often either is called."""
-    gate = InProcessGate(HandClock())
+    gate = new_gate(HandClock())
     call = a_call(at_a_time=2)
     holds = [hold for hold in await asyncio.gather(*(is_let_in(gate, call) for _ in range(9))) if hold]
     assert len(holds) == 2
@@ -125,9 +166,9 @@ async def test_concurrency_is_exact_and_a_place_is_given_back_once() -> None:
     assert await is_let_in(gate, call) is not None
 
 
-async def test_a_call_refused_for_concurrency_costs_no_rate() -> None:
+async def test_a_call_refused_for_concurrency_costs_no_rate(new_gate: NewGate) -> None:
     """Both are checked before either is counted."""
-    gate = InProcessGate(HandClock())
+    gate = new_gate(HandClock())
     call = a_call(per_minute=2, at_a_time=1)
     first = await gate.admit(call)
     for _ in range(5):
@@ -138,18 +179,18 @@ async def test_a_call_refused_for_concurrency_costs_no_rate() -> None:
     assert (await refusal(gate, call)).kind is ErrorKind.RATE_LIMITED
 
 
-async def test_keys_do_not_count_against_each_other() -> None:
+async def test_keys_do_not_count_against_each_other(new_gate: NewGate) -> None:
     """What one key uses up, another still has."""
-    gate = InProcessGate(HandClock())
+    gate = new_gate(HandClock())
     await gate.admit(a_call("a", per_minute=1, at_a_time=1))
     assert await is_let_in(gate, a_call("a", per_minute=1, at_a_time=1)) is None
     assert await is_let_in(gate, a_call("b", per_minute=1, at_a_time=1)) is not None
 
 
-async def test_counts_survive_a_reload_with_another_limit() -> None:
+async def test_counts_survive_a_reload_with_another_limit(new_gate: NewGate) -> None:
     """They hang on the key's id: a higher limit gives the rest, a lower one waits for the window to drain below it."""
     clock = HandClock()
-    gate = InProcessGate(clock)
+    gate = new_gate(clock)
     for _ in range(3):
         await gate.admit(a_call(per_minute=3))
         clock.now_ns += SECOND_NS
@@ -193,3 +234,41 @@ async def test_a_key_without_limits_is_not_recorded() -> None:
     (await gate.reserve(a_call(), PLAN)).release()
     assert not gate._windows
     assert not gate._running
+
+
+def _hammer(directory: Path, slot: int, start: Barrier, admitted: "multiprocessing.Queue[int]") -> None:
+    async def run() -> int:
+        gate = SharedGate(directory, slot, SystemClock())
+        call = a_call(per_minute=300, at_a_time=1_000)
+        start.wait()
+        return sum([await is_let_in(gate, call) is not None for _ in range(400)])
+
+    admitted.put(asyncio.run(run()))
+
+
+async def test_a_limit_is_exact_over_processes_at_the_same_moment(tmp_path: Path) -> None:
+    """Three processes, four hundred calls each at once, three hundred a minute: three hundred get in."""
+    context = multiprocessing.get_context("spawn")
+    start, admitted = context.Barrier(3), context.Queue()
+    children = [context.Process(target=_hammer, args=(tmp_path, slot, start, admitted)) for slot in range(3)]
+    for child in children:
+        child.start()
+    counts = [admitted.get() for _ in children]
+    for child in children:
+        child.join()
+    assert sum(counts) == 300, counts
+
+
+async def test_the_places_of_a_dead_process_are_free_again(tmp_path: Path) -> None:
+    """For whoever takes its slot starts with nothing running; the others keep theirs, and the rate stays counted."""
+    call = a_call(per_minute=3, at_a_time=2)
+    dead, other = SharedGate(tmp_path, 0, HandClock()), SharedGate(tmp_path, 1, HandClock())
+    await dead.admit(call)
+    await other.admit(call)
+    assert (await refusal(other, call)).kind is ErrorKind.TOO_MANY_CONCURRENT
+    dead.close()
+    successor = SharedGate(tmp_path, 0, HandClock())
+    await successor.admit(call)
+    assert (await refusal(successor, call)).kind is ErrorKind.RATE_LIMITED
+    successor.close()
+    other.close()
