@@ -321,6 +321,19 @@ class Sample(Struct, frozen=True, kw_only=True):
     """The call's cap over all choices: a capped answer teaches nothing about uncapped ones."""
 
 
+class Lesson(Struct, frozen=True, kw_only=True):
+    """A finished attempt as another process of the same gateway hears of it. Times are monotonic, one machine's."""
+
+    target_id: str
+    sample: Sample
+    began_at_ns: int
+    ended_at_ns: int
+    load: int
+    """Other attempts at the target when it began."""
+    decides: bool
+    """Whether the breaker counts it: not a probe that was only cut short."""
+
+
 class LedgerEntry(Struct, frozen=True, kw_only=True):
     """One attempt, as billed. ``attempt_id`` is ours and the idempotency key."""
 

@@ -19,7 +19,10 @@ Every opening and closing begins a new *generation*. The result of an attempt th
 and is ignored: of fifty requests caught in an outage, three open the breaker and the other forty-seven do not prolong
 it.
 
-State changes only in ``admit`` and ``settle``, between which nothing awaits, so one probe means one, at any
+*Several processes.* Each has its own breaker and hears of the results of the others' attempts: a failure there counts
+as one here, and an answer there closes it here. A half-open one may let through one probe per process.
+
+State changes only in ``admit``, ``settle`` and ``hear``, between which nothing awaits, so one probe means one, at any
 concurrency.
 """
 
@@ -101,6 +104,13 @@ class Breaker:
             self._succeeded(probe=ticket.probe)
         else:
             self._failed(now_ns, sample, probe=ticket.probe)
+
+    def hear(self, now_ns: int, sample: Sample) -> None:
+        """Take the result of an attempt that another process of this gateway let through."""
+        if self._open_until_ns is None:
+            self.settle(Pass(self._generation, probe=False), now_ns, sample)
+        elif sample.ok:
+            self._succeeded(probe=True)  # it has answered somebody: nothing is left to probe
 
     def _succeeded(self, *, probe: bool) -> None:
         self._failures = 0

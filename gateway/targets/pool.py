@@ -26,7 +26,7 @@ from gateway.clock import Clock
 from gateway.errors import ErrorKind
 from gateway.targets.breaker import Breaker, State
 from gateway.targets.stats import Lengths, Window
-from gateway.types import Call, Sample, Target, TargetView
+from gateway.types import Call, Lesson, Sample, Target, TargetView
 
 PROBE_INTERVAL_S = 10.0
 PROBE_EVERY = 10
@@ -42,20 +42,20 @@ class Lease:
     """One attempt's place at a target. Ends once, by ``end`` or ``abandon``; later calls change nothing."""
 
     __slots__ = (
-        "_all_lengths", "_begun_at_ns", "_now_ns", "_pass", "_share_s", "_state", "_virtual_at_start_ns",
+        "_began_at_ns", "_pass", "_pool", "_share_s", "_state", "_target_id", "_virtual_at_start_ns",
         "in_flight_at_start",
     )  # fmt: skip
 
-    def __init__(self, state: "_State", all_lengths: Lengths, now_ns: Callable[[], int], begun_at_ns: int) -> None:
+    def __init__(self, pool: "Pool", target_id: str, state: "_State", began_at_ns: int) -> None:
+        self._pool = pool
+        self._target_id = target_id
         self._state = state
-        self._all_lengths = all_lengths
-        self._now_ns = now_ns
-        self._begun_at_ns = begun_at_ns
-        state.advance(begun_at_ns)
+        self._began_at_ns = began_at_ns
+        state.advance(began_at_ns)
         self._virtual_at_start_ns = state.virtual_ns
-        self._pass = state.breaker.admit(begun_at_ns)
+        self._pass = state.breaker.admit(began_at_ns)
         state.in_flight += 1
-        self.in_flight_at_start = state.in_flight
+        self.in_flight_at_start = state.in_flight + state.elsewhere
         """Attempts at the target when this one began, itself included."""
         self._share_s: float | None = None
 
@@ -63,15 +63,23 @@ class Lease:
         """Leave, learn from the sample, and return this attempt's share in replica-seconds."""
         if self._share_s is not None:
             return self._share_s
-        now_ns = self._now_ns()
-        self._learn(sample, now_ns)
+        now_ns = self._pool.now_ns()
         # A probe may be cut short by a ceiling (its caller has other targets): slow is not the same as broken.
-        cut_short = self._state.probe is self and sample.error_kind == ErrorKind.UPSTREAM_TIMEOUT
-        return self._leave(now_ns, None if cut_short else sample)
+        decides = self._state.probe is not self or sample.error_kind != ErrorKind.UPSTREAM_TIMEOUT
+        lesson = Lesson(
+            target_id=self._target_id,
+            sample=sample,
+            began_at_ns=self._began_at_ns,
+            ended_at_ns=now_ns,
+            load=self.in_flight_at_start - 1,
+            decides=decides,
+        )
+        self._pool.learn(lesson, self._state)
+        return self._leave(now_ns, sample if decides else None)
 
     def abandon(self) -> float:
         """Leave without having learnt anything; return this attempt's share in replica-seconds."""
-        return self._leave(self._now_ns(), None) if self._share_s is None else self._share_s
+        return self._leave(self._pool.now_ns(), None) if self._share_s is None else self._share_s
 
     def _leave(self, now_ns: int, verdict: Sample | None) -> float:
         state = self._state
@@ -83,42 +91,13 @@ class Lease:
         self._share_s = (state.virtual_ns - self._virtual_at_start_ns) / 1e9
         return self._share_s
 
-    def _learn(self, sample: Sample, now_ns: int) -> None:
-        state, others = self._state, self.in_flight_at_start - 1
-        # What was never answered has no count of input tokens; it is taken for a prompt of the usual size.
-        tokens = sample.input_tokens or state.ttft_ms.usual_tokens
-        fruitless = not sample.ok and not sample.output_tokens
-        ttft_ms = self._waited_in_vain_ms(tokens, now_ns) if fruitless else sample.ttft_ms
-        low = ttft_ms is not None and state.ttft_ms.add(now_ns, ttft_ms, tokens, others)
-        if sample.tpot_ms is not None:
-            low = state.tpot_ms.add(now_ns, sample.tpot_ms, 0.0, others) or low
-        if sample.ok:
-            state.output_tokens.add(now_ns, sample.output_tokens, sample.max_output_tokens)
-            if sample.hidden_tokens or state.hides_tokens:
-                state.hides_tokens = True
-                billed = sample.output_tokens + sample.hidden_tokens
-                state.billed_tokens.add(now_ns, billed, sample.max_output_tokens)
-            self._all_lengths.add(now_ns, sample.output_tokens, sample.max_output_tokens)
-        if sample.ok or sample.trips_breaker or ttft_ms is not None:
-            state.learnt_at_ns = now_ns
-            state.asked = 0
-            state.probe_soon = low
-
-    def _waited_in_vain_ms(self, tokens: float, now_ns: int) -> float | None:
-        """Turn a wait that ended without a token into a TTFT sample, if it is news: a lower bound, never a fast one."""
-        waited_ms = (now_ns - self._begun_at_ns) / 1e6
-        known = self._state.ttft_ms.predict(now_ns, tokens, self.in_flight_at_start - 1)
-        if known is None:
-            return waited_ms * BEYOND_WAIT if waited_ms >= MIN_TELLING_WAIT_MS else None
-        return max(waited_ms * BEYOND_WAIT, known.p95) if waited_ms > known.p50 else None
-
 
 class _State:
     """Everything known of one target."""
 
     __slots__ = (
-        "asked", "billed_tokens", "breaker", "hides_tokens", "in_flight", "learnt_at_ns", "output_tokens", "probe",
-        "probe_soon", "tpot_ms", "ttft_ms", "virtual_at_ns", "virtual_ns",
+        "asked", "billed_tokens", "breaker", "elsewhere", "hides_tokens", "in_flight", "learnt_at_ns", "output_tokens",
+        "probe", "probe_soon", "tpot_ms", "ttft_ms", "virtual_at_ns", "virtual_ns",
     )  # fmt: skip
 
     def __init__(self, now_ns: int) -> None:
@@ -130,6 +109,8 @@ class _State:
         self.hides_tokens = False
         """It has billed reasoning that it did not show; before that, what is billed is what is shown."""
         self.in_flight = 0
+        self.elsewhere = 0
+        """Attempts of the gateway's other processes, as they told last."""
         self.virtual_ns = 0.0
         self.virtual_at_ns = now_ns
         self.learnt_at_ns: int | None = None
@@ -140,19 +121,52 @@ class _State:
     def advance(self, now_ns: int) -> None:
         """Move the virtual clock to now; it starts again at zero when nobody looks, which keeps it precise."""
         if self.in_flight:
-            self.virtual_ns += (now_ns - self.virtual_at_ns) / self.in_flight
+            self.virtual_ns += (now_ns - self.virtual_at_ns) / (self.in_flight + self.elsewhere)
         else:
             self.virtual_ns = 0.0
         self.virtual_at_ns = now_ns
 
+    def learn(self, lesson: Lesson) -> None:
+        """Take in what an attempt of any process measured, but for its answer's length."""
+        sample, now_ns, others = lesson.sample, lesson.ended_at_ns, lesson.load
+        # What was never answered has no count of input tokens; it is taken for a prompt of the usual size.
+        tokens = sample.input_tokens or self.ttft_ms.usual_tokens
+        fruitless = not sample.ok and not sample.output_tokens
+        ttft_ms = self._waited_in_vain_ms(lesson, tokens) if fruitless else sample.ttft_ms
+        low = ttft_ms is not None and self.ttft_ms.add(now_ns, ttft_ms, tokens, others)
+        if sample.tpot_ms is not None:
+            low = self.tpot_ms.add(now_ns, sample.tpot_ms, 0.0, others) or low
+        if sample.ok or sample.trips_breaker or ttft_ms is not None:
+            self.learnt_at_ns = now_ns
+            self.asked = 0
+            self.probe_soon = low
+
+    def _waited_in_vain_ms(self, lesson: Lesson, tokens: float) -> float | None:
+        """Turn a wait that ended without a token into a TTFT sample, if it is news: a lower bound, never a fast one."""
+        waited_ms = (lesson.ended_at_ns - lesson.began_at_ns) / 1e6
+        known = self.ttft_ms.predict(lesson.ended_at_ns, tokens, lesson.load)
+        if known is None:
+            return waited_ms * BEYOND_WAIT if waited_ms >= MIN_TELLING_WAIT_MS else None
+        return max(waited_ms * BEYOND_WAIT, known.p95) if waited_ms > known.p50 else None
+
 
 class Pool:
-    """The targets as measured. All times come from the clock given."""
+    """The targets as measured. All times come from the clock given.
+
+    ``tell`` is handed each attempt's lesson, for the other processes of a gateway that has several; ``hear`` takes
+    theirs, and ``heed`` how much they have under way.
+    """
 
     def __init__(
-        self, clock: Clock, *, probe_interval_s: float = PROBE_INTERVAL_S, probe_every: int = PROBE_EVERY
+        self,
+        clock: Clock,
+        *,
+        probe_interval_s: float = PROBE_INTERVAL_S,
+        probe_every: int = PROBE_EVERY,
+        tell: Callable[[Lesson], None] | None = None,
     ) -> None:
-        self._now_ns = clock.monotonic_ns
+        self.now_ns = clock.monotonic_ns
+        self._tell = tell
         self._probe_interval_ns = round(probe_interval_s * 1e9)
         self._probe_every = probe_every
         self._states: dict[str, _State] = {}
@@ -160,7 +174,7 @@ class Pool:
 
     def view(self, call: Call) -> tuple[TargetView, ...]:
         """Read the targets of the call's route at one moment, in their order, for this prompt size and load."""
-        now_ns = self._now_ns()
+        now_ns = self.now_ns()
         tokens, cap = call.input_tokens_estimate, call.output_cap
         return tuple([self._view(target, now_ns, tokens, cap) for target in call.route.targets])
 
@@ -171,31 +185,52 @@ class Pool:
         that is what makes a half-open breaker let exactly one through.
         """
         state = self._states.get(target.id)
-        return None if state is None else state.breaker.refusal(self._now_ns())
+        return None if state is None else state.breaker.refusal(self.now_ns())
 
     def begin(self, target: Target) -> Lease:
         """Count an attempt that starts now. The lease must be ended or abandoned on every way out."""
-        now_ns = self._now_ns()
-        state = self._states.pop(target.id, None)
-        if state is None:
-            if len(self._states) >= MAX_TARGETS:
-                self._forget_one()
-            state = _State(now_ns)
-        self._states[target.id] = state  # put last, so that the first idle one was used longest ago
+        now_ns = self.now_ns()
+        state = self._state_of(target.id, now_ns)
         stale = self._stale(state, now_ns)
-        lease = Lease(state, self._all_lengths, self._now_ns, now_ns)
+        lease = Lease(self, target.id, state, now_ns)
         if stale and state.probe is None:
             state.probe = lease
         return lease
 
+    def learn(self, lesson: Lesson, state: "_State") -> None:
+        """Take in what one of our own attempts measured, and tell the others."""
+        self._learn(lesson, state)
+        if self._tell is not None:
+            self._tell(lesson)
+
+    def hear(self, lesson: Lesson) -> None:
+        """Take in what another process measured: the breaker and the predictions are those of the whole gateway."""
+        state = self._state_of(lesson.target_id, lesson.ended_at_ns)
+        self._learn(lesson, state)
+        if lesson.decides:
+            state.breaker.hear(lesson.ended_at_ns, lesson.sample)
+
+    def heed(self, running: Mapping[str, int]) -> None:
+        """Note how many attempts the other processes have under way, by target; what is not named has none."""
+        now_ns = self.now_ns()
+        for target_id in running:
+            self._state_of(target_id, now_ns)
+        for target_id, state in self._states.items():
+            state.advance(now_ns)
+            state.elsewhere = running.get(target_id, 0)
+
+    def running_here(self) -> Mapping[str, int]:
+        """Tell how many attempts of this process run, by target; for ``heed`` in the others."""
+        return {target_id: state.in_flight for target_id, state in self._states.items() if state.in_flight}
+
     def breaker_states(self) -> Mapping[str, State]:
         """Tell each known target's breaker state, for metrics."""
-        now_ns = self._now_ns()
+        now_ns = self.now_ns()
         return {target_id: state.breaker.state(now_ns) for target_id, state in self._states.items()}
 
     def in_flight(self) -> Mapping[str, int]:
         """Tell how many attempts run at each known target, for metrics."""
-        return {target_id: state.in_flight for target_id, state in self._states.items()}
+        return {target_id: state.in_flight + state.elsewhere for target_id, state in self._states.items()}
 
     def keep(self, ids: Collection[str]) -> None:
         """Forget every other target, except while it has attempts under way."""
@@ -213,7 +248,7 @@ class Pool:
                 output_tokens=self._all_lengths.predict(now_ns, cap),
             )
         state.asked += 1
-        load = state.in_flight
+        load = state.in_flight + state.elsewhere
         refusal = state.breaker.refusal(now_ns)
         return TargetView(
             target=target,
@@ -228,6 +263,27 @@ class Pool:
             billed_output_tokens=state.billed_tokens.predict(now_ns, cap) if state.hides_tokens else None,
             share=1.0 / (load + 1),
         )
+
+    def _state_of(self, target_id: str, now_ns: int) -> _State:
+        state = self._states.pop(target_id, None)
+        if state is None:
+            if len(self._states) >= MAX_TARGETS:
+                self._forget_one()
+            state = _State(now_ns)
+        self._states[target_id] = state  # put last, so that the first idle one was used longest ago
+        return state
+
+    def _learn(self, lesson: Lesson, state: _State) -> None:
+        state.learn(lesson)
+        sample, at_ns = lesson.sample, lesson.ended_at_ns
+        if not sample.ok:
+            return
+        state.output_tokens.add(at_ns, sample.output_tokens, sample.max_output_tokens)
+        self._all_lengths.add(at_ns, sample.output_tokens, sample.max_output_tokens)
+        if sample.hidden_tokens or state.hides_tokens:
+            state.hides_tokens = True
+            billed = sample.output_tokens + sample.hidden_tokens
+            state.billed_tokens.add(at_ns, billed, sample.max_output_tokens)
 
     def _stale(self, state: _State, now_ns: int) -> bool:
         return (

@@ -1,0 +1,216 @@
+"""What the processes of one gateway tell one another, so that each predicts and breaks circuits like a single one.
+
+Each has a datagram socket in a directory of theirs. Twenty times a second, if there is anything new, a process sends
+every other one the lessons of its attempts and how many it has under way. Nobody waits for an answer and nothing hangs
+on a datagram: what counts (limits, figures, the ledger) is shared by files. A process that falls behind misses lessons,
+one that has gone is noticed at the next sending and what it had under way is forgotten.
+
+One thing is asked: to carry the journal into the database, when somebody looks up a call that another process served.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct
+
+from gateway.errors import GatewayError
+from gateway.types import Lesson
+
+INTERVAL_S = 0.05
+ALIVE_EVERY = 20
+"""So many intervals without news, and a process says that it is still there, which shows it who is not."""
+_LESSONS_PER_DATAGRAM = 200
+"""About 40 KB: well below what a socket's buffer takes by default (net.core.wmem_default, 208 KB)."""
+_FLUSH_TIMEOUT_S = 2.0
+
+_log = logging.getLogger("tollway.siblings")
+
+
+class News(Struct, frozen=True, tag="news", array_like=True):
+    """What one process learnt, and what it has under way by target."""
+
+    slot: int
+    lessons: list[Lesson]
+    running: Mapping[str, int]
+
+
+class Flush(Struct, frozen=True, tag="flush", array_like=True):
+    """Carry your journal into the database, and tell me."""
+
+    slot: int
+
+
+class Flushed(Struct, frozen=True, tag="flushed", array_like=True):
+    """It is there."""
+
+    slot: int
+
+
+_Message = News | Flush | Flushed
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Message).decode
+
+
+class Pool(Protocol):
+    """The part of ``targets.pool`` that is shared."""
+
+    def hear(self, lesson: Lesson) -> None:
+        """Take in what another process measured."""
+
+    def heed(self, running: Mapping[str, int]) -> None:
+        """Note what the others have under way, by target."""
+
+    def running_here(self) -> Mapping[str, int]:
+        """Tell what this process has under way, by target."""
+
+
+class Exchange:
+    """One process's end. ``flush`` carries its own journal into the database, and may raise."""
+
+    def __init__(self, directory: Path, slot: int, pool: Pool, flush: Callable[[], Awaitable[None]]) -> None:
+        self._directory = directory
+        self._slot = slot
+        self._pool = pool
+        self._flush = flush
+        self._lessons: list[Lesson] = []
+        self._told: Mapping[str, int] = {}
+        self._silent = 0
+        self._elsewhere: dict[int, Mapping[str, int]] = {}
+        self._asked: dict[int, asyncio.Future[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._directory_fd = -1
+        self._socket: socket.socket | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def tell(self, lesson: Lesson) -> None:
+        """Have the others hear of an attempt soon."""
+        self._lessons.append(lesson)
+
+    async def start(self) -> None:
+        """Open the socket and begin; a predecessor in the slot is gone."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._directory_fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self._slot}.sock", dir_fd=self._directory_fd)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._socket.bind(self._address(self._slot))
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._socket, self._receive)
+        self._timer = loop.call_later(INTERVAL_S, self._tick)
+
+    async def stop(self) -> None:
+        """Say that nothing is under way here any more, and close the socket."""
+        if self._socket is None:
+            return
+        for slot in self._others():
+            self._send(slot, _encode(News(self._slot, [], {})))
+        if self._timer is not None:
+            self._timer.cancel()
+        asyncio.get_running_loop().remove_reader(self._socket)
+        self._socket.close()
+        self._socket = None
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self._slot}.sock", dir_fd=self._directory_fd)
+        os.close(self._directory_fd)
+        for task in self._tasks:
+            task.cancel()
+
+    async def flush_others(self) -> None:
+        """Wait until what the others have written so far is in the database, or a little while if one does not tell."""
+        loop = asyncio.get_running_loop()
+        for slot in self._others():
+            if slot not in self._asked and self._send(slot, _encode(Flush(self._slot))):
+                self._asked[slot] = loop.create_future()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FLUSH_TIMEOUT_S):
+                await asyncio.gather(*self._asked.values())
+        self._asked.clear()
+
+    def _address(self, slot: int) -> str:
+        # By the open directory, for a path may be longer than the 108 bytes that such an address can have.
+        return f"/proc/self/fd/{self._directory_fd}/{slot}.sock"
+
+    def _others(self) -> list[int]:
+        slots = [int(path.stem) for path in self._directory.glob("*.sock")]
+        return [slot for slot in slots if slot != self._slot]
+
+    def _tick(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(INTERVAL_S, self._tick)
+        running = self._pool.running_here()
+        self._silent += 1
+        if not self._lessons and running == self._told and self._silent < ALIVE_EVERY:
+            return
+        self._silent, self._told = 0, running
+        lessons, self._lessons = self._lessons, []
+        others = self._others()
+        for start in range(0, max(1, len(lessons)), _LESSONS_PER_DATAGRAM):
+            news = _encode(News(self._slot, lessons[start : start + _LESSONS_PER_DATAGRAM], running))
+            for slot in others:
+                self._send(slot, news)
+        if gone := self._elsewhere.keys() - set(others):
+            for slot in gone:
+                del self._elsewhere[slot]
+            self._heed()
+
+    def _send(self, slot: int, message: bytes) -> bool:
+        if self._socket is None:
+            return False
+        try:
+            self._socket.sendto(message, self._address(slot))
+        except BlockingIOError:
+            return False  # it has fallen behind; it will learn from what comes
+        except OSError:
+            if self._elsewhere.pop(slot, None):
+                self._heed()
+            return False
+        return True
+
+    def _receive(self) -> None:
+        while self._socket is not None:
+            try:
+                data = self._socket.recv(1 << 18)
+            except BlockingIOError:
+                return
+            try:
+                message = _decode(data)
+            except msgspec.DecodeError:
+                _log.warning("a sibling process sent something that is no message; do their versions differ?")
+                continue
+            self._take(message)
+
+    def _take(self, message: _Message) -> None:
+        match message:
+            case News(slot, lessons, running):
+                for lesson in lessons:
+                    self._pool.hear(lesson)
+                if running != self._elsewhere.get(slot, {}):
+                    self._elsewhere[slot] = running
+                    self._heed()
+            case Flush(slot):
+                task = asyncio.create_task(self._flush_for(slot))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case Flushed(slot):
+                waiting = self._asked.pop(slot, None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(None)
+
+    async def _flush_for(self, slot: int) -> None:
+        with contextlib.suppress(GatewayError):  # then it is late, and the one who asked will say so
+            await self._flush()
+        self._send(slot, _encode(Flushed(self._slot)))
+
+    def _heed(self) -> None:
+        total: Counter[str] = Counter()
+        for running in self._elsewhere.values():
+            total.update(running)
+        self._pool.heed(total)
