@@ -1,6 +1,6 @@
 # Tollway: what to type. The work is done in Python; see workers/bootstrap.py and workers/up.py.
 .DEFAULT_GOAL := help
-.PHONY: help up test test-fast check soak bench lock setup-dev
+.PHONY: help up load test test-fast check soak bench lock setup-dev
 
 PYTHON ?= python3.11
 PORT   ?= 8080
@@ -8,6 +8,13 @@ ENGINE ?= vllm
 # A GPU is seen by the same sign as in workers/bootstrap.py.
 CONFIG ?= deploy/quickstart/tollway$(if $(filter vllm,$(ENGINE)),$(shell nvidia-smi -L >/dev/null 2>&1 && echo -gpu)).yaml
 PYTEST ?= .venv/bin/python -m pytest
+
+LOAD_URL     ?= http://127.0.0.1:$(PORT)
+LOAD_USER    ?= mixed
+LOAD_USERS   ?= 4
+LOAD_SECONDS ?= 30
+LOAD_SHAPE   ?= constant
+LOAD_DIR     ?= build/load
 
 # Without compiled modules, every start of every process would take seconds longer.
 export PYTHONDONTWRITEBYTECODE :=
@@ -20,6 +27,7 @@ NEED_PYTHON = command -v $(PYTHON) >/dev/null || { echo "tollway: $(PYTHON) is n
 help:
 	@echo "make up                    one open model and the gateway on this machine, http://127.0.0.1:$(PORT)"
 	@echo "make up ENGINE=synthetic   the same in seconds, with made-up answers"
+	@echo "make load                  load on a running make up, reported in $(LOAD_DIR): docs/guide/load-tests.md"
 	@echo "make test                  everything, with a real vLLM replica"
 	@echo "make test-fast             without the engine, in under two minutes"
 	@echo "make check                 ruff, mypy, import layers"
@@ -31,6 +39,26 @@ up:
 	@$(NEED_PYTHON)
 	@$(PYTHON) -m workers.bootstrap $(if $(filter synthetic,$(ENGINE)),synthetic,worker)
 	@.venv/bin/tollway up --config $(CONFIG) --engine $(ENGINE) --port $(PORT)
+
+LOAD_CLASS_chat   = ChatUser
+LOAD_CLASS_stream = StreamUser
+LOAD_CLASS_mixed  = MixedUser
+LOAD_CLASS_replay = ReplayUser
+CONNECT = import socket, sys, urllib.parse as p; u = p.urlsplit(sys.argv[1]); socket.create_connection((u.hostname, u.port or (443 if u.scheme == 'https' else 80)), 5)
+
+# Answers under way at the end are waited for: cut off, they would have cost something and count nowhere.
+load:
+	@$(NEED_PYTHON)
+	@test -n "$(LOAD_CLASS_$(LOAD_USER))" || { echo "tollway: LOAD_USER is chat, stream, mixed or replay." >&2; exit 1; }
+	@$(PYTHON) -c "$(CONNECT)" "$(LOAD_URL)" 2>/dev/null || \
+		{ echo "tollway: nothing listens at $(LOAD_URL); run \`make up\` first, in another terminal." >&2; exit 1; }
+	@$(PYTHON) -m workers.bootstrap loadtest
+	@mkdir -p "$(LOAD_DIR)"
+	@.venv/bin/locust -f loadtests/locustfile.py --headless --only-summary --host "$(LOAD_URL)" \
+		--users $(LOAD_USERS) --spawn-rate $(LOAD_USERS) --run-time $(LOAD_SECONDS)s --stop-timeout 60 \
+		--shape $(LOAD_SHAPE) --html "$(LOAD_DIR)/report.html" --csv "$(LOAD_DIR)/load" \
+		--summary-csv "$(LOAD_DIR)/summary.csv" $(LOAD_CLASS_$(LOAD_USER)); \
+		code=$$?; echo "tollway: $(LOAD_DIR)/report.html and load_*.csv are this run; summary.csv has a line of every run."; exit $$code
 
 setup-dev:
 	@$(NEED_PYTHON)
@@ -68,5 +96,6 @@ lock: setup-dev
 	$(UV_COMPILE) $(CPU_TORCH) --extra worker-cpu -c requirements/dev.txt -o requirements/worker-cpu.txt >/dev/null
 	$(UV_COMPILE) --extra worker-synthetic -c requirements/dev.txt -o requirements/synthetic.txt >/dev/null
 	$(UV_COMPILE) -c requirements/dev.txt -o requirements/gateway.txt >/dev/null
+	$(UV_COMPILE) --extra loadtest -c requirements/dev.txt -o requirements/loadtest.txt >/dev/null
 	$(UV_COMPILE) --extra worker -o requirements/worker.txt >/dev/null
 	$(UV_COMPILE:pyproject.toml=requirements/tools.in) -o requirements/tools.txt >/dev/null

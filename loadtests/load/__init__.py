@@ -1,0 +1,1 @@
+"""The parts of ``loadtests/locustfile.py``. ``answer``, ``figures`` and ``schedule`` work without locust."""
