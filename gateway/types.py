@@ -198,15 +198,12 @@ class Call(Struct, frozen=True, kw_only=True):
     principal: Principal
     input_tokens_estimate: int
     max_output_tokens: int | None
+    output_cap: int | None
+    """``max_output_tokens`` over all choices."""
     needs: frozenset[Capability]
     received_at_ns: int
     deadline_ns: int
     timeouts: Timeouts
-
-    @property
-    def output_cap(self) -> int | None:
-        """The most tokens that all choices together may have."""
-        return None if self.max_output_tokens is None else self.max_output_tokens * self.envelope.choices
 
 
 class Quantiles(Struct, frozen=True):
@@ -321,19 +318,6 @@ class Sample(Struct, frozen=True, kw_only=True):
     """The call's cap over all choices: a capped answer teaches nothing about uncapped ones."""
 
 
-class Lesson(Struct, frozen=True, kw_only=True):
-    """A finished attempt as another process of the same gateway hears of it. Times are monotonic, one machine's."""
-
-    target_id: str
-    sample: Sample
-    began_at_ns: int
-    ended_at_ns: int
-    load: int
-    """Other attempts at the target when it began."""
-    decides: bool
-    """Whether the breaker counts it: not a probe that was only cut short."""
-
-
 class LedgerEntry(Struct, frozen=True, kw_only=True):
     """One attempt, as billed. ``attempt_id`` is ours and the idempotency key."""
 
@@ -398,22 +382,3 @@ class UpstreamRequest(Struct, frozen=True, kw_only=True):
     url: str
     headers: tuple[tuple[str, str], ...]
     body: bytes
-
-
-class ProviderType(Struct, frozen=True, kw_only=True):
-    """A row of the provider registry: what ``providers: {name: {type: ...}}`` in the configuration may name."""
-
-    adapter: str
-    base_url: str | None = None
-    """None: the configuration must give one."""
-    model_path: str = ""
-    """Appended to the base URL for one model; ``{upstream}`` is its upstream name."""
-    price_provider: str | None = None
-    """The provider's id in genai-prices; None: prices come from the configuration."""
-    needs_key: bool = False
-    own_hardware: bool = False
-    always_stream: bool = False
-    max_tokens_required: bool = False
-    """The provider refuses a request without an output limit (Anthropic)."""
-    licence: Licence = "unknown"
-    """Of the models of such a provider, where the configuration names none (``proprietary`` for OpenAI)."""

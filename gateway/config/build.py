@@ -15,13 +15,12 @@ import msgspec
 
 from gateway.config.problems import Problems, unknown
 from gateway.config.schema import Config, ModelSection, PriceSection, ProviderSection, QuantileSection, RouteSection
-from gateway.config.snapshot import Server, Snapshot, Wildcard
+from gateway.config.snapshot import ProviderType, Server, Snapshot, Wildcard
 from gateway.types import (
     Capability,
     Ceiling,
     Constraints,
     Principal,
-    ProviderType,
     Rates,
     Route,
     Secret,

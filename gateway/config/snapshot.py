@@ -8,7 +8,26 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from gateway.types import Principal, Route, Target, Timeouts
+from gateway.types import Licence, Principal, Route, Target, Timeouts
+
+
+class ProviderType(Struct, frozen=True, kw_only=True):
+    """A row of the provider registry: what ``providers: {name: {type: ...}}`` in the configuration may name."""
+
+    adapter: str
+    base_url: str | None = None
+    """None: the configuration must give one."""
+    model_path: str = ""
+    """Appended to the base URL for one model; ``{upstream}`` is its upstream name."""
+    price_provider: str | None = None
+    """The provider's id in genai-prices; None: prices come from the configuration."""
+    needs_key: bool = False
+    own_hardware: bool = False
+    always_stream: bool = False
+    max_tokens_required: bool = False
+    """The provider refuses a request without an output limit (Anthropic)."""
+    licence: Licence = "unknown"
+    """Of the models of such a provider, where the configuration names none (``proprietary`` for OpenAI)."""
 
 
 class Server(Struct, frozen=True, kw_only=True):

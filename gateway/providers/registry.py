@@ -1,9 +1,10 @@
 """Every adapter and every provider type. A new OpenAI-compatible provider is one row of ``PROVIDER_TYPES``."""
 
+from gateway.config.snapshot import ProviderType
 from gateway.providers.anthropic import AnthropicAdapter
 from gateway.providers.base import Adapter
 from gateway.providers.compatible import VLLM_MEMBERS, CompatibleAdapter
-from gateway.types import Call, Licence, ProviderType, Target
+from gateway.types import Call, Licence, Target
 
 ADAPTERS: dict[str, Adapter] = {
     "anthropic": AnthropicAdapter(),

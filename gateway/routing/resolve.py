@@ -45,6 +45,7 @@ def resolve(
     (with the nearest one that this key may use) or a wildcard's model has no known price.
     """
     operation = envelope.operation
+    limit = envelope.max_output_tokens
     needs = envelope.needs if operation in envelope.needs else envelope.needs | {operation}
     return Call(
         id=inbound.id,
@@ -54,7 +55,8 @@ def resolve(
         route=_route(envelope.model, principal, snapshot, price_of),
         principal=principal,
         input_tokens_estimate=estimate_input_tokens(envelope),
-        max_output_tokens=envelope.max_output_tokens,
+        max_output_tokens=limit,
+        output_cap=None if limit is None else limit * envelope.choices,
         needs=needs,
         received_at_ns=inbound.received_at_ns,
         deadline_ns=inbound.received_at_ns + round(snapshot.timeouts.total_s * 1e9),

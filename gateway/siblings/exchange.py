@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.errors import GatewayError
-from gateway.types import Lesson
+from gateway.targets.pool import Lesson
 
 INTERVAL_S = 0.05
 ALIVE_EVERY = 20

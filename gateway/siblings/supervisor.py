@@ -17,7 +17,6 @@ import contextlib
 import logging
 import os
 import signal
-import time
 from collections.abc import Callable
 
 _FIRST_PAUSE_S = 0.1

@@ -22,11 +22,13 @@ dearer than what is known.
 
 from collections.abc import Callable, Collection, Mapping
 
+from msgspec import Struct
+
 from gateway.clock import Clock
 from gateway.errors import ErrorKind
 from gateway.targets.breaker import Breaker, State
 from gateway.targets.stats import Lengths, Window
-from gateway.types import Call, Lesson, Sample, Target, TargetView
+from gateway.types import Call, Sample, Target, TargetView
 
 PROBE_INTERVAL_S = 10.0
 PROBE_EVERY = 10
@@ -36,6 +38,19 @@ MIN_TELLING_WAIT_MS = 1000.0
 """A fruitless wait at a target never measured counts from here on: a refused connection says nothing of TTFT."""
 BEYOND_WAIT = 1.25
 """A wait cut short was going to be longer; so a wait as long as a ceiling is predicted to break it."""
+
+
+class Lesson(Struct, frozen=True, kw_only=True):
+    """A finished attempt as another process of the same gateway hears of it. Times are monotonic, one machine's."""
+
+    target_id: str
+    sample: Sample
+    began_at_ns: int
+    ended_at_ns: int
+    load: int
+    """Other attempts at the target when it began."""
+    decides: bool
+    """Whether the breaker counts it: not a probe that was only cut short."""
 
 
 class Lease:

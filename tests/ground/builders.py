@@ -113,4 +113,7 @@ def build_call(envelope: Envelope | None = None, route: Route | None = None, **o
         "deadline_ns": 600_000_000_000,
         "timeouts": Timeouts(),
     }
-    return Call(envelope=envelope, route=route or build_route(), **(fields | overrides))
+    fields |= overrides
+    limit = fields["max_output_tokens"]
+    fields.setdefault("output_cap", None if limit is None else limit * envelope.choices)
+    return Call(envelope=envelope, route=route or build_route(), **fields)

@@ -15,8 +15,8 @@ from gateway.config.build import build, frozen_changes
 from gateway.config.load import load
 from gateway.config.problems import ConfigError
 from gateway.config.schema import Config
-from gateway.config.snapshot import Server, Snapshot
-from gateway.types import Ceiling, Constraints, Principal, ProviderType, Rates, Timeouts
+from gateway.config.snapshot import ProviderType, Server, Snapshot
+from gateway.types import Ceiling, Constraints, Principal, Rates, Timeouts
 
 TYPES = {
     "ray-serve": ProviderType(adapter="openai", model_path="/{upstream}/v1", own_hardware=True, always_stream=True),
