@@ -3,13 +3,13 @@
 All of them accept from one listening socket, which this process opened and never closes: while a process is replaced,
 connections wait in the socket's queue or go to the others, and none is refused. A *slot* is a number that a process has
 to itself: it names its journal, its figures and its socket to the others. A process that dies is started again in its
-slot, with a pause that doubles while it keeps dying at once.
+slot, after a pause that doubles while it keeps dying at once.
 
-A replacement is started in a free slot first; only when it serves is the old process told to end, and it takes no new
-connections and finishes its streams.
+A replacement starts in a free slot; only when it serves is the old process told to end, and it takes no new connections
+and finishes its streams.
 
 Each process holds the reading end of a pipe whose writing end is here: should this process die, however suddenly, they
-read its end and stop by themselves.
+see the pipe's end and stop by themselves.
 """
 
 import asyncio
@@ -17,7 +17,8 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 _FIRST_PAUSE_S = 0.1
 _LAST_PAUSE_S = 10.0
@@ -33,39 +34,53 @@ Command = Callable[[int, int, int], list[str]]
 """A slot, the descriptor to write a byte to once it serves, the descriptor whose end says to stop -> a command."""
 
 
+class _Worker:
+    """One process in its slot."""
+
+    def __init__(self, slot: int, process: asyncio.subprocess.Process) -> None:
+        self.slot = slot
+        self.process = process
+        self.retiring = False
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+
 class Supervisor:
-    """``count`` processes behind one socket. ``listener_fd`` is inherited by all under the same number."""
+    """``count`` processes behind one socket, which all inherit as ``listener_fd``."""
 
     def __init__(self, command: Command, *, count: int, listener_fd: int, drain_s: float) -> None:
         self._command = command
         self._count = count
         self._listener_fd = listener_fd
         self._drain_s = drain_s
-        self._workers: dict[int, asyncio.subprocess.Process] = {}
-        self._retiring: set[asyncio.subprocess.Process] = set()
+        self._workers: dict[int, _Worker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
-        self._failed = False
-        self._rolling = asyncio.Lock()
-        self._life_read, self._life_write = os.pipe()
+        self._starting = asyncio.Lock()
+        """Held while a process takes a slot, so that two never take the same."""
 
     async def run(self, serving: Callable[[], None]) -> bool:
-        """Start all, call ``serving`` once all serve, and return after ``stop``; False when none could start."""
-        started = await asyncio.gather(*(self._start(slot) for slot in range(self._count)))
-        if all(started):
-            serving()
-            await self._stopping.wait()
-        else:
-            self._failed = True
+        """Start all, call ``serving`` once all serve, and return after ``stop``; False: not all started."""
+        self._life_read, life_write = os.pipe()
+        try:
+            good = all(await asyncio.gather(*(self._start(slot) for slot in range(self._count))))
+            if good:
+                serving()
+                await self._stopping.wait()
             self._stopping.set()
-        workers = [*self._workers.values(), *self._retiring]
-        for worker in workers:
-            _signal(worker, signal.SIGTERM)
-        await asyncio.gather(*(self._end(worker) for worker in workers))
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        os.close(self._life_write)
-        os.close(self._life_read)
-        return not self._failed
+            for worker in self._workers.values():
+                worker.signal(signal.SIGTERM)
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=self._drain_s + _KILL_GRACE_S)
+            for worker in self._workers.values():
+                worker.signal(signal.SIGKILL)
+            await asyncio.gather(*self._tasks)
+        finally:
+            os.close(life_write)
+            os.close(self._life_read)
+        return good
 
     def stop(self) -> None:
         """Have all end as soon as their running requests have."""
@@ -74,51 +89,81 @@ class Supervisor:
     def reload(self) -> None:
         """Have all read the configuration again."""
         for worker in self._workers.values():
-            _signal(worker, signal.SIGHUP)
+            worker.signal(signal.SIGHUP)
 
     def replace_all(self) -> None:
         """Replace all processes, one after the other."""
         self._spawn(self._replace_all())
 
     async def _replace_all(self) -> None:
-        async with self._rolling:
-            for slot, worker in list(self._workers.items()):
-                if self._stopping.is_set():
+        async with self._starting:
+            for old in [worker for worker in self._workers.values() if not worker.retiring]:
+                free = next(slot for slot in range(len(self._workers) + 1) if slot not in self._workers)
+                if self._stopping.is_set() or not await self._start(free):
+                    self._workers.pop(free, None)
+                    _log.error("a replacement did not start; what runs stays as it is")
                     return
-                free = next(number for number in range(2 * self._count + 1) if self._is_free(number))
-                if not await self._start(free):
-                    _log.error("a replacement did not start; the processes that run stay as they are")
-                    return
-                if self._workers.get(slot) is worker:
-                    del self._workers[slot]
-                self._retiring.add(worker)
-                _signal(worker, signal.SIGTERM)
-            _log.info("all %d processes were replaced", self._count)
-
-    def _is_free(self, slot: int) -> bool:
-        return slot not in self._workers and all(getattr(each, "slot", None) != slot for each in self._retiring)
+                old.retiring = True
+                old.signal(signal.SIGTERM)
+            _log.info("all processes were replaced")
 
     async def _start(self, slot: int) -> bool:
-        """Start a process and wait until it serves; False when it does not."""
+        """Start a process in a slot and wait until it serves; False when it does not."""
         ready_read, ready_write = os.pipe()
-        try:
-            worker = await asyncio.create_subprocess_exec(
-                *self._command(slot, ready_write, self._life_read),
-                pass_fds=(self._listener_fd, ready_write, self._life_read),
-                start_new_session=True,  # Ctrl-C is for us; we tell them
-            )
-        finally:
-            os.close(ready_write)
-        self._workers[slot] = worker
-        try:
-            serves = await asyncio.wait_for(_read_byte(ready_read), _START_TIMEOUT_S)
-        except TimeoutError:
-            serves = False
-        if serves:
-            self._spawn(self._watch(slot, worker))
+        process = await asyncio.create_subprocess_exec(
+            *self._command(slot, ready_write, self._life_read),
+            pass_fds=(self._listener_fd, ready_write, self._life_read),
+            start_new_session=True,  # Ctrl-C is for us; they are told
+        )
+        os.close(ready_write)
+        worker = self._workers[slot] = _Worker(slot, process)
+        if await _says_ready(ready_read):
+            self._spawn(self._watch(worker))
             return True
-        del self._workers[slot]
-        with contextlib.suppress(ProcessLookupError):
-            worker.kill()
-        await worker.wait()
+        worker.signal(signal.SIGKILL)
+        await process.wait()
         return False
+
+    async def _watch(self, worker: _Worker) -> None:
+        """Wait for a process's end; unless it was meant, start it again."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        code = await worker.process.wait()
+        if worker.retiring:
+            del self._workers[worker.slot]
+            return
+        if self._stopping.is_set():
+            return
+        _log.error("process %d ended by itself (exit code %d); it is started again", worker.process.pid, code)
+        pause_s = 0.0 if loop.time() - began_s > _GOOD_RUN_S else _FIRST_PAUSE_S
+        while not await self._waited_for_stop(pause_s):
+            async with self._starting:
+                if await self._start(worker.slot):
+                    return
+            pause_s = min(max(2 * pause_s, _FIRST_PAUSE_S), _LAST_PAUSE_S)
+
+    async def _waited_for_stop(self, pause_s: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), pause_s)
+        return self._stopping.is_set()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _says_ready(fd: int) -> bool:
+    """Wait for the byte of a process that serves; the pipe's end without it says that the process has died."""
+    loop = asyncio.get_running_loop()
+    readable = loop.create_future()
+    loop.add_reader(fd, lambda: None if readable.done() else readable.set_result(None))
+    try:
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            await readable
+        return os.read(fd, 1) != b""
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
