@@ -75,10 +75,10 @@ class Pool(Protocol):
 class Exchange:
     """One process's end. ``flush`` carries its own journal into the database, and may raise."""
 
-    def __init__(self, directory: Path, slot: int, pool: Pool, flush: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, directory: Path, slot: int, flush: Callable[[], Awaitable[None]]) -> None:
         self._directory = directory
         self._slot = slot
-        self._pool = pool
+        self._pool: Pool
         self._flush = flush
         self._lessons: list[Lesson] = []
         self._told: Mapping[str, int] = {}
@@ -94,8 +94,9 @@ class Exchange:
         """Have the others hear of an attempt soon."""
         self._lessons.append(lesson)
 
-    async def start(self) -> None:
-        """Open the socket and begin; a predecessor in the slot is gone."""
+    async def start(self, pool: Pool) -> None:
+        """Open the socket and begin, for the pool whose lessons ``tell`` is handed; a predecessor in the slot is gone."""
+        self._pool = pool
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory_fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
         with contextlib.suppress(FileNotFoundError):

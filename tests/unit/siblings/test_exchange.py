@@ -1,0 +1,129 @@
+"""The exchange: processes of one gateway predict, break circuits and share hardware as one. Real sockets, one loop."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from gateway.clock import SystemClock
+from gateway.siblings.exchange import Exchange
+from gateway.targets.pool import Pool
+from gateway.types import Sample, TargetView
+from tests.ground.builders import build_call, build_route, build_target
+
+TARGET = build_target("own")
+CALL = build_call(route=build_route(TARGET))
+
+
+def sample(*, ok: bool = True) -> Sample:
+    return Sample(
+        ok=ok,
+        trips_breaker=not ok,
+        input_tokens=100,
+        output_tokens=20,
+        ttft_ms=100.0,
+        tpot_ms=10.0,
+        in_flight_at_start=1,
+    )
+
+
+class Process:
+    """One process's pool and its end of the exchange."""
+
+    def __init__(self, directory: Path, slot: int) -> None:
+        self.flushed = 0
+        self.exchange = Exchange(directory, slot, self._flush)
+        self.pool = Pool(SystemClock(), tell=self.exchange.tell)
+
+    async def _flush(self) -> None:
+        self.flushed += 1
+
+    @property
+    def view(self) -> TargetView:
+        """What this process knows of the target."""
+        return self.pool.view(CALL)[0]
+
+
+@asynccontextmanager
+async def processes(directory: Path, count: int) -> AsyncIterator[list[Process]]:
+    async with AsyncExitStack() as stack:
+        made = [Process(directory, slot) for slot in range(count)]
+        for each in made:
+            await each.exchange.start(each.pool)
+            stack.push_async_callback(each.exchange.stop)
+        yield made
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that the other end brings about; the test's own time limit bounds it."""
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
+async def test_what_one_process_measured_the_others_predict(tmp_path: Path) -> None:
+    """TTFT, TPOT and length of an answer that one process served, in the views of two others."""
+    async with processes(tmp_path, 3) as (one, *others):
+        one.pool.begin(TARGET).end(sample())
+        for other in others:
+            await until(lambda other=other: other.view.ttft_ms is not None)  # type: ignore[misc]
+            assert other.view.ttft_ms == one.view.ttft_ms
+            assert other.view.tpot_ms == one.view.tpot_ms
+            assert other.view.output_tokens == one.view.output_tokens
+
+
+async def test_a_breaker_opens_and_closes_everywhere(tmp_path: Path) -> None:
+    """Three failures spread over three processes open it in each; an answer in one closes it in all."""
+    async with processes(tmp_path, 3) as made:
+        for each in made:
+            each.pool.begin(TARGET).end(sample(ok=False))
+        for each in made:
+            await until(lambda each=each: not each.view.available)  # type: ignore[misc]
+        await until(lambda: made[0].view.available)  # the first pause is over: it may probe
+        made[0].pool.begin(TARGET).end(sample())
+        for each in made:
+            await until(lambda each=each: each.pool.breaker_states() == {"own": "closed"})  # type: ignore[misc]
+
+
+async def test_calls_in_other_processes_count_as_load_until_they_end(tmp_path: Path) -> None:
+    """In views, in the gauge, and in how an attempt's share of own hardware is reckoned."""
+    async with processes(tmp_path, 2) as (one, other):
+        leases = [one.pool.begin(TARGET) for _ in range(3)]
+        await until(lambda: other.view.in_flight == 3)
+        assert other.pool.in_flight() == {"own": 3}
+        mine = other.pool.begin(TARGET)
+        assert mine.in_flight_at_start == 4
+        for lease in leases:
+            lease.abandon()
+        await until(lambda: other.view.in_flight == 1)
+        mine.abandon()
+
+
+async def test_what_a_dead_process_had_under_way_is_forgotten(tmp_path: Path) -> None:
+    """Its socket file is still there, nobody behind it; the next thing said to it shows that."""
+    async with processes(tmp_path, 2) as (one, other):
+        one.pool.begin(TARGET)
+        await until(lambda: other.view.in_flight == 1)
+        socket = tmp_path / "0.sock"
+        remains = socket.stat().st_ino
+        socket.rename(tmp_path / "kept")
+        await one.exchange.stop()
+        (tmp_path / "kept").rename(socket)
+        assert socket.stat().st_ino == remains
+        one.pool.begin(TARGET)
+        await until(lambda: other.view.in_flight == 0)
+
+
+async def test_the_others_write_their_journals_out_when_asked(tmp_path: Path) -> None:
+    """Before the answer comes each of them has done it; one that never tells delays nobody for long."""
+    async with processes(tmp_path, 3) as (one, *others):
+        await one.exchange.flush_others()
+        assert [each.flushed for each in others] == [1, 1]
+        assert one.flushed == 0
+
+
+async def test_a_directory_of_any_depth_will_do(tmp_path: Path) -> None:
+    """An address of a socket has 108 bytes at most, a state directory's path may have more."""
+    deep = tmp_path.joinpath(*["a-rather-long-name-of-a-directory"] * 6)
+    async with processes(deep, 2) as (one, other):
+        one.pool.begin(TARGET).end(sample())
+        await until(lambda: other.view.ttft_ms is not None)
