@@ -95,7 +95,7 @@ class Exchange:
         self._lessons.append(lesson)
 
     async def start(self, pool: Pool) -> None:
-        """Open the socket and begin, for the pool whose lessons ``tell`` is handed; a predecessor in the slot is gone."""
+        """Open the socket and begin, for the pool whose lessons ``tell`` is handed; who had the slot before is gone."""
         self._pool = pool
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory_fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
