@@ -102,6 +102,9 @@ class _Kind(Struct):
     type: str
 
 
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
+"""What msgspec raises for a text that is no JSON of the expected shape: bad UTF-8 is not one of its own errors."""
+
 _event_decoder = msgspec.json.Decoder(_Event)
 _message_decoder = msgspec.json.Decoder(_Message)
 _kind_decoder = msgspec.json.Decoder(_Kind)
@@ -167,7 +170,7 @@ class Answer:
             return b""
         try:
             event = _event_decoder.decode(data)
-        except msgspec.DecodeError as error:
+        except _UNREADABLE as error:
             self._forgive(data, error)
             return b""
         handler = self._HANDLERS.get(event.type)
@@ -183,7 +186,7 @@ class Answer:
         """Take a whole answer. Raises UpstreamError: UPSTREAM_CUT without its end, UPSTREAM_PROTOCOL for nonsense."""
         try:
             message = _message_decoder.decode(body)
-        except msgspec.ValidationError:
+        except (msgspec.ValidationError, UnicodeDecodeError):
             raise _nonsense() from None
         except msgspec.DecodeError as error:
             if not body or "truncated" in str(error):
@@ -198,11 +201,11 @@ class Answer:
         self._final = True
         return self._end()
 
-    def _forgive(self, data: bytes, error: msgspec.DecodeError) -> None:
+    def _forgive(self, data: bytes, error: Exception) -> None:
         """Pass over an event of a kind that we do not know, whatever its members look like."""
         try:
             kind = _kind_decoder.decode(data).type
-        except msgspec.DecodeError:
+        except _UNREADABLE:
             raise _nonsense() from error
         if kind == "error":
             raise StreamError(read_error(data)) from None
@@ -319,7 +322,7 @@ def read_error(body: bytes) -> ErrorBody:
     """Read an error answer or event; an empty one when the body is something else, such as a proxy's page."""
     try:
         return _error_decoder.decode(body).error
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return ErrorBody()
 
 

@@ -68,9 +68,22 @@ class Tap:
         """Take the data of one event, or a whole answer. Raises UpstreamError (UPSTREAM_PROTOCOL)."""
         try:
             chunk = _decode_chunk(data)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             # Half a surrogate pair is legal in a stream that cuts text anywhere; only the standard library takes it.
-            chunk = _convert_chunk(parse(data))
+            return self.read_object(parse(data))
+        self._see(chunk)
+        return chunk
+
+    def read_object(self, value: _Object) -> Chunk:
+        """Take what ``parse`` has made of the data of one event. Raises UpstreamError (UPSTREAM_PROTOCOL)."""
+        try:
+            chunk = msgspec.convert(value, Chunk)
+        except msgspec.ValidationError:
+            raise _nonsense() from None
+        self._see(chunk)
+        return chunk
+
+    def _see(self, chunk: Chunk) -> None:
         size = 0
         for choice in chunk.choices or ():
             delta = choice.delta or choice.message
@@ -87,14 +100,13 @@ class Tap:
             self.content_bytes += size
         if chunk.usage is not None:
             self.usage = read_usage(chunk.usage) or self.usage
-        return chunk
 
 
 def parse(data: bytes) -> _Object:
     """Parse the JSON object of an upstream. Raises UpstreamError (UPSTREAM_PROTOCOL) when it is none."""
     try:
         value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         try:
             value = json.loads(data)
         except (ValueError, RecursionError):
@@ -136,13 +148,6 @@ def read_usage(usage: Any) -> Usage | None:
 
 def _nonsense() -> UpstreamError:
     return UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent something that is not an OpenAI answer.")
-
-
-def _convert_chunk(value: _Object) -> Chunk:
-    try:
-        return msgspec.convert(value, Chunk)
-    except msgspec.ValidationError:
-        raise _nonsense() from None
 
 
 def _count(counts: _Object, name: str) -> int:

@@ -109,10 +109,13 @@ def test_usage_of_an_unfinished_stream_is_an_estimate_that_covers_what_passed() 
 
 @pytest.mark.parametrize(
     "nonsense",
-    [b"data: {not json}\n\n", b"data: []\n\n", TEXT, b'data: {"type":"message_start"}\n\n', START + START],
+    [
+        *(b"data: {not json}\n\n", b"data: []\n\n", TEXT, b'data: {"type":"message_start"}\n\n', START + START),
+        START + TEXT.replace(b"Hallo", b"\xc3"),
+    ],
 )
 def test_nonsense_in_a_stream_is_a_protocol_error(nonsense: bytes) -> None:
-    """Broken JSON, content before the start, a start without a message or a second one."""
+    """Broken JSON, content before the start, a start without a message or a second one, half a character."""
     decoder = ADAPTER.decoder(build_call(build_envelope(chat_body(stream=True))), build_target())
     with pytest.raises(UpstreamError) as caught:
         decoder.feed(nonsense)
@@ -173,6 +176,16 @@ def test_an_error_code_about_our_account_is_not_the_callers_fault() -> None:
     error = {"type": "invalid_request_error", "message": "Not now.", "details": details}
     body = json.dumps({"type": "error", "error": error}).encode()
     assert ADAPTER.failure(400, {}, body).kind is ErrorKind.UPSTREAM_CREDENTIALS
+
+
+def test_half_a_character_in_a_body_is_a_protocol_error_and_in_an_error_no_news() -> None:
+    """Bad UTF-8 is nonsense like any other."""
+    decoder = ADAPTER.decoder(build_call(), build_target())
+    decoder.feed(b'{"id":"\xc3","model":"c"}')
+    with pytest.raises(UpstreamError) as caught:
+        decoder.finish()
+    assert caught.value.kind is ErrorKind.UPSTREAM_PROTOCOL
+    assert ADAPTER.failure(529, {}, b'{"error":{"type":"\xc3"}}').kind is ErrorKind.UPSTREAM_OVERLOADED
 
 
 @pytest.mark.parametrize("retry_after", ["soon", "-1", "inf", "Wed, 21 Oct 2026 07:28:00 GMT"])

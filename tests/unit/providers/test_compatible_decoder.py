@@ -184,6 +184,7 @@ def test_an_end_marker_without_its_blank_line_ends_the_stream(end: bytes) -> Non
         ([b'{"cut'], ErrorKind.UPSTREAM_PROTOCOL),
         ([b"data: {nonsense}\n\n"], ErrorKind.UPSTREAM_PROTOCOL),
         ([b"data: 5\n\n"], ErrorKind.UPSTREAM_PROTOCOL),
+        ([text("a").replace(b'"a"', b'"\xc3"')], ErrorKind.UPSTREAM_PROTOCOL),
     ],
 )
 def test_a_stream_that_is_none_or_breaks_off_is_never_a_success(
