@@ -13,6 +13,7 @@ from gateway.errors import ErrorKind, UpstreamError
 from gateway.providers.base import Decoder, streams_upstream
 from gateway.providers.failure import classify, classify_in_stream
 from gateway.types import Call, Target, UpstreamRequest
+from gateway.wire.frame import Frame, learn
 from gateway.wire.openai import DONE, Assembler, Chunk, Tap, parse
 from gateway.wire.splice import members_of, splice
 from gateway.wire.sse import Splitter, data_of
@@ -23,6 +24,8 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 _EVENT_STREAM = "text/event-stream; charset=utf-8"
 _JSON = "application/json"
+_LESSONS = 4
+"""How many frames in a row may be learnt for nothing: with log-probabilities or padding, every event has its own."""
 _FIELDS = (b":", b"data", b"event", b"id", b"retry", b"\xef\xbb\xbf")
 _INCLUDE_USAGE = b'{"include_usage":true}'
 
@@ -63,6 +66,8 @@ class CompatibleAdapter:
         if call.dialect != "openai":
             return f"a request in the dialect '{call.dialect}'"
         members = call.envelope.members
+        if self._refused_members.isdisjoint(members):
+            return None
         refused = sorted(name for name in self._refused_members & members.keys() if members[name] != b"null")
         return ", ".join(f"'{name}'" for name in refused) or None
 
@@ -119,7 +124,7 @@ class _Reader(Tap):
 
     def read(self, data: bytes) -> Chunk:
         chunk = super().read(data)
-        if chunk.error is not None or chunk.object == "error":
+        if _is_error(chunk):
             raise classify_in_stream(parse(data))
         return chunk
 
@@ -133,6 +138,24 @@ class _Events(_Reader):
         self._started = False
         self._foreign: bytearray | None = None
         self._nonsense = False
+        self._frame: Frame | None = None
+        self._lessons = _LESSONS
+
+    def _recognise(self, whole: bytes) -> list[bytes] | None:
+        """Count whole events of the known frame and return their contents; None for anything else, yet to be read."""
+        found = self._frame.read(whole) if self._frame is not None else None
+        if found is None:
+            return None
+        contents, size = found
+        self.content_events += len(contents)
+        self.content_bytes += size
+        self._lessons = _LESSONS
+        return contents
+
+    def _learn(self, event: bytes) -> None:
+        """Take the frame of an event that has just brought content, unless too many of them were of no use."""
+        self._frame = (learn(event) or self._frame) if self._lessons else None
+        self._lessons -= self._lessons > 0
 
     def _split(self, chunk: bytes) -> list[bytes]:
         if not self._started:
@@ -198,6 +221,8 @@ class StreamDecoder(_Events):
         if self.complete:
             return b""
         held = self._splitter.held_bytes
+        if not held and self._recognise(chunk):
+            return chunk
         events = self._split(chunk)
         passed = self._pass(events)
         if not held and not self._splitter.held_bytes and passed == events:
@@ -213,6 +238,9 @@ class StreamDecoder(_Events):
     def _pass(self, events: list[bytes]) -> list[bytes]:
         passed = []
         for event in events:
+            if len(events) > 1 and self._recognise(event):
+                passed.append(event)
+                continue
             data = data_of(event)
             if data is None:
                 if not self._means_nothing(event):
@@ -222,7 +250,10 @@ class StreamDecoder(_Events):
                 passed.append(event)
                 break
             else:
+                known = self.content_events
                 chunk = self.read(data)
+                if self.content_events > known:
+                    self._learn(event)
                 if chunk.usage is None or self._keeps_usage:
                     passed.append(event)
                 elif chunk.choices:
@@ -245,7 +276,8 @@ class AssemblingDecoder(_Events):
             self._size += len(chunk)
             if self._size > MAX_ANSWER_BYTES:
                 raise _too_large()
-            self._add(self._split(chunk))
+            if self._splitter.held_bytes or not self._merge(chunk):
+                self._add(self._split(chunk))
         return b""
 
     def finish(self) -> bytes:
@@ -254,8 +286,20 @@ class AssemblingDecoder(_Events):
         self._require_end()
         return self._assembler.finish()
 
+    def _merge(self, whole: bytes) -> bool:
+        """Add events of the known frame as one with all their contents."""
+        if self._frame is None or not self._frame.merges:
+            return False
+        contents = self._recognise(whole)
+        if contents is None:
+            return False
+        self._assembler.add(parse(data_of(self._frame.write(contents)) or b""))
+        return True
+
     def _add(self, events: list[bytes]) -> None:
         for event in events:
+            if len(events) > 1 and self._merge(event):
+                continue
             data = data_of(event)
             if data is None:
                 self._means_nothing(event)
@@ -263,8 +307,12 @@ class AssemblingDecoder(_Events):
                 self.complete = True
                 break
             else:
-                self.read(data)
-                self._assembler.add(parse(data))
+                value, known = parse(data), self.content_events
+                if _is_error(self.read_object(value)):
+                    raise classify_in_stream(value)
+                self._assembler.add(value)
+                if self.content_events > known:
+                    self._learn(event)
 
 
 class ObjectDecoder(_Reader):
@@ -290,6 +338,10 @@ class ObjectDecoder(_Reader):
             raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an answer without choices.")
         self.complete = True
         return body
+
+
+def _is_error(chunk: Chunk) -> bool:
+    return chunk.error is not None or chunk.object == "error"
 
 
 def _without_usage(data: bytes) -> bytes:

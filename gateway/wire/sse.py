@@ -44,6 +44,9 @@ class Splitter:
         UpstreamError (UPSTREAM_PROTOCOL) when one event is longer than the limit.
         """
         if not self._buffer and b"\r" not in chunk and len(chunk) <= self._limit:
+            # To search for one byte is far faster than for two.
+            if chunk.endswith(b"\n\n") and chunk.find(b"\n") == len(chunk) - 2:
+                return [chunk]
             end = chunk.find(b"\n\n") + 2
             if end == len(chunk) and end > 1:
                 return [chunk]
@@ -94,8 +97,10 @@ class Splitter:
 
 def data_of(event: bytes) -> bytes | None:
     """Return the data of a raw event, its lines joined by LF; None for comments and events without data."""
-    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
-        return event[6:-2]
+    # A name before it, as Anthropic's events have, is of no account.
+    line = event[event.find(b"\n") + 1 :] if event.startswith(b"event: ") else event
+    if line.startswith(b"data: ") and line.find(b"\n") == len(line) - 2 and b"\r" not in event:
+        return line[6:-2]
     values = _values(event, b"data")
     return b"\n".join(values) if values else None
 
@@ -108,7 +113,8 @@ def name_of(event: bytes) -> bytes | None:
 
 def _values(event: bytes, field: bytes) -> list[bytes]:
     values = []
-    for line in _LINE_END.split(event.removeprefix(_BOM)):
+    event = event.removeprefix(_BOM)
+    for line in _LINE_END.split(event) if b"\r" in event else event.split(b"\n"):
         name, _, value = line.partition(b":")
         if name == field:
             values.append(value.removeprefix(b" "))

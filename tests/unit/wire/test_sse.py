@@ -84,6 +84,9 @@ def test_many_events_together_may_be_longer_than_the_limit() -> None:
         (b"\xef\xbb\xbfdata: a\n\n", b"a", None),
         (b"database: a\n\n", None, None),
         (b"event: a\nevent: b\ndata: c\n\n", b"c", b"b"),
+        (b"event: a\ndata: c\n\n", b"c", b"a"),
+        (b"event: a\ndata: c\ndata: d\n\n", b"c\nd", b"a"),
+        (b"event: a\rdata: b\ndata: c\n\n", b"b\nc", b"a"),
     ],
 )
 def test_fields_are_read_as_specified(event: bytes, data: bytes | None, name: bytes | None) -> None:
