@@ -246,9 +246,10 @@ def _turns(messages: list[_Message]) -> tuple[list[_Block], list[_Turn]]:
 
 
 def _content(content: str | list[Any] | None, where: str) -> list[_Block]:
-    parts = [_Text(content)] if isinstance(content, str) else content or []
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}] if content and not content.isspace() else []
     blocks: list[_Block] = []
-    for number, part in enumerate(parts):
+    for number, part in enumerate(content or ()):
         if isinstance(part, _Image):
             block: _Block = {"type": "image", "source": _image_source(part.image_url.url, f"{where}.content[{number}]")}
         else:
