@@ -146,7 +146,7 @@ def _framed(frame: bytes, *contents: bytes) -> bytes:
     return b"".join(frame.replace(b"CONTENT", content) for content in contents)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(_reads(), st.booleans(), st.booleans())
 @example([_framed(CHAT, b"a"), _framed(CHAT, b"\\", b',"b')], True, False)
 @example([_framed(CHAT, b"a"), _framed(CHAT, b"\xc3", b"\xa9")], True, False)
