@@ -15,7 +15,8 @@ import msgspec
 from gateway.wire.openai import Tap
 from gateway.wire.sse import data_of
 
-_CONTENT = re.compile(rb'"(?:content|text|reasoning|reasoning_content|arguments)": ?"((?:[^"\\]++|\\.)++)"')
+# Within one line, so that to empty it changes nothing but a string.
+_CONTENT = re.compile(rb'"(?:content|text|reasoning|reasoning_content|arguments)": ?"((?:[^"\\\r\n]++|\\[^\r\n])++)"')
 
 _decode_text = msgspec.json.Decoder(str).decode
 

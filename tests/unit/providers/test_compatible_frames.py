@@ -157,6 +157,7 @@ def _framed(frame: bytes, *contents: bytes) -> bytes:
 @example([_framed(CHAT, b"a"), _framed(CHAT, b"b") + _framed(UNKNOWN, b"b") + _framed(CHAT, b"c")], True, False)
 @example([_framed(CHAT, b"a"), b": x", _framed(CHAT, b"b")], True, False)
 @example([_framed(CHAT, b"a"), b": x", _framed(CHAT, b"b"), b"data: [DONE]\n\n"], False, False)
+@example([b':"content":"\n' + _framed(CHAT, b"a")], True, False)
 @example([_framed(STOP, b"a"), ENDED, _framed(STOP, b"c")], True, False)
 @example([_framed(FRAMES[len(LEARNT)], b"a"), _framed(FRAMES[len(LEARNT)], b"b", b"c")], True, False)
 @example(
