@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from gateway.accounting.base import Dispatch, Ledger
 from gateway.accounting.pricing import cost_nano_usd, hardware_cost_nano_usd
-from gateway.accounting.tokens import estimate_output_tokens
+from gateway.accounting.tokens import estimate_output_tokens, output_bytes
 from gateway.clock import Clock, Ids
 from gateway.errors import ErrorKind, GatewayError
 from gateway.types import Call, CallRecord, Candidate, LedgerEntry, Origin, Outcome, Sample, Target, Usage
@@ -104,7 +104,7 @@ class Attempt:
         self._progress: Progress | None = None
         self._entry: LedgerEntry | None = None
         self._events_seen = 0
-        self._journalled_tokens = 0
+        self._journalled_tokens = self._journalled_bytes = 0
         self._gaps_ms: list[float] = []
         self._pays_by_the_hour = self.target.rates.hardware_nano_usd_per_hour is not None
         self._started_ns = instruments.clock.monotonic_ns()
@@ -148,10 +148,11 @@ class Attempt:
             self._gaps_ms.append((now_ns - self.last_content_ns) / _NS_PER_MS)
         self.last_content_ns = now_ns
         self._events_seen = events
-        tokens = estimate_output_tokens(events, progress.content_bytes)
-        if tokens > self._journalled_tokens:
+        if events > self._journalled_tokens or progress.content_bytes > self._journalled_bytes:
             # Written ahead and by a quarter more each time: never below what was relayed, and few lines.
+            tokens = estimate_output_tokens(events, progress.content_bytes)
             self._journalled_tokens = tokens + max(8, tokens // 4)
+            self._journalled_bytes = output_bytes(self._journalled_tokens)
             self._instruments.ledger.progress(self.id, self._journalled_tokens)
 
     def finish(self, outcome: Outcome, error: GatewayError | None = None) -> LedgerEntry:

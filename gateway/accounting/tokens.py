@@ -37,5 +37,10 @@ def estimate_output_tokens(content_events: int, content_bytes: int) -> int:
     return max(content_events, _tokens(content_bytes))
 
 
+def output_bytes(tokens: int) -> int:
+    """Return how many bytes of content are estimated at no more than so many tokens."""
+    return tokens * _BYTES_PER_TOKEN
+
+
 def _tokens(content_bytes: int) -> int:
     return -(-content_bytes // _BYTES_PER_TOKEN)

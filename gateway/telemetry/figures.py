@@ -9,7 +9,7 @@ outlives it: whoever opens the same path again goes on counting from there.
 """
 
 import mmap
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -89,6 +89,17 @@ class Histogram:
         values = self._values
         values[self._start + bisect_left(self._bounds, value)] += 1.0
         values[self._sum] += value
+
+    def observe_all(self, numbers: list[float]) -> None:
+        """Count many values; the cost grows with the number of bounds."""
+        values, start, below = self._values, self._start, 0
+        ordered = sorted(numbers)
+        for position, bound in enumerate(self._bounds):
+            within = bisect_right(ordered, bound)
+            values[start + position] += within - below
+            below = within
+        values[self._sum - 1] += len(ordered) - below
+        values[self._sum] += sum(ordered)
 
 
 def read_all(paths: Iterable[Path]) -> dict[Name, list[float]]:

@@ -211,8 +211,8 @@ class Metrics:
             series.ttft.observe(entry.ttft_ms / 1e3)
         if entry.tpot_ms is not None:
             series.tpot.observe(entry.tpot_ms / 1e3)
-        for gap_ms in gaps_ms:
-            series.itl.observe(gap_ms / 1e3)
+        if gaps_ms:
+            series.itl.observe_all([gap_ms / 1e3 for gap_ms in gaps_ms])
         usage, tokens = entry.usage, series.tokens
         values[tokens[0]] += usage.input_tokens
         values[tokens[1]] += usage.cached_input_tokens

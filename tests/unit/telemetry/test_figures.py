@@ -4,6 +4,8 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.telemetry.figures import Figures, read_all
 
@@ -26,6 +28,18 @@ def test_a_value_on_a_bound_lies_within_it() -> None:
     for value in (0.05, 0.1, 0.5, 1.0, 3.0):
         seconds.observe(value)
     assert figures.read() == {("seconds", ("auto",)): [2, 2, 1, pytest.approx(4.65)]}
+
+
+@given(st.lists(st.integers(0, 40)))
+def test_many_at_once_count_like_one_by_one(values: list[int]) -> None:
+    """Whatever their order, with values on the bounds among them."""
+    figures = Figures()
+    one_by_one = figures.histogram("one", (), (5, 10, 20.0))
+    at_once = figures.histogram("all", (), (5, 10, 20.0))
+    for value in values:
+        one_by_one.observe(value)
+    at_once.observe_all([float(value) for value in values])
+    assert figures.read()["all", ()] == figures.read()["one", ()]
 
 
 def test_processes_are_added_up_while_they_live_and_after(tmp_path: Path) -> None:
