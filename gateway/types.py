@@ -102,7 +102,7 @@ class Envelope(Struct, frozen=True, kw_only=True):
     image_count: int = 0
 
 
-class Rates(Struct, frozen=True, kw_only=True):
+class Rates(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Flat prices of one target. Nano-dollars per million tokens: exact integers for every price list we know of."""
 
     input_nano_usd_per_mtok: int = 0

@@ -16,7 +16,7 @@ class StateDirectoryInUse(RuntimeError):  # noqa: N818 - names the state, as the
     """Another process holds the state directory. The message is one sentence for the operator."""
 
 
-class Dispatch(Struct, frozen=True, kw_only=True):
+class Dispatch(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One attempt that is about to be sent upstream."""
 
     entry: LedgerEntry

@@ -20,7 +20,7 @@ synced, so that one long stream pins no disk. A death in between leaves both cop
 dispatch that comes to lie behind its own settlement does no harm: the settlement is in SQL first, and the first row
 stays.
 
-*Torn lines.* Each line begins with the CRC-32 of its JSON, and one that does not match is not believed. At the end
+*Torn lines.* Each line is JSON and, behind it, its CRC-32; one that does not match is not believed. At the end
 of a segment, without its newline, it is what a death in the middle of a write (or a power cut) leaves, and is passed
 over: its ``write`` never returned, so nothing was sent, relayed or reported on the strength of it. Anywhere else it is
 damage: it is put aside in ``rejected.jsonl``, with an alarm, and the lines around it count.
@@ -52,7 +52,9 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 from msgspec import Struct
@@ -68,7 +70,7 @@ Position = tuple[int, int]
 """Segment number and byte offset in it: positions are ordered like the lines."""
 
 
-class Dispatched(Struct, frozen=True, tag="dispatched"):
+class Dispatched(Struct, frozen=True, tag="dispatched", omit_defaults=True):
     """An attempt is about to be sent; or, written anew out of an old segment, has relayed that much since."""
 
     dispatch: Dispatch
@@ -99,31 +101,55 @@ class Recorded(Struct, frozen=True, tag="recorded"):
 
 Line = Dispatched | Progress | Settled | Recorded
 
-_encoder = msgspec.json.Encoder()
-_decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
+
+class _UnreadRecord(CallRecord, frozen=True, kw_only=True):
+    """A record on its way to SQL, where these three are JSON again: they are not decoded and encoded in between."""
+
+    considered: msgspec.Raw  # type: ignore[assignment]
+    dropped: msgspec.Raw  # type: ignore[assignment]
+    attempt_ids: msgspec.Raw  # type: ignore[assignment]
 
 
-def _frame(line: Line) -> bytes:
-    payload = _encoder.encode(line)
-    return b"%08x %b\n" % (zlib.crc32(payload), payload)
+class _RecordedUnread(Recorded, frozen=True, tag="recorded"):
+    record: _UnreadRecord
 
 
-def _parse(frame: bytes) -> Line | None:
-    try:
-        if not frame.endswith(b"\n") or int(frame[:8], 16) != zlib.crc32(frame[9:-1]):
-            return None
-        return _decoder.decode(frame[9:-1])
-    except (ValueError, msgspec.DecodeError):
-        return None
+_encode_into = msgspec.json.Encoder().encode_into
+_decode: Callable[[bytes], Line] = msgspec.json.Decoder(Line).decode
+decode_ending: Callable[[bytes], Line] = msgspec.json.Decoder(Settled | _RecordedUnread).decode
+"""Decodes what becomes a row, a settlement or a record, for SQL alone: the latter's JSON columns stay as they are."""
+_OPENINGS = (b'{"type":"dispatched",', b'{"type":"progress",')
+"""How a line begins that ends nothing; msgspec puts the tag first."""
+_CHECKSUM = b" %08x\n"
+_CHECKSUM_BYTES = 10
 
 
 class Frame(Struct, frozen=True):
-    """One line as read: ``line`` is None where it is damaged, and ``torn`` where it was never finished."""
+    """One line as read, not yet decoded."""
 
     raw: bytes
-    line: Line | None
     end: int
     """The offset behind it."""
+
+    @property
+    def line(self) -> Line | None:
+        """What it says; None where it is torn or damaged."""
+        return self.read(_decode)
+
+    @property
+    def opens(self) -> bool:
+        """Whether it is a sound dispatch or progress: of no account until a death."""
+        return self.raw.startswith(_OPENINGS) and self._sound()
+
+    def read(self, decode: Callable[[bytes], Line]) -> Line | None:
+        """Return what a decoder makes of it; None where it is torn or damaged, or not what the decoder knows."""
+        try:
+            return decode(self.raw[:-_CHECKSUM_BYTES]) if self._sound() else None
+        except msgspec.DecodeError:
+            return None
+
+    def _sound(self) -> bool:
+        return self.raw.endswith(_CHECKSUM % zlib.crc32(self.raw[:-_CHECKSUM_BYTES]))
 
     @property
     def torn(self) -> bool:
@@ -134,8 +160,8 @@ class Frame(Struct, frozen=True):
 class Journal:
     """The segments of one state directory. ``open`` takes the directory's lock, ``close`` lets go of it.
 
-    ``append``, ``keep`` and what they share are guarded by ``lock``, which is reentrant, so that a caller can change
-    its own state in step with the lines. It is never held during an fsync.
+    ``append``, ``keep`` and what they share are guarded by ``lock``. Whoever calls these two holds it already, so that
+    its own state changes in step with the lines; the other verbs take it themselves. It is never held during an fsync.
     """
 
     def __init__(self, state_dir: Path, *, segment_bytes: int, alarm: Callable[[str], None]) -> None:
@@ -151,6 +177,7 @@ class Journal:
         self._torn = False
         self._dirty = False
         self._retired: list[int] = []
+        self._buffer = bytearray()
         self._kept: deque[bytes] = deque()
         self._dropped_records = 0
         self._write_failure: str | None = None
@@ -196,23 +223,22 @@ class Journal:
 
     def append(self, line: Line) -> int:
         """Write a line and return its segment's number. Raises OSError when it is not written."""
-        frame = _frame(line)
-        with self.lock:
+        if self._kept:
             self._write_kept()
-            return self._write(frame)
+        return self._put(self._frame(line))
 
     def keep(self, line: Line, *, expendable: bool = False) -> None:
         """Write a line, or keep it in memory until that works; an ``expendable`` one only while they are few."""
-        frame = _frame(line)
-        with self.lock:
-            try:
+        frame = self._frame(line)
+        try:
+            if self._kept:
                 self._write_kept()
-                self._write(frame)
-            except OSError:
-                if expendable and len(self._kept) >= _MAX_KEPT_EXPENDABLE:
-                    self._dropped_records += 1
-                else:
-                    self._kept.append(frame)
+            self._put(frame)
+        except OSError:
+            if expendable and len(self._kept) >= _MAX_KEPT_EXPENDABLE:
+                self._dropped_records += 1
+            else:
+                self._kept.append(bytes(frame))
 
     def retry_kept(self) -> bool:
         """Try to write what is kept in memory; True when nothing is left of it."""
@@ -223,35 +249,41 @@ class Journal:
 
     def _write_kept(self) -> None:
         while self._kept:
-            self._write(self._kept[0])
+            self._put(self._kept[0])
             self._kept.popleft()
         if self._dropped_records:
             self._alarm(f"{self._dropped_records} records of refused calls were lost while the journal was unwritable")
             self._dropped_records = 0
 
-    def _write(self, frame: bytes) -> int:
+    def _frame(self, line: Line) -> bytearray:
+        """Return the line as it is written, in a buffer that the next one overwrites."""
+        frame = self._buffer
+        _encode_into(line, frame)
+        frame += _CHECKSUM % zlib.crc32(frame)
+        return frame
+
+    def _put(self, frame: bytes | bytearray) -> int:
         if self._torn:
             frame = b"\n" + frame
+        size = len(frame)
         try:
-            self._put(frame)
+            if (written := os.write(self._fd, frame)) != size:
+                self._take_back(written)
         except OSError as error:
             if self._write_failure is None:
                 self._write_failure = f"the journal cannot be written: {error.strerror}"
                 self._alarm(self._write_failure)
             raise
-        self._torn = False
-        self._write_failure = None
+        if self._write_failure is not None:
+            self._torn, self._write_failure = False, None
         self._dirty = True
-        self._size += len(frame)
+        self._size += size
         number = self._number
         if self._size >= self._rotate_at:
             self._rotate()
         return number
 
-    def _put(self, frame: bytes) -> None:
-        written = os.write(self._fd, frame)
-        if written == len(frame):
-            return
+    def _take_back(self, written: int) -> NoReturn:
         try:
             os.ftruncate(self._fd, self._size)
         except OSError:
@@ -330,12 +362,15 @@ class Journal:
     def frames(self, number: int, start: int, stop: int, limit: int) -> list[Frame]:
         """Read up to ``limit`` lines of a segment that begin in ``start <= offset < stop``; none: there are no more."""
         frames: list[Frame] = []
-        with self._path(number).open("rb") as file:
-            file.seek(start)
-            offset = start
-            while offset < stop and len(frames) < limit and (raw := file.readline()):
+        if start >= stop:
+            return frames
+        with self._path(number).open("rb", buffering=1 << 17) as file:
+            offset = file.seek(start)
+            for raw in islice(file, limit):
+                if offset >= stop:
+                    break
                 offset += len(raw)
-                frames.append(Frame(raw, _parse(raw), offset))
+                frames.append(Frame(raw, offset))
         return frames
 
     def delete(self, number: int) -> None:
@@ -352,7 +387,9 @@ class Journal:
 
     def reject_line(self, line: Line, why: str) -> None:
         """Put aside a line that was read well but cannot be stored."""
-        self.reject(_frame(line), why)
+        with self.lock:
+            frame = bytes(self._frame(line))
+        self.reject(frame, why)
 
     def failure(self) -> str | None:
         """Return what is wrong with the disk at present."""

@@ -37,8 +37,11 @@ class _OpenCall(Struct):
 
     segment: int
     """No line of it that is not repeated later lies in an older one."""
-    running: dict[str, Dispatched]
-    settled: list[tuple[Dispatched, LedgerEntry]]
+    attempts: dict[str, Dispatched]
+    """All, by id, with what was relayed."""
+    settled: list[LedgerEntry]
+    running: int = 0
+    """How many of the attempts are not settled."""
     recorded: bool = False
 
 
@@ -55,7 +58,7 @@ class JournalLedger:
         clock: Clock,
         *,
         alarm: Callable[[str], None] = _log.error,
-        apply_interval_s: float = 0.05,
+        apply_interval_s: float = 0.25,
         fsync_interval_s: float = 0.2,
         flush_timeout_s: float = 5.0,
         segment_bytes: int = 8 << 20,
@@ -67,9 +70,11 @@ class JournalLedger:
         self._apply_interval_s = apply_interval_s
         self._fsync_interval_s = fsync_interval_s
         self._flush_timeout_s = flush_timeout_s
-        # Guarded by the journal's lock, so that what we believe open is always in step with the lines.
+        self._lock = self._journal.lock
+        # Guarded by the lock, so that what we believe open is always in step with the lines.
         self._open: dict[str, _OpenCall] = {}
-        self._call_of: dict[str, str] = {}
+        # The calls of running attempts, by the attempt's id.
+        self._call_of: dict[str, _OpenCall] = {}
         self._waiters: dict[asyncio.Future[None], Position] = {}
         self._applied: Position = (0, 0)
         self._store_failing_since_ns: int | None = None
@@ -81,46 +86,45 @@ class JournalLedger:
 
     def dispatch(self, d: Dispatch) -> None:
         """Note an attempt before a byte of it goes upstream. Raises GatewayError STORAGE_UNAVAILABLE."""
-        line = Dispatched(d)
-        with self._journal.lock:
+        line, entry = Dispatched(d), d.entry
+        with self._lock:
             try:
                 segment = self._journal.append(line)
             except OSError as error:
                 raise _unavailable("The gateway cannot account for requests at present.") from error
-            call = self._open.setdefault(d.entry.call_id, _OpenCall(segment, {}, []))
-            call.running[d.entry.attempt_id] = line
-            self._call_of[d.entry.attempt_id] = d.entry.call_id
+            call = self._open.get(entry.call_id)
+            if call is None:
+                call = self._open[entry.call_id] = _OpenCall(segment, {}, [])
+            call.attempts[entry.attempt_id] = line
+            call.running += 1
+            self._call_of[entry.attempt_id] = call
 
     def progress(self, attempt_id: str, output_tokens: int) -> None:
         """Raise the bound of the output tokens relayed. Never raises."""
         line = Progress(attempt_id, output_tokens, self._clock.wall_ns())
-        with self._journal.lock:
+        with self._lock:
             self._journal.keep(line)
-            call = self._open.get(self._call_of.get(attempt_id, ""))
-            if call is not None:
-                call.running[attempt_id] = advanced(call.running[attempt_id], line)
+            if (call := self._call_of.get(attempt_id)) is not None:
+                call.attempts[attempt_id] = advanced(call.attempts[attempt_id], line)
 
     def settle(self, entry: LedgerEntry) -> None:
         """End an attempt with the row as billed. Never raises."""
-        with self._journal.lock:
+        with self._lock:
             self._journal.keep(Settled(entry))
-            call = self._open.get(self._call_of.pop(entry.attempt_id, ""))
-            if call is not None:
-                call.settled.append((call.running.pop(entry.attempt_id), entry))
-                self._close_if_over(entry.call_id, call)
+            if (call := self._call_of.pop(entry.attempt_id, None)) is not None:
+                call.settled.append(entry)
+                call.running -= 1
+                if call.recorded and not call.running:
+                    del self._open[entry.call_id]
 
     def record(self, record: CallRecord) -> None:
         """End a call. Never raises."""
-        with self._journal.lock:
+        with self._lock:
             self._journal.keep(Recorded(record), expendable=not record.attempt_ids)
-            call = self._open.get(record.call_id)
-            if call is not None:
+            if (call := self._open.get(record.call_id)) is not None:
                 call.recorded = True
-                self._close_if_over(record.call_id, call)
-
-    def _close_if_over(self, call_id: str, call: _OpenCall) -> None:
-        if call.recorded and not call.running:
-            del self._open[call_id]
+                if not call.running:
+                    del self._open[record.call_id]
 
     # Reading back
 
@@ -129,7 +133,7 @@ class JournalLedger:
         if not self._journal.retry_kept():
             raise _unavailable("The gateway's journal cannot be written at present.")
         reached = asyncio.get_running_loop().create_future()
-        with self._journal.lock:
+        with self._lock:
             target = self._journal.end()
             if self._applied >= target:
                 return
@@ -141,7 +145,7 @@ class JournalLedger:
         except TimeoutError:
             raise _unavailable("The gateway's database cannot be written at present.") from None
         finally:
-            with self._journal.lock:
+            with self._lock:
                 self._waiters.pop(reached, None)
 
     async def find(self, call_id: str) -> tuple[CallRecord, tuple[LedgerEntry, ...]] | None:
@@ -211,7 +215,7 @@ class JournalLedger:
         for thread in self._threads:
             thread.join()
         self._threads = ()
-        with self._journal.lock:
+        with self._lock:
             nothing_left = self._journal.retry_kept() and not self._open and self._applied >= self._journal.end()
         if nothing_left:
             for number in self._journal.segments():
@@ -251,7 +255,7 @@ class JournalLedger:
         number, offset = self._applied
         stop, sealed = self._journal.extent(number)
         if frames := self._journal.frames(number, offset, stop, BATCH_LINES):
-            apply_lines(self._rows, believe(frames, self._journal), self._journal)
+            apply_lines(self._rows, believe(frames, self._journal, for_sql=True), self._journal)
             self._applied = number, frames[-1].end
             return True
         if sealed:
@@ -261,24 +265,22 @@ class JournalLedger:
 
     def _forget(self, number: int) -> None:
         """Write anew what open calls have in a segment, then delete it. Raises OSError; repeat it then."""
-        with self._journal.lock:
+        with self._lock:
             candidates = [call_id for call_id, call in self._open.items() if call.segment <= number]
         for call_id in candidates:
             # Call by call, so that the event loop never waits long for the lock.
-            with self._journal.lock:
+            with self._lock:
                 if (call := self._open.get(call_id)) is not None:
                     self._carry(call)
         self._journal.sync()
         self._journal.delete(number)
 
     def _carry(self, call: _OpenCall) -> None:
-        lines: list[Dispatched | Settled] = list(call.running.values())
-        for dispatched, entry in call.settled:
-            lines += dispatched, Settled(entry)
+        lines: list[Dispatched | Settled] = [*call.attempts.values(), *map(Settled, call.settled)]
         call.segment = min(self._journal.append(line) for line in lines)
 
     def _tell_waiters(self) -> None:
-        with self._journal.lock:
+        with self._lock:
             reached = [future for future, target in self._waiters.items() if self._applied >= target]
             for future in reached:
                 del self._waiters[future]

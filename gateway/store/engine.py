@@ -1,10 +1,12 @@
 """How the database is opened: which settings make a commit durable, and whether its schema is ours."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import Engine, create_engine, event, insert, inspect, select
+from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, make_url, select
 
 from gateway.store.tables import SCHEMA_VERSION, metadata, schema_version
 
@@ -20,12 +22,15 @@ def sqlite_url(path: Path) -> str:
 
 def make_engine(url: str, *, busy_timeout_s: float) -> Engine:
     """Make an engine; connects to nothing yet."""
+    on_sqlite = make_url(url).get_backend_name() == "sqlite"
     engine = create_engine(
         url,
+        # Parameters by position, so that a row is a tuple.
+        paramstyle="qmark" if on_sqlite else "format",
         json_serializer=lambda value: msgspec.json.encode(value).decode(),
         json_deserializer=msgspec.json.decode,
     )
-    if engine.dialect.name == "sqlite":
+    if on_sqlite:
 
         def configure(connection: Any, _record: object) -> None:
             connection.execute(f"PRAGMA busy_timeout={round(busy_timeout_s * 1000)}")
@@ -34,14 +39,29 @@ def make_engine(url: str, *, busy_timeout_s: float) -> Engine:
             # A commit must be on the disk when it returns, for then the journal forgets the lines. WAL's usual
             # NORMAL would lose the last commits in a power cut.
             connection.execute("PRAGMA synchronous=FULL")
+            # The driver begins no transactions of its own; see ``writing``.
+            connection.isolation_level = None
 
         event.listen(engine, "connect", configure)
     return engine
 
 
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """Open one transaction that writes; it is committed, durably, when the context is left without an error.
+
+    On SQLite it has the write lock from its beginning, so it waits its turn among other processes (``busy_timeout_s``)
+    and cannot fail half-way because another wrote in between.
+    """
+    with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        yield connection
+
+
 def prepare_schema(engine: Engine) -> None:
     """Create the tables in an empty database, or check that they are this version's. Raises SchemaMismatch."""
-    with engine.begin() as connection:
+    with writing(engine) as connection:
         if not inspect(connection).has_table(schema_version.name):
             metadata.create_all(connection)
             connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))

@@ -9,15 +9,19 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, RowMapping, Table, func, select
+from msgspec.structs import astuple
+from sqlalchemy import Connection, Dialect, RowMapping, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, IntegrityError
 
-from gateway.store.engine import make_engine, prepare_schema
+from gateway.store.engine import make_engine, prepare_schema, writing
 from gateway.store.tables import attempts, calls
 from gateway.types import CallRecord, LedgerEntry, Usage
 
 _USAGE_COLUMNS = tuple(name for name in Usage.__struct_fields__ if name != "origin")
+_USAGE_AT = LedgerEntry.__struct_fields__.index("usage")
+_JSON_AT = slice(CallRecord.__struct_fields__.index("considered"), CallRecord.__struct_fields__.index("cost_nano_usd"))
+_json = msgspec.json.Encoder().encode
 
 
 class Totals(Struct, frozen=True, kw_only=True):
@@ -40,6 +44,8 @@ class Store:
     def __init__(self, url: str, *, busy_timeout_s: float = 5.0) -> None:
         """Remember where the database is; ``busy_timeout_s``: how long SQLite waits for another writer."""
         self._engine = make_engine(url, busy_timeout_s=busy_timeout_s)
+        self._insert_attempts = insert_once(attempts, self._engine.dialect)
+        self._insert_calls = insert_once(calls, self._engine.dialect)
 
     def open(self) -> None:
         """Create the tables, or check them. Raises SchemaMismatch."""
@@ -56,9 +62,12 @@ class Store:
         that the database cannot be written to at present.
         """
         try:
-            with self._engine.begin() as connection:
-                _insert(connection, attempts, [_attempt_row(entry) for entry in entries])
-                _insert(connection, calls, [_shallow(record) for record in records])
+            attempt_rows, call_rows = list(map(_attempt_row, entries)), list(map(_call_row, records))
+            with writing(self._engine) as connection:
+                if attempt_rows:
+                    connection.exec_driver_sql(self._insert_attempts, attempt_rows)
+                if call_rows:
+                    connection.exec_driver_sql(self._insert_calls, call_rows)
         except (DataError, IntegrityError, OverflowError) as error:
             # Only the class: the text would quote the row.
             msg = f"the database refuses a row: {type(error).__name__}"
@@ -92,11 +101,10 @@ class Store:
             return [msgspec.convert(_plain(row), Totals, strict=False) for row in connection.execute(query).mappings()]
 
 
-def _insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-    if not rows:
-        return
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    connection.execute(insert(table).on_conflict_do_nothing(), rows)
+def insert_once(table: Table, dialect: Dialect) -> str:
+    """Return the statement that inserts a row, given as a tuple of all columns, unless its id is there already."""
+    insert = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
+    return str(insert(table).on_conflict_do_nothing().compile(dialect=dialect))
 
 
 def _plain(row: RowMapping) -> dict[str, Any]:
@@ -104,16 +112,14 @@ def _plain(row: RowMapping) -> dict[str, Any]:
     return {str(name): value for name, value in row.items()}
 
 
-def _shallow(row: Struct) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in row.__struct_fields__}
+def _attempt_row(entry: LedgerEntry) -> tuple[Any, ...]:
+    row = astuple(entry)
+    return *row[:_USAGE_AT], *astuple(entry.usage), *row[_USAGE_AT + 1 :]
 
 
-def _attempt_row(entry: LedgerEntry) -> dict[str, Any]:
-    row = _shallow(entry)
-    usage = row.pop("usage")
-    row.update(_shallow(usage))
-    row["usage_origin"] = row.pop("origin")
-    return row
+def _call_row(record: CallRecord) -> tuple[Any, ...]:
+    row = astuple(record)
+    return *row[: _JSON_AT.start], *(_json(value).decode() for value in row[_JSON_AT]), *row[_JSON_AT.stop :]
 
 
 def _attempts_of(connection: Connection, call_id: str) -> tuple[LedgerEntry, ...]:

@@ -94,7 +94,8 @@ async def running_ledger(
     **options: Any,
 ) -> AsyncIterator[JournalLedger]:
     """Run a ledger, and stop it as a gateway that shuts down does."""
-    ledger = JournalLedger(state_dir, rows or open_store(state_dir), SystemClock(), apply_interval_s=0.001, **options)
+    options = {"apply_interval_s": 0.001, **options}
+    ledger = JournalLedger(state_dir, rows or open_store(state_dir), SystemClock(), **options)
     await ledger.start()
     try:
         yield ledger

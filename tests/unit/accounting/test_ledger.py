@@ -223,6 +223,26 @@ async def test_a_torn_last_line_is_passed_over_and_damage_is_put_aside(tmp_path:
     assert len(alarms) == 1
 
 
+async def test_a_running_ledger_notices_damage_in_lines_that_become_no_row(tmp_path: Path) -> None:
+    """A dispatch or progress whose bytes changed is put aside though SQL does not need it; a sound one is passed by."""
+    alarms: list[str] = []
+    async with running_ledger(tmp_path, alarm=alarms.append, apply_interval_s=3600) as ledger:
+        await ledger.flush()
+        make_call(ledger, 1)
+        ledger.dispatch(build_dispatch("att_2", "req_2"))
+        ledger.progress("att_2", 8)
+        whole = segments(tmp_path)[0].read_bytes()
+        segments(tmp_path)[0].write_bytes(whole.replace(b'"output_tokens":8', b'"output_tokens":9'))
+        await ledger.flush()
+        assert [line.startswith(b'{"type":"progress"') for line in _rejected(tmp_path)] == [True]
+        assert await ledger.find("req_1")
+    assert len(alarms) == 1
+
+
+def _rejected(state_dir: Path) -> list[bytes]:
+    return (state_dir / "rejected.jsonl").read_bytes().splitlines()
+
+
 async def test_a_row_that_sql_refuses_holds_up_no_other(tmp_path: Path) -> None:
     """A number beyond 64 bits is put aside with an alarm that does not quote it; its neighbours are stored."""
     alarms: list[str] = []

@@ -1,12 +1,16 @@
 """The rows in SQL: each once, whole, and summed."""
 
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy.dialects import postgresql
 
 from gateway.store.engine import SchemaMismatch, sqlite_url
-from gateway.store.queries import Store
+from gateway.store.queries import Store, insert_once
+from gateway.store.tables import attempts, calls
 from gateway.types import Considered, Dropped, Prediction, Quantiles, Usage
 from tests.unit.accounting.ledgers import STARTED_AT_NS, build_entry, build_record
 
@@ -108,3 +112,52 @@ def test_a_commit_is_durable_and_readers_are_not_blocked(store: Store, tmp_path:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
     assert (tmp_path / "ledger.sqlite3-wal").exists()
+
+
+WRITER = """
+import sys
+from gateway.store.queries import Store
+from tests.unit.accounting.ledgers import build_entry, build_record
+store = Store(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+store.open()
+for batch in range(40):
+    names = [f"{sys.argv[2]}_{batch}_{n}" for n in range(20)]
+    entries = [build_entry(f"att_{name}", f"req_{name}") for name in names]
+    store.insert_batch([*entries, build_entry("att_shared")], [build_record(f"req_{name}") for name in names])
+"""
+
+
+def test_processes_that_share_a_database_lose_nothing(tmp_path: Path) -> None:
+    """Two begin at once on an empty file and write batch after batch: every row is there, the shared one once."""
+    url = sqlite_url(tmp_path / "shared.sqlite3")
+    command = [sys.executable, "-c", WRITER, url]
+    with (
+        subprocess.Popen([*command, "one"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as one,
+        subprocess.Popen([*command, "two"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as two,
+    ):
+        for process in (one, two):
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+        for process in (one, two):
+            assert process.stdin is not None
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+        assert (one.wait(), two.wait()) == (0, 0)
+    store = Store(url)
+    store.open()
+    (total,) = store.totals()
+    assert total.attempts == 2 * 40 * 20 + 1
+    for name in ("one", "two"):
+        assert all(store.find_call(f"req_{name}_{batch}_19") is not None for batch in range(40))
+
+
+def test_postgres_takes_the_same_tuples() -> None:
+    """By position, all columns in the table's order, and a row whose id is there already is left alone."""
+    for table in (attempts, calls):
+        statement = insert_once(table, postgresql.psycopg.dialect(paramstyle="format"))
+        columns = ", ".join(table.columns.keys())
+        assert f" {table.name} ({columns}) VALUES (%s" in statement
+        assert statement.count("%s") == len(table.columns)
+        assert statement.endswith(" ON CONFLICT DO NOTHING")
