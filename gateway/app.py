@@ -5,10 +5,11 @@ the snapshot; connections, breakers, statistics, limits in use and the ledger li
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
+from socket import socket
 
 from gateway.accounting.base import Ledger
 from gateway.accounting.ids import random_ids
@@ -26,7 +27,9 @@ from gateway.execution.registry import strategies
 from gateway.pipeline import Pipeline
 from gateway.providers.registry import ADAPTERS, PROVIDER_TYPES, refuses
 from gateway.routes.api import Pages, create_api
-from gateway.routes.llm import Dispatch, LlmRoute
+from gateway.routes.asgi_bridge import AsgiBridge
+from gateway.routes.http1_server import HttpServer
+from gateway.routes.llm import LlmRoute
 from gateway.routing.registry import OBJECTIVES, router
 from gateway.routing.resolve import resolve
 from gateway.store.engine import sqlite_url
@@ -57,7 +60,7 @@ def read_snapshot(
 
 
 class Gateway:
-    """All parts of one gateway, and their life cycle. ``asgi`` is what an HTTP server runs."""
+    """All parts of one gateway, and their life cycle. ``http`` is its front, ``pipeline`` answers the model routes."""
 
     def __init__(
         self,
@@ -79,7 +82,7 @@ class Gateway:
         self.ledger = ledger or JournalLedger(state_dir, Store(sqlite_url(state_dir / "ledger.sqlite")), clock)
         self.transport = transport or HttpTransport()
         authenticator = StaticKeys()
-        pipeline = Pipeline(
+        self.pipeline = Pipeline(
             current=self.current,
             authenticator=authenticator,
             resolve=partial(resolve, estimate_input_tokens=estimate_prompt_tokens, price_of=lru_cache(1024)(price_of)),
@@ -94,7 +97,7 @@ class Gateway:
         )
         llm_routes = {
             path: LlmRoute(
-                pipeline,
+                self.pipeline,
                 operation=operation,
                 dialect=dialect,
                 current=self.current,
@@ -112,15 +115,17 @@ class Gateway:
             ids=ids,
         )
         api = create_api(pages, version=version("tollway"))
-        self.asgi = Dispatch(llm_routes, api)
+        self.http = HttpServer(llm_routes, rest=AsgiBridge(api, self.current))
 
-    async def start(self) -> None:
-        """Take the state directory, recover what a dead gateway left, open connections."""
+    async def start(self, listeners: Sequence[socket] = ()) -> None:
+        """Take the state directory, recover what a dead gateway left, and serve on these bound sockets."""
         await self.ledger.start()
         await self.transport.start()
+        await self.http.start(listeners)
 
     async def stop(self) -> None:
-        """Close connections, and carry the journal into the store."""
+        """Let running requests end within ``server.drain_s``, and carry the journal into the store."""
+        await self.http.stop(self.current.snapshot.server.drain_s)
         await self.transport.stop()
         await self.ledger.stop()
 

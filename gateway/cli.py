@@ -6,26 +6,21 @@ parsed arguments to an exit code.
 
 import argparse
 import asyncio
-import contextlib
 import hashlib
-import math
 import os
 import secrets
 import signal
 import socket
 import sys
-from collections.abc import Iterator
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
-import uvicorn
 import uvloop
 
 from gateway.accounting.base import StateDirectoryInUse
 from gateway.app import Gateway, read_snapshot
 from gateway.config.problems import ConfigError
 from gateway.config.snapshot import Snapshot
-from gateway.routes.http_protocol import GuardedProtocol
 from gateway.store.engine import SchemaMismatch
 from gateway.telemetry import logs
 
@@ -91,7 +86,6 @@ def _serve(arguments: argparse.Namespace) -> int:
         return _fail(str(error))
     gateway = Gateway(snapshot, reread=read)
     try:
-        # uvicorn picks its own loop only when it starts the process itself; here the listener is ours.
         with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(gateway, listener))
     except (StateDirectoryInUse, SchemaMismatch) as error:
@@ -101,43 +95,24 @@ def _serve(arguments: argparse.Namespace) -> int:
     return 0
 
 
-class _Server(uvicorn.Server):
-    """Says where it serves once it does: whoever waits for that line may connect at once."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to us: uvicorn would raise them again at its end, before the ledger is closed."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            host, port = (sockets or [])[0].getsockname()[:2]
-            print(f"tollway serves on http://{host}:{port} (metrics /metrics, docs /docs)", flush=True)
-
-
 async def _run(gateway: Gateway, listener: socket.socket) -> None:
-    server = _Server(
-        uvicorn.Config(
-            gateway.asgi,
-            interface="asgi3",
-            http=GuardedProtocol,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            ws="none",
-            timeout_graceful_shutdown=math.ceil(gateway.current.snapshot.server.drain_s),
-            proxy_headers=False,
-        )
-    )
+    told = asyncio.Event()
+
+    def stop() -> None:
+        if told.is_set():
+            gateway.http.cut()  # told twice: wait for nobody
+        told.set()
+
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, gateway.reload)
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, server.handle_exit, number, None)
-    await gateway.start()
+        loop.add_signal_handler(number, stop)
+    await gateway.start([listener])
     try:
-        await server.serve(sockets=[listener])
+        # Whoever waits for this line may connect at once.
+        host, port = listener.getsockname()[:2]
+        print(f"tollway serves on http://{host}:{port} (metrics /metrics, docs /docs)", flush=True)
+        await told.wait()
     finally:
         await gateway.stop()
 

@@ -24,8 +24,8 @@ class Sink(Protocol):
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Send the status and headers."""
 
-    async def write(self, data: bytes) -> None:
-        """Send bytes of the body, waiting while the caller's connection is full."""
+    async def write(self, data: bytes, *, last: bool = False) -> None:
+        """Send bytes of the body, waiting while the caller's connection is full; behind the ``last`` come none."""
 
 
 async def relay(reply: Reply, sink: Sink, call: Call) -> None:
@@ -71,7 +71,7 @@ async def _relay_stream(reply: Reply, sink: Sink) -> None:
     # Settled before the end marker leaves: clients hang up once they have read it.
     entry = attempt.finish("ok")
     patience.for_caller()
-    await sink.write(out + _cost_comment(entry))
+    await sink.write(out + _cost_comment(entry), last=True)
 
 
 async def _exhaust(reply: Reply) -> None:

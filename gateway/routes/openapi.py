@@ -1,4 +1,4 @@
-"""Describes the model routes for ``/docs`` by hand, since they are raw ASGI and FastAPI does not see them.
+"""Describes the model routes for ``/docs`` by hand, since they stand beside FastAPI, which does not see them.
 
 The bodies are OpenAI's own; what is described here is what a caller must know and what the gateway adds.
 """

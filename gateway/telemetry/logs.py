@@ -37,5 +37,3 @@ def configure(*, level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # uvicorn's own start and stop lines repeat what the command prints.
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.routes import http_protocol
+from gateway.routes import http1_connection
 from tests.ground.configs import one_model
 from tests.ground.gateway import RunningGateway, running_gateway
 from tests.ground.script import play
@@ -70,7 +70,7 @@ async def test_nothing_is_said_of_a_bad_request_in_the_middle_of_an_answer(tmp_p
 
 async def test_a_caller_who_stops_reading_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the request nor its connection waits for ever for somebody who takes nothing."""
-    monkeypatch.setattr(http_protocol, "READER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(http1_connection, "READER_TIMEOUT_S", 0.2)
     text = {"choices": [{"index": 0, "delta": {"content": "x" * 100_000}}]}
     async with ScriptedUpstream().then(play([text] * 200)) as upstream:
         async with running_gateway(one_model(upstream.url), tmp_path) as running:
@@ -99,7 +99,7 @@ async def test_trickling_behind_an_answer_keeps_no_connection(
     sent: bytes, then: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upstream: ScriptedUpstream
 ) -> None:
     """What comes before the next request's head is not waited for without end."""
-    monkeypatch.setattr(http_protocol, "HEADER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(http1_connection, "HEADER_TIMEOUT_S", 0.3)
     config = {**one_model(upstream.url), "keys": [{"name": "app", "secret": "env:KEY"}]}
     async with (
         running_gateway(config, tmp_path, environ={"KEY": "sk"}) as running,
@@ -151,3 +151,37 @@ async def test_an_offer_to_speak_another_protocol_is_passed_over(tmp_path: Path,
             assert b" 200 " in head.split(b"\r\n")[0]
             length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length: "))
             await reader.readexactly(int(length.removeprefix(b"content-length: ")))
+
+
+async def test_a_stream_for_http_1_0_ends_with_the_connection(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    """HTTP/1.0 knows no chunks: their sizes would be taken for a part of the answer."""
+    async with running_gateway(one_model(upstream.url), tmp_path) as running, _connected(running) as (reader, writer):
+        writer.write(_request(stream=True).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        head, _, body = (await asyncio.wait_for(reader.read(-1), 5)).partition(b"\r\n\r\n")
+    assert b" 200 " in head
+    assert b"transfer-encoding" not in head
+    assert all(not line or line.startswith((b"data: ", b": ")) for line in body.split(b"\n"))
+    assert b"data: [DONE]" in body
+
+
+async def test_a_caller_who_closes_only_his_sending_side_has_left(tmp_path: Path) -> None:
+    """It cannot be told from leaving altogether, and a model's time is too dear to wait and see."""
+    async with ScriptedUpstream() as upstream:
+        upstream.model.tokens, upstream.model.tpot_s = 10_000, 0.01
+        async with running_gateway(one_model(upstream.url), tmp_path) as running, _connected(running) as (_, writer):
+            writer.write(_request(stream=True))
+            seen = await upstream.arrived()
+            writer.write_eof()
+            await asyncio.wait_for(seen.ended.wait(), 1)
+            assert seen.disconnected_at_s is not None
+            assert [row.outcome for row in await running.totals()] == ["cancelled"]
+
+
+async def test_a_page_is_answered_on_the_connection_of_a_chat(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    """The model routes and the FastAPI application are one server."""
+    page = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"
+    async with running_gateway(one_model(upstream.url), tmp_path) as running, _connected(running) as (reader, writer):
+        writer.write(_request() + page + page.replace(b"GET", b"HEAD"))
+        got = await asyncio.wait_for(reader.readuntil(b'{"status":"ok"}'), 5)
+        assert got.count(b"HTTP/1.1 200 OK") == 2
+        assert b"HTTP/1.1 405 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)

@@ -1,18 +1,14 @@
 """A whole gateway for tests: over a real socket on a free port, or in this process without any socket."""
 
-import asyncio
-import contextlib
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 import yaml
 
 from gateway.app import Gateway, read_snapshot
-from gateway.routes.http_protocol import GuardedProtocol
 from gateway.store.engine import sqlite_url
 from gateway.store.queries import Store, Totals
 
@@ -39,25 +35,10 @@ class RunningGateway:
             store.close()
 
 
-class _Server(uvicorn.Server):
-    """Says when it listens, and leaves the process's signal handlers alone."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listens = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listens.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Any:
-        yield
-
-
 def write_config(path: Path, config: Mapping[str, Any]) -> Path:
     """Write a configuration whose state lives beside it, and return the file's path."""
-    document = {"state_dir": str(path / "state"), "server": {"port": 0, "host": "127.0.0.1"}, **config}
+    server = {"port": 0, "host": "127.0.0.1", "drain_s": 2, **config.get("server", {})}
+    document = {"state_dir": str(path / "state"), **config, "server": server}
     file = path / "tollway.yaml"
     file.write_text(yaml.safe_dump(document, sort_keys=False))
     return file
@@ -75,34 +56,8 @@ async def running_gateway(
 
     gateway = Gateway(read(), reread=read)
     listener = socket.create_server(("127.0.0.1", 0))
-    # uvloop sets it on every connection; asyncio does not on those of a listener that names no protocol, and without it
-    # the first token on a used connection waits 40 ms for the caller's delayed acknowledgement.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    server = _Server(
-        uvicorn.Config(
-            gateway.asgi,
-            interface="asgi3",
-            http=GuardedProtocol,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            ws="none",
-            timeout_graceful_shutdown=2,
-        )
-    )
-    await gateway.start()
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    listening = asyncio.create_task(server.listens.wait())
+    await gateway.start([listener])
     try:
-        await asyncio.wait({serving, listening}, return_when=asyncio.FIRST_COMPLETED)
-        if serving.done():
-            serving.result()
-            message = "the gateway did not start"
-            raise AssertionError(message)
         yield RunningGateway(gateway, file, listener.getsockname()[1])
     finally:
-        listening.cancel()
-        server.should_exit = True
-        await serving
         await gateway.stop()
-        listener.close()

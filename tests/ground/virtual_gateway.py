@@ -1,4 +1,4 @@
-"""A whole gateway in virtual time: its ASGI application, in-memory upstreams and ledger, no socket and no thread."""
+"""A whole gateway in virtual time: its pipeline, in-memory upstreams and ledger, no socket and no thread."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from starlette.types import Message
-
 from gateway.app import Gateway, read_snapshot
+from gateway.clock import Ids
 from gateway.transport.in_memory import InMemoryTransport
+from gateway.types import Inbound
 from tests.ground.builders import chat_body
 from tests.ground.gateway import write_config
 from tests.ground.memory_ledger import MemoryLedger
@@ -21,14 +21,25 @@ from tests.ground.virtual_time import SequentialIds, VirtualClock
 
 @dataclass
 class Answered:
-    """What one caller got. Times are the loop's, in seconds."""
+    """What one caller got: the ``Sink`` of his request. Times are the loop's, in seconds."""
 
     sent_at_s: float
+    started: bool = False
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     stream: ChatStream = field(default_factory=ChatStream)
     first_content_s: float | None = None
+
+    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.started = True
+        self.status = status
+        self.headers = {name.decode(): value.decode() for name, value in headers}
+
+    async def write(self, data: bytes, *, last: bool = False) -> None:  # noqa: ARG002 - all are alike here
+        self.body += data
+        if self.stream.feed(data) and self.first_content_s is None:
+            self.first_content_s = asyncio.get_running_loop().time()
 
     @property
     def ttft_s(self) -> float:
@@ -40,34 +51,29 @@ class Answered:
 class VirtualGateway:
     """A started gateway; ``chat`` calls it as an app does."""
 
-    def __init__(self, gateway: Gateway, ledger: MemoryLedger) -> None:
+    def __init__(self, gateway: Gateway, ledger: MemoryLedger, ids: Ids) -> None:
         self.gateway = gateway
         self.ledger = ledger
+        self._ids = ids
 
     async def chat(self, **members: Any) -> Answered:
         """Send one chat request, streamed unless told otherwise, and read its answer to the end."""
         body = chat_body(**{"stream": True, **members})
+
+        async def read_body() -> bytes:
+            return body
+
         answered = Answered(asyncio.get_running_loop().time())
-        requests: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-        never = asyncio.Event()
-
-        async def receive() -> Message:
-            if not requests:
-                await never.wait()
-            return requests.pop()
-
-        async def send(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                answered.status = message["status"]
-                answered.headers = {name.decode(): value.decode() for name, value in message["headers"]}
-                return
-            answered.body += message["body"]
-            if answered.stream.feed(message["body"]) and answered.first_content_s is None:
-                answered.first_content_s = asyncio.get_running_loop().time()
-
-        headers = [(b"content-type", b"application/json")]
-        scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
-        await self.gateway.asgi(scope, receive, send)
+        inbound = Inbound(
+            id=self._ids("req"),
+            operation="chat",
+            dialect="openai",
+            headers={"content-type": "application/json"},
+            received_at_ns=VirtualClock.monotonic_ns(),
+            read_body=read_body,
+            caller_left=lambda: False,
+        )
+        await self.gateway.pipeline.handle(inbound, answered)
         return answered
 
 
@@ -84,12 +90,11 @@ async def virtual_gateway(
     ledger = MemoryLedger()
     transport = InMemoryTransport({origin: upstream.serve for origin, upstream in upstreams.items()})
     snapshot = await asyncio.to_thread(read)
-    gateway = Gateway(
-        snapshot, reread=read, transport=transport, ledger=ledger, clock=VirtualClock(), ids=SequentialIds()
-    )
+    ids = SequentialIds()
+    gateway = Gateway(snapshot, reread=read, transport=transport, ledger=ledger, clock=VirtualClock(), ids=ids)
     await gateway.start()
     try:
-        yield VirtualGateway(gateway, ledger)
+        yield VirtualGateway(gateway, ledger, ids)
     finally:
         await gateway.stop()
     assert not ledger.open, "an attempt was never settled"

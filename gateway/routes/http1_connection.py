@@ -1,0 +1,378 @@
+"""One connection from a caller: requests in, one after the other, and no patience for ever.
+
+It parses what comes (httptools, a binding of llhttp, which refuses what smuggles: Content-Length beside
+Transfer-Encoding, folded fields, bare line feeds), runs one task per request, one at a time and in order, and passes a
+handler the ``Exchange``. What must hold before there is a request is decided here:
+
+- A head has a time and a size within which to arrive; so has what surrounds the pieces of a chunked body, and what
+  comes behind a request that was answered before its end. Fields behind a body are never headers.
+- A caller who leaves, or closes only his sending side, cancels the task at whatever point it is; those of his requests
+  that wait behind it never begin. The connection is read from while a request runs, or leaving would go unnoticed.
+- A caller who takes nothing of an answer for a while is let go.
+- An offer of another protocol is passed over (RFC 9110, 7.8), as Java's client makes with each request.
+"""
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from typing import cast
+
+import httptools
+
+from gateway.errors import ErrorKind, GatewayError
+from gateway.routes.http1_exchange import STATUS_LINES, Exchange, split_target
+from gateway.wire.errors import render
+
+HEADER_TIMEOUT_S = 10.0
+KEEP_ALIVE_S = 75.0
+"""Longer than the 60 s of common load balancers: who reuses connections should be the one who closes them."""
+READER_TIMEOUT_S = 60.0
+"""For so long a caller may take nothing of an answer that waits for him."""
+MAX_HEADER_BYTES = 32 * 1024
+_MOST_WAITING = 256
+_MOST_WAITING_BYTES = 1 << 16
+"""With more than this sent behind the request that runs, a caller is held back, and his leaving noticed later."""
+
+Handler = Callable[[Exchange], Awaitable[None]]
+"""Answers a request. What it raises is a 500, or an answer that breaks off."""
+
+log = logging.getLogger("tollway.http")
+
+
+class _RefusedHeadError(Exception):
+    """Stops the parser: status and sentence of the refusal."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection from a caller. Implements ``Line``."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        routes: Mapping[bytes, Handler],
+        rest: Handler,
+        date: Callable[[], bytes],
+        on_made: Callable[["Connection"], None],
+        on_lost: Callable[["Connection"], None],
+    ) -> None:
+        self._loop = loop
+        self._routes = routes
+        self._otherwise = rest
+        self._on_made = on_made
+        self._on_lost = on_lost
+        self._transport: asyncio.Transport
+        self._parser: httptools.HttpRequestParser
+        self._current: Exchange | None = None
+        """The request that is being answered."""
+        self._incoming: Exchange | None = None
+        """The one whose body is being received."""
+        self._waiting: deque[Exchange] = deque()
+        """Those sent behind the current one (pipelined)."""
+        self._ahead_bytes = 0
+        """Of those that wait, and of those that came behind them."""
+        self._target = b""
+        self._fields: dict[bytes, bytes] = {}
+        self.on_header = self._fields.setdefault  # called by the parser, without a Python frame; the first one counts
+        self._fed_bytes = 0
+        self._loose_bytes = 0
+        """Received since the last piece of a body, or the last request: a head, or what surrounds a chunked body."""
+        self._hurried = True
+        """Something was received that is no request yet, and the deadline is for that."""
+        self._deadline_s = 0.0
+        self._task: asyncio.Task[None]
+        """That of the current request."""
+        self._timer: asyncio.TimerHandle
+        self._reader_timer: asyncio.TimerHandle | None = None
+        self._lingering = False
+        self._paused = False
+        self.full = False
+        self._drain: asyncio.Future[None] | None = None
+        self.date = date
+        self.write: Callable[[bytes], None]
+
+    # Called by the event loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for the first request's head."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self.write = self._transport.write
+        self._parser = self._new_parser()
+        self._on_made(self)
+        self._deadline_s = self._loop.time() + HEADER_TIMEOUT_S
+        self._timer = self._loop.call_later(HEADER_TIMEOUT_S, self._tick)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came."""
+        self._fed_bytes = len(data)
+        self._loose_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._pass_over(data[offer.args[0] :])
+            return
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, _RefusedHeadError):
+                self._refuse(*error.__context__.args)
+            else:
+                self._refuse(400, f"This is not HTTP/1.1 that can be understood: {error}.")
+            return
+        if self._loose_bytes > MAX_HEADER_BYTES:
+            self._refuse(431, _TOO_LARGE)
+        elif self._current is None and not self._hurried:
+            self._hurried = True
+            self._allow(HEADER_TIMEOUT_S)
+        elif self._waiting:
+            self._ahead_bytes += len(data)
+            if self._ahead_bytes > _MOST_WAITING_BYTES:
+                self.pause_reading()
+
+    def eof_received(self) -> None:
+        """Take the end of what the caller sends for his leaving; the loop closes the connection."""
+        self._leave()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the loop's own signature
+        """Take the connection's end, whatever caused it."""
+        self._leave()
+        self._timer.cancel()
+        self._read_on()
+        del self._parser  # it and this object hold each other
+        self._on_lost(self)
+
+    def pause_writing(self) -> None:
+        """Begin to wait until the caller reads on."""
+        self.full = True
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        """Go on: the caller has read."""
+        self.full = False
+        self._read_on()
+        if self._drain is not None and not self._drain.done():
+            self._drain.set_result(None)
+
+    # Called by the parser; ``on_header`` is above.
+
+    def on_url(self, target: bytes) -> None:
+        """Take the request's target, or a piece of it."""
+        self._target += target
+
+    def on_headers_complete(self) -> None:
+        """Check the head, and begin the request or let it wait for its turn."""
+        parser, fields = self._parser, self._fields
+        if parser.should_upgrade():
+            return  # feed_data raises next
+        may_be_large = max(self._loose_bytes, self._fed_bytes) > MAX_HEADER_BYTES  # a body may be a part of this
+        if may_be_large and sum(len(name) + len(value) + 4 for name, value in fields.items()) > MAX_HEADER_BYTES:
+            raise _RefusedHeadError(431, _TOO_LARGE)
+        headers = {str(name, "latin-1").lower(): str(value, "latin-1") for name, value in reversed(fields.items())}
+        modern = parser.get_http_version() == "1.1"
+        if "transfer-encoding" in headers and not (modern and headers["transfer-encoding"].lower() == "chunked"):
+            raise _RefusedHeadError(400, "Of Transfer-Encoding only 'chunked' is understood, and in HTTP/1.1.")
+        exchange = self._incoming = Exchange(
+            self,
+            parser.get_method(),
+            self._target,
+            headers,
+            modern=modern,
+            persistent=modern and parser.should_keep_alive(),
+        )
+        self._target = b""
+        fields.clear()
+        if self._current is None:
+            self._begin(exchange)
+        elif len(self._waiting) < _MOST_WAITING:
+            self._waiting.append(exchange)
+        else:
+            raise _RefusedHeadError(400, "Too many requests were sent without waiting for their answers.")
+
+    def on_body(self, data: bytes) -> None:
+        """Take a piece of a body."""
+        self._loose_bytes = 0
+        if self._incoming is not None:
+            self._incoming.take(data)
+
+    def on_message_complete(self) -> None:
+        """Take the end of a body."""
+        incoming = self._incoming
+        if incoming is None:
+            return  # an offer of another protocol
+        self._incoming = None
+        self._loose_bytes = 0
+        self._fields.clear()  # what came behind the body
+        incoming.complete()
+        if self._current is None:  # answered long before
+            self._rest()
+        elif self._lingering:
+            self._close()
+
+    # Called by the exchange.
+
+    async def drained(self) -> None:
+        """Wait until the caller has read on."""
+        self._drain = self._loop.create_future()
+        await self._drain
+
+    def pause_reading(self) -> None:
+        """Let the caller wait."""
+        if not self._paused and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Let the caller go on."""
+        if self._paused and not self._transport.is_closing():
+            self._paused = False
+            self._transport.resume_reading()
+
+    # Called by the server.
+
+    def finish(self) -> None:
+        """Close once the request that is being answered is."""
+        if self._current is None or self._lingering:
+            self._close()
+        else:
+            self._current.persistent = False
+
+    def cut(self) -> None:
+        """Cancel the request that is being answered; it still may say so."""
+        if self._current is not None:
+            self._task.cancel()
+
+    def abort(self) -> None:
+        """Break the connection."""
+        self._transport.abort()
+
+    # The course of a request.
+
+    def _begin(self, exchange: Exchange) -> None:
+        self._current = exchange
+        self._deadline_s = math.inf
+        self._task = self._loop.create_task(self._serve(exchange))
+
+    async def _serve(self, exchange: Exchange) -> None:
+        try:
+            handler = self._routes.get(exchange.target)
+            if handler is None:
+                handler = self._routes.get(split_target(exchange.target)[0], self._otherwise)
+            await handler(exchange)
+            exchange.end()
+        except Exception:
+            log.exception("a request's handler failed")
+            if not (exchange.started or exchange.left):
+                self._say(500, ErrorKind.INTERNAL, "The gateway failed; this is its fault, not the request's.")
+        finally:
+            self._served(exchange)
+
+    def _served(self, exchange: Exchange) -> None:
+        self._current = None
+        if self._transport.is_closing():
+            return
+        if not exchange.answered:
+            self._transport.abort()  # nobody shall take it for a whole one
+        elif not exchange.persistent:
+            self._close_behind(exchange)
+        elif self._waiting:
+            self._begin(self._waiting.popleft())
+        else:
+            self._rest()
+        if not self._waiting:
+            self._ahead_bytes = 0
+            self.resume_reading()
+
+    def _close_behind(self, exchange: Exchange) -> None:
+        """Close, but not on a caller who is still sending: the reset would take the answer from him."""
+        if self._incoming is None:
+            self._close()
+        else:
+            self._current, self._lingering = exchange, True  # nothing else begins
+            self._transport.write_eof()
+            self._rest()
+
+    def _leave(self) -> None:
+        current = self._current
+        if current is not None and not current.left:
+            current.left = True
+            self._task.cancel()
+
+    def _pass_over(self, rest: bytes) -> None:
+        """Parse a head anew without its offer of another protocol: the parser takes what follows for that one."""
+        method, fields = self._parser.get_method(), self._fields
+        if method == b"CONNECT":
+            self._refuse(400, "This is a gateway to language models, not a proxy.")
+            return
+        lines = [b"%b %b HTTP/%b" % (method, self._target, self._parser.get_http_version().encode())]
+        lines += [b"%b: %b" % field for field in fields.items() if field[0].lower() != b"upgrade"]
+        self._parser = self._new_parser()
+        self._target = b""
+        self._loose_bytes = 0
+        fields.clear()
+        self.data_received(b"\r\n".join([*lines, b"", rest]))
+
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        parser = httptools.HttpRequestParser(self)
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)  # it is skipped, never parsed
+        return parser
+
+    # Patience and its end.
+
+    def _allow(self, seconds: float) -> None:
+        self._deadline_s = self._loop.time() + seconds
+
+    def _rest(self) -> None:
+        """Wait for the next request, or for the rest of one that is answered: for that no longer than for a head."""
+        self._hurried = self._incoming is not None
+        self._allow(HEADER_TIMEOUT_S if self._hurried else KEEP_ALIVE_S)
+
+    def _tick(self) -> None:
+        """See whether a deadline has passed. No deadline is nearer than the next tick, so one timer does for all."""
+        left_s = self._deadline_s - self._loop.time()
+        if left_s > 0:
+            self._timer = self._loop.call_later(min(left_s, HEADER_TIMEOUT_S), self._tick)
+        elif self._transport.is_closing():
+            self._transport.abort()
+        else:
+            self._timer = self._loop.call_later(HEADER_TIMEOUT_S, self._tick)
+            if self._target:
+                self._refuse(408, f"The request's head did not arrive within {HEADER_TIMEOUT_S:g} seconds.")
+            else:
+                self._close()
+
+    def _await_reader(self) -> None:
+        waiting_bytes = self._transport.get_write_buffer_size()
+        self._reader_timer = self._loop.call_later(READER_TIMEOUT_S, self._check_reader, waiting_bytes)
+
+    def _check_reader(self, waited_bytes: int) -> None:
+        if self._transport.get_write_buffer_size() < waited_bytes:
+            self._await_reader()
+        else:
+            self._transport.abort()
+
+    def _read_on(self) -> None:
+        if self._reader_timer is not None:
+            self._reader_timer.cancel()
+            self._reader_timer = None
+
+    def _refuse(self, status: int, sentence: str) -> None:
+        """Answer what is no request, unless an answer to an earlier one is under way, and close."""
+        current = self._current
+        if current is None or (current is self._incoming and not current.started):
+            self._say(status, ErrorKind.INVALID_REQUEST, sentence)
+        self._close()
+        self._leave()
+
+    def _say(self, status: int, kind: ErrorKind, sentence: str) -> None:
+        body = render("openai", GatewayError(kind, sentence), "")
+        framing = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.write(STATUS_LINES[status] + self.date() + framing + body)
+        self._close()
+
+    def _close(self) -> None:
+        """Close once everything is sent, or READER_TIMEOUT_S later."""
+        self._allow(READER_TIMEOUT_S)
+        self._transport.close()
+
+
+_TOO_LARGE = f"The request's headers are larger than {MAX_HEADER_BYTES} bytes; send fewer or shorter ones."

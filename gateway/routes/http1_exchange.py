@@ -1,0 +1,226 @@
+"""One request of a caller and the answer to it, with HTTP/1.1's framing of both bodies.
+
+Which bytes belong to the request is the parser's business (``http1_server``), what to answer a handler's. Here: a body
+is kept until it is asked for, within bounds, and an answer leaves in as few writes as it can.
+"""
+
+import asyncio
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Protocol
+from urllib.parse import unquote_to_bytes
+
+from gateway.errors import ErrorKind, GatewayError
+
+_AHEAD_BYTES = 1 << 16
+"""So much of a body is taken before anybody has asked for it."""
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+
+
+class Line(Protocol):
+    """What an exchange needs of its connection."""
+
+    full: bool
+    """What was written waits for the caller to read on."""
+
+    def write(self, data: bytes, /) -> None:
+        """Send bytes."""
+
+    async def drained(self) -> None:
+        """Wait until it is no longer full."""
+
+    def pause_reading(self) -> None:
+        """Let the caller wait."""
+
+    def resume_reading(self) -> None:
+        """Let the caller go on."""
+
+    def date(self) -> bytes:
+        """Return the header with the time of now."""
+
+
+class Exchange:
+    """A request whose head is there, and the ``Sink`` of its answer. ``end`` follows the answer's last bytes."""
+
+    __slots__ = (
+        "_allowed_bytes", "_bodyless", "_chunked", "_head", "_line", "_owed_bytes", "_pieces", "_size_bytes", "_waiter",
+        "answered", "headers", "left", "method", "modern", "persistent", "received", "started", "target",
+    )  # fmt: skip
+
+    def __init__(
+        self, line: Line, method: bytes, target: bytes, headers: dict[str, str], *, modern: bool, persistent: bool
+    ) -> None:
+        self.method = method
+        self.target = target
+        """As sent: mostly a path and a query."""
+        self.headers = headers
+        """See ``Inbound.headers``."""
+        self.modern = modern
+        """HTTP/1.1, which knows chunks; the end of an answer of unknown length to HTTP/1.0 is the connection's."""
+        self.persistent = persistent
+        """Another request may follow on the connection."""
+        self.received = False
+        """The whole body has come."""
+        self.started = False
+        self.answered = False
+        self.left = False
+        """The caller has gone, and the handler's task was cancelled because of it."""
+        self._line = line
+        self._pieces: list[bytes] | None = []
+        self._size_bytes = 0
+        self._allowed_bytes = _AHEAD_BYTES
+        self._waiter: asyncio.Future[None] | None = None
+        self._head = b""
+        self._chunked = False
+        self._bodyless = False
+        self._owed_bytes: int | None = None
+
+    def has_left(self) -> bool:
+        """See ``Inbound.caller_left``."""
+        return self.left
+
+    async def read_body(self, limit_bytes: int, timeout_s: float) -> bytes:
+        """Return the whole body, once. Raises GatewayError: BODY_TOO_LARGE, BODY_TIMEOUT."""
+        if not self.received:
+            await self._receive(limit_bytes, timeout_s)
+        if self._size_bytes > limit_bytes:
+            raise _too_large(limit_bytes)
+        pieces = self._pieces or ()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def _receive(self, limit_bytes: int, timeout_s: float) -> None:
+        """Wait until the body has come, or more of it than the limit."""
+        if int(self.headers.get("content-length", "0")) > limit_bytes:  # the parser has seen to its being a number
+            raise _too_large(limit_bytes)
+        self._allowed_bytes = limit_bytes
+        if self._size_bytes > limit_bytes:
+            return
+        self._line.resume_reading()
+        if self.modern and self.headers.get("expect", "").lower() == "100-continue":
+            self._line.write(_CONTINUE)
+        loop = asyncio.get_running_loop()
+        waiter = self._waiter = loop.create_future()
+        timer = loop.call_later(timeout_s, _give_up, waiter, timeout_s)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+
+    def take(self, data: bytes) -> None:
+        """Keep a piece of the body, unless it is one too many or nobody will read it any more."""
+        if self._pieces is None:
+            return
+        self._pieces.append(data)
+        self._size_bytes += len(data)
+        if self._size_bytes > self._allowed_bytes:
+            if self._waiter is None:
+                self._line.pause_reading()
+            else:
+                self._pieces = None
+                self._wake()
+
+    def complete(self) -> None:
+        """Note that the whole body has come."""
+        self.received = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Make the answer's head; it leaves together with the first bytes of the body, or at the end."""
+        self.started = True
+        if not self.received and "expect" in self.headers:
+            self.persistent = False  # nobody knows whether the body will still come
+        lines = [STATUS_LINES[status], self._line.date()]
+        for name, value in headers:
+            if name == b"content-length":
+                self._owed_bytes = int(value)
+            lines.append(b"%b: %b\r\n" % (name, value))
+        self._bodyless = self.method == b"HEAD" or status in (204, 304)
+        if self._bodyless:
+            self._owed_bytes = None
+        elif self._owed_bytes is None and self.modern:
+            self._chunked = True
+            lines.append(b"transfer-encoding: chunked\r\n")
+        lines.append(b"\r\n" if self.persistent else b"connection: close\r\n\r\n")
+        self._head = b"".join(lines)
+
+    async def write(self, data: bytes, *, last: bool = False) -> None:
+        """See ``Sink.write``."""
+        if not data or self.left or self._bodyless:
+            return
+        head, self._head = self._head, b""
+        if self._chunked:
+            data = b"%b%x\r\n%b\r\n" % (head, len(data), data)
+        else:
+            if self._owed_bytes is not None:
+                self._owed_bytes -= len(data)
+            data = head + data
+        if last:
+            self._head = data
+            asyncio.get_running_loop().call_soon(self._flush)  # unless the end comes first, and they leave as one
+            return
+        line = self._line
+        line.write(data)
+        if line.full:
+            await line.drained()
+
+    def end(self) -> None:
+        """End the answer; one that is shorter or longer than its head says stays unanswered."""
+        if self.answered or self.left:
+            return
+        if not self.started:
+            raise RuntimeError("the handler gave no answer")
+        if self._chunked:
+            self._head += b"0\r\n\r\n"
+        self._flush()
+        self._pieces = None
+        self.answered = not self._owed_bytes
+
+    def _flush(self) -> None:
+        if self._head and not self.left:
+            self._line.write(self._head)
+        self._head = b""
+
+
+class Date:
+    """Returns the header ``Date`` when called: HTTP wants it of who has a clock (RFC 9110, 6.6.1)."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._time = loop.time
+        self._line = b""
+        self._until_s = 0.0
+
+    def __call__(self) -> bytes:
+        """Return it for now."""
+        now_s = self._time()
+        if now_s >= self._until_s:
+            self._until_s = now_s + 1
+            self._line = b"date: %b\r\n" % formatdate(usegmt=True).encode()
+        return self._line
+
+
+def split_target(target: bytes) -> tuple[bytes, bytes]:
+    """Return path and query of a request's target, percent-encoding of the path undone (RFC 9112, 3.2)."""
+    if not target.startswith(b"/"):  # a proxy's absolute form, or the ``*`` of OPTIONS
+        target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
+    path, _, query = target.partition(b"?")
+    return unquote_to_bytes(path), query
+
+
+def _give_up(waiter: "asyncio.Future[None]", timeout_s: float) -> None:
+    if not waiter.done():
+        sentence = f"The body did not arrive within {timeout_s:g} seconds; send it faster."
+        waiter.set_exception(GatewayError(ErrorKind.BODY_TIMEOUT, sentence))
+
+
+def _too_large(limit_bytes: int) -> GatewayError:
+    return GatewayError(
+        ErrorKind.BODY_TOO_LARGE,
+        f"The body is larger than the {limit_bytes} bytes that this gateway accepts; send a smaller one, "
+        "or have the operator raise server.max_body_mb.",
+    )

@@ -1,0 +1,456 @@
+"""The HTTP server over real sockets: order, leaving, patience, and an orderly end."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from socket import create_server
+
+import pytest
+
+from gateway.routes import http1_connection
+from gateway.routes.http1_connection import Connection
+from gateway.routes.http1_exchange import Exchange
+from gateway.routes.http1_server import HttpServer
+
+GET = b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n"
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def _echo(exchange: Exchange) -> None:
+    """Answer with the target and the body."""
+    body = exchange.target + b" " + await exchange.read_body(1_000_000, 5.0)
+    await exchange.start(200, [(b"content-length", str(len(body)).encode())])
+    await exchange.write(body)
+
+
+class Served:
+    """A running server, and connections to it."""
+
+    def __init__(self, server: HttpServer, port: int) -> None:
+        self.server = server
+        self._port = port
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Streams]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            yield reader, writer
+        finally:
+            writer.transport.abort()
+
+    async def send(self, data: bytes) -> bytes:
+        """Send bytes and return what comes back until the connection ends."""
+        async with self.connected() as (reader, writer):
+            writer.write(data)
+            return await asyncio.wait_for(reader.read(-1), 5)
+
+    def only(self) -> Connection:
+        (connection,) = self.server._connections
+        return connection
+
+
+@asynccontextmanager
+async def serving(
+    rest: Callable[[Exchange], Awaitable[None]] = _echo, **routes: Callable[[Exchange], Awaitable[None]]
+) -> AsyncIterator[Served]:
+    listener = create_server(("127.0.0.1", 0))
+    server = HttpServer({f"/{path}": handler for path, handler in routes.items()}, rest)
+    await server.start([listener])
+    try:
+        yield Served(server, listener.getsockname()[1])
+    finally:
+        await server.stop(0)
+
+
+class Held:
+    """A handler whose requests run until they are let go or cancelled."""
+
+    def __init__(self) -> None:
+        self.begun: list[bytes] = []
+        self.cancelled: list[bytes] = []
+        self.changed = asyncio.Event()
+        self.let_go = asyncio.Event()
+
+    async def __call__(self, exchange: Exchange) -> None:
+        self.begun.append(exchange.target)
+        self.changed.set()
+        try:
+            await self.let_go.wait()
+        except asyncio.CancelledError:
+            assert exchange.has_left()
+            self.cancelled.append(exchange.target)
+            raise
+        finally:
+            self.changed.set()
+        await _echo(exchange)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():
+                self.changed.clear()
+                await self.changed.wait()
+
+
+async def _answer(reader: asyncio.StreamReader) -> bytes:
+    """Read one answer of known length and return its body."""
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length: "))
+    return await asyncio.wait_for(reader.readexactly(int(length.removeprefix(b"content-length: "))), 5)
+
+
+async def test_requests_behind_one_another_are_answered_in_order() -> None:
+    """However they are cut into packets; one that takes long is not overtaken."""
+    held = Held()
+    async with serving(slow=held) as served, served.connected() as (reader, writer):
+        body = b"POST /b HTTP/1.1\r\ncontent-length: 4\r\n\r\nbody"
+        writer.write(GET % b"/slow" + body + b"POST /c HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n2\r\nch")
+        await held.until(lambda: held.begun == [b"/slow"])
+        writer.write(b"\r\n0\r\nx-behind: it\r\n\r\n" + GET % b"/d")
+        held.let_go.set()
+        assert [await _answer(reader) for _ in range(4)] == [b"/slow ", b"/b body", b"/c ch", b"/d "]
+
+
+@pytest.mark.parametrize("how", ["half-close", "reset", "close"])
+async def test_leaving_ends_the_running_request_and_those_behind_it_never_begin(how: str) -> None:
+    """One who has only closed his sending side cannot be told from one who has gone."""
+    held = Held()
+    async with serving(held) as served, served.connected() as (_, writer):
+        writer.write(GET % b"/1" + GET % b"/2" + GET % b"/3")
+        await held.until(lambda: bool(held.begun))
+        if how == "half-close":
+            writer.write_eof()
+        elif how == "reset":
+            writer.transport.abort()
+        else:
+            writer.close()
+        await held.until(lambda: bool(held.cancelled))
+        assert (held.begun, held.cancelled) == ([b"/1"], [b"/1"])
+
+
+async def test_leaving_in_the_middle_of_a_body_ends_the_request() -> None:
+    ended = asyncio.Event()
+
+    async def handle(exchange: Exchange) -> None:
+        try:
+            await exchange.read_body(10, 5.0)
+        finally:
+            assert exchange.has_left()
+            ended.set()
+
+    async with serving(handle) as served:
+        async with served.connected() as (_, writer):
+            writer.write(b"POST / HTTP/1.1\r\ncontent-length: 4\r\n\r\nbo")
+            await writer.drain()
+        await asyncio.wait_for(ended.wait(), 5)
+
+
+async def test_a_caller_far_ahead_of_the_answers_is_held_back() -> None:
+    """What waits behind a request is bounded, and all of it is answered in the end."""
+    held, many = Held(), 100
+    request = b"POST / HTTP/1.1\r\ncontent-length: 4000\r\n\r\n" + b"x" * 4000
+    async with serving(held) as served, served.connected() as (reader, writer):
+        for _ in range(many):
+            writer.write(request)
+            await asyncio.sleep(0)
+        await held.until(lambda: bool(held.begun))
+        connection = served.only()
+        async with asyncio.timeout(5):
+            while not connection._paused:
+                await asyncio.sleep(0)
+        assert len(connection._waiting) < many
+        held.let_go.set()
+        for _ in range(many):
+            assert await _answer(reader) == b"/ " + b"x" * 4000
+        assert not connection._paused
+
+
+async def test_a_request_that_arrives_while_the_one_before_tidies_up_is_answered() -> None:
+    """Its answer was complete; that its handler has yet to end is nobody's concern."""
+    tidy = asyncio.Event()
+
+    async def dawdle(exchange: Exchange) -> None:
+        await exchange.start(200, [(b"content-length", b"2")])
+        await exchange.write(b"ok")
+        exchange.end()
+        await tidy.wait()
+
+    async with serving(dawdle=dawdle) as served, served.connected() as (reader, writer):
+        writer.write(GET % b"/dawdle")
+        assert await _answer(reader) == b"ok"
+        writer.write(GET % b"/next")
+        async with asyncio.timeout(5):
+            while not served.only()._waiting:
+                await asyncio.sleep(0)
+        tidy.set()
+        assert await _answer(reader) == b"/next "
+
+
+async def test_a_flood_of_requests_ends_the_connection() -> None:
+    held = Held()
+    async with serving(held) as served:
+        assert await served.send(GET % b"/" * 1000) == b""
+
+
+async def test_a_caller_who_reads_slowly_is_waited_for() -> None:
+    """Not more than the connection's buffers are written ahead of him, and nothing is lost."""
+    written = 0
+
+    async def handle(exchange: Exchange) -> None:
+        nonlocal written
+        await exchange.start(200, [])
+        for _ in range(400):
+            await exchange.write(b"x" * 100_000)
+            written += 1
+
+    async with serving(handle) as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served._port, limit=1 << 16)
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        async with asyncio.timeout(5):
+            while not served.only().full:
+                await asyncio.sleep(0)
+        assert written < 200
+        assert len(await reader.read(-1)) == 40_000_000
+        writer.close()
+
+
+async def test_a_caller_who_reads_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http1_connection, "READER_TIMEOUT_S", 0.2)
+    left = asyncio.Event()
+
+    async def handle(exchange: Exchange) -> None:
+        await exchange.start(200, [])
+        try:
+            while True:
+                await exchange.write(b"x" * 100_000)
+        finally:
+            left.set()
+
+    async with serving(handle) as served, served.connected() as (reader, writer):
+        reader._transport.pause_reading()  # type: ignore[attr-defined] # or the stream would read ahead
+        writer.write(GET % b"/")
+        await asyncio.wait_for(left.wait(), 10)
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n\r\n", b"GET / HTTP/1.1\r\nx: "], ids=["nothing", "blanks", "half a head"])
+async def test_a_head_has_its_time(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only one who has begun to ask is told so."""
+    monkeypatch.setattr(http1_connection, "HEADER_TIMEOUT_S", 0.2)
+    async with serving() as served:
+        got = await served.send(sent)
+    assert (b" 408 " in got) == sent.startswith(b"GET")
+
+
+async def test_an_idle_connection_is_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than a head may take."""
+    monkeypatch.setattr(http1_connection, "HEADER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(http1_connection, "KEEP_ALIVE_S", 0.5)
+    async with serving() as served, served.connected() as (reader, writer):
+        writer.write(GET % b"/1")
+        await _answer(reader)
+        answered_at_s = asyncio.get_running_loop().time()
+        assert await asyncio.wait_for(reader.read(-1), 5) == b""
+        assert asyncio.get_running_loop().time() - answered_at_s > 0.4
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"POST / HTTP/1.1\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 2\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\ntransfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\nab",
+        b"POST / HTTP/1.1\r\ncontent-length : 2\r\n\r\nab",
+        b"GET / HTTP/1.1\r\nx: a\r\n folded\r\n\r\n",
+        b"GET / HTTP/1.1\nhost: a\n\n",
+        b"CONNECT a:80 HTTP/1.1\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nxx\r\n",
+    ],
+)
+async def test_what_two_parsers_could_read_in_two_ways_is_refused(sent: bytes) -> None:
+    """400 in the shape of every other error, and no request begins that a client could have hidden."""
+    async with serving() as served:
+        got = await served.send(sent + GET % b"/hidden")
+    assert got.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert got.count(b"\r\ndate: ") == 1
+    assert b'"invalid_request_error"' in got
+
+
+@pytest.mark.parametrize("head_bytes", [31_000, 34_000])
+async def test_only_the_head_counts_for_its_size(head_bytes: int) -> None:
+    """A large body in the same packet does not."""
+    async with serving() as served:
+        filler = b"x-filler: " + b"a" * (head_bytes - 60) + b"\r\n"
+        head = b"POST / HTTP/1.1\r\nconnection: close\r\ncontent-length: 50000\r\n" + filler
+        got = await served.send(head + b"\r\n" + b"x" * 50_000)
+    assert (b" 200 OK" in got) == (head_bytes < 32_768)
+    assert (b" 431 " in got) == (head_bytes > 32_768)
+
+
+async def test_an_offer_of_another_protocol_is_passed_over_however_it_is_cut() -> None:
+    """The body behind it counts, and so does the next request."""
+    head = b"POST /a?b HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 4\r\n\r\n"
+    offer = head + b"body" + GET % b"/next"
+    async with serving() as served, served.connected() as (reader, writer):
+        for cut in (0, 30, 50, 70, len(offer) - 60):
+            writer.write(offer[:cut])
+            await writer.drain()
+            await asyncio.sleep(0)
+            writer.write(offer[cut:])
+            assert await _answer(reader) == b"/a?b body"
+            assert await _answer(reader) == b"/next "
+
+
+async def test_a_refusal_reaches_a_caller_who_still_sends() -> None:
+    """Although the connection ends with it: closing at once would make the system take it back."""
+
+    async def refuse(exchange: Exchange) -> None:
+        await exchange.start(401, [(b"content-length", b"2")])
+        await exchange.write(b"no")
+
+    async with serving(refuse) as served:
+        head = b"POST / HTTP/1.1\r\nconnection: close\r\ncontent-length: 8000000\r\n\r\n"
+        got = await served.send(head + b"x" * 8_000_000)
+    assert got.startswith(b"HTTP/1.1 401 ")
+    assert got.endswith(b"no")
+
+
+async def test_a_large_head_behind_another_request_is_no_smaller() -> None:
+    """In the middle of the first one's turn there is no place to say so, and both are let go."""
+    async with serving() as served:
+        first = b"POST / HTTP/1.1\r\ncontent-length: 4\r\n\r\nbody"
+        assert await served.send(first + b"GET /large HTTP/1.1\r\nx: " + b"a" * 34_000 + b"\r\n\r\n") == b""
+
+
+async def test_what_comes_behind_the_last_request_is_no_request() -> None:
+    """``Connection: close`` made it the last, and it is answered all the same."""
+    async with serving() as served:
+        got = await served.send(b"GET /1 HTTP/1.1\r\nconnection: close\r\n\r\n\r\n" + GET % b"/2" + b"nonsense")
+    assert got.count(b"HTTP/1.1 200 OK") == 1
+    assert got.endswith(b"/1 ")
+
+
+async def test_an_answer_that_nobody_takes_holds_no_connection_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although its handler is done, and the connection is only being closed."""
+    monkeypatch.setattr(http1_connection, "HEADER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(http1_connection, "READER_TIMEOUT_S", 0.2)
+
+    async def handle(exchange: Exchange) -> None:
+        served.only()._transport.set_write_buffer_limits(1 << 25)
+        await exchange.start(200, [])
+        await exchange.write(b"x" * 20_000_000)
+
+    async with serving(handle) as served, served.connected() as (reader, writer):
+        reader._transport.pause_reading()  # type: ignore[attr-defined] # or the stream would read ahead
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        await writer.drain()
+        async with asyncio.timeout(5):
+            while not served.server._connections:
+                await asyncio.sleep(0)
+            while served.server._connections:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_request_behind_a_refused_body_is_answered() -> None:
+    """The rest of the body is skipped, not taken for a request."""
+
+    async def refuse(exchange: Exchange) -> None:
+        await exchange.start(401, [(b"content-length", b"2")])
+        await exchange.write(b"no")
+
+    async with serving(refuse=refuse) as served, served.connected() as (reader, writer):
+        writer.write(b"POST /refuse HTTP/1.1\r\ncontent-length: 1000\r\n\r\n")
+        assert await _answer(reader) == b"no"
+        writer.write(b"GET / HTTP/1.1\r\n\r\n".ljust(1000, b"x") + GET % b"/next")
+        assert await _answer(reader) == b"/next "
+
+
+@pytest.mark.parametrize("target", [b"/a", b"/a?x=1", b"/%61", b"http://b:1/a", b"https://b/a?x"])
+async def test_a_route_is_found_by_its_path_however_it_is_written(target: bytes) -> None:
+    async def found(exchange: Exchange) -> None:
+        await exchange.start(204, [])
+
+    async with serving(a=found) as served:
+        assert b" 204 " in await served.send(b"GET %b HTTP/1.0\r\n\r\n" % target)
+
+
+@pytest.mark.parametrize("target", [b"/", b"*", b"/a/", b"/A", b"http://[", b"//a", b"/%zz%ff"])
+async def test_any_other_target_goes_to_the_rest(target: bytes) -> None:
+    async with serving(a=Held()) as served:
+        assert (await served.send(b"OPTIONS %b HTTP/1.0\r\n\r\n" % target)).endswith(b"\r\n\r\n%b " % target)
+
+
+async def test_of_repeated_headers_the_first_counts() -> None:
+    async def show(exchange: Exchange) -> None:
+        await exchange.start(200, [])
+        await exchange.write(exchange.headers["authorization"].encode())
+
+    async with serving(show) as served:
+        keys = b"Authorization: one\r\nauthorization: two\r\nAuthorization: 3\r\n"
+        got = await served.send(b"GET / HTTP/1.0\r\n" + keys + b"\r\n")
+    assert got.endswith(b"\r\n\r\none")
+
+
+@pytest.mark.parametrize("after", ["nothing", "the head", "half of the body"])
+async def test_a_handler_that_fails_is_a_500_or_an_answer_that_breaks_off(
+    after: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Never one that looks whole."""
+
+    async def fail(exchange: Exchange) -> None:
+        if after != "nothing":
+            await exchange.start(200, [])
+        if after == "half of the body":
+            await exchange.write(b"half")
+        raise ValueError("a defect")
+
+    async with serving(fail) as served:
+        try:
+            got = await served.send(GET % b"/")
+        except ConnectionResetError:
+            got = b""
+    assert (b" 500 " in got and b'"internal_error"' in got) == (after == "nothing")
+    assert not got.endswith(b"0\r\n\r\n")
+    assert "a defect" in caplog.text
+
+
+async def test_stopping_closes_the_idle_and_waits_for_the_running() -> None:
+    held = Held()
+    async with serving(slow=held) as served, served.connected() as idle, served.connected() as busy:
+        idle[1].write(GET % b"/")
+        await _answer(idle[0])
+        busy[1].write(GET % b"/slow" + GET % b"/never")
+        await held.until(lambda: bool(held.begun))
+        stopping = asyncio.create_task(served.server.stop(5))
+        assert await asyncio.wait_for(idle[0].read(-1), 5) == b""
+        assert not stopping.done()
+        with pytest.raises(OSError, match="onnect"):
+            await asyncio.open_connection("127.0.0.1", served._port)
+        held.let_go.set()
+        got = await asyncio.wait_for(busy[0].read(-1), 5)
+        assert got.endswith(b"/slow ")
+        assert b"connection: close" in got
+        await stopping
+
+
+async def test_who_is_not_done_when_the_drain_ends_is_cancelled_and_may_say_so() -> None:
+    begun = asyncio.Event()
+
+    async def last_word(exchange: Exchange) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            assert not exchange.has_left()
+            await exchange.start(503, [])
+            await exchange.write(b"stopping")
+
+    async with serving(last_word) as served, served.connected() as (reader, writer):
+        writer.write(GET % b"/")
+        await begun.wait()
+        await served.server.stop(0.01)
+        got = await asyncio.wait_for(reader.read(-1), 5)
+    assert got.startswith(b"HTTP/1.1 503 ")
+    assert got.endswith(b"8\r\nstopping\r\n0\r\n\r\n")
