@@ -1,71 +1,52 @@
-"""The least that our stack can do: raw ASGI, Tollway's own HTTP client, uvicorn; no key, no policy, no accounting.
+"""The least that our stack can do: Tollway's HTTP server and HTTP client; no key, no policy, no accounting.
 
 What stands between this and Tollway is what Tollway's own work costs. Run as
 ``python bare_relay.py PORT UPSTREAM_URL``.
 """
 
+import asyncio
+import signal
+import socket
 import sys
-from collections.abc import Awaitable, Callable
-from typing import Any
 
-import uvicorn
+import uvloop
 
+from gateway.routes.http1_exchange import Exchange
+from gateway.routes.http1_server import HttpServer
 from gateway.transport.http1 import HttpTransport
 from gateway.types import UpstreamRequest
 
-Message = dict[str, Any]
+_BODY_LIMIT_BYTES = 10_000_000
+_TIMEOUT_S = 10.0
 
 
-class BareRelay:
-    """An ASGI application that passes POST bodies on and answers back."""
+async def relay(port: int, upstream_url: str) -> None:
+    """Pass bodies on and answers back, until SIGTERM or SIGINT."""
+    transport = HttpTransport()
 
-    def __init__(self, upstream_url: str) -> None:
-        self._upstream_url = upstream_url
-        self._transport = HttpTransport()
-
-    async def __call__(
-        self,
-        scope: Message,
-        receive: Callable[[], Awaitable[Message]],
-        send: Callable[[Message], Awaitable[None]],
-    ) -> None:
-        """Serve the life cycle's messages, or one request."""
-        if scope["type"] == "lifespan":
-            await receive()
-            await self._transport.start()
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            await self._transport.stop()
-            await send({"type": "lifespan.shutdown.complete"})
-            return
-        body = b""
-        more = True
-        while more:
-            message = await receive()
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
+    async def handle(exchange: Exchange) -> None:
         request = UpstreamRequest(
             method="POST",
-            url=self._upstream_url + scope["path"],
+            url=upstream_url + exchange.target.decode(),
             headers=(("content-type", "application/json"),),
-            body=body,
+            body=await exchange.read_body(_BODY_LIMIT_BYTES, _TIMEOUT_S),
         )
-        async with self._transport.send(request, connect_timeout_s=2.0) as answer:
-            headers = [(b"content-type", answer.headers.get("content-type", "").encode())]
-            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        async with transport.send(request, connect_timeout_s=2.0) as answer:
+            await exchange.start(answer.status, [(b"content-type", answer.headers.get("content-type", "").encode())])
             while data := await answer.read():
-                await send({"type": "http.response.body", "body": data, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await exchange.write(data)
+
+    server = HttpServer({}, rest=handle)
+    told = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    await transport.start()
+    await server.start([socket.create_server(("127.0.0.1", port))])
+    await told.wait()
+    await server.stop(drain_s=0)
+    await transport.stop()
 
 
 if __name__ == "__main__":
-    uvicorn.run(
-        BareRelay(sys.argv[2]),
-        host="127.0.0.1",
-        port=int(sys.argv[1]),
-        interface="asgi3",
-        http="httptools",
-        loop="uvloop",
-        log_level="warning",
-        access_log=False,
-    )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(relay(int(sys.argv[1]), sys.argv[2]))

@@ -101,7 +101,7 @@ http {{
 
 
 class BareRelay:
-    """Tollway's HTTP client behind raw ASGI on uvicorn, and nothing else."""
+    """Tollway's HTTP client behind its HTTP server, and nothing else."""
 
     name = "bare relay"
 
