@@ -25,7 +25,7 @@ from gateway.config.problems import ConfigError
 from gateway.config.snapshot import Current, Snapshot
 from gateway.execution.registry import strategies
 from gateway.pipeline import Pipeline
-from gateway.providers.registry import ADAPTERS, PROVIDER_TYPES, refuses
+from gateway.providers.registry import ADAPTERS, PROVIDER_TYPES
 from gateway.routes.api import Pages, create_api
 from gateway.routes.asgi_bridge import AsgiBridge
 from gateway.routes.http1_server import HttpServer
@@ -87,7 +87,7 @@ class Gateway:
             authenticator=authenticator,
             resolve=partial(resolve, estimate_input_tokens=estimate_prompt_tokens, price_of=lru_cache(1024)(price_of)),
             gate=InProcessGate(clock),
-            router=router(refuses=refuses),
+            router=router(adapters=ADAPTERS),
             pool=self.pool,
             strategies=strategies(transport=self.transport, adapters=ADAPTERS, clock=clock),
             ledger=self.ledger,

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from gateway.accounting.base import Dispatch, Rows
 from gateway.accounting.journal import Dispatched, Journal, Position, Progress, Recorded, Settled
-from gateway.accounting.recovery import BATCH_LINES, advanced, apply_lines, believe, recover
+from gateway.accounting.recovery import BATCH_LINES, apply_lines, believe, recover
 from gateway.clock import Clock
 from gateway.errors import ErrorKind, GatewayError
 from gateway.types import CallRecord, LedgerEntry
@@ -105,7 +105,9 @@ class JournalLedger:
         with self._lock:
             self._journal.keep(line)
             if (call := self._call_of.get(attempt_id)) is not None:
-                call.attempts[attempt_id] = advanced(call.attempts[attempt_id], line)
+                known = call.attempts[attempt_id]
+                relayed_tokens = max(known.relayed_tokens, output_tokens)
+                call.attempts[attempt_id] = Dispatched(known.dispatch, relayed_tokens, line.seen_at_ns)
 
     def settle(self, entry: LedgerEntry) -> None:
         """End an attempt with the row as billed. Never raises."""

@@ -87,20 +87,12 @@ class _Open:
             case Progress():
                 # Without its dispatch it belongs to an attempt that an earlier recovery has finished with.
                 if (known := self.attempts.get(line.attempt_id)) is not None:
-                    self.attempts[line.attempt_id] = advanced(known, line)
+                    relayed_tokens = max(known.relayed_tokens, line.output_tokens)
+                    self.attempts[line.attempt_id] = Dispatched(known.dispatch, relayed_tokens, line.seen_at_ns)
             case Settled():
                 self.attempts.pop(line.entry.attempt_id, None)
             case Recorded():
                 self.calls.pop(line.record.call_id, None)
-
-
-def advanced(dispatched: Dispatched, progress: Progress) -> Dispatched:
-    """Return a dispatch with what was relayed since; never less than before."""
-    return Dispatched(
-        dispatched.dispatch,
-        max(dispatched.relayed_tokens, progress.output_tokens),
-        max(dispatched.seen_at_ns, progress.seen_at_ns),
-    )
 
 
 def interrupted(dispatched: Dispatched) -> LedgerEntry:

@@ -4,7 +4,7 @@ from gateway.config.snapshot import ProviderType
 from gateway.providers.anthropic import AnthropicAdapter
 from gateway.providers.base import Adapter
 from gateway.providers.compatible import VLLM_MEMBERS, CompatibleAdapter
-from gateway.types import Call, Licence, Target
+from gateway.types import Licence
 
 ADAPTERS: dict[str, Adapter] = {
     "anthropic": AnthropicAdapter(),
@@ -56,8 +56,3 @@ PROVIDER_TYPES: dict[str, ProviderType] = {
     "gpt4all": ProviderType(adapter="compatible", base_url="http://127.0.0.1:4891/v1"),
     "tgi": ProviderType(adapter="compatible"),
 }
-
-
-def refuses(call: Call, target: Target) -> str | None:
-    """Name what the target's wire format cannot express of the call, or None."""
-    return ADAPTERS[target.adapter].refuses(call, target)

@@ -1,17 +1,16 @@
 """What the policy is made of. A new filter, predictor or objective is a file and a line here (docs/extend)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from gateway.routing.base import Filter, Objective, Predictors
-from gateway.routing.filters.by_request import Capability, ContextLength, Expressible
+from gateway.routing.filters.by_request import Capability, ContextLength, Expressible, Refuser
 from gateway.routing.filters.by_target import CommercialLicence, Health, OwnHardware
 from gateway.routing.objectives.cost import Cheapest
 from gateway.routing.objectives.latency import Fastest
 from gateway.routing.predictors.cost import RatesTimesTokens
 from gateway.routing.predictors.measured import MeasuredOutputTokens, MeasuredTpot, MeasuredTtft
 from gateway.routing.router import Router
-from gateway.types import Call, Target
 
 PREDICTORS = Predictors(
     output_tokens=MeasuredOutputTokens(),
@@ -28,7 +27,7 @@ OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
 )
 
 
-def filters(refuses: Callable[[Call, Target], str | None]) -> tuple[Filter, ...]:
+def filters(adapters: Mapping[str, Refuser]) -> tuple[Filter, ...]:
     """Return the filters in order.
 
     The first rejection of a target is the one recorded, so what never changes comes first.
@@ -38,11 +37,11 @@ def filters(refuses: Callable[[Call, Target], str | None]) -> tuple[Filter, ...]
         OwnHardware(),
         Capability(),
         ContextLength(),
-        Expressible(refuses),
+        Expressible(adapters),
         Health(),
     )
 
 
-def router(*, refuses: Callable[[Call, Target], str | None]) -> Router:
-    """Put the policy together. ``refuses`` says what a target's wire format cannot express of a call."""
-    return Router(filters=filters(refuses), predictors=PREDICTORS, objectives=OBJECTIVES)
+def router(*, adapters: Mapping[str, Refuser]) -> Router:
+    """Put the policy together. ``adapters`` know what a target's wire format cannot express of a call."""
+    return Router(filters=filters(adapters), predictors=PREDICTORS, objectives=OBJECTIVES)

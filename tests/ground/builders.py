@@ -1,6 +1,9 @@
 """Values for tests: each builder takes the fields a test cares about as keywords and fills in the rest sensibly."""
 
 import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -51,6 +54,11 @@ def build_target(id: str = "small", **overrides: Any) -> Target:  # noqa: A002 -
         "rates": RATES,
     }
     return Target(id=id, **(fields | overrides))
+
+
+def build_adapters(refuses: Callable[[Call, Target], str | None] = lambda _call, _target: None) -> Mapping[str, Any]:
+    """Build what the router asks: under every name, an adapter that refuses like this."""
+    return defaultdict(lambda: SimpleNamespace(refuses=refuses))
 
 
 def build_view(target: Target | None = None, **overrides: Any) -> TargetView:

@@ -1,6 +1,7 @@
 """Rule out targets that cannot do what the call asks for. Only what is known rules out: an unlisted fact never does."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Protocol
 
 from gateway.routing.base import Fault
 from gateway.types import Call, Target, TargetView
@@ -50,15 +51,22 @@ class ContextLength:
         )
 
 
+class Refuser(Protocol):
+    """The part of an adapter that is asked here; see ``providers.base.Adapter``."""
+
+    def refuses(self, call: Call, target: Target) -> str | None:
+        """Name what its wire format cannot express of the call, or None."""
+
+
 class Expressible:
     """The target's wire format can say what the call says."""
 
     name = "expressible"
     fault: Fault = "request"
 
-    def __init__(self, refuses: Callable[[Call, Target], str | None]) -> None:
-        self._refuses = refuses
+    def __init__(self, adapters: Mapping[str, Refuser]) -> None:
+        self._adapters = adapters
 
     def reject(self, call: Call, view: TargetView) -> str | None:
         """Pass on the adapter's own words."""
-        return self._refuses(call, view.target)
+        return self._adapters[view.target.adapter].refuses(call, view.target)

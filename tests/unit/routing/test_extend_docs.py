@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from gateway.routing.registry import OBJECTIVES, PREDICTORS, filters
 from gateway.routing.router import Router
-from gateway.types import Call, Plan, Target, TargetView
-from tests.ground.builders import build_call, build_principal, build_route, build_target, build_view
+from gateway.types import Plan, TargetView
+from tests.ground.builders import build_adapters, build_call, build_principal, build_route, build_target, build_view
 
 DOCS = Path(__file__).parents[3] / "docs" / "extend"
 
@@ -23,13 +23,9 @@ def example(page: str, name: str) -> Any:
     return namespace[name]()
 
 
-def refuses_nothing(_call: Call, _target: Target) -> str | None:
-    return None
-
-
 def plan_with(views: list[TargetView], call: dict[str, Any], **changed: Any) -> Plan:
     objective = changed.pop("objective", "cost")
-    parts: dict[str, Any] = {"filters": filters(refuses_nothing), "predictors": PREDICTORS, "objectives": OBJECTIVES}
+    parts: dict[str, Any] = {"filters": filters(build_adapters()), "predictors": PREDICTORS, "objectives": OBJECTIVES}
     route = build_route(*[view.target for view in views], objective=objective)
     return Router(**(parts | changed)).plan(build_call(route=route, **call), views)
 
@@ -37,7 +33,7 @@ def plan_with(views: list[TargetView], call: dict[str, Any], **changed: Any) -> 
 def test_the_filter_of_the_docs_filters() -> None:
     """A key tagged ``eu-only`` stays in Europe, and the plan says so in the page's words."""
     views = [build_view(build_target("us", region="us-east-1")), build_view(build_target("eu", region="eu-west-1"))]
-    chain = (*filters(refuses_nothing), example("filter.md", "Residency"))
+    chain = (*filters(build_adapters()), example("filter.md", "Residency"))
     plan = plan_with(views, {"principal": build_principal(tags=("eu-only",))}, filters=chain)
     assert [each.target.id for each in plan.candidates] == ["eu"]
     (dropped,) = plan.dropped

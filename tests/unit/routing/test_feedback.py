@@ -7,15 +7,11 @@ import pytest
 
 from gateway.routing.registry import router
 from gateway.targets.pool import Pool
-from gateway.types import Call, Ceiling, Constraints, Rates, Sample, Target
-from tests.ground.builders import build_call, build_route, build_target
+from gateway.types import Ceiling, Constraints, Rates, Sample
+from tests.ground.builders import build_adapters, build_call, build_route, build_target
 
 CHEAP = build_target("cheap", rates=Rates(output_nano_usd_per_mtok=100_000_000))
 DEAR = build_target("dear", rates=Rates(output_nano_usd_per_mtok=1_000_000_000))
-
-
-def refuses_nothing(_call: Call, _target: Target) -> str | None:
-    return None
 
 
 class Traffic:
@@ -28,7 +24,7 @@ class Traffic:
         self.now_ns = 0
         self.ttft_ms = {"cheap": 200.0, "dear": 150.0}
         self.pool = Pool(self)
-        self.router = router(refuses=refuses_nothing)
+        self.router = router(adapters=build_adapters())
         self.draw = random.Random(4)
         self.hidden_tokens = {"cheap": 0, "dear": 0}
 

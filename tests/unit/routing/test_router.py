@@ -1,6 +1,5 @@
 """The router: which targets may serve a call, in which order, and what it says when none may."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,11 +16,7 @@ from gateway.types import (
     Target,
     TargetView,
 )
-from tests.ground.builders import build_call, build_envelope, build_route, build_target, build_view
-
-
-def refuses_nothing(_call: Call, _target: Target) -> str | None:
-    return None
+from tests.ground.builders import build_adapters, build_call, build_envelope, build_route, build_target, build_view
 
 
 def flat(value: float) -> Quantiles:
@@ -41,7 +36,7 @@ def plan_of(
     objective: str = "cost",
     constraints: Constraints | None = None,
     when_none_fits: str = "best_effort",
-    refuses: Callable[[Call, Target], str | None] = refuses_nothing,
+    adapters: Any = None,
     **call: Any,
 ) -> Plan:
     route = build_route(
@@ -50,7 +45,9 @@ def plan_of(
         constraints=constraints or Constraints(),
         when_none_fits=when_none_fits,
     )
-    return router(refuses=refuses).plan(build_call(route=route, **call), views)
+    return router(adapters=build_adapters() if adapters is None else adapters).plan(
+        build_call(route=route, **call), views
+    )
 
 
 def order(plan: Plan) -> list[str]:
@@ -231,7 +228,7 @@ def test_an_estimate_that_may_be_too_high_does_not_refuse_a_call() -> None:
     assert order(plan_of(snug, input_tokens_estimate=150, max_output_tokens=25)) == ["snug"]
 
 
-def refuses_logit_bias(_call: Call, _target: Target) -> str | None:
+def refuses_bias(_call: Call, _target: Target) -> str | None:
     return "'logit_bias' cannot be expressed"
 
 
@@ -247,7 +244,12 @@ NEEDS_TOOLS = {"needs": frozenset({"chat", "tools"})}
 @pytest.mark.parametrize(
     ("views", "arguments", "kind", "text"),
     [
-        ([build_view()], {"refuses": refuses_logit_bias}, ErrorKind.UNSUPPORTED, "small: 'logit_bias'"),
+        (
+            [build_view()],
+            {"adapters": build_adapters(refuses_bias)},
+            ErrorKind.UNSUPPORTED,
+            "small: 'logit_bias'",
+        ),
         ([build_view(build_target("a", **CHAT_ONLY))], NEEDS_TOOLS, ErrorKind.UNSUPPORTED, "a: no tools"),
         ([sick("a", **CHAT_ONLY)], NEEDS_TOOLS, ErrorKind.UNSUPPORTED, "a: no tools"),
         ([build_view(build_target("a", **CHAT_ONLY)), sick("b")], NEEDS_TOOLS, ErrorKind.NO_TARGET, "b: breaker"),
@@ -274,7 +276,7 @@ def test_a_member_that_no_target_can_express_is_the_errors_param() -> None:
 
     def param_of(*target_ids: str) -> str | None:
         with pytest.raises(GatewayError) as caught:
-            plan_of(*[build_view(build_target(each)) for each in target_ids], refuses=refuses)
+            plan_of(*[build_view(build_target(each)) for each in target_ids], adapters=build_adapters(refuses))
         return caught.value.param
 
     assert param_of("a", "b") == "n"
