@@ -17,6 +17,7 @@ from gateway.accounting.ledger import JournalLedger
 from gateway.accounting.pricing import price_of
 from gateway.accounting.tokens import estimate_prompt_tokens
 from gateway.admission.gate import InProcessGate
+from gateway.admission.shared import SharedGate
 from gateway.auth.static_keys import StaticKeys
 from gateway.clock import Clock, Ids, SystemClock
 from gateway.config.build import build, frozen_changes
@@ -32,9 +33,12 @@ from gateway.routes.http1_server import HttpServer
 from gateway.routes.llm import LlmRoute
 from gateway.routing.registry import OBJECTIVES, router
 from gateway.routing.resolve import resolve
+from gateway.siblings.exchange import Exchange
+from gateway.siblings.place import Place
 from gateway.store.engine import sqlite_url
 from gateway.store.queries import Store
 from gateway.targets.pool import Pool
+from gateway.telemetry.figures import Figures, read_all
 from gateway.telemetry.metrics import Metrics
 from gateway.transport.base import Transport
 from gateway.transport.http1 import HttpTransport
@@ -49,18 +53,32 @@ _LLM_ROUTES: dict[str, tuple[Operation, Dialect]] = {
 
 
 def read_snapshot(
-    path: Path, environ: Mapping[str, str], *, host: str | None = None, port: int | None = None
+    path: Path,
+    environ: Mapping[str, str],
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    workers: int | None = None,
 ) -> Snapshot:
-    """Read and resolve a configuration file; ``host`` and ``port`` stand in for its own where given.
+    """Read and resolve a configuration file; what is given stands in for the file's own under ``server``.
 
     Raises ConfigError with everything that is wrong in it.
     """
-    config = load(path, environ, provider_types=PROVIDER_TYPES, objectives=OBJECTIVES).listening_on(host, port)
+    config = load(path, environ, provider_types=PROVIDER_TYPES, objectives=OBJECTIVES)
+    config = config.with_server(host=host, port=port, workers=workers)
     return build(config, provider_types=PROVIDER_TYPES, price_of=price_of)
 
 
+def journal_ledger(state_dir: Path, journal_dir: Path, clock: Clock) -> JournalLedger:
+    """Make the ledger of a journal: each process writes its own, and all fill one database."""
+    return JournalLedger(journal_dir, Store(sqlite_url(state_dir / "ledger.sqlite")), clock)
+
+
 class Gateway:
-    """All parts of one gateway, and their life cycle. ``http`` is its front, ``pipeline`` answers the model routes."""
+    """All parts of one gateway, and their life cycle. ``http`` is its front, ``pipeline`` answers the model routes.
+
+    With a ``place`` it is one process of several (``siblings``): limits, figures, predictions and breakers are shared.
+    """
 
     def __init__(
         self,
@@ -71,22 +89,30 @@ class Gateway:
         ledger: Ledger | None = None,
         clock: Clock | None = None,
         ids: Ids = random_ids,
+        place: Place | None = None,
     ) -> None:
         self.current = Current(snapshot)
         self._reread = reread
         clock = clock or SystemClock()
-        self.pool = Pool(clock)
-        self.metrics = Metrics()
-        self.metrics.watch(self.pool.in_flight, self.pool.breaker_states)
         state_dir = Path(snapshot.state_dir)
-        self.ledger = ledger or JournalLedger(state_dir, Store(sqlite_url(state_dir / "ledger.sqlite")), clock)
+        self._shared_gate: SharedGate | None = None
+        self._exchange: Exchange | None = None
+        self.ledger = ledger or journal_ledger(state_dir, place.journal_dir if place else state_dir, clock)
+        if place is None:
+            self.pool, self.metrics = Pool(clock), Metrics()
+        else:
+            self._shared_gate = SharedGate(place.limits_dir, place.slot, clock)
+            self._exchange = Exchange(place.shared_dir, place.slot, self.ledger.flush)
+            self.pool = Pool(clock, tell=self._exchange.tell)
+            self.metrics = Metrics(Figures(place.figures), lambda: read_all(place.all_figures()))
+        self.metrics.watch(self.pool.in_flight, self.pool.breaker_states)
         self.transport = transport or HttpTransport()
         authenticator = StaticKeys()
         self.pipeline = Pipeline(
             current=self.current,
             authenticator=authenticator,
             resolve=partial(resolve, estimate_input_tokens=estimate_prompt_tokens, price_of=lru_cache(1024)(price_of)),
-            gate=InProcessGate(clock),
+            gate=self._shared_gate or InProcessGate(clock),
             router=router(adapters=ADAPTERS),
             pool=self.pool,
             strategies=strategies(transport=self.transport, adapters=ADAPTERS, clock=clock),
@@ -110,6 +136,7 @@ class Gateway:
             current=self.current,
             authenticator=authenticator,
             ledger=self.ledger,
+            flush=self._flush,
             metrics=self.metrics,
             unready=self.unready,
             ids=ids,
@@ -121,13 +148,27 @@ class Gateway:
         """Take the state directory, recover what a dead gateway left, and serve on these bound sockets."""
         await self.ledger.start()
         await self.transport.start()
+        if self._shared_gate is not None:
+            self._shared_gate.start()
+        if self._exchange is not None:
+            await self._exchange.start(self.pool)
         await self.http.start(listeners)
 
     async def stop(self) -> None:
         """Let running requests end within ``server.drain_s``, and carry the journal into the store."""
         await self.http.stop(self.current.snapshot.server.drain_s)
         await self.transport.stop()
+        if self._exchange is not None:
+            await self._exchange.stop()
+        if self._shared_gate is not None:
+            self._shared_gate.stop()
         await self.ledger.stop()
+
+    async def _flush(self) -> None:
+        """Carry everything that was written so far into the database, by whichever process of this gateway."""
+        await self.ledger.flush()
+        if self._exchange is not None:
+            await self._exchange.flush_others()
 
     def unready(self) -> list[str]:
         """Say why requests would fail now; an empty list: they would not."""

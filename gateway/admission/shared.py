@@ -34,15 +34,18 @@ class SharedGate:
     """The gate of one process among several. ``directory`` is theirs alone; ``slot`` tells them apart."""
 
     def __init__(self, directory: Path, slot: int, clock: Clock) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._slot = slot
         self._now_ns = clock.monotonic_ns
         self._counts: dict[str, _Counts] = {}
-        for path in directory.iterdir():
+
+    def start(self) -> None:
+        """Free the places that a dead predecessor in the slot held."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        for path in self._directory.iterdir():
             counts = _Counts(path)
             with counts.locked():
-                counts.cells[_RUNNING + slot] = 0  # what a dead predecessor held
+                counts.cells[_RUNNING + self._slot] = 0
             counts.close()
 
     async def admit(self, call: Call) -> Hold:
@@ -70,7 +73,7 @@ class SharedGate:
         """Hold nothing: there are no budgets yet."""
         return NOTHING
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Let go of the files."""
         for counts in self._counts.values():
             counts.close()

@@ -70,6 +70,7 @@ def build(config: Config, *, provider_types: Mapping[str, ProviderType], price_o
             max_body_bytes=int(server.max_body_mb * 1_000_000),
             body_timeout_s=server.body_timeout_s,
             drain_s=server.drain_s,
+            workers=server.workers,
         ),
         targets=targets,
         routes=routes,
@@ -85,6 +86,7 @@ def frozen_changes(old: Snapshot, new: Snapshot) -> list[str]:
     pairs = [
         ("server.host", old.server.host, new.server.host),
         ("server.port", old.server.port, new.server.port),
+        ("server.workers", old.server.workers, new.server.workers),
         ("state_dir", old.state_dir, new.state_dir),
     ]
     return [

@@ -76,6 +76,11 @@ class ServerSection(Section):
         default=30,
         description="How long running requests may take to end once the gateway is told to stop, in seconds.",
     )
+    workers: Annotated[int, Number, Field(ge=1, le=32)] = Field(
+        default=1,
+        description="Processes that serve behind the port, each on a core of its own; they share limits, metrics, "
+        "predictions, breakers and the ledger.",
+    )
 
 
 class ProviderSection(Section):
@@ -346,8 +351,7 @@ class Config(Section):
         copy._source = source  # noqa: SLF001 - our own, on a copy that nobody has seen yet
         return copy
 
-    def listening_on(self, host: str | None, port: int | None) -> "Config":
-        """Return a copy with the command line's host and port in place of the file's, where one is given."""
-        given = {"host": host, "port": port}
+    def with_server(self, **given: object) -> "Config":
+        """Return a copy with the command line's values in place of those under ``server``, where one is given."""
         server = self.server.model_copy(update={name: value for name, value in given.items() if value is not None})
         return self.model_copy(update={"server": server})

@@ -39,6 +39,8 @@ class Server(Struct, frozen=True, kw_only=True):
     body_timeout_s: float
     drain_s: float
     """How long running requests may take to end when the gateway is told to stop."""
+    workers: int = 1
+    """Processes that serve."""
 
 
 class Wildcard(Struct, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """The FastAPI application: everything that is not relayed. Models, what became of a request, health, metrics, docs."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -29,6 +29,7 @@ class Pages:
         current: Current,
         authenticator: Authenticator,
         ledger: Ledger,
+        flush: Callable[[], Awaitable[None]],
         metrics: Metrics,
         unready: Callable[[], list[str]],
         ids: Ids,
@@ -36,6 +37,7 @@ class Pages:
         self._current = current
         self._authenticator = authenticator
         self._ledger = ledger
+        self._flush = flush
         self._metrics = metrics
         self._unready = unready
         self._ids = ids
@@ -56,7 +58,7 @@ class Pages:
     async def show_request(self, request: Request, call_id: str) -> Response:
         """Show what a request cost and took, and why it went where it went."""
         principal = await self._principal(request)
-        await self._ledger.flush()
+        await self._flush()
         found = await self._ledger.find(call_id)
         if found is None or found[0].key_id != principal.key_id:
             sentence = "This key made no request with that id; it is in the header x-tollway-request-id."

@@ -58,6 +58,12 @@ class InTurn:
         return await next(self._gates).reserve(call, plan)
 
 
+def started(directory: Path, slot: int, clock: Clock) -> SharedGate:
+    gate = SharedGate(directory, slot, clock)
+    gate.start()
+    return gate
+
+
 @pytest.fixture(scope="module", params=["one process", "three processes"])
 def new_gate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewGate]:
     """Make gates that have counted nothing."""
@@ -67,13 +73,13 @@ def new_gate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         if request.param == "one process":
             return InProcessGate(clock)
         directory = tmp_path_factory.mktemp("limits")
-        gates = [SharedGate(directory, slot, clock) for slot in range(3)]
+        gates = [started(directory, slot, clock) for slot in range(3)]
         opened.extend(gates)
         return InTurn(gates)
 
     yield make
     for gate in opened:
-        gate.close()
+        gate.stop()
 
 
 async def is_let_in(gate: Gate, call: Call) -> Hold | None:
@@ -238,7 +244,7 @@ async def test_a_key_without_limits_is_not_recorded() -> None:
 
 def _hammer(directory: Path, slot: int, start: Barrier, admitted: "multiprocessing.Queue[int]") -> None:
     async def run() -> int:
-        gate = SharedGate(directory, slot, SystemClock())
+        gate = started(directory, slot, SystemClock())
         call = a_call(per_minute=300, at_a_time=1_000)
         start.wait()
         return sum([await is_let_in(gate, call) is not None for _ in range(400)])
@@ -262,13 +268,13 @@ async def test_a_limit_is_exact_over_processes_at_the_same_moment(tmp_path: Path
 async def test_the_places_of_a_dead_process_are_free_again(tmp_path: Path) -> None:
     """For whoever takes its slot starts with nothing running; the others keep theirs, and the rate stays counted."""
     call = a_call(per_minute=3, at_a_time=2)
-    dead, other = SharedGate(tmp_path, 0, HandClock()), SharedGate(tmp_path, 1, HandClock())
+    dead, other = started(tmp_path, 0, HandClock()), started(tmp_path, 1, HandClock())
     await dead.admit(call)
     await other.admit(call)
     assert (await refusal(other, call)).kind is ErrorKind.TOO_MANY_CONCURRENT
-    dead.close()
-    successor = SharedGate(tmp_path, 0, HandClock())
+    dead.stop()
+    successor = started(tmp_path, 0, HandClock())
     await successor.admit(call)
     assert (await refusal(successor, call)).kind is ErrorKind.RATE_LIMITED
-    successor.close()
-    other.close()
+    successor.stop()
+    other.stop()

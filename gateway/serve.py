@@ -1,0 +1,191 @@
+"""Runs a gateway until it is told to stop: in this process, or as several behind one port (``siblings.supervisor``)."""
+
+import argparse
+import asyncio
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from gateway.accounting.base import StateDirectoryInUse
+from gateway.accounting.journal import Journal
+from gateway.app import Gateway, journal_ledger, log, read_snapshot
+from gateway.clock import SystemClock
+from gateway.config.problems import ConfigError
+from gateway.config.snapshot import Snapshot
+from gateway.siblings.place import Place, begin, journal_dirs
+from gateway.siblings.supervisor import Supervisor
+from gateway.store.engine import SchemaMismatch
+from gateway.telemetry import logs
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add ``tollway serve``. The last three options are how a process of several is started by the first."""
+    parser = commands.add_parser("serve", help="run the gateway", description="Run it until it is told to stop.")
+    parser.add_argument("--config", type=Path, default=Path("tollway.yaml"), help="default: %(default)s")
+    parser.add_argument("--host", help="listen here instead of server.host")
+    parser.add_argument("--port", type=int, help="listen here instead of server.port; 0: any free port")
+    parser.add_argument("--workers", type=int, help="so many processes instead of server.workers")
+    parser.add_argument("--slot", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--listener-fd", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--life-fd", type=int, help=argparse.SUPPRESS)
+    parser.set_defaults(run=serve)
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Run the gateway and return the exit code."""
+    logs.configure()
+    # The ledger's writer is a thread: at the default of 5 ms it could keep the event loop waiting for as long.
+    sys.setswitchinterval(0.0005)
+    read = partial(
+        read_snapshot,
+        arguments.config,
+        os.environ,
+        host=arguments.host,
+        port=arguments.port,
+        workers=arguments.workers,
+    )
+    try:
+        snapshot = read()
+        return _serve(arguments, snapshot, read)
+    except (ConfigError, StateDirectoryInUse, SchemaMismatch, _CannotListenError) as error:
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(f"cannot use the state directory {snapshot.state_dir}: {error.strerror}")
+
+
+def _serve(arguments: argparse.Namespace, snapshot: Snapshot, read: Callable[[], Snapshot]) -> int:
+    state_dir = Path(snapshot.state_dir)
+    if arguments.slot is not None:
+        gateway = Gateway(snapshot, reread=read, place=Place(state_dir, arguments.slot))
+        with socket.socket(fileno=arguments.listener_fd) as listener:
+            _in_uvloop(_run(gateway, listener, ready_fd=arguments.ready_fd, life_fd=arguments.life_fd))
+        return 0
+    with _listen(snapshot.server.host, snapshot.server.port) as listener:
+        if snapshot.server.workers > 1:
+            return asyncio.run(_supervise(arguments, snapshot, listener))
+        _in_uvloop(_alone(Gateway(snapshot, reread=read), listener, state_dir))
+    return 0
+
+
+def _in_uvloop(work: Coroutine[Any, Any, None]) -> None:
+    # What is there by now stays: the collector need not look at it again and again. What requests make is freed by
+    # counting references; cycles are rare, so they are looked for rarely.
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work)
+
+
+async def _alone(gateway: Gateway, listener: socket.socket, state_dir: Path) -> None:
+    await _recover_processes(state_dir)
+    await _run(gateway, listener)
+
+
+async def _run(gateway: Gateway, listener: socket.socket, *, ready_fd: int = -1, life_fd: int = -1) -> None:
+    """Serve until a signal or, in a process of several, the end of the first one."""
+    told = asyncio.Event()
+
+    def stop() -> None:
+        if told.is_set():
+            gateway.http.cut()  # told twice: wait for nobody
+        told.set()
+
+    def orphaned() -> None:
+        loop.remove_reader(life_fd)
+        told.set()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, gateway.reload)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    await gateway.start([listener])
+    try:
+        if ready_fd >= 0:
+            loop.add_reader(life_fd, orphaned)
+            os.write(ready_fd, b"\n")
+            os.close(ready_fd)
+        else:
+            _announce(listener)
+        await told.wait()
+    finally:
+        await gateway.stop()
+
+
+async def _supervise(arguments: argparse.Namespace, snapshot: Snapshot, listener: socket.socket) -> int:
+    """Run processes behind the listener: they serve, this one only looks after them."""
+    state_dir = Path(snapshot.state_dir)
+    alone = journal_ledger(state_dir, state_dir, SystemClock())
+    await alone.start()  # recovers what a gateway of one process has left
+    await alone.stop()
+    lock = Journal(state_dir, segment_bytes=1, alarm=log.error)
+    lock.acquire()
+    try:
+        await _recover_processes(state_dir)
+        begin(state_dir)
+        listener.listen()
+        os.set_inheritable(listener.fileno(), True)
+
+        def command(slot: int, ready_fd: int, life_fd: int) -> list[str]:
+            options = {"config": arguments.config, "host": arguments.host, "port": arguments.port, "slot": slot}
+            options |= {"listener-fd": listener.fileno(), "ready-fd": ready_fd, "life-fd": life_fd}
+            given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+            return [sys.executable, "-m", "gateway", "serve", *given]
+
+        supervisor = Supervisor(
+            command, count=snapshot.server.workers, listener_fd=listener.fileno(), drain_s=snapshot.server.drain_s
+        )
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, supervisor.reload)
+        loop.add_signal_handler(signal.SIGUSR2, supervisor.replace_all)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, supervisor.stop)
+        good = await supervisor.run(partial(_announce, listener))
+    finally:
+        lock.close()
+    return 0 if good else _fail("not all processes of the gateway started; what each said stands above")
+
+
+async def _recover_processes(state_dir: Path) -> None:
+    """Carry into the database what processes of an earlier gateway left, however many they were."""
+    for journal_dir in journal_dirs(state_dir):
+        left = journal_ledger(state_dir, journal_dir, SystemClock())
+        await left.start()
+        await left.stop()
+
+
+def _announce(listener: socket.socket) -> None:
+    """Say where the gateway serves: whoever waits for this line may connect at once."""
+    host, port = listener.getsockname()[:2]
+    print(f"tollway serves on http://{host}:{port} (metrics /metrics, docs /docs)", flush=True)
+
+
+class _CannotListenError(Exception):
+    """The address is taken, or not ours. The message is one sentence for the operator."""
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind the address. Raises _CannotListenError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        message = f"cannot listen on {host}:{port} ({error.strerror}); stop what uses it, or give another --port"
+        raise _CannotListenError(message) from error
+    return listener
+
+
+def _fail(sentence: str) -> int:
+    print(sentence, file=sys.stderr)
+    return 1
