@@ -132,7 +132,6 @@ async def _supervise(arguments: argparse.Namespace, snapshot: Snapshot, listener
         await _recover_processes(state_dir)
         begin(state_dir)
         listener.listen()
-        os.set_inheritable(listener.fileno(), True)
 
         def command(slot: int, ready_fd: int, life_fd: int) -> list[str]:
             options = {"config": arguments.config, "host": arguments.host, "port": arguments.port, "slot": slot}

@@ -1,10 +1,14 @@
 """An HTTP/1.1 server for what a gateway is: few routes, short heads, long answers, callers who leave.
 
 It listens and stops in order; everything else is a connection's.
+
+Several processes may accept from one socket. The loop's own server would take all connections that wait at once, so
+that of a burst one process got most; here each takes one a turn, and whoever is busiest takes fewest.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from socket import IPPROTO_TCP, TCP_NODELAY, socket
 
@@ -14,6 +18,10 @@ from gateway.routes.http1_exchange import Date
 _LAST_WORD_S = 6.0
 """For those who are cut off at the end to be told so, and to take it."""
 _BACKLOG = 2048
+_PAUSE_S = 1.0
+"""After the system has refused a connection."""
+
+_log = logging.getLogger("tollway.http")
 
 
 class HttpServer:
@@ -23,7 +31,8 @@ class HttpServer:
         self._connections: set[Connection] = set()
         self._routes = {path.encode(): handler for path, handler in routes.items()}
         self._rest = rest
-        self._listening: list[asyncio.Server] = []
+        self._listening: list[socket] = []
+        self._accepting: set[asyncio.Task[object]] = set()
         self._empty: asyncio.Future[None] | None = None
 
     async def start(self, listeners: Sequence[socket]) -> None:
@@ -39,15 +48,45 @@ class HttpServer:
             on_lost=self._lost,
         )
         for listener in listeners:
-            # Connections inherit it. uvloop sets it anyway, asyncio only where a socket names its protocol; without it
-            # the first token on a used connection waits 40 ms for the caller's delayed acknowledgement.
-            listener.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
-            self._listening.append(await loop.create_server(connection, sock=listener, backlog=_BACKLOG))
+            listener.setblocking(False)
+            listener.listen(_BACKLOG)
+            self._listening.append(listener)
+            loop.add_reader(listener, self._accept, listener, connection)
+
+    def _accept(self, listener: socket, connection: Callable[[], Connection]) -> None:
+        try:
+            accepted, _ = listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # another process took it, or the caller has left
+        except OSError as error:
+            # No more descriptors or memory: those who wait have to wait until something has ended.
+            _log.error("no connection can be accepted: %s", error.strerror)
+            self._loop.remove_reader(listener)
+            self._loop.call_later(_PAUSE_S, self._accept_again, listener, connection)
+            return
+        # Without it the first token on a used connection waits 40 ms for the caller's delayed acknowledgement.
+        accepted.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+        task = self._loop.create_task(self._loop.connect_accepted_socket(connection, accepted))
+        self._accepting.add(task)
+        task.add_done_callback(self._accepted)
+
+    def _accepted(self, task: asyncio.Task[object]) -> None:
+        self._accepting.discard(task)
+        if not task.cancelled():
+            task.exception()  # a caller may have left already: no concern of anybody's
+
+    def _accept_again(self, listener: socket, connection: Callable[[], Connection]) -> None:
+        if listener in self._listening:
+            self._loop.add_reader(listener, self._accept, listener, connection)
 
     async def stop(self, drain_s: float) -> None:
         """Accept nobody new, close idle connections, and give running requests ``drain_s``; then ``cut``."""
-        for server in self._listening:
-            server.close()
+        for listener in self._listening:
+            self._loop.remove_reader(listener)
+            listener.close()
+        self._listening.clear()
+        if self._accepting:
+            await asyncio.wait(self._accepting)
         for connection in list(self._connections):
             connection.finish()
         if not await self._emptied(drain_s):

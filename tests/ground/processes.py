@@ -22,6 +22,11 @@ class Program:
         self.url = ""
         """The first address that it printed."""
 
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid
+
     async def listening(self) -> None:
         """Wait until it has printed its address; fails with what it said instead."""
         assert self._process.stdout is not None

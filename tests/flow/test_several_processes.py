@@ -1,0 +1,164 @@
+"""Several processes behind one port are one gateway: one limit, one ledger; and none is missed when it goes."""
+
+import asyncio
+import hashlib
+import os
+import re
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from gateway.store.engine import sqlite_url
+from gateway.store.queries import Store
+from tests.ground.configs import one_model
+from tests.ground.gateway import write_config
+from tests.ground.model import ScriptedModel
+from tests.ground.processes import Program, gateway_process
+from tests.ground.sse import ChatStream
+from tests.ground.upstream import ScriptedUpstream
+
+KEY = {"authorization": "Bearer k"}
+PROCESSES = 3
+
+
+class Ground:
+    """A gateway of several processes, and a client that opens a connection for each request."""
+
+    def __init__(self, gateway: Program, state_dir: Path, session: aiohttp.ClientSession) -> None:
+        self.gateway = gateway
+        self.session = session
+        self._state_dir = state_dir
+
+    def processes(self) -> list[int]:
+        """Return those that serve."""
+        children = Path(f"/proc/{self.gateway.pid}/task/{self.gateway.pid}/children")
+        return [int(pid) for pid in children.read_text().split()]
+
+    async def chat(self, **members: Any) -> tuple[int, str, ChatStream]:
+        """Ask once; return status, request id and the stream, if it was one."""
+        body = {"model": "auto", "messages": [{"role": "user", "content": "one two three"}], **members}
+        stream = ChatStream()
+        async with self.session.post(f"{self.gateway.url}/v1/chat/completions", json=body, headers=KEY) as answer:
+            async for piece in answer.content.iter_any():
+                if members.get("stream"):
+                    stream.feed(piece)
+            return answer.status, answer.headers["x-tollway-request-id"], stream
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """Return the sum of a metric's series with these labels, as one of the processes tells it."""
+        async with self.session.get(f"{self.gateway.url}/metrics") as answer:
+            text = await answer.text()
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        lines = [line for line in text.splitlines() if re.match(rf"{name}[{{ ]", line)]
+        return sum(float(line.rpartition(" ")[2]) for line in lines if all(each in line for each in wanted))
+
+    async def rows(self) -> dict[str, int]:
+        """Count the attempts in the database by outcome."""
+        return await asyncio.to_thread(self._rows)
+
+    def _rows(self) -> dict[str, int]:
+        store = Store(sqlite_url(self._state_dir / "ledger.sqlite"))
+        store.open()
+        try:
+            return {each.outcome: each.attempts for each in store.totals()}
+        finally:
+            store.close()
+
+
+@asynccontextmanager
+async def several(tmp_path: Path, upstream: ScriptedUpstream, **key: int) -> AsyncIterator[Ground]:
+    config = one_model(upstream.url)
+    config["server"] = {"host": "127.0.0.1", "port": 0, "workers": PROCESSES, "drain_s": 20}
+    config["keys"] = [{"name": "app", "secret": f"sha256:{hashlib.sha256(b'k').hexdigest()}", **key}]
+    file = write_config(tmp_path, config)
+    connector = aiohttp.TCPConnector(force_close=True, limit=0)
+    async with gateway_process(file) as gateway, aiohttp.ClientSession(connector=connector) as session:
+        yield Ground(gateway, tmp_path / "state", session)
+
+
+async def test_a_limit_counts_once_for_all(tmp_path: Path) -> None:
+    """Sixty calls at once, twenty-five a minute, three processes: twenty-five are answered."""
+    async with ScriptedUpstream() as upstream, several(tmp_path, upstream, requests_per_minute=25) as ground:
+        answers = await asyncio.gather(*(ground.chat() for _ in range(60)))
+        assert sorted(status for status, _, _ in answers) == [200] * 25 + [429] * 35
+
+
+async def test_any_of_them_tells_the_truth_about_all(tmp_path: Path) -> None:
+    """Metrics, the page of every single request, and the database agree with what was asked; and all had work."""
+    async with ScriptedUpstream() as upstream, several(tmp_path, upstream) as ground:
+        answers = await asyncio.gather(*(ground.chat(stream=number % 2 == 0) for number in range(60)))
+        assert {status for status, _, _ in answers} == {200}
+        assert await ground.metric("tollway_requests_total", outcome="ok") == 60
+        assert await ground.metric("tollway_tokens_total", **{"class": "output"}) == 300
+        for _, request_id, _ in answers:
+            async with ground.session.get(f"{ground.gateway.url}/v1/requests/{request_id}", headers=KEY) as page:
+                assert page.status == 200, await page.text()
+        assert await ground.rows() == {"ok": 60}
+        figures = [path.stat().st_blocks for path in (tmp_path / "state" / "processes").glob("*.figures")]
+        assert len(figures) == PROCESSES
+        assert all(figures)
+
+
+async def test_processes_are_replaced_without_a_lost_stream(tmp_path: Path) -> None:
+    """SIGUSR2 under streams and new calls: others serve in the end, every stream came whole, no call failed."""
+    model = ScriptedModel(tokens=60, tpot_s=0.02)
+    async with ScriptedUpstream(model) as upstream, several(tmp_path, upstream) as ground:
+        before = ground.processes()
+        assert len(before) == PROCESSES
+        replaced = asyncio.Event()
+
+        async def ask_on() -> list[tuple[int, str, ChatStream]]:
+            answers = []
+            while not replaced.is_set():
+                answers.append(await ground.chat(stream=True))
+            return answers
+
+        clients = [asyncio.create_task(ask_on()) for _ in range(12)]
+        ground.gateway.signal(signal.SIGUSR2)
+        while set(ground.processes()) & set(before) or len(ground.processes()) != PROCESSES:
+            await asyncio.sleep(0.05)
+        replaced.set()
+        answers = [answer for asked in await asyncio.gather(*clients) for answer in asked]
+        assert {status for status, _, _ in answers} == {200}
+        assert all(stream.done and stream.error is None for _, _, stream in answers)
+        assert await ground.metric("tollway_requests_total", outcome="ok") == len(answers)
+        while await ground.metric("tollway_in_flight_requests"):
+            await asyncio.sleep(0.05)
+
+
+async def test_a_process_that_is_killed_is_started_again(tmp_path: Path) -> None:
+    """Its streams break, the others' do not; what it counted stays counted, what it had under way is in the ledger."""
+    model = ScriptedModel(tokens=40, tpot_s=0.02)
+    async with ScriptedUpstream(model) as upstream, several(tmp_path, upstream) as ground:
+        for _ in range(10):
+            await ground.chat()
+        victim, *others = ground.processes()
+        running = [asyncio.create_task(ground.chat(stream=True)) for _ in range(30)]
+        await upstream.arrived(40)
+        os.kill(victim, signal.SIGKILL)
+        ends = await asyncio.gather(*running, return_exceptions=True)
+        whole = sum(not isinstance(end, BaseException) and end[2].done for end in ends)
+        assert 0 < whole < 30
+        while len(ground.processes()) != PROCESSES or victim in ground.processes():
+            await asyncio.sleep(0.05)
+        assert set(others) < set(ground.processes())
+        assert await ground.metric("tollway_requests_total", outcome="ok") == 10 + whole
+        while sum((await ground.rows()).values()) != 40:
+            await asyncio.sleep(0.05)
+        assert await ground.rows() == {"ok": 10 + whole, "interrupted": 30 - whole}
+
+
+async def test_they_do_not_outlive_the_first_process(tmp_path: Path) -> None:
+    """Killed at once, it can tell nobody; they see it, finish and end, and the next gateway can start."""
+    async with ScriptedUpstream() as upstream:
+        async with several(tmp_path, upstream) as ground:
+            left = ground.processes()
+            await ground.gateway.kill()
+            while any(Path(f"/proc/{pid}").exists() for pid in left):
+                await asyncio.sleep(0.05)
+        async with several(tmp_path, upstream) as ground:
+            assert (await ground.chat())[0] == 200
