@@ -5,7 +5,7 @@ taken out of a stream again. What a chunk means is read in ``wire.openai``, what
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -152,6 +152,18 @@ class _Events(_Reader):
         self._lessons = _LESSONS
         return contents
 
+    def _runs(self, events: list[bytes]) -> Iterator[tuple[list[bytes], bytes]]:
+        """Cut events into runs: one that looks like the known frame with its bytes, a single other with none.
+
+        What a run taught is known when the next is cut. A single event was looked at whole already.
+        """
+        position = 0
+        while position < len(events):
+            end = self._frame.end_of_run(events, position) if self._frame is not None and len(events) > 1 else position
+            run = events[position : max(end, position + 1)]
+            yield run, b"".join(run) if end > position else b""
+            position += len(run)
+
     def _learn(self, event: bytes) -> None:
         """Take the frame of an event that has just brought content, unless too many of them were of no use."""
         self._frame = (learn(event) or self._frame) if self._lessons else None
@@ -236,30 +248,38 @@ class StreamDecoder(_Events):
         return left
 
     def _pass(self, events: list[bytes]) -> list[bytes]:
-        passed = []
-        for event in events:
-            if len(events) > 1 and self._recognise(event):
-                passed.append(event)
+        passed: list[bytes] = []
+        for run, known in self._runs(events):
+            if known and self._recognise(known):
+                passed += run
                 continue
-            data = data_of(event)
-            if data is None:
-                if not self._means_nothing(event):
+            for event in run:
+                if known and self._recognise(event):
                     passed.append(event)
-            elif data == DONE:
-                self.complete = True
-                passed.append(event)
-                break
-            else:
-                known = self.content_events
-                chunk = self.read(data)
-                if self.content_events > known:
-                    self._learn(event)
-                if chunk.usage is None or self._keeps_usage:
-                    passed.append(event)
-                elif chunk.choices:
-                    without = _without_usage(data)
-                    passed.append(b"data: " + without.replace(b"\n", b"\ndata: ") + b"\n\n")
+                else:
+                    self._pass_one(event, passed)
+                if self.complete:
+                    return passed
         return passed
+
+    def _pass_one(self, event: bytes, passed: list[bytes]) -> None:
+        data = data_of(event)
+        if data is None:
+            if not self._means_nothing(event):
+                passed.append(event)
+        elif data == DONE:
+            self.complete = True
+            passed.append(event)
+        else:
+            before = self.content_events
+            chunk = self.read(data)
+            if self.content_events > before:
+                self._learn(event)
+            if chunk.usage is None or self._keeps_usage:
+                passed.append(event)
+            elif chunk.choices:
+                without = _without_usage(data)
+                passed.append(b"data: " + without.replace(b"\n", b"\ndata: ") + b"\n\n")
 
 
 class AssemblingDecoder(_Events):
@@ -297,22 +317,28 @@ class AssemblingDecoder(_Events):
         return True
 
     def _add(self, events: list[bytes]) -> None:
-        for event in events:
-            if len(events) > 1 and self._merge(event):
+        for run, known in self._runs(events):
+            if known and self._merge(known):
                 continue
-            data = data_of(event)
-            if data is None:
-                self._means_nothing(event)
-            elif data == DONE:
-                self.complete = True
-                break
-            else:
-                value, known = parse(data), self.content_events
-                if _is_error(self.read_object(value)):
-                    raise classify_in_stream(value)
-                self._assembler.add(value)
-                if self.content_events > known:
-                    self._learn(event)
+            for event in run:
+                if not (known and self._merge(event)):
+                    self._add_one(event)
+                if self.complete:
+                    return
+
+    def _add_one(self, event: bytes) -> None:
+        data = data_of(event)
+        if data is None:
+            self._means_nothing(event)
+        elif data == DONE:
+            self.complete = True
+        else:
+            value, before = parse(data), self.content_events
+            if _is_error(self.read_object(value)):
+                raise classify_in_stream(value)
+            self._assembler.add(value)
+            if self.content_events > before:
+                self._learn(event)
 
 
 class ObjectDecoder(_Reader):

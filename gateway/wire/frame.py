@@ -64,6 +64,15 @@ class Frame:
         size = len(text) if text.isascii() else len(text.encode())
         return contents, size - len(contents) + 1
 
+    def end_of_run(self, events: list[bytes], start: int) -> int:
+        """Return the position of the first event from ``start`` on that looks otherwise."""
+        prefix, suffix = self._prefix, self._suffix
+        for position in range(start, len(events)):
+            event = events[position]
+            if not (event.startswith(prefix) and event.endswith(suffix)):
+                return position
+        return len(events)
+
     def write(self, contents: list[bytes]) -> bytes:
         """Return one event with all these contents."""
         return self._prefix + b"".join(contents) + self._suffix
