@@ -5,6 +5,7 @@ taken out of a stream again. What a chunk means is read in ``wire.openai``, what
 """
 
 import json
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 
 import msgspec
@@ -34,16 +35,16 @@ VLLM_MEMBERS = frozenset(
     (
         *("use_beam_search", "top_k", "min_p", "repetition_penalty", "length_penalty", "stop_token_ids", "ignore_eos"),
         *("include_stop_str_in_output", "min_tokens", "skip_special_tokens", "spaces_between_special_tokens"),
+        *("truncate_prompt_tokens", "prompt_logprobs", "allowed_token_ids", "bad_words", "echo_prompt"),
+        *("add_generation_prompt", "continue_final_message", "add_special_tokens", "documents", "prompt_embeds"),
         *(
-            "truncate_prompt_tokens",
-            "prompt_logprobs",
-            "allowed_token_ids",
-            "bad_words",
-            "echo_prompt",
-            "prompt_embeds",
+            "chat_template",
+            "chat_template_kwargs",
+            "mm_processor_kwargs",
+            "structured_outputs",
+            "guided_json",
+            "guided_regex",
         ),
-        *("add_generation_prompt", "continue_final_message", "add_special_tokens", "documents", "chat_template"),
-        *("chat_template_kwargs", "mm_processor_kwargs", "structured_outputs", "guided_json", "guided_regex"),
         *("guided_choice", "guided_grammar", "return_token_ids", "return_tokens_as_token_ids", "cache_salt"),
         *("kv_transfer_params", "vllm_xargs", "thinking_token_budget", "include_reasoning", "logprob_token_ids"),
     )
@@ -152,17 +153,46 @@ class _Events(_Reader):
         self._lessons = _LESSONS
         return contents
 
-    def _runs(self, events: list[bytes]) -> Iterator[tuple[list[bytes], bytes]]:
-        """Cut events into runs: one that looks like the known frame with its bytes, a single other with none.
+    def _runs(self, chunk: bytes) -> Iterator[tuple[bytes, bool]]:
+        """Cut events off what has arrived, each by itself; or (True) several that look like the known frame in one.
 
-        What a run taught is known when the next is cut. A single event was looked at whole already.
+        What an event taught is known when the next is cut.
         """
+        if not self._splitter.plain(chunk):
+            for event in self._split(chunk):
+                yield event, False
+            return
         position = 0
-        while position < len(events):
-            end = self._frame.end_of_run(events, position) if self._frame is not None and len(events) > 1 else position
-            run = events[position : max(end, position + 1)]
-            yield run, b"".join(run) if end > position else b""
-            position += len(run)
+        while (end := chunk.find(b"\n\n", position) + 2) > 1:
+            run_end = self._frame.end_of_run(chunk, position) if self._frame is not None else end
+            is_run = run_end > end
+            end = max(end, run_end)
+            if self._foreign is None and not self._started:
+                self._start(chunk[position:end])
+            if self._foreign is not None:
+                break
+            yield chunk[position:end], is_run
+            position = end
+        if position < len(chunk):
+            self._split(chunk[position:])
+
+    def _take_all(self, chunk: bytes) -> None:
+        for events, is_run in self._runs(chunk):
+            if is_run and self._take_known(events):
+                continue
+            for event in _each(events) if is_run else (events,):
+                if not (is_run and self._take_known(event)):
+                    self._take(event)
+                if self.complete:
+                    return
+
+    @abstractmethod
+    def _take_known(self, events: bytes) -> bool:
+        """Take whole events if they are all of the known frame; False: none was taken."""
+
+    @abstractmethod
+    def _take(self, event: bytes) -> None:
+        """Decode one event."""
 
     def _learn(self, event: bytes) -> None:
         """Take the frame of an event that has just brought content, unless too many of them were of no use."""
@@ -227,6 +257,7 @@ class StreamDecoder(_Events):
     def __init__(self, *, keeps_usage: bool) -> None:
         super().__init__()
         self._keeps_usage = keeps_usage
+        self._passed: list[bytes] = []
 
     def feed(self, chunk: bytes) -> bytes:
         """See ``Decoder.feed``. What comes after the end marker is dropped."""
@@ -235,51 +266,44 @@ class StreamDecoder(_Events):
         held = self._splitter.held_bytes
         if not held and self._recognise(chunk):
             return chunk
-        events = self._split(chunk)
-        passed = self._pass(events)
-        if not held and not self._splitter.held_bytes and passed == events:
-            return chunk if self._foreign is None else b""
-        return b"".join(passed)
+        passed = self._passed = list[bytes]()
+        self._take_all(chunk)
+        # What was left out or rewritten has become shorter.
+        unchanged = not held and sum(map(len, passed)) == len(chunk)
+        return chunk if unchanged else b"".join(passed)
 
     def finish(self) -> bytes:
         """See ``Decoder.finish``."""
-        left = b"".join(self._pass(self._last()))
+        passed = self._passed = list[bytes]()
+        for event in self._last():
+            self._take(event)
         self._require_end()
-        return left
+        return b"".join(passed)
 
-    def _pass(self, events: list[bytes]) -> list[bytes]:
-        passed: list[bytes] = []
-        for run, known in self._runs(events):
-            if known and self._recognise(known):
-                passed += run
-                continue
-            for event in run:
-                if known and self._recognise(event):
-                    passed.append(event)
-                else:
-                    self._pass_one(event, passed)
-                if self.complete:
-                    return passed
-        return passed
+    def _take_known(self, events: bytes) -> bool:
+        if not self._recognise(events):
+            return False
+        self._passed.append(events)
+        return True
 
-    def _pass_one(self, event: bytes, passed: list[bytes]) -> None:
+    def _take(self, event: bytes) -> None:
         data = data_of(event)
         if data is None:
             if not self._means_nothing(event):
-                passed.append(event)
+                self._passed.append(event)
         elif data == DONE:
             self.complete = True
-            passed.append(event)
+            self._passed.append(event)
         else:
             before = self.content_events
             chunk = self.read(data)
             if self.content_events > before:
                 self._learn(event)
             if chunk.usage is None or self._keeps_usage:
-                passed.append(event)
+                self._passed.append(event)
             elif chunk.choices:
                 without = _without_usage(data)
-                passed.append(b"data: " + without.replace(b"\n", b"\ndata: ") + b"\n\n")
+                self._passed.append(b"data: " + without.replace(b"\n", b"\ndata: ") + b"\n\n")
 
 
 class AssemblingDecoder(_Events):
@@ -296,37 +320,28 @@ class AssemblingDecoder(_Events):
             self._size += len(chunk)
             if self._size > MAX_ANSWER_BYTES:
                 raise _too_large()
-            if self._splitter.held_bytes or not self._merge(chunk):
-                self._add(self._split(chunk))
+            if self._splitter.held_bytes or not self._take_known(chunk):
+                self._take_all(chunk)
         return b""
 
     def finish(self) -> bytes:
         """See ``Decoder.finish``: the whole answer."""
-        self._add(self._last())
+        for event in self._last():
+            self._take(event)
         self._require_end()
         return self._assembler.finish()
 
-    def _merge(self, whole: bytes) -> bool:
+    def _take_known(self, events: bytes) -> bool:
         """Add events of the known frame as one with all their contents."""
         if self._frame is None or not self._frame.merges:
             return False
-        contents = self._recognise(whole)
+        contents = self._recognise(events)
         if contents is None:
             return False
         self._assembler.add(parse(data_of(self._frame.write(contents)) or b""))
         return True
 
-    def _add(self, events: list[bytes]) -> None:
-        for run, known in self._runs(events):
-            if known and self._merge(known):
-                continue
-            for event in run:
-                if not (known and self._merge(event)):
-                    self._add_one(event)
-                if self.complete:
-                    return
-
-    def _add_one(self, event: bytes) -> None:
+    def _take(self, event: bytes) -> None:
         data = data_of(event)
         if data is None:
             self._means_nothing(event)
@@ -364,6 +379,10 @@ class ObjectDecoder(_Reader):
             raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an answer without choices.")
         self.complete = True
         return body
+
+
+def _each(events: bytes) -> list[bytes]:
+    return [event + b"\n\n" for event in events.split(b"\n\n")[:-1]]
 
 
 def _is_error(chunk: Chunk) -> bool:

@@ -64,14 +64,12 @@ class Frame:
         size = len(text) if text.isascii() else len(text.encode())
         return contents, size - len(contents) + 1
 
-    def end_of_run(self, events: list[bytes], start: int) -> int:
-        """Return the position of the first event from ``start`` on that looks otherwise."""
-        prefix, suffix = self._prefix, self._suffix
-        for position in range(start, len(events)):
-            event = events[position]
-            if not (event.startswith(prefix) and event.endswith(suffix)):
-                return position
-        return len(events)
+    def end_of_run(self, data: bytes, start: int) -> int:
+        """Return where a run of such events from ``start`` on would end; what stands between is not looked at."""
+        if not data.startswith(self._prefix, start):
+            return start
+        end = data.rfind(self._suffix, start)
+        return start if end < 0 else end + len(self._suffix)
 
     def write(self, contents: list[bytes]) -> bytes:
         """Return one event with all these contents."""

@@ -57,6 +57,10 @@ class Splitter:
         self._buffer += chunk
         return self._cut()
 
+    def plain(self, chunk: bytes) -> bool:
+        """Whether events may be cut off this chunk at each ``LF LF``, with nothing held before it."""
+        return not self._buffer and b"\r" not in chunk and len(chunk) <= self._limit
+
     def finish(self) -> list[bytes]:
         """Return the event that had only been waiting for the LF of its last line end, if there is one."""
         match = _BLANK_LINE.search(self._buffer)
