@@ -3,6 +3,8 @@
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from msgspec import Struct
+
 from gateway.accounting.attempt import Attempt
 from gateway.accounting.meter import Meter
 from gateway.execution.patience import Patience
@@ -11,30 +13,17 @@ from gateway.transport.base import UpstreamStream
 from gateway.types import Call, Plan
 
 
-class Reply:
+class Reply(Struct, kw_only=True):
     """An answer that has begun: its first bytes for the caller, and where the rest comes from."""
 
-    __slots__ = ("attempt", "decoder", "ended", "head", "patience", "reason", "stream")
-
-    def __init__(
-        self,
-        *,
-        attempt: Attempt,
-        decoder: Decoder,
-        stream: UpstreamStream,
-        patience: Patience,
-        head: bytes,
-        ended: bool,
-        reason: str,
-    ) -> None:
-        self.attempt = attempt
-        self.decoder = decoder
-        self.stream = stream
-        self.patience = patience
-        self.head = head
-        """Decoded, for the caller: the whole body if ``ended``."""
-        self.ended = ended
-        self.reason = reason
+    attempt: Attempt
+    decoder: Decoder
+    stream: UpstreamStream
+    patience: Patience
+    head: bytes
+    """Decoded, for the caller: the whole body if ``ended``."""
+    ended: bool
+    reason: str
 
 
 class Strategy(Protocol):

@@ -33,20 +33,14 @@ _INCLUDE_USAGE = b'{"include_usage":true}'
 # vLLM 0.32, vllm/entrypoints/openai: what its requests take beyond OpenAI's reference. OpenAI answers 400 to them.
 VLLM_MEMBERS = frozenset(
     (
-        *("use_beam_search", "top_k", "min_p", "repetition_penalty", "length_penalty", "stop_token_ids", "ignore_eos"),
-        *("include_stop_str_in_output", "min_tokens", "skip_special_tokens", "spaces_between_special_tokens"),
-        *("truncate_prompt_tokens", "prompt_logprobs", "allowed_token_ids", "bad_words", "echo_prompt"),
-        *("add_generation_prompt", "continue_final_message", "add_special_tokens", "documents", "prompt_embeds"),
-        *(
-            "chat_template",
-            "chat_template_kwargs",
-            "mm_processor_kwargs",
-            "structured_outputs",
-            "guided_json",
-            "guided_regex",
-        ),
-        *("guided_choice", "guided_grammar", "return_token_ids", "return_tokens_as_token_ids", "cache_salt"),
-        *("kv_transfer_params", "vllm_xargs", "thinking_token_budget", "include_reasoning", "logprob_token_ids"),
+        *("use_beam_search", "top_k", "min_p", "repetition_penalty", "length_penalty", "stop_token_ids"),
+        *("ignore_eos", "include_stop_str_in_output", "min_tokens", "skip_special_tokens"),
+        *("spaces_between_special_tokens", "cache_salt", "truncate_prompt_tokens", "prompt_logprobs"),
+        *("allowed_token_ids", "bad_words", "echo_prompt", "add_generation_prompt", "continue_final_message"),
+        *("add_special_tokens", "documents", "prompt_embeds", "chat_template", "chat_template_kwargs"),
+        *("mm_processor_kwargs", "structured_outputs", "guided_json", "guided_choice", "guided_grammar"),
+        *("return_token_ids", "return_tokens_as_token_ids", "guided_regex", "kv_transfer_params", "vllm_xargs"),
+        *("thinking_token_budget", "include_reasoning", "logprob_token_ids"),
     )
 )
 
@@ -180,7 +174,7 @@ class _Events(_Reader):
         for events, is_run in self._runs(chunk):
             if is_run and self._take_known(events):
                 continue
-            for event in _each(events) if is_run else (events,):
+            for event in [each + b"\n\n" for each in events.split(b"\n\n")[:-1]] if is_run else (events,):
                 if not (is_run and self._take_known(event)):
                     self._take(event)
                 if self.complete:
@@ -379,10 +373,6 @@ class ObjectDecoder(_Reader):
             raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an answer without choices.")
         self.complete = True
         return body
-
-
-def _each(events: bytes) -> list[bytes]:
-    return [event + b"\n\n" for event in events.split(b"\n\n")[:-1]]
 
 
 def _is_error(chunk: Chunk) -> bool:
