@@ -148,7 +148,7 @@ class Attempt:
             self._gaps_ms.append((now_ns - self.last_content_ns) / _NS_PER_MS)
         self.last_content_ns = now_ns
         self._events_seen = events
-        if events > self._journalled_tokens or progress.content_bytes > self._journalled_bytes:
+        if self.streamed and (events > self._journalled_tokens or progress.content_bytes > self._journalled_bytes):
             # Written ahead and by a quarter more each time: never below what was relayed, and few lines.
             tokens = estimate_output_tokens(events, progress.content_bytes)
             self._journalled_tokens = tokens + max(8, tokens // 4)

@@ -137,7 +137,8 @@ def _scan(body: bytes, max_depth: int) -> _Object:
         raise _malformed("holds a number that is too large") from None
     if not isinstance(request, dict):
         raise _malformed("must be a JSON object")
-    _check_depth(request, max_depth)
+    if body.count(b"[") + body.count(b"{") > max_depth:  # otherwise it cannot be deeper
+        _check_depth(request, max_depth)
     if _SURROGATE.search(body):
         try:
             json.dumps(request, ensure_ascii=False).encode()
