@@ -137,8 +137,7 @@ def _scan(body: bytes, max_depth: int) -> _Object:
         raise _malformed("holds a number that is too large") from None
     if not isinstance(request, dict):
         raise _malformed("must be a JSON object")
-    if body.count(b"[") + body.count(b"{") > max_depth:  # otherwise it cannot be deeper
-        _check_depth(request, max_depth)
+    _check_depth(body, request, max_depth)
     if _SURROGATE.search(body):
         try:
             json.dumps(request, ensure_ascii=False).encode()
@@ -147,7 +146,9 @@ def _scan(body: bytes, max_depth: int) -> _Object:
     return request
 
 
-def _check_depth(request: _Object, max_depth: int) -> None:
+def _check_depth(body: bytes, request: _Object, max_depth: int) -> None:
+    if body.count(b"[") + body.count(b"{") <= max_depth:
+        return  # with so few brackets it cannot be deeper
     level: list[Any] = [request]
     for _ in range(max_depth):
         level = [
