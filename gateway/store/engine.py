@@ -1,5 +1,7 @@
 """How the database is opened: which settings make a commit durable, and whether its schema is ours."""
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +37,7 @@ def make_engine(url: str, *, busy_timeout_s: float) -> Engine:
         def configure(connection: Any, _record: object) -> None:
             connection.execute(f"PRAGMA busy_timeout={round(busy_timeout_s * 1000)}")
             # Readers and the one writer do not block each other.
-            connection.execute("PRAGMA journal_mode=WAL")
+            _use_wal(connection, busy_timeout_s)
             # A commit must be on the disk when it returns, for then the journal forgets the lines. WAL's usual
             # NORMAL would lose the last commits in a power cut.
             connection.execute("PRAGMA synchronous=FULL")
@@ -44,6 +46,20 @@ def make_engine(url: str, *, busy_timeout_s: float) -> Engine:
 
         event.listen(engine, "connect", configure)
     return engine
+
+
+def _use_wal(connection: sqlite3.Connection, busy_timeout_s: float) -> None:
+    """Change the file's mode. Of several processes that do so at once on a new file, SQLite refuses all but one."""
+    give_up_at_s = time.monotonic() + busy_timeout_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() >= give_up_at_s:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 @contextmanager

@@ -89,7 +89,8 @@ async def test_mixed_traffic_shows_ttft_tpot_goodput_and_what_the_ledger_says_it
     assert run.count("TTFT", "stream auto") == run.count("TPOT", "stream auto") == streams
     assert ("TTFT", "chat auto") not in run.rows
     assert float(run.rows["TTFT", "stream auto"]["Min Response Time"]) >= 100
-    assert float(run.rows["TPOT", "stream auto"]["Average Response Time"]) >= 20
+    # Less than the model's 20 ms where the first token was taken late: nothing else shortens what is between them.
+    assert float(run.rows["TPOT", "stream auto"]["Average Response Time"]) >= 10
     # Locust's own sum is of requests alone.
     assert run.count("", "Aggregated") == asked
     spent = sum(total.cost_nano_usd for total in ledger)

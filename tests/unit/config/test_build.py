@@ -34,7 +34,7 @@ ENVIRON = {"HOME": "/h", "OPENAI_API_KEY": "sk-upstream", "DEMO_KEY": "tw-demo",
 
 # Every key of the schema, none at its default: a key that is added to the schema is missing here until it is tested.
 FULL = """\
-server: {host: 0.0.0.0, port: 9000, max_body_mb: 1.5, body_timeout_s: 11, drain_s: 12}
+server: {host: 0.0.0.0, port: 9000, max_body_mb: 1.5, body_timeout_s: 11, drain_s: 12, workers: 3}
 providers:
   cluster: {type: ray-serve, base_url: "http://10.0.0.1:8000/"}
   openai:
@@ -127,7 +127,9 @@ def test_the_full_example_has_every_key_of_the_schema() -> None:
 def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
     """Each documented key does something."""
     snapshot = snapshot_of(tmp_path, FULL)
-    assert snapshot.server == Server(host="0.0.0.0", port=9000, max_body_bytes=1_500_000, body_timeout_s=11, drain_s=12)
+    assert snapshot.server == Server(
+        host="0.0.0.0", port=9000, max_body_bytes=1_500_000, body_timeout_s=11, drain_s=12, workers=3
+    )
     assert snapshot.timeouts == Timeouts(connect_s=1, first_token_s=2, idle_s=3, total_s=4)
     assert snapshot.state_dir == "/h/state"
     assert snapshot.keys == {
@@ -278,7 +280,7 @@ def test_a_loopback_address_needs_no_keys(tmp_path: Path, host: str) -> None:
 
 def test_the_command_lines_host_is_checked_too(tmp_path: Path) -> None:
     """`--host 0.0.0.0` without keys is refused like the file's."""
-    config = config_of(tmp_path, LOCAL).listening_on("0.0.0.0", None)
+    config = config_of(tmp_path, LOCAL).with_server(host="0.0.0.0", port=None)
     with pytest.raises(ConfigError, match="there are no keys"):
         build(config, provider_types=TYPES, price_of=lambda *_: None)
 

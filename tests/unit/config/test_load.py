@@ -341,7 +341,7 @@ def test_licences_become_classes(tmp_path: Path, written: str, expected: str) ->
 
 def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
     """Host and port given to `serve` replace the file's, one by one."""
-    config = read(tmp_path, GOOD + "server: {port: 9000}").listening_on("::1", None)
+    config = read(tmp_path, GOOD + "server: {port: 9000}").with_server(host="::1", port=None)
     assert (config.server.host, config.server.port) == ("::1", 9000)
 
 
