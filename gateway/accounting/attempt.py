@@ -100,6 +100,7 @@ class Attempt:
         self.delivered = False
         """The caller was sent all of the answer, its end included."""
         self._instruments = instruments
+        self._now_ns = instruments.clock.monotonic_ns
         self._call = call
         self._progress: Progress | None = None
         self._entry: LedgerEntry | None = None
@@ -141,7 +142,7 @@ class Attempt:
         events = progress.content_events
         if events == self._events_seen:
             return
-        now_ns = self._instruments.clock.monotonic_ns()
+        now_ns = self._now_ns()
         if self.last_content_ns is None:
             self.first_content_ns = now_ns
         else:

@@ -22,12 +22,12 @@ class Patience:
     """
 
     __slots__ = (
-        "_began", "_cancelling", "_clock", "_deadline_ns", "_expired", "_idle_ns", "_task", "_timer", "_timer_ns",
+        "_began", "_cancelling", "_deadline_ns", "_expired", "_idle_ns", "_now_ns", "_task", "_timer", "_timer_ns",
         "_until_ns",
     )  # fmt: skip
 
     def __init__(self, call: Call, candidate: Candidate, clock: Clock, *, probe: bool) -> None:
-        self._clock = clock
+        self._now_ns = clock.monotonic_ns
         self._deadline_ns = self._until_ns = call.deadline_ns
         self._idle_ns = int(call.timeouts.idle_s * 1e9)
         self._began = self._expired = False
@@ -38,11 +38,14 @@ class Patience:
             if probe and ceiling is not None:
                 # A probe, behind which others follow, shows by the ceiling whether the target is fast again.
                 first_token_s = min(first_token_s, ceiling.value / 1e3)
-            self._until_ns = min(call.deadline_ns, clock.monotonic_ns() + int(first_token_s * 1e9))
+            self._until_ns = min(call.deadline_ns, self._now_ns() + int(first_token_s * 1e9))
 
     def for_upstream(self) -> None:
         """Wait for the next bytes of an answer that has begun: as long as a connection may be idle."""
-        until_ns = self._until_ns = min(self._deadline_ns, self._clock.monotonic_ns() + self._idle_ns)
+        until_ns = self._now_ns() + self._idle_ns
+        if until_ns > self._deadline_ns:
+            until_ns = self._deadline_ns
+        self._until_ns = until_ns
         self._began = True
         if until_ns < self._timer_ns:
             self._timer.cancel()
@@ -79,11 +82,11 @@ class Patience:
 
     def _sleep(self) -> None:
         self._timer_ns = self._until_ns
-        delay_s = (self._until_ns - self._clock.monotonic_ns()) / 1e9
+        delay_s = (self._until_ns - self._now_ns()) / 1e9
         self._timer = asyncio.get_running_loop().call_later(max(0.0, delay_s), self._wake)
 
     def _wake(self) -> None:
-        if self._clock.monotonic_ns() < self._until_ns:
+        if self._now_ns() < self._until_ns:
             self._sleep()
         else:
             self._expired = True
