@@ -5,24 +5,28 @@ import contextlib
 import os
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
 
+from gateway.targets.pool import MAX_TARGETS
 from tests.ground.configs import two_models
 from tests.ground.gateway import write_config
 from tests.ground.processes import gateway_process
 from tests.ground.script import error_answer
 from tests.ground.upstream import ScriptedUpstream
 
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
 SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
 RATE_PER_S = float(os.environ.get("SOAK_RATE", "25"))
 PARTS = 6
 """The peak is read for each part of the time: of 30 minutes, the first is five minutes."""
 MOST_GROWTH = 1.05
-SECRET = "sk-soak"  # noqa: S105 - of a gateway that lives as long as this test
+SECRET = "sk-soak"
 
 
 class Traffic:
@@ -43,9 +47,16 @@ class Traffic:
             (4, self.unknown_model),
             (4, self.wrong_key),
             (2, self.no_json),
-            (1, self.metrics),
+            (3, self.metrics),
             (1, self.models),
         ]
+
+    async def fill(self) -> None:
+        """Ask for as many invented names as the gateway remembers: at this rate that would take an hour."""
+        for _ in range(MAX_TARGETS // 64):
+            async with asyncio.TaskGroup() as group:
+                for _ in range(64):
+                    group.create_task(self.wildcard())
 
     async def run(self, seconds: float) -> None:
         """Call at a steady rate, whether or not earlier calls have been answered; the first that goes wrong raises."""
@@ -83,7 +94,7 @@ class Traffic:
 
     async def wildcard(self) -> None:
         """Ask for a name that nobody has asked for."""
-        await self._ask(200, model=f"any/{self._random.getrandbits(64):x}")
+        await self._ask(200, model=f"any/{self._random.getrandbits(64):x}", max_tokens=2)
 
     async def unknown_model(self) -> None:
         """Ask for a model that is not there, by a name that nobody has asked for."""
@@ -151,7 +162,8 @@ async def test_memory_is_after_a_while_what_it_stays(tmp_path: Path, monkeypatch
         connector = aiohttp.TCPConnector(limit=0)
         async with gateway_process(file) as gateway, aiohttp.ClientSession(connector=connector) as session:
             traffic = Traffic(session, gateway.url)
-            _peak_kb(gateway.pid)  # that of the start is not the traffic's
+            await traffic.fill()
+            _peak_kb(gateway.pid)  # neither the start's nor that of a rush
             peaks_kb = []
             for _ in range(PARTS):
                 await traffic.run(SECONDS / PARTS)
