@@ -1,5 +1,6 @@
 """The FastAPI application: everything that is not relayed. Models, what became of a request, health, metrics, docs."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
@@ -76,7 +77,8 @@ class Pages:
 
     async def show_metrics(self) -> Response:
         """Show the Prometheus metrics."""
-        return Response(self._metrics.exposition(), headers={"content-type": CONTENT_TYPE})
+        written = await asyncio.to_thread(self._metrics.reading())
+        return Response(written, headers={"content-type": CONTENT_TYPE})
 
     async def refuse(self, _request: Request, error: Exception) -> Response:
         """Tell a caller of an error of ours, or of an address or method that there is not."""

@@ -53,8 +53,12 @@ class Figures:
         return Histogram(self.values, self._find((metric, labels), len(bounds) + 2).start, bounds)
 
     def read(self) -> dict[Name, list[float]]:
-        """Return all there is: of a counter its value, of a histogram the count of each bucket, +Inf's, and the sum."""
-        return {name: list(self.values[cells.start : cells.stop]) for name, cells in self._cells.items()}
+        """Return all there is: of a counter its value, of a histogram the count of each bucket, +Inf's, and the sum.
+
+        Any thread may call it while another counts.
+        """
+        known = list(self._cells.items())  # at once: another thread may find a new one
+        return {name: list(self.values[cells.start : cells.stop]) for name, cells in known}
 
     def _find(self, name: Name, count: int) -> range:
         cells = self._cells.get(name)

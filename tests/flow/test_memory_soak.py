@@ -37,7 +37,7 @@ class Traffic:
         self._session = session
         self._url = url
         self._random = random.Random(7)
-        self._kinds: list[tuple[int, Callable[[], Awaitable[None]]]] = [
+        self._kinds: list[tuple[float, Callable[[], Awaitable[None]]]] = [
             (30, self.chat),
             (30, self.stream),
             (10, self.leaves),
@@ -47,7 +47,7 @@ class Traffic:
             (4, self.unknown_model),
             (4, self.wrong_key),
             (2, self.no_json),
-            (3, self.metrics),
+            (0.3, self.metrics),
             (1, self.models),
         ]
 
