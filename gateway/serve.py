@@ -2,8 +2,10 @@
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -43,6 +45,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 def serve(arguments: argparse.Namespace) -> int:
     """Run the gateway and return the exit code."""
     logs.configure()
+    _raise_file_limit()
     # The ledger's writer is a thread: at the default of 5 ms it could keep the event loop waiting for as long.
     sys.setswitchinterval(0.0005)
     read = partial(
@@ -60,6 +63,13 @@ def serve(arguments: argparse.Namespace) -> int:
         return _fail(str(error))
     except OSError as error:
         return _fail(f"cannot use the state directory {snapshot.state_dir}: {error.strerror}")
+
+
+def _raise_file_limit() -> None:
+    """Open as many files as the system lets us: each stream is two, and the usual soft limit is 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # a system may not take what it named
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _serve(arguments: argparse.Namespace, snapshot: Snapshot, read: Callable[[], Snapshot]) -> int:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import resource
 import signal
 import socket
 import sqlite3
@@ -164,3 +165,11 @@ async def test_who_is_not_done_when_the_drain_ends_is_told_so(stream: bool, tmp_
 async def _answer(client: aiohttp.ClientSession, gateway: Program, *, stream: bool) -> tuple[int, bytes]:
     async with client.post(f"{gateway.url}/v1/chat/completions", json={**CHAT, "stream": stream}) as answer:
         return answer.status, await answer.read()
+
+
+async def test_serve_raises_its_limit_on_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the usual 1,024 it could carry some 500 streams."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
+    async with gateway_process(write_config(tmp_path, one_model("http://127.0.0.1:1"))) as gateway:
+        assert resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE) == (most, most)
