@@ -5,6 +5,7 @@ import datetime as dt
 import json
 import os
 import platform
+import resource
 import signal
 import sys
 from functools import partial
@@ -37,6 +38,9 @@ def main() -> int:
         print(f"installing {entry.name}", file=sys.stderr, flush=True)
         install(entry)
     workloads = [one for one in WORKLOADS if one.name in arguments.workloads]
+    if (problem := _allow_files(max(one.connections for one in workloads))) is not None:
+        print(problem, file=sys.stderr)
+        return 1
     bench = Bench(wire=wire, entries=entries, workloads=workloads, seconds=arguments.seconds)
     interrupted = False
     try:
@@ -69,15 +73,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seconds", type=float, default=float(default("BENCH_SECONDS", "5")), help="of each point; BENCH_SECONDS"
     )
-    for option, names in (
-        ("contenders", [DIRECT, *(one.name for one in CONTENDERS)]),
-        ("workloads", [one.name for one in WORKLOADS]),
+    contenders = [DIRECT, *(one.name for one in CONTENDERS)]
+    for option, names, usual in (
+        ("contenders", contenders, contenders),
+        ("workloads", [one.name for one in WORKLOADS], [one.name for one in WORKLOADS if one.by_default]),
     ):
         parser.add_argument(
             f"--{option}",
             type=partial(_choice, names),
-            default=default(f"BENCH_{option.upper()}", "") or ",".join(names),
-            help=f"BENCH_{option.upper()}; with commas between; default all: {', '.join(names)}",
+            default=default(f"BENCH_{option.upper()}", "") or ",".join(usual),
+            help=f"BENCH_{option.upper()}; with commas between; there are {', '.join(names)}; "
+            f"default all{''.join(f' but {name}' for name in names if name not in usual)}",
         )
     json_default = default("BENCH_JSON")
     parser.add_argument(
@@ -87,6 +93,17 @@ def _parser() -> argparse.ArgumentParser:
         help="write every figure of every round to this file; BENCH_JSON",
     )
     return parser
+
+
+def _allow_files(connections: int) -> str | None:
+    """Let what is started open two files a connection and some more; return the sentence when the system does not."""
+    wanted = 2 * connections + 200
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        return f"{connections} connections need {wanted} open files a process, and the limit here is {hard}: ulimit -Hn"
+    if soft != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    return None
 
 
 def _choice(names: list[str], text: str) -> list[str]:

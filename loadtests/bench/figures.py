@@ -28,15 +28,21 @@ class Measure:
     latency_ms: Mapping[str, float]
     """``p50``, ``p90`` and ``p99``, to the answer's end."""
     ttft_ms: Mapping[str, float]
+    tpot_ms: Mapping[str, float]
+    """Of each stream the mean time between its tokens."""
+    longest_gap_ms: Mapping[str, float]
+    """Of each stream the longest time between two of its tokens."""
     cpu_s_per_1k_requests: float
     cpu_s_per_1m_tokens: float
     errors: Mapping[str, int]
     """How often each kind of failure was seen."""
     others_share: float
     """Of the contender's core's time, what went to programs other than the contender: the measurement's noise."""
+    peak_growth_bytes: float
+    """How much more was resident at most than before the client's first connection."""
 
 
-def measure_of(report: Mapping[str, object], *, cpu_s: float, others_share: float) -> Measure:
+def measure_of(report: Mapping[str, object], *, cpu_s: float, others_share: float, peak_growth_bytes: float) -> Measure:
     """Make a measure of what ``wire client`` printed; ``cpu_s`` is what the contender used from its go to its end."""
     window_s = float(_number(report, "window_s"))
     requests, tokens = _number(report, "requests"), _number(report, "tokens")
@@ -48,10 +54,13 @@ def measure_of(report: Mapping[str, object], *, cpu_s: float, others_share: floa
         tokens_per_s=_number(report, "window_tokens") / window_s,
         latency_ms=_percentiles(report, "latency_us"),
         ttft_ms=_percentiles(report, "ttft_us"),
+        tpot_ms=_percentiles(report, "tpot_us"),
+        longest_gap_ms=_percentiles(report, "longest_gap_us"),
         cpu_s_per_1k_requests=cpu_s / requests * 1e3 if requests else math.nan,
         cpu_s_per_1m_tokens=cpu_s / tokens * 1e6 if tokens else math.nan,
         errors={str(reason): int(count) for reason, count in errors.items()},
         others_share=others_share,
+        peak_growth_bytes=peak_growth_bytes,
     )
 
 

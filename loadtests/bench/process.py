@@ -24,6 +24,7 @@ class Process:
 
     def __init__(self, argv: Sequence[str], *, core: int, log: Path, env: Mapping[str, str], cwd: Path) -> None:
         """Start ``argv`` on one core; its output goes to ``log``. Should the bench be killed, the program is too."""
+        self._earlier_peak_bytes = self._from_bytes = 0
         with log.open("wb") as output:
             self._popen = subprocess.Popen(  # noqa: S603 - every command is a list of ours
                 ["setpriv", "--pdeathsig", "KILL", "taskset", "-c", str(core), *argv],  # noqa: S607 - Debian's own
@@ -60,10 +61,19 @@ class Process:
 
     def peak_rss_bytes(self) -> int:
         """Return the sum of the processes' largest resident sizes so far; what they share is counted in each."""
-        total = 0
+        return max(self._earlier_peak_bytes, self._high_water_bytes())
+
+    def begin_peak(self) -> None:
+        """Let ``peak_growth_bytes`` begin here."""
+        self._earlier_peak_bytes = self.peak_rss_bytes()
         for pid in self._tree():
-            total += _high_water_bytes(pid)
-        return total
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                Path(f"/proc/{pid}/clear_refs").write_text("5")  # proc(5): VmHWM is now what is resident
+        self._from_bytes = self._high_water_bytes()
+
+    def peak_growth_bytes(self) -> int:
+        """Return by how much the largest resident size since ``begin_peak`` is above what was resident then."""
+        return self._high_water_bytes() - self._from_bytes
 
     def pause(self) -> None:
         """Freeze the tree: it costs no CPU until it is resumed. Returns when all of it has stopped."""
@@ -95,6 +105,9 @@ class Process:
         for pid in self._tree():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+    def _high_water_bytes(self) -> int:
+        return sum(_high_water_bytes(pid) for pid in self._tree())
 
     def _tree(self) -> list[int]:
         """Return the program and all its descendants that are alive, parents first."""

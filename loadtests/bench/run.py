@@ -7,6 +7,7 @@ after the same one. Whatever is started here is ended here, also when the run is
 
 import http.client
 import json
+import math
 import os
 import random
 import socket
@@ -133,6 +134,8 @@ class Bench:
             return None
         print(f"round {len(self.rounds)}: {workload.name}: {one.entry.name}", file=sys.stderr, flush=True)
         with _awake(one.process):
+            if one.process is not None:
+                one.process.begin_peak()
             argv = [str(self._wire), "client", "-port", str(one.port), "-model", model]
             argv += ["-headers", "".join(f"{name}: {value}\n" for name, value in one.launch.headers.items())]
             argv += workload.client_arguments(self._seconds)
@@ -152,7 +155,10 @@ class Bench:
             except BaseException:
                 client.kill()
                 raise
-        return measure_of(json.loads(output), cpu_s=clock.own_s, others_share=clock.others_share)
+        growth = math.nan if contender is None else contender.peak_growth_bytes()
+        return measure_of(
+            json.loads(output), cpu_s=clock.own_s, others_share=clock.others_share, peak_growth_bytes=growth
+        )
 
 
 class _Clock:

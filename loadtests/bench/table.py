@@ -13,10 +13,17 @@ _NOTHING = "-"
 
 
 def markdown(entries: Sequence[Entry], workloads: Sequence[Workload], rounds: Rounds) -> str:
-    """Return the three tables: who, what they did, and how Tollway compares within rounds."""
+    """Return the tables: who, what they did, how even paced streams are, and how Tollway compares within rounds."""
     names = [entry.name for entry in entries]
     return "\n".join(
-        [*_contenders(entries), "", *_results(names, workloads, rounds), "", *_ours(names, workloads, rounds)]
+        [
+            *_contenders(entries),
+            "",
+            *_results(names, workloads, rounds),
+            "",
+            *_paced(names, workloads, rounds),
+            *_ours(names, workloads, rounds),
+        ]
     )
 
 
@@ -78,6 +85,30 @@ def _figures(rounds: Rounds, workload: Workload, name: str) -> list[str]:
         cpu(lambda m: m.cpu_s_per_1m_tokens) if workload.stream else _NOTHING,
         _errors(rounds, workload.name, name),
     ]
+
+
+def _paced(names: Sequence[str], workloads: Sequence[Workload], rounds: Rounds) -> list[str]:
+    """Tell how evenly tokens came, and what a stream took in memory, where the upstream set one pace for all."""
+    columns: list[Callable[[Measure], float]] = [
+        lambda m: m.tpot_ms["p50"],
+        lambda m: m.tpot_ms["p99"],
+        lambda m: m.longest_gap_ms["p50"],
+        lambda m: m.longest_gap_ms["p99"],
+    ]
+    rows = []
+    for workload in workloads:
+        if not workload.is_paced or workload.speed:
+            continue
+
+        def stream_kb(measure: Measure, streams: int = workload.connections) -> float:
+            return measure.peak_growth_bytes / 1e3 / streams
+
+        for name in names:
+            cells = [_with_spread(figure(rounds, workload.name, name, read)) for read in (*columns, stream_kb)]
+            if set(cells) != {_NOTHING}:
+                rows.append([workload.name, name, *cells])
+    header = ["workload", "contender", "TPOT ms p50", "p99", "longest gap ms p50", "p99", "peak KB a stream"]
+    return [*_table(header, rows), ""] if rows else []
 
 
 def _ours(names: Sequence[str], workloads: Sequence[Workload], rounds: Rounds) -> list[str]:

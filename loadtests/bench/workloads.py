@@ -25,6 +25,8 @@ class Workload:
     """Per connection; 0: until the time is up."""
     translated: bool = False
     """The upstream speaks Anthropic's dialect, the caller OpenAI's."""
+    by_default: bool = True
+    """Measured when nobody says which; no, where it takes much longer than the others."""
     speed: float = 0.0
     """Of a trace's replay, in multiples of its own clock; 0: no replay."""
 
@@ -82,4 +84,5 @@ WORKLOADS: tuple[Workload, ...] = (
     _replay(1),
     _replay(10),
     _replay(50),
+    Workload("slow-2000", 2000, tokens=100, stream=True, pace_ms=100.0, requests=1, by_default=False),
 )

@@ -37,6 +37,8 @@ type report struct {
 	Errors         map[string]int `json:"errors"`
 	LatencyUs      []int64        `json:"latency_us"`
 	TTFTUs         []int64        `json:"ttft_us"`
+	TPOTUs         []int64        `json:"tpot_us"`        // (last - first) / (tokens - 1), of each answer
+	LongestGapUs   []int64        `json:"longest_gap_us"` // between two tokens, of each answer
 }
 
 // tally gathers what all connections see.
@@ -48,11 +50,15 @@ type tally struct {
 	report           report
 }
 
-func (t *tally) good(latency, ttft time.Duration) {
+func (t *tally) good(latency, ttft time.Duration, a *answerState) {
 	atomic.AddInt64(&t.requests, 1)
 	t.mutex.Lock()
 	t.report.LatencyUs = append(t.report.LatencyUs, latency.Microseconds())
 	t.report.TTFTUs = append(t.report.TTFTUs, ttft.Microseconds())
+	if a.count > 1 {
+		t.report.TPOTUs = append(t.report.TPOTUs, a.last.Sub(a.first).Microseconds()/int64(a.count-1))
+		t.report.LongestGapUs = append(t.report.LongestGapUs, a.longestGap.Microseconds())
+	}
 	t.mutex.Unlock()
 }
 
@@ -94,7 +100,7 @@ func runClient(arguments []string) {
 	if o.trace != "" {
 		row = readTrace(o.trace, o.seconds*o.speed)
 	}
-	t := &tally{deadline: time.Now().Add(time.Duration((o.warmup + o.limit) * float64(time.Second))), report: report{Errors: map[string]int{}, LatencyUs: []int64{}, TTFTUs: []int64{}}}
+	t := &tally{deadline: time.Now().Add(time.Duration((o.warmup + o.limit) * float64(time.Second))), report: report{Errors: map[string]int{}, LatencyUs: []int64{}, TTFTUs: []int64{}, TPOTUs: []int64{}, LongestGapUs: []int64{}}}
 	begin := make(chan struct{})
 	var warm, done sync.WaitGroup
 	arrivals := make(chan arrival, len(row))
@@ -177,7 +183,7 @@ func (c *caller) loop() {
 		}
 		first, end, err := c.send(request, c.tokens)
 		if err == nil {
-			c.tally.good(end.Sub(started), first.Sub(started))
+			c.tally.good(end.Sub(started), first.Sub(started), &c.answer)
 		} else if c.failed(err) {
 			return
 		}
@@ -245,22 +251,27 @@ func (c *caller) send(request []byte, tokens int) (first, end time.Time, err err
 
 // answerState is what is kept of an answer while it arrives.
 type answerState struct {
-	tokens *int64 // of all answers
-	count  int
-	first  time.Time
-	tail   []byte
+	tokens      *int64 // of all answers
+	count       int
+	first, last time.Time
+	longestGap  time.Duration
+	tail        []byte
 }
 
 func (a *answerState) reset() {
-	a.count, a.first, a.tail = 0, time.Time{}, a.tail[:0]
+	*a = answerState{tokens: a.tokens, tail: a.tail[:0]}
 }
 
 func (a *answerState) take(piece []byte) {
 	count := bytes.Count(piece, []byte{token})
 	if count > 0 {
+		now := time.Now()
 		if a.count == 0 {
-			a.first = time.Now()
+			a.first = now
+		} else if gap := now.Sub(a.last); gap > a.longestGap {
+			a.longestGap = gap
 		}
+		a.last = now
 		a.count += count
 		atomic.AddInt64(a.tokens, int64(count))
 	}

@@ -73,7 +73,7 @@ func (c *caller) follow(arrivals <-chan arrival) {
 	for row := range arrivals {
 		first, end, err := c.send(c.request(row.generation, row.contextTokens*bytesPerToken), row.generation)
 		if err == nil {
-			c.tally.good(end.Sub(row.due), first.Sub(row.due))
+			c.tally.good(end.Sub(row.due), first.Sub(row.due), &c.answer)
 		} else if c.failed(err) {
 			return
 		}

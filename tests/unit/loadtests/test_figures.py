@@ -14,10 +14,13 @@ def _measure(rate: float, p50_ms: float = 1.0) -> Measure:
         tokens_per_s=rate * 16,
         latency_ms=times,
         ttft_ms=times,
+        tpot_ms=times,
+        longest_gap_ms=times,
         cpu_s_per_1k_requests=1.0,
         cpu_s_per_1m_tokens=2.0,
         errors={},
         others_share=0.0,
+        peak_growth_bytes=0.0,
     )
 
 
@@ -40,13 +43,17 @@ def test_a_report_becomes_rates_of_its_window_and_costs_of_all_its_requests() ->
         "errors": {"a stream without [DONE]": 3},
         "latency_us": [3000, 1000, 2000],
         "ttft_us": [500],
+        "tpot_us": [100_100, 100_300],
+        "longest_gap_us": [101_000],
     }
-    measure = measure_of(report, cpu_s=0.22, others_share=0.5)
+    measure = measure_of(report, cpu_s=0.22, others_share=0.5, peak_growth_bytes=5.0)
     assert (measure.requests_per_s, measure.tokens_per_s) == (50.0, 800.0)
     assert measure.cpu_s_per_1k_requests == pytest.approx(2.0)
     assert measure.cpu_s_per_1m_tokens == pytest.approx(125.0)
     assert measure.latency_ms == {"p50": 2.0, "p90": 3.0, "p99": 3.0}
     assert measure.ttft_ms["p50"] == 0.5
+    assert measure.tpot_ms == {"p50": 100.1, "p90": 100.3, "p99": 100.3}
+    assert measure.longest_gap_ms["p99"] == 101.0
     assert measure.errors == {"a stream without [DONE]": 3}
 
 
@@ -60,8 +67,10 @@ def test_a_contender_that_only_failed_has_no_figures_and_its_errors() -> None:
         "errors": {"EOF": 7},
         "latency_us": [],
         "ttft_us": [],
+        "tpot_us": [],
+        "longest_gap_us": [],
     }
-    measure = measure_of(report, cpu_s=0.1, others_share=0.0)
+    measure = measure_of(report, cpu_s=0.1, others_share=0.0, peak_growth_bytes=math.nan)
     assert math.isnan(measure.cpu_s_per_1k_requests)
     assert math.isnan(measure.latency_ms["p50"])
     assert measure.errors == {"EOF": 7}

@@ -14,7 +14,7 @@ from loadtests.bench.workloads import TRACE, WORKLOADS, Workload
 
 def _measure(rate: float, latency_ms: float, errors: dict[str, int] | None = None) -> Measure:
     times = {"p50": latency_ms, "p90": latency_ms, "p99": latency_ms}
-    return Measure(rate, rate * 16, times, times, 0.25, 15.6, errors or {}, 0.0)
+    return Measure(rate, rate * 16, times, times, times, times, 0.25, 15.6, errors or {}, 0.0, 2e6)
 
 
 def _row(text: str, *cells: str) -> list[str]:
