@@ -11,7 +11,7 @@ from gateway.errors import ErrorKind, UpstreamError
 _WHOLE_WRITE_LIMIT_BYTES = 1 << 16
 """A larger request is written in pieces, each when there is room for it: it neither holds up the loop nor is copied."""
 _PIECE_BYTES = 1 << 18
-_BUFFER_LIMIT_BYTES = 1 << 18
+_BUFFER_LIMIT_BYTES = 1 << 16
 """With more than this unread, the upstream is held back. What one call of the loop brings comes on top, once."""
 _CHUNK_COST_BYTES = 64
 """What keeping a chunk costs beside its bytes, so that a buffer of tiny ones stays bounded too."""
