@@ -40,6 +40,7 @@ class Pages:
         self._ledger = ledger
         self._flush = flush
         self._metrics = metrics
+        self._scraping = asyncio.Lock()  # one at a time: to write out a few MB takes ten times as much
         self._unready = unready
         self._ids = ids
 
@@ -77,7 +78,8 @@ class Pages:
 
     async def show_metrics(self) -> Response:
         """Show the Prometheus metrics."""
-        written = await asyncio.to_thread(self._metrics.reading())
+        async with self._scraping:
+            written = await asyncio.to_thread(self._metrics.reading())
         return Response(written, headers={"content-type": CONTENT_TYPE})
 
     async def refuse(self, _request: Request, error: Exception) -> Response:
