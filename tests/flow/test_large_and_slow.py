@@ -105,6 +105,21 @@ async def test_a_prompt_of_128k_tokens_is_estimated_and_relayed(tmp_path: Path, 
     assert held.longest_ms < MOST_HELD_MS
 
 
+async def test_a_scrape_of_many_names_is_written_beside_the_loop(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    """Callers can make 500 names behind a wildcard: 3 MB of metrics, and no stream waits for them."""
+    config = one_model(upstream.url)
+    config["models"]["any/*"] = {"provider": "upstream", "price": "free"}
+    async with running_gateway(config, tmp_path) as running, aiohttp.ClientSession() as client:
+        for number in range(500):
+            body = _chat([{"role": "user", "content": "hi"}]).replace(b"scripted", b"any/%d" % number)
+            async with client.post(f"{running.base_url}/chat/completions", data=body) as answer:
+                assert answer.status == 200
+        with watched_loop() as held:
+            async with client.get(f"{running.url}/metrics") as answer:
+                assert len(await answer.read()) > 2_000_000
+    assert held.longest_ms < MOST_HELD_MS
+
+
 @pytest.mark.parametrize("readers", [20, pytest.param(200, marks=pytest.mark.soak)])
 async def test_readers_who_stop_hold_their_upstream_back_and_nobody_else(readers: int, tmp_path: Path) -> None:
     """Of 200 MB to each, no more is taken than small buffers hold, while another stream keeps its pace."""
