@@ -86,7 +86,7 @@ class Exchange:
             await self._receive(limit_bytes, timeout_s)
         if self._size_bytes > limit_bytes:
             raise _too_large(limit_bytes)
-        pieces = self._pieces or ()
+        pieces, self._pieces = self._pieces or (), None
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _receive(self, limit_bytes: int, timeout_s: float) -> None:

@@ -98,13 +98,13 @@ class HttpTransport:
             raise
         return connection, answer
 
-    def close(self, request: UpstreamRequest, connection: Connection) -> None:
+    def close(self, url: str, connection: Connection) -> None:
         """Pool the connection, or drop it if its answer has not come to its end."""
         self._free_slot()
         if self._loop is None:
             connection.drop()
         elif connection.release(self._loop.time()):
-            self._idle[self._address_of(request.url).origin].append(connection)
+            self._idle[self._address_of(url).origin].append(connection)
             if self._sweep is None:
                 self._sweep = self._loop.call_later(self._keepalive_s, self._drop_expired)
 
@@ -193,20 +193,25 @@ class HttpTransport:
 class _Exchange:
     """The context in which an answer can be read. A class: a generator's context costs a third of a short exchange."""
 
-    __slots__ = ("_connect_timeout_s", "_connection", "_request", "_transport")
+    __slots__ = ("_connect_timeout_s", "_connection", "_request", "_transport", "_url")
 
     def __init__(self, transport: HttpTransport, request: UpstreamRequest, connect_timeout_s: float) -> None:
         self._transport = transport
-        self._request = request
+        self._request: UpstreamRequest | None = request
+        self._url = request.url
         self._connect_timeout_s = connect_timeout_s
         self._connection: Connection | None = None
 
     async def __aenter__(self) -> Answer:
-        self._connection, answer = await self._transport.open(self._request, self._connect_timeout_s)
+        request, self._request = self._request, None  # an answer may take long, and the body be large
+        assert request is not None  # noqa: S101 - a context is entered once
+        opening = self._transport.open(request, self._connect_timeout_s)
+        del request
+        self._connection, answer = await opening
         return answer
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._connection is not None:
-            self._transport.close(self._request, self._connection)
+            self._transport.close(self._url, self._connection)

@@ -225,6 +225,8 @@ class Connection(asyncio.Protocol):
         while self._unsent and self._may_write and not self._transport.is_closing():
             piece, self._unsent = self._unsent[:_PIECE_BYTES], self._unsent[_PIECE_BYTES:]
             self._transport.write(piece)
+        if not self._unsent:
+            self._unsent = memoryview(b"")  # an empty piece of a body would keep all of it
 
     # What follows is called by the event loop.
 

@@ -6,6 +6,7 @@ import json
 import random
 import socket
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from itertools import pairwise
@@ -103,6 +104,26 @@ async def test_a_prompt_of_128k_tokens_is_estimated_and_relayed(tmp_path: Path, 
     assert answer.headers["x-tollway-target"] == "scripted"
     assert upstream.seen[0].json["messages"] == json.loads(body)["messages"]
     assert held.longest_ms < MOST_HELD_MS
+
+
+async def test_a_long_answer_keeps_its_prompt_no_more_than_twice(tmp_path: Path) -> None:
+    """The body and its members, for another target would need them; nothing of what was received or sent besides."""
+    prompt_bytes = 4_000_000
+    body = _chat([{"role": "user", "content": "word" * (prompt_bytes // 4)}], stream=True)
+    async with (
+        ScriptedUpstream(ScriptedModel(tokens=1000, tpot_s=0.01)) as upstream,
+        running_gateway(one_model(upstream.url), tmp_path) as running,
+        aiohttp.ClientSession() as client,
+    ):
+        tracemalloc.start()
+        try:
+            async with client.post(f"{running.base_url}/chat/completions", data=io.BytesIO(body)) as answer:
+                assert b" w0" in await answer.content.readuntil(b" w0")
+                traces = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/gateway/*")])
+        finally:
+            tracemalloc.stop()
+    kept_bytes = sum(each.size for each in traces.statistics("filename"))
+    assert prompt_bytes < kept_bytes < 2.2 * prompt_bytes
 
 
 async def test_a_scrape_of_many_names_is_written_beside_the_loop(tmp_path: Path, upstream: ScriptedUpstream) -> None:
