@@ -166,6 +166,7 @@ async def test_memory_is_after_a_while_what_it_stays(tmp_path: Path, monkeypatch
             _peak_kb(gateway.pid)  # neither the start's nor that of a rush
             peaks_kb = []
             for _ in range(PARTS):
+                await traffic.metrics()  # it takes most for a moment, so each part has one at least
                 await traffic.run(SECONDS / PARTS)
                 peaks_kb.append(_peak_kb(gateway.pid))
                 upstream.seen.clear()

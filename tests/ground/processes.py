@@ -36,11 +36,6 @@ class Program:
         assert found is not None, f"it did not start: {line.decode()}{self.log.read_text()}"
         self.url = found[0]
 
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
-
     def signal(self, number: int) -> None:
         """Send a signal."""
         self._process.send_signal(number)
