@@ -7,7 +7,7 @@ with ``install`` and ``launch``, and a place in ``CONTENDERS``.
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -161,6 +161,21 @@ class Tollway:
         )
 
 
+class TollwayOfTwo(Tollway):
+    """The same by two processes; on one core, so that the CPU of a request can be compared, not the speed."""
+
+    name = "tollway x2"
+
+    def install(self, home: Path) -> Installed:
+        """See ``Contender.install``."""
+        return locked_tree(home.with_name("tollway"))
+
+    def launch(self, site: Site) -> Launch:
+        """See ``Contender.launch``."""
+        one = super().launch(replace(site, home=site.home.with_name("tollway")))
+        return replace(one, argv=[*one.argv, "--workers", "2"])
+
+
 class VllmRouter:
     """The vLLM project's router (Rust): it balances over workers, here one; no keys, prices or ledger."""
 
@@ -246,7 +261,15 @@ class Portkey:
         )
 
 
-CONTENDERS: tuple[Contender, ...] = (Nginx(), BareRelay(), Tollway(), VllmRouter(), LiteLLM(), Portkey())
+CONTENDERS: tuple[Contender, ...] = (
+    Nginx(),
+    BareRelay(),
+    Tollway(),
+    TollwayOfTwo(),
+    VllmRouter(),
+    LiteLLM(),
+    Portkey(),
+)
 
 
 def environment(launch: Launch) -> dict[str, str]:
