@@ -20,6 +20,8 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from gateway.admission.shared import SLOTS
+
 _FIRST_PAUSE_S = 0.1
 _LAST_PAUSE_S = 10.0
 _GOOD_RUN_S = 10.0
@@ -40,6 +42,8 @@ class _Worker:
     def __init__(self, slot: int, process: asyncio.subprocess.Process) -> None:
         self.slot = slot
         self.process = process
+        self.serves = False
+        self.reload_due = False
         self.retiring = False
 
     def signal(self, number: int) -> None:
@@ -71,7 +75,8 @@ class Supervisor:
                 await self._stopping.wait()
             self._stopping.set()
             for worker in self._workers.values():
-                worker.signal(signal.SIGTERM)
+                if not worker.retiring:  # told twice, it would cut what runs
+                    worker.signal(signal.SIGTERM)
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=self._drain_s + _KILL_GRACE_S)
             for worker in self._workers.values():
@@ -83,13 +88,19 @@ class Supervisor:
         return good
 
     def stop(self) -> None:
-        """Have all end as soon as their running requests have."""
+        """Have all end as soon as their running requests have; told twice, at once."""
+        if self._stopping.is_set():
+            for worker in self._workers.values():
+                worker.signal(signal.SIGTERM)
         self._stopping.set()
 
     def reload(self) -> None:
         """Have all read the configuration again."""
         for worker in self._workers.values():
-            worker.signal(signal.SIGHUP)
+            if worker.serves:
+                worker.signal(signal.SIGHUP)
+            else:
+                worker.reload_due = True  # nothing handles the signal yet: it would kill
 
     def replace_all(self) -> None:
         """Replace all processes, one after the other."""
@@ -98,7 +109,10 @@ class Supervisor:
     async def _replace_all(self) -> None:
         async with self._starting:
             for old in [worker for worker in self._workers.values() if not worker.retiring]:
-                free = next(slot for slot in range(len(self._workers) + 1) if slot not in self._workers)
+                free = next(slot for slot in range(SLOTS + 1) if slot not in self._workers)
+                if free == SLOTS:
+                    _log.error("too many replaced processes still finish their streams; what runs stays as it is")
+                    return
                 if self._stopping.is_set() or not await self._start(free):
                     self._workers.pop(free, None)
                     _log.error("a replacement did not start; what runs stays as it is")
@@ -110,14 +124,23 @@ class Supervisor:
     async def _start(self, slot: int) -> bool:
         """Start a process in a slot and wait until it serves; False when it does not."""
         ready_read, ready_write = os.pipe()
-        process = await asyncio.create_subprocess_exec(
-            *self._command(slot, ready_write, self._life_read),
-            pass_fds=(self._listener_fd, ready_write, self._life_read),
-            start_new_session=True,  # Ctrl-C is for us; they are told
-        )
-        os.close(ready_write)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command(slot, ready_write, self._life_read),
+                pass_fds=(self._listener_fd, ready_write, self._life_read),
+                start_new_session=True,  # Ctrl-C is for us; they are told
+            )
+        except OSError as error:  # no more processes or memory, or the program is just being replaced
+            _log.error("no process can be started: %s", error.strerror)
+            os.close(ready_read)
+            return False
+        finally:
+            os.close(ready_write)
         worker = self._workers[slot] = _Worker(slot, process)
         if await _says_ready(ready_read):
+            worker.serves = True
+            if worker.reload_due:
+                worker.signal(signal.SIGHUP)
             self._spawn(self._watch(worker))
             return True
         worker.signal(signal.SIGKILL)
@@ -138,6 +161,9 @@ class Supervisor:
         pause_s = 0.0 if loop.time() - began_s > _GOOD_RUN_S else _FIRST_PAUSE_S
         while not await self._waited_for_stop(pause_s):
             async with self._starting:
+                if self._workers[worker.slot].retiring:  # another was started in its place meanwhile
+                    del self._workers[worker.slot]
+                    return
                 if await self._start(worker.slot):
                     return
             pause_s = min(max(2 * pause_s, _FIRST_PAUSE_S), _LAST_PAUSE_S)

@@ -1,0 +1,168 @@
+"""The supervisor, over small programs in the place of gateways: how many run, whom it tells what, and what it survives.
+
+A program writes a line for each thing that happens to it: ``serves``, ``hup``, ``term``; told twice to end, it does.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from gateway.siblings import supervisor
+from gateway.siblings.supervisor import Supervisor
+
+_PROGRAM = """
+import os, signal, sys
+directory, slot, ready = sys.argv[1], sys.argv[2], int(sys.argv[3])
+def say(what):
+    with open(f"{directory}/said", "a") as file:
+        file.write(f"{slot} {what}\\n")
+told = 0
+def term(*_):
+    global told
+    told += 1
+    say("term")
+    if told > 1 or not os.path.exists(f"{directory}/busy"):
+        sys.exit(0)
+if os.path.exists(f"{directory}/slow"):
+    say("begins")
+    while os.path.exists(f"{directory}/slow"):
+        signal.sigtimedwait([], 0.01)
+signal.signal(signal.SIGTERM, term)
+signal.signal(signal.SIGHUP, lambda *_: say("hup"))
+say("serves")
+os.write(ready, b"x")
+while True:
+    signal.pause()
+"""
+
+
+class Ground:
+    """A supervisor that runs."""
+
+    def __init__(self, directory: Path, listener_fd: int, count: int) -> None:
+        self.directory = directory
+        self.interpreter = sys.executable
+        self.supervisor = Supervisor(self._command, count=count, listener_fd=listener_fd, drain_s=20)
+
+    def _command(self, slot: int, ready_fd: int, life_fd: int) -> list[str]:  # noqa: ARG002 - of Command
+        return [self.interpreter, "-ISc", _PROGRAM, str(self.directory), str(slot), str(ready_fd)]
+
+    @property
+    def said(self) -> list[str]:
+        """Return what the programs have written."""
+        file = self.directory / "said"
+        return file.read_text().split("\n")[:-1] if file.exists() else []
+
+    def running(self) -> dict[int, int]:
+        """Return the process of each slot that serves and was not told to end."""
+        workers = self.supervisor._workers.values()
+        return {each.slot: each.process.pid for each in workers if each.serves and not each.retiring}
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for what a program does; the test's own time limit bounds it."""
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def supervised(directory: Path, count: int) -> AsyncIterator[Ground]:
+    with (directory / "listener").open("w") as listener:
+        ground = Ground(directory, listener.fileno(), count)
+        serving = asyncio.Event()
+        running = asyncio.create_task(ground.supervisor.run(serving.set))
+        try:
+            await serving.wait()
+            yield ground
+        finally:
+            for name in ("slow", "busy"):
+                (directory / name).unlink(missing_ok=True)
+            ground.supervisor.stop()
+            for worker in ground.supervisor._workers.values():
+                worker.signal(signal.SIGTERM)
+            assert await running
+
+
+async def test_a_stop_lets_replaced_processes_finish(tmp_path: Path) -> None:
+    """They were told once, when they were replaced; a gateway that is told twice waits for nobody."""
+    (tmp_path / "busy").touch()
+    async with supervised(tmp_path, 1) as ground:
+        ground.supervisor.replace_all()
+        await ground.until(lambda: ground.said == ["0 serves", "1 serves", "0 term"])
+        ground.supervisor.stop()
+        await ground.until(lambda: "1 term" in ground.said)
+        assert ground.said.count("0 term") == 1
+
+
+async def test_told_twice_to_stop_it_tells_them_twice(tmp_path: Path) -> None:
+    """So that an operator's second Ctrl-C does what it does with a single process."""
+    (tmp_path / "busy").touch()
+    async with supervised(tmp_path, 1) as ground:
+        ground.supervisor.stop()
+        await ground.until(lambda: ground.said[1:] == ["0 term"])
+        ground.supervisor.stop()
+        await ground.until(lambda: ground.said[1:] == ["0 term", "0 term"])
+
+
+async def test_replacing_while_one_is_started_again_makes_no_more_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is dead and waits for its next start when all are replaced: two come for two, not three."""
+    monkeypatch.setattr(supervisor, "_FIRST_PAUSE_S", 0.3)
+    async with supervised(tmp_path, 2) as ground:
+        dead = ground.supervisor._workers[0]
+        dead.signal(signal.SIGKILL)
+        await dead.process.wait()
+        ground.supervisor.replace_all()
+        await ground.until(lambda: ground.running().keys() == {2, 3})
+        await ground.until(lambda: ground.supervisor._workers.keys() == {2, 3})
+        assert len(ground.supervisor._tasks) == 2
+
+
+async def test_a_start_that_the_system_refuses_is_tried_again(tmp_path: Path) -> None:
+    """The program's file is missing for a moment, as while a new version is installed; no descriptor is left behind."""
+    async with supervised(tmp_path, 1) as ground:
+        open_before = len([*Path("/proc/self/fd").iterdir()])
+        first = ground.running()[0]
+        ground.interpreter = str(tmp_path / "missing")
+        refused = asyncio.Event()
+        command = ground.supervisor._command
+
+        def watched(*arguments: int) -> list[str]:
+            refused.set()
+            return command(*arguments)
+
+        ground.supervisor._command = watched
+        os.kill(first, signal.SIGKILL)
+        await refused.wait()
+        ground.interpreter = sys.executable
+        await ground.until(lambda: ground.running().get(0, first) != first)
+        assert len([*Path("/proc/self/fd").iterdir()]) == open_before
+
+
+async def test_a_reload_reaches_one_that_is_just_starting(tmp_path: Path) -> None:
+    """The signal would kill it before it can be handled; it is told once it serves."""
+    async with supervised(tmp_path, 1) as ground:
+        (tmp_path / "slow").touch()
+        ground.supervisor.replace_all()
+        await ground.until(lambda: "1 begins" in ground.said)
+        ground.supervisor.reload()
+        (tmp_path / "slow").unlink()
+        await ground.until(lambda: "1 hup" in ground.said)
+
+
+async def test_no_more_processes_than_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replaced ones that never finish fill the slots: what runs then stays, for a limit's file has no more places."""
+    monkeypatch.setattr(supervisor, "SLOTS", 2)
+    (tmp_path / "busy").touch()
+    async with supervised(tmp_path, 1) as ground:
+        ground.supervisor.replace_all()
+        await ground.until(lambda: ground.running().keys() == {1})
+        await ground.supervisor._replace_all()
+        assert ground.running().keys() == {1}
+        assert ground.said == ["0 serves", "1 serves", "0 term"]
