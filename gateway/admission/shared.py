@@ -114,10 +114,14 @@ class _Counts:
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with self._lock():
-            if os.fstat(self._fd).st_size == 0:
-                os.ftruncate(self._fd, _RING * _INTEGER_BYTES)
-            self._map()
+        try:
+            with self._lock():
+                if os.fstat(self._fd).st_size == 0:
+                    self._allocate(_RING)
+                self._map()
+        except OSError:
+            os.close(self._fd)
+            raise
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -163,13 +167,17 @@ class _Counts:
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
+    def _allocate(self, count: int) -> None:
+        # With disk behind it: to write to a mapped page that gets none kills the process.
+        os.posix_fallocate(self._fd, 0, count * _INTEGER_BYTES)
+
     def _map(self) -> None:
         self.cells = memoryview(mmap.mmap(self._fd, 0)).cast("q")
 
     def _enlarge(self, capacity: int) -> None:
         old, first, count = self.cells[_CAPACITY], self.cells[_FIRST], self.cells[_COUNT]
         times = [self.cells[_RING + (first + i) % old] for i in range(count)]
-        os.ftruncate(self._fd, (_RING + capacity) * _INTEGER_BYTES)
+        self._allocate(_RING + capacity)
         self._map()
         self.cells[_CAPACITY], self.cells[_FIRST] = capacity, 0
         for index, time_ns in enumerate(times):

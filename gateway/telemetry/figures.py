@@ -6,9 +6,14 @@ counting is one addition; whole numbers stay exact up to 2**53. What the cells m
 With a path the array is a file mapped into memory, and beside it, one JSON line each, stand the names of the cells.
 So every process of a gateway can tell the sum over all, nothing is asked of the others, and what a process counted
 outlives it: whoever opens the same path again goes on counting from there.
+
+A full disk never disturbs a request: the array has its room from the start (to write to a mapped page that gets none
+kills the process), and a name that cannot be written is written with the next one.
 """
 
+import contextlib
 import mmap
+import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 CELLS = 1 << 18
-"""Room for ten times the series that ``metrics`` can make. The file is sparse: cells never used take no disk."""
+"""Room for ten times the series that ``metrics`` can make: 2 MB."""
 _BYTES = CELLS * 8
 
 Labels = tuple[str, ...]
@@ -31,6 +36,7 @@ class Figures:
         self._cells: dict[Name, range] = {}
         self._used = 0
         self._names: Path | None = None
+        self._unwritten = b""
         if path is None:
             self.values: memoryview[float] = memoryview(bytearray(_BYTES)).cast("d")
             return
@@ -40,7 +46,7 @@ class Figures:
         self._names = _names_path(path)
         self._append(b"")  # closes the line that a death may have left unfinished
         with path.open("ab") as file:
-            file.truncate(_BYTES)
+            os.posix_fallocate(file.fileno(), 0, _BYTES)
         with path.open("r+b") as file:
             self.values = memoryview(mmap.mmap(file.fileno(), _BYTES)).cast("d")
 
@@ -68,13 +74,18 @@ class Figures:
                 raise MemoryError("more series than there is room for")
             self._used = cells.stop
             self._cells[name] = cells
+            for cell in cells:  # a predecessor may have counted there without having written the name
+                self.values[cell] = 0.0
             self._append(msgspec.json.encode((*name, cells.start, count)))
         return cells
 
     def _append(self, line: bytes) -> None:
         if self._names is not None:
-            with self._names.open("ab") as file:
-                file.write(line + b"\n")
+            self._unwritten += b"\n%b\n" % line  # the first ends what was written in part
+            with contextlib.suppress(OSError), self._names.open("ab") as file:
+                file.write(self._unwritten)
+                file.flush()
+                self._unwritten = b""
 
 
 class Histogram:
@@ -111,6 +122,8 @@ def read_all(paths: Iterable[Path]) -> dict[Name, list[float]]:
     totals: dict[Name, list[float]] = {}
     for path in paths:
         names = _read_names(path)
+        if not names:
+            continue  # it may not have its size yet
         with (
             path.open("rb") as file,
             mmap.mmap(file.fileno(), _BYTES, access=mmap.ACCESS_READ) as mapped,

@@ -278,3 +278,13 @@ async def test_the_places_of_a_dead_process_are_free_again(tmp_path: Path) -> No
     assert (await refusal(successor, call)).kind is ErrorKind.RATE_LIMITED
     successor.stop()
     other.stop()
+
+
+async def test_a_limit_has_its_disk_before_it_counts(tmp_path: Path) -> None:
+    """Also when a reload has raised it: a mapped page without disk kills the process that writes to it."""
+    gate = SharedGate(tmp_path, 0, SystemClock())
+    for limit in (1, 10_000):
+        await gate.admit(build_call(principal=build_principal(requests_per_minute=limit)))
+        (file,) = tmp_path.iterdir()
+        assert file.stat().st_blocks * 512 >= file.stat().st_size > limit * 8
+    gate.stop()

@@ -1,6 +1,7 @@
 """Figures: counted in one process, read in another, continued after a death."""
 
 import multiprocessing
+import resource
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,34 @@ def test_whoever_opens_the_same_path_goes_on_counting(tmp_path: Path) -> None:
         ("seconds", ("auto",)): [2, 2, 1, 4],
         ("requests", ("auto", "late")): [1],
     }
+
+
+def test_the_cells_have_their_disk_from_the_start(tmp_path: Path) -> None:
+    """A mapped page without disk kills the process that writes to it, and with it all its streams."""
+    Figures(tmp_path / "0.figures")
+    file = (tmp_path / "0.figures").stat()
+    assert file.st_blocks * 512 >= file.st_size > 0
+
+
+def test_a_name_that_the_disk_refuses_is_written_with_the_next(tmp_path: Path) -> None:
+    """Counting goes on meanwhile; and a successor that does not know the name does not take over its count."""
+    path = tmp_path / "0.figures"
+    figures = Figures(path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.with_suffix(".names").stat().st_size + 8, hard))
+    try:
+        figures.values[figures.counter("requests", ("refused",))] += 3
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert Figures(path).counter("requests", ("another",)) == 0
+    assert read_all([path]) == {("requests", ("another",)): [0]}
+    (tmp_path / "0.names").write_bytes(b"")
+    figures.values[0] = 3
+    figures.counter("requests", ("late",))
+    assert read_all([path]) == {("requests", ("refused",)): [3], ("requests", ("late",)): [0]}
+
+
+def test_what_has_no_size_yet_counts_nothing(tmp_path: Path) -> None:
+    """A scrape may come while a process starts."""
+    (tmp_path / "0.figures").touch()
+    assert read_all([tmp_path / "0.figures"]) == {}
