@@ -10,6 +10,7 @@ One thing is asked: to carry the journal into the database, when somebody looks 
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import socket
@@ -46,12 +47,13 @@ class Flush(Struct, frozen=True, tag="flush", array_like=True):
     """Carry your journal into the database, and tell me."""
 
     slot: int
+    number: int
 
 
 class Flushed(Struct, frozen=True, tag="flushed", array_like=True):
-    """It is there."""
+    """It is there: the answer to the ``Flush`` of that number."""
 
-    slot: int
+    number: int
 
 
 _Message = News | Flush | Flushed
@@ -85,6 +87,7 @@ class Exchange:
         self._silent = 0
         self._elsewhere: dict[int, Mapping[str, int]] = {}
         self._asked: dict[int, asyncio.Future[None]] = {}
+        self._numbers = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
         self._directory_fd = -1
         self._socket: socket.socket | None = None
@@ -127,14 +130,19 @@ class Exchange:
 
     async def flush_others(self) -> None:
         """Wait until what the others have written so far is in the database, or a little while if one does not tell."""
-        loop = asyncio.get_running_loop()
+        asked: dict[int, asyncio.Future[None]] = {}
         for slot in self._others():
-            if slot not in self._asked and self._send(slot, _encode(Flush(self._slot))):
-                self._asked[slot] = loop.create_future()
-        with contextlib.suppress(TimeoutError):
+            number = next(self._numbers)
+            if self._send(slot, _encode(Flush(self._slot, number))):
+                asked[number] = self._asked[number] = asyncio.get_running_loop().create_future()
+        try:
             async with asyncio.timeout(_FLUSH_TIMEOUT_S):
-                await asyncio.gather(*self._asked.values())
-        self._asked.clear()
+                await asyncio.gather(*asked.values())
+        except TimeoutError:
+            pass
+        finally:
+            for number in asked:
+                self._asked.pop(number, None)
 
     def _address(self, slot: int) -> str:
         # By the open directory, for a path may be longer than the 108 bytes that such an address can have.
@@ -196,19 +204,19 @@ class Exchange:
                 if running != self._elsewhere.get(slot, {}):
                     self._elsewhere[slot] = running
                     self._heed()
-            case Flush(slot):
-                task = asyncio.create_task(self._flush_for(slot))
+            case Flush(slot, number):
+                task = asyncio.create_task(self._flush_for(slot, number))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-            case Flushed(slot):
-                waiting = self._asked.pop(slot, None)
+            case Flushed(number):
+                waiting = self._asked.pop(number, None)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(None)
 
-    async def _flush_for(self, slot: int) -> None:
+    async def _flush_for(self, slot: int, number: int) -> None:
         with contextlib.suppress(GatewayError):  # then it is late, and the one who asked will say so
             await self._flush()
-        self._send(slot, _encode(Flushed(self._slot)))
+        self._send(slot, _encode(Flushed(number)))
 
     def _heed(self) -> None:
         total: Counter[str] = Counter()

@@ -32,11 +32,14 @@ class Process:
 
     def __init__(self, directory: Path, slot: int) -> None:
         self.flushed = 0
+        self.may_flush = asyncio.Event()
+        self.may_flush.set()
         self.exchange = Exchange(directory, slot, self._flush)
         self.pool = Pool(SystemClock(), tell=self.exchange.tell)
 
     async def _flush(self) -> None:
         self.flushed += 1
+        await self.may_flush.wait()
 
     @property
     def view(self) -> TargetView:
@@ -119,6 +122,22 @@ async def test_the_others_write_their_journals_out_when_asked(tmp_path: Path) ->
         await one.exchange.flush_others()
         assert [each.flushed for each in others] == [1, 1]
         assert one.flushed == 0
+
+
+async def test_who_asks_for_the_journals_meanwhile_asks_anew(tmp_path: Path) -> None:
+    """For a flush that has begun may not know what he looks for; and when the first gives up, that is his alone."""
+    async with processes(tmp_path, 2) as (one, other):
+        other.may_flush.clear()
+        first = asyncio.create_task(one.exchange.flush_others())
+        await until(lambda: other.flushed == 1)
+        second = asyncio.create_task(one.exchange.flush_others())
+        await until(lambda: other.flushed == 2)
+        first.cancel()
+        await asyncio.wait([first])
+        assert first.cancelled()
+        assert not second.done()
+        other.may_flush.set()
+        await second
 
 
 async def test_a_directory_of_any_depth_will_do(tmp_path: Path) -> None:
