@@ -157,8 +157,11 @@ class _Events(_Reader):
                 yield event, False
             return
         position = 0
+        barren: Frame | None = None
         while (end := chunk.find(b"\n\n", position) + 2) > 1:
-            run_end = self._frame.end_of_run(chunk, position) if self._frame is not None else end
+            frame = self._frame
+            run_end = end if frame is None or frame is barren else frame.end_of_run(chunk, position)
+            barren = frame if run_end < 0 else barren  # not to be searched for once an event
             is_run = run_end > end
             end = max(end, run_end)
             if self._foreign is None and not self._started:

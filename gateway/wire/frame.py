@@ -65,11 +65,14 @@ class Frame:
         return contents, size - len(contents) + 1
 
     def end_of_run(self, data: bytes, start: int) -> int:
-        """Return where a run of such events from ``start`` on would end; what stands between is not looked at."""
+        """Return where a run of such events from ``start`` on would end; what stands between is not looked at.
+
+        ``start``: none begins there. -1: none will end.
+        """
         if not data.startswith(self._prefix, start):
             return start
         end = data.rfind(self._suffix, start)
-        return start if end < 0 else end + len(self._suffix)
+        return end if end < 0 else end + len(self._suffix)
 
     def write(self, contents: list[bytes]) -> bytes:
         """Return one event with all these contents."""

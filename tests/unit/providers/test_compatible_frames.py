@@ -215,3 +215,20 @@ def test_frames_that_never_come_back_are_no_longer_learnt(monkeypatch: pytest.Mo
         decoder.feed(_CHAT % (b'"content":"a"', b',"obfuscation":"%d"' % number))
     assert len(learnt) == 4
     assert decoder.content_events == 100
+
+
+def test_the_end_of_a_run_that_is_not_there_is_searched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once an event, which for many that begin like the known frame would take time squared."""
+    searched: list[int] = []
+
+    class Watched(Frame):
+        def end_of_run(self, data: bytes, start: int) -> int:
+            searched.append(start)
+            return super().end_of_run(data, start)
+
+    monkeypatch.setattr(frames, "Frame", Watched)
+    decoder = _decoder(stream=True, include_usage=True)
+    decoder.feed(_framed(CHAT, b"a"))
+    empty = _CHAT.replace(b"null", b"0") % (b'"content":""', b"")
+    assert decoder.feed(empty * 100) == empty * 100
+    assert searched == [0]
