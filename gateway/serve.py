@@ -115,6 +115,8 @@ async def _run(gateway: Gateway, listener: socket.socket, *, ready_fd: int = -1,
 
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, gateway.reload)
+    # Unhandled it would kill, streams and all.
+    loop.add_signal_handler(signal.SIGUSR2, log.error, "SIGUSR2 is for the first process of several; nothing is done")
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
     await gateway.start([listener])

@@ -70,9 +70,11 @@ class Ground:
 
 
 @asynccontextmanager
-async def several(tmp_path: Path, upstream: ScriptedUpstream, **key: int) -> AsyncIterator[Ground]:
+async def several(
+    tmp_path: Path, upstream: ScriptedUpstream, workers: int = PROCESSES, **key: int
+) -> AsyncIterator[Ground]:
     config = one_model(upstream.url)
-    config["server"] = {"host": "127.0.0.1", "port": 0, "workers": PROCESSES, "drain_s": 20}
+    config["server"] = {"host": "127.0.0.1", "port": 0, "workers": workers, "drain_s": 20}
     config["keys"] = [{"name": "app", "secret": f"sha256:{hashlib.sha256(b'k').hexdigest()}", **key}]
     file = write_config(tmp_path, config)
     connector = aiohttp.TCPConnector(force_close=True, limit=0)
@@ -127,6 +129,15 @@ async def test_processes_are_replaced_without_a_lost_stream(tmp_path: Path) -> N
         assert all(stream.done and stream.error is None for _, _, stream in answers)
         assert await ground.metric("tollway_requests_total", outcome="ok") == len(answers)
         while await ground.metric("tollway_in_flight_requests"):
+            await asyncio.sleep(0.05)
+
+
+async def test_the_signal_to_replace_harms_nobody_who_cannot(tmp_path: Path) -> None:
+    """Sent to a gateway of one process, or to one that serves among several, it changes nothing."""
+    async with ScriptedUpstream() as upstream, several(tmp_path, upstream, workers=1) as ground:
+        ground.gateway.signal(signal.SIGUSR2)
+        assert (await ground.chat())[0] == 200
+        while "SIGUSR2" not in ground.gateway.log.read_text():
             await asyncio.sleep(0.05)
 
 
