@@ -18,6 +18,7 @@ import uvloop
 
 from gateway.accounting.base import StateDirectoryInUse
 from gateway.accounting.journal import Journal
+from gateway.admission.shared import SharedGate
 from gateway.app import Gateway, journal_ledger, log, read_snapshot
 from gateway.clock import SystemClock
 from gateway.config.problems import ConfigError
@@ -29,12 +30,13 @@ from gateway.telemetry import logs
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add ``tollway serve``. The last three options are how a process of several is started by the first."""
+    """Add ``tollway serve``. The last five options are how a process of several is started by the first."""
     parser = commands.add_parser("serve", help="run the gateway", description="Run it until it is told to stop.")
     parser.add_argument("--config", type=Path, default=Path("tollway.yaml"), help="default: %(default)s")
     parser.add_argument("--host", help="listen here instead of server.host")
     parser.add_argument("--port", type=int, help="listen here instead of server.port; 0: any free port")
     parser.add_argument("--workers", type=int, help="so many processes instead of server.workers")
+    parser.add_argument("--state-dir", help=argparse.SUPPRESS)
     parser.add_argument("--slot", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--listener-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
@@ -75,6 +77,8 @@ def _raise_file_limit() -> None:
 def _serve(arguments: argparse.Namespace, snapshot: Snapshot, read: Callable[[], Snapshot]) -> int:
     state_dir = Path(snapshot.state_dir)
     if arguments.slot is not None:
+        if snapshot.state_dir != arguments.state_dir:
+            return _fail(f"state_dir cannot change from {arguments.state_dir} while the gateway runs; restart it")
         gateway = Gateway(snapshot, reread=read, place=Place(state_dir, arguments.slot))
         with socket.socket(fileno=arguments.listener_fd) as listener:
             _in_uvloop(_run(gateway, listener, ready_fd=arguments.ready_fd, life_fd=arguments.life_fd))
@@ -147,12 +151,26 @@ async def _supervise(arguments: argparse.Namespace, snapshot: Snapshot, listener
 
         def command(slot: int, ready_fd: int, life_fd: int) -> list[str]:
             options = {"config": arguments.config, "host": arguments.host, "port": arguments.port, "slot": slot}
-            options |= {"listener-fd": listener.fileno(), "ready-fd": ready_fd, "life-fd": life_fd}
+            options |= {
+                "state-dir": snapshot.state_dir,
+                "listener-fd": listener.fileno(),
+                "ready-fd": ready_fd,
+                "life-fd": life_fd,
+            }
             given = [f"--{name}={value}" for name, value in options.items() if value is not None]
             return [sys.executable, "-m", "gateway", "serve", *given]
 
+        def bury(slot: int) -> None:
+            # Or the places that it held would be taken until another process comes into its slot.
+            with contextlib.suppress(OSError):
+                SharedGate(Place(state_dir, slot).limits_dir, slot, SystemClock()).start()
+
         supervisor = Supervisor(
-            command, count=snapshot.server.workers, listener_fd=listener.fileno(), drain_s=snapshot.server.drain_s
+            command,
+            count=snapshot.server.workers,
+            listener_fd=listener.fileno(),
+            drain_s=snapshot.server.drain_s,
+            bury=bury,
         )
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, supervisor.reload)

@@ -52,10 +52,13 @@ class _Worker:
 
 
 class Supervisor:
-    """``count`` processes behind one socket, which all inherit as ``listener_fd``."""
+    """``count`` processes behind one socket, all inherit it as ``listener_fd``; ``bury`` hears whose slot is free."""
 
-    def __init__(self, command: Command, *, count: int, listener_fd: int, drain_s: float) -> None:
+    def __init__(
+        self, command: Command, *, count: int, listener_fd: int, drain_s: float, bury: Callable[[int], None]
+    ) -> None:
         self._command = command
+        self._bury = bury
         self._count = count
         self._listener_fd = listener_fd
         self._drain_s = drain_s
@@ -152,6 +155,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         code = await worker.process.wait()
+        self._bury(worker.slot)
         if worker.retiring:
             del self._workers[worker.slot]
             return

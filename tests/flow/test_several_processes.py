@@ -163,6 +163,29 @@ async def test_a_process_that_is_killed_is_started_again(tmp_path: Path) -> None
         assert await ground.rows() == {"ok": 10 + whole, "interrupted": 30 - whole}
 
 
+async def test_what_a_process_held_is_free_even_if_none_can_follow(tmp_path: Path) -> None:
+    """The file names another state_dir by now: nobody starts on that, and the places of the dead are the others'."""
+    model = ScriptedModel(tokens=400, tpot_s=0.05)
+    async with ScriptedUpstream(model) as upstream, several(tmp_path, upstream, concurrency=9) as ground:
+        running = [asyncio.create_task(ground.chat(stream=True)) for _ in range(9)]
+        await upstream.arrived(9)
+        assert (await ground.chat())[0] == 429
+        file = tmp_path / "tollway.yaml"
+        file.write_text(file.read_text().replace(str(tmp_path / "state"), str(tmp_path / "other")))
+        for victim in ground.processes()[:2]:
+            os.kill(victim, signal.SIGKILL)
+        while "state_dir cannot change" not in ground.gateway.log.read_text():
+            await asyncio.sleep(0.05)
+        assert not (tmp_path / "other").exists()
+        lost = [task for task in running if task.done()]
+        assert lost
+        model.tokens = 1
+        assert [(await ground.chat())[0] for _ in lost] == [200] * len(lost)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
 async def test_they_do_not_outlive_the_first_process(tmp_path: Path) -> None:
     """Killed at once, it can tell nobody; they see it, finish and end, and the next gateway can start."""
     async with ScriptedUpstream() as upstream:

@@ -48,7 +48,10 @@ class Ground:
     def __init__(self, directory: Path, listener_fd: int, count: int) -> None:
         self.directory = directory
         self.interpreter = sys.executable
-        self.supervisor = Supervisor(self._command, count=count, listener_fd=listener_fd, drain_s=20)
+        self.buried: list[int] = []
+        self.supervisor = Supervisor(
+            self._command, count=count, listener_fd=listener_fd, drain_s=20, bury=self.buried.append
+        )
 
     def _command(self, slot: int, ready_fd: int, life_fd: int) -> list[str]:  # noqa: ARG002 - of Command
         return [self.interpreter, "-ISc", _PROGRAM, str(self.directory), str(slot), str(ready_fd)]
@@ -122,6 +125,7 @@ async def test_replacing_while_one_is_started_again_makes_no_more_of_them(
         await ground.until(lambda: ground.running().keys() == {2, 3})
         await ground.until(lambda: ground.supervisor._workers.keys() == {2, 3})
         assert len(ground.supervisor._tasks) == 2
+        assert sorted(ground.buried) == [0, 1]
 
 
 async def test_a_start_that_the_system_refuses_is_tried_again(tmp_path: Path) -> None:
