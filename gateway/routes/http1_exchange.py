@@ -1,7 +1,7 @@
 """One request of a caller and the answer to it, with HTTP/1.1's framing of both bodies.
 
-Which bytes belong to the request is the parser's business (``http1_connection``), what to answer a handler's. Here: a body
-is kept until it is asked for, within bounds, and an answer leaves in as few writes as it can.
+Which bytes belong to the request is the parser's business (``http1_connection``), what to answer a handler's. Here: a
+body is kept until it is asked for, within bounds, and an answer leaves in as few writes as it can.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ class Exchange:
     """A request whose head is there, and the ``Sink`` of its answer. ``end`` follows the answer's last bytes."""
 
     __slots__ = (
-        "_allowed_bytes", "_bodyless", "_chunked", "_head", "_line", "_owed_bytes", "_pieces", "_size_bytes", "_waiter",
+        "_allowed_bytes", "_body", "_bodyless", "_chunked", "_head", "_line", "_owed_bytes", "_size_bytes", "_waiter",
         "answered", "headers", "left", "method", "modern", "persistent", "received", "started", "target",
     )  # fmt: skip
 
@@ -67,7 +67,7 @@ class Exchange:
         self.left = False
         """The caller has gone, and the handler's task was cancelled because of it."""
         self._line = line
-        self._pieces: list[bytes] | None = []
+        self._body: bytes | bytearray | None = b""
         self._size_bytes = 0
         self._allowed_bytes = _AHEAD_BYTES
         self._waiter: asyncio.Future[None] | None = None
@@ -86,8 +86,8 @@ class Exchange:
             await self._receive(limit_bytes, timeout_s)
         if self._size_bytes > limit_bytes:
             raise _too_large(limit_bytes)
-        pieces, self._pieces = self._pieces or (), None
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        body, self._body = self._body or b"", None
+        return bytes(body)
 
     async def _receive(self, limit_bytes: int, timeout_s: float) -> None:
         """Wait until the body has come, or more of it than the limit."""
@@ -110,15 +110,20 @@ class Exchange:
 
     def take(self, data: bytes) -> None:
         """Keep a piece of the body, unless it is one too many or nobody will read it any more."""
-        if self._pieces is None:
+        if self._body is None:
             return
-        self._pieces.append(data)
+        if self._body:
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)  # a list of pieces takes many times the size of tiny ones
+            self._body += data
+        else:
+            self._body = data
         self._size_bytes += len(data)
         if self._size_bytes > self._allowed_bytes:
             if self._waiter is None:
                 self._line.pause_reading()
             else:
-                self._pieces = None
+                self._body = None
                 self._wake()
 
     def complete(self) -> None:
@@ -178,7 +183,7 @@ class Exchange:
         if self._chunked:
             self._head += b"0\r\n\r\n"
         self._flush()
-        self._pieces = None
+        self._body = None
         self.answered = not self._owed_bytes
 
     def _flush(self) -> None:

@@ -1,6 +1,7 @@
 """How one answer leaves and one body arrives; the connection behind it is recorded rather than real."""
 
 import asyncio
+import tracemalloc
 
 import pytest
 
@@ -155,7 +156,7 @@ async def test_a_body_without_a_length_is_refused_once_it_is_too_large(line: Rec
     with pytest.raises(GatewayError) as refused:
         await reading
     assert refused.value.kind is ErrorKind.BODY_TOO_LARGE
-    assert exchange._pieces is None
+    assert exchange._body is None
     assert line.reading
 
 
@@ -175,3 +176,18 @@ async def test_only_a_body_that_is_wanted_is_called_for(line: Recorder) -> None:
     wanted.take(b"body")
     wanted.complete()
     assert await reading == b"body"
+
+
+async def test_a_body_in_tiny_pieces_takes_no_more_memory_than_its_bytes(line: Recorder) -> None:
+    """A caller chooses how his chunks are cut: kept as they are, those of two bytes would take thirty times as much."""
+    exchange = _exchange(line)
+    size = 400_000
+    tracemalloc.start()
+    try:
+        for number in range(size // 2):
+            exchange.take(b"%02d" % (number % 100))
+        exchange.complete()
+        assert len(await exchange.read_body(size, 1.0)) == size
+        assert tracemalloc.get_traced_memory()[1] < 3 * size
+    finally:
+        tracemalloc.stop()
