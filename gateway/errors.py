@@ -29,7 +29,6 @@ class ErrorKind(StrEnum):
     SHUTTING_DOWN = "shutting_down"
     INTERNAL = "internal"
     DEADLINE = "deadline"
-    CLIENT_LEFT = "client_left"
     UPSTREAM_CONNECT = "upstream_connect"
     UPSTREAM_TIMEOUT = "upstream_timeout"
     UPSTREAM_STALLED = "upstream_stalled"
@@ -79,7 +78,6 @@ MEANINGS: dict[ErrorKind, Meaning] = {
     ErrorKind.SHUTTING_DOWN: Meaning(503, _OURS, "shutting_down", False, False, logging.INFO),
     ErrorKind.INTERNAL: Meaning(500, _OURS, "internal_error", False, False, logging.ERROR),
     ErrorKind.DEADLINE: Meaning(504, _OURS, "deadline_exceeded", False, False, logging.WARNING),
-    ErrorKind.CLIENT_LEFT: Meaning(499, _CALLER, "client_left", False, False, logging.INFO),
     ErrorKind.UPSTREAM_CONNECT: Meaning(503, _UPSTREAM, "upstream_unreachable", True, True, logging.WARNING),
     ErrorKind.UPSTREAM_TIMEOUT: Meaning(504, _UPSTREAM, "upstream_timeout", True, True, logging.WARNING),
     ErrorKind.UPSTREAM_STALLED: Meaning(504, _UPSTREAM, "upstream_stalled", True, True, logging.WARNING),

@@ -23,7 +23,6 @@ _NS_PER_MS = 1e6
 OUTCOMES: dict[ErrorKind, Outcome] = {
     ErrorKind.INTERNAL: "failed",
     ErrorKind.DEADLINE: "timeout",
-    ErrorKind.CLIENT_LEFT: "cancelled",
     ErrorKind.UPSTREAM_CONNECT: "failed",
     ErrorKind.UPSTREAM_TIMEOUT: "timeout",
     ErrorKind.UPSTREAM_STALLED: "timeout",
