@@ -43,7 +43,10 @@ class Sizing:
 def size(question: Question) -> Sizing:
     """Answer a question. Raises ``WorkerError``, in one sentence, for what cannot be sized."""
     config, source = load_config(question.model)
-    shape = parse(config)
+    try:
+        shape = parse(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise WorkerError(f"The config of {question.model} has a member that is missing or odd: {error}.") from error
     gpu = gpu_named(question.gpu)
     if question.usd_per_hour is not None:
         gpu = replace(gpu, usd_per_hour=question.usd_per_hour, price_source="--usd-per-hour", price_date="")

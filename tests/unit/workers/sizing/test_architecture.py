@@ -41,7 +41,8 @@ def test_a_latent_is_held_whole_by_each_gpu() -> None:
 def test_a_window_bounds_what_is_kept() -> None:
     shape = parse(KNOWN["mistral-7b"].config)
     assert blocks_per_request(shape, 2048, 16, 2048) == 2048 // 16 + 1
-    assert blocks_per_request(shape, 32768, 16, 2048) == (4095 + 2048 + 15) // 16 + 1
+    assert blocks_per_request(shape, 32768, 16, 1) == 4096 // 16 + 1
+    assert blocks_per_request(shape, 32768, 16, 2049) == (4095 + 2049) // 16 + 1
 
 
 @pytest.mark.parametrize(("name", "full", "windowed"), [("gemma-2-9b", 21, 21), ("gemma-3-27b", 10, 52)])

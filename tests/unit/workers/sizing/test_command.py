@@ -75,7 +75,22 @@ def test_a_question_without_an_answer_is_one_plain_sentence(
     assert said in printed.err
 
 
-def test_a_broken_config_is_one_plain_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "config.json").write_text("{", encoding="utf-8")
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[]", "it must be a JSON object."),
+        (json.dumps({**KNOWN["deepseek-v3"].config, "v_head_dim": None}), "has a member that is missing or odd"),
+        (json.dumps({**KNOWN["llama-3-8b"].config, "torch_dtype": "auto"}), "There is no precision 'auto'"),
+        ("{}", "does not say hidden_size"),
+    ],
+    ids=["not-json", "a-list", "half-a-latent", "no-precision", "empty"],
+)
+def test_a_broken_config_is_one_plain_sentence(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
     assert run(str(tmp_path)) == 1
-    assert "cannot be read as JSON" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert printed.count("\n") == 1

@@ -12,7 +12,7 @@ from workers.sizing.cache import bytes_per_token
 from workers.sizing.gpus import GPUS
 from workers.sizing.known import KNOWN
 from workers.sizing.parameters import DTYPES, count, weight_bytes
-from workers.sizing.plan import Load, Plan, all_plans, plan
+from workers.sizing.plan import Load, Plan, Split, all_plans, plan, replica
 
 
 @st.composite
@@ -129,6 +129,36 @@ def test_an_fp8_cache_holds_twice_the_tokens() -> None:
     made = [plan(shape("llama-3-8b"), "bfloat16", GPUS["L4"], Load(8192, 1, kv_dtype=kind)) for kind in ("auto", "fp8")]
     tokens = [one.replica.tokens for one in made if one.replica is not None]
     assert tokens[1] == pytest.approx(2 * tokens[0], rel=0.01)
+
+
+def test_one_long_request_that_does_not_fit_beside_the_weights_takes_more_gpus() -> None:
+    """The weights leave room for some blocks on one GPU, and not for a whole request."""
+    made = plan(shape("llama-3.1-8b"), "bfloat16", GPUS["L40S"], Load(131072, 3))
+    assert made.replica is not None
+    assert made.requests_on_one_gpu == 1
+    alone = plan(shape("qwen2.5-7b"), "bfloat16", GPUS["L4"], Load(131072, 1))
+    assert alone.requests_on_one_gpu == 0
+    assert alone.gpus == 2
+
+
+def test_layers_with_a_window_also_keep_the_batches_that_are_computed() -> None:
+    """A batch is larger by vLLM's default on larger GPUs, and a pipeline has more of them under way."""
+    model = shape("mistral-7b")
+    held = {
+        (name, split): replica(model, "float16", GPUS[name], Load(32768, 1), Split(*split)).blocks_per_request
+        for name, split in [("L4", (2, 1)), ("L4", (2, 2)), ("H100-80GB", (1, 1)), ("B200-180GB", (1, 1))]
+    }
+    window = 4095
+    assert list(held.values()) == [-(-(window + tokens) // 16) + 1 for tokens in (2 * 2048, 3 * 2048, 2 * 8192)] + [
+        2049
+    ]
+
+
+def test_latent_attention_holds_its_up_projection_twice() -> None:
+    model = shape("deepseek-v3")
+    parameters = count(model)
+    assert parameters.absorbed == 61 * 512 * 128 * (128 + 128)
+    assert weight_bytes(parameters, "float32", model.hidden) == 4 * (parameters.total + parameters.absorbed)
 
 
 def test_a_context_beyond_the_models_is_refused() -> None:
