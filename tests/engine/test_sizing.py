@@ -1,7 +1,7 @@
 """``tollway size`` against vLLM's own report (the labels of ``cache_config_info``) on tiny models without weights.
 
-One process starts vLLM once per model: half a minute for all, and as much again per architecture that this machine's
-vLLM has not seen before.
+One process starts vLLM once per model: under a minute for all, and half a minute more for each architecture that vLLM
+has not seen on this machine before.
 """
 
 import json
