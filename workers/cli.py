@@ -1,9 +1,10 @@
-"""The workers' commands of ``tollway``: ``up`` and ``workers run``.
+"""The workers' commands of ``tollway``: ``up``, ``workers run`` and ``size``.
 
 Only parsers are made here; what a command does is imported when it runs, so that ``tollway --help`` needs no Ray.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +41,21 @@ def add_workers(subparsers: "Subparsers") -> None:
     run.set_defaults(run=_guarded(_workers_run))
 
 
+def add_size(subparsers: "Subparsers") -> None:
+    """Add ``tollway size``: the GPUs that a model needs, from its config alone."""
+    parser = subparsers.add_parser("size", help="the GPUs and dollars that a model needs, from its config.json alone")
+    parser.add_argument("model", help="a directory with a config.json, a config.json, or a name such as llama-3.1-8b")
+    parser.add_argument("--gpu", default="H100-80GB", help="such as H100-80GB, A100-80GB, L4 (default %(default)s)")
+    parser.add_argument("--dtype", help="float32, float16, bfloat16, int8, fp8 or fp4 (default: the config's)")
+    parser.add_argument("--kv-dtype", choices=["auto", "fp8"], default="auto", help="of the KV cache (%(default)s)")
+    parser.add_argument("--context", help="tokens of one request, such as 32k (default: the model's longest)")
+    parser.add_argument("--concurrency", type=int, default=1, help="requests at once (default %(default)s)")
+    parser.add_argument("--gpu-memory-utilization", type=float, default=0.92, help="as vLLM's (default %(default)s)")
+    parser.add_argument("--usd-per-hour", type=float, help="the price of one GPU (default: a list price)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_guarded(_size))
+
+
 def _guarded(command: "Callable[[argparse.Namespace], int]") -> "Callable[[argparse.Namespace], int]":
     """Turn a failure that its reader can act on into one sentence and exit code 1."""
 
@@ -69,3 +85,21 @@ def _workers_run(args: argparse.Namespace) -> int:
     from workers.run import run_workers
 
     return run_workers(args.config, args.port, args.temp_dir, until_stdin_closes=args.until_stdin_closes)
+
+
+def _size(args: argparse.Namespace) -> int:
+    from workers.sizing.command import Question, as_dict, as_table, size
+
+    question = Question(
+        model=args.model,
+        gpu=args.gpu,
+        dtype=args.dtype,
+        kv_dtype=args.kv_dtype,
+        context=args.context,
+        concurrency=args.concurrency,
+        utilization=args.gpu_memory_utilization,
+        usd_per_hour=args.usd_per_hour,
+    )
+    sizing = size(question)
+    print(json.dumps(as_dict(sizing), indent=2) if args.json else as_table(sizing))
+    return 0

@@ -1,0 +1,118 @@
+"""What is counted from a config against what makers, papers and vLLM's own logs have published."""
+
+import pytest
+
+from workers.sizing.architecture import Architecture, parse
+from workers.sizing.cache import bytes_per_token, bytes_per_token_and_layer
+from workers.sizing.gpus import GPUS
+from workers.sizing.known import KNOWN
+from workers.sizing.parameters import count, weight_bytes, weight_bytes_per_gpu
+from workers.sizing.plan import GIB, Load, Split, replica
+
+
+def shape(name: str) -> Architecture:
+    return parse(KNOWN[name].config)
+
+
+@pytest.mark.parametrize(
+    ("name", "billions", "source"),
+    [
+        ("llama-3-8b", 8.03, "huggingface.co/meta-llama/Meta-Llama-3-8B"),
+        ("llama-3-70b", 70.6, "huggingface.co/meta-llama/Meta-Llama-3-70B"),
+        ("llama-3.1-405b", 405, "arXiv 2407.21783"),
+        ("llama-3.2-1b", 1.23, "huggingface.co/meta-llama/Llama-3.2-1B"),
+        ("llama-3.2-3b", 3.21, "huggingface.co/meta-llama/Llama-3.2-3B"),
+        ("llama-2-7b", 6.74, "huggingface.co/meta-llama/Llama-2-7b-hf"),
+        ("mistral-7b", 7.24, "huggingface.co/mistralai/Mistral-7B-v0.1"),
+        ("mixtral-8x7b", 46.7, "mistral.ai/news/mixtral-of-experts"),
+        ("mixtral-8x22b", 141, "mistral.ai/news/mixtral-8x22b"),
+        ("qwen2.5-7b", 7.61, "huggingface.co/Qwen/Qwen2.5-7B"),
+        ("qwen2.5-72b", 72.7, "huggingface.co/Qwen/Qwen2.5-72B"),
+        ("qwen3-30b-a3b", 30.5, "huggingface.co/Qwen/Qwen3-30B-A3B"),
+        ("qwen3-235b-a22b", 235, "huggingface.co/Qwen/Qwen3-235B-A22B"),
+        ("gemma-7b", 8.54, "arXiv 2403.08295, table 2"),
+        ("gemma-2-9b", 9.24, "arXiv 2408.00118, table 2"),
+        ("gemma-2-27b", 27.2, "arXiv 2408.00118, table 2"),
+        ("gemma-3-27b", 27.0, "arXiv 2503.19786, table 1, without the vision encoder"),
+        ("falcon-7b", 7, "huggingface.co/tiiuae/falcon-7b"),
+        ("falcon-40b", 40, "huggingface.co/tiiuae/falcon-40b"),
+        ("deepseek-v2", 236, "arXiv 2405.04434"),
+        ("deepseek-v2-lite", 15.7, "huggingface.co/deepseek-ai/DeepSeek-V2-Lite"),
+        ("deepseek-v3", 671, "arXiv 2412.19437"),
+        ("phi-2", 2.7, "huggingface.co/microsoft/phi-2"),
+        ("phi-3-mini", 3.8, "arXiv 2404.14219"),
+        ("gpt2", 0.124, "huggingface.co/openai-community/gpt2"),
+        ("opt-13b", 13, "arXiv 2205.01068"),
+        ("gpt-j-6b", 6.05, "huggingface.co/EleutherAI/gpt-j-6b"),
+        ("gpt-neox-20b", 20.55, "huggingface.co/EleutherAI/gpt-neox-20b"),
+        ("pythia-12b", 11.85, "huggingface.co/EleutherAI/pythia-12b"),
+        ("bloom", 176.2, "huggingface.co/bigscience/bloom"),
+        ("mpt-7b", 6.7, "huggingface.co/mosaicml/mpt-7b"),
+        ("starcoder", 15.5, "arXiv 2305.06161"),
+    ],
+)
+def test_parameters_are_those_of_the_model_card(name: str, billions: float, source: str) -> None:
+    assert count(shape(name)).total / 1e9 == pytest.approx(billions, rel=0.05), source
+
+
+@pytest.mark.parametrize(
+    ("name", "billions", "source"),
+    [
+        ("mixtral-8x7b", 12.9, "mistral.ai/news/mixtral-of-experts"),
+        ("mixtral-8x22b", 39, "mistral.ai/news/mixtral-8x22b"),
+        ("qwen3-30b-a3b", 3.3, "huggingface.co/Qwen/Qwen3-30B-A3B"),
+        ("qwen3-235b-a22b", 22, "huggingface.co/Qwen/Qwen3-235B-A22B"),
+        ("deepseek-v2", 21, "arXiv 2405.04434"),
+        ("deepseek-v3", 37, "arXiv 2412.19437"),
+    ],
+)
+def test_a_token_passes_the_published_number_of_active_parameters(name: str, billions: float, source: str) -> None:
+    assert count(shape(name)).active / 1e9 == pytest.approx(billions, rel=0.05), source
+
+
+@pytest.mark.parametrize(
+    ("name", "published_bytes", "source"),
+    [
+        ("deepseek-v3", 70_272, "arXiv 2505.09343, table 1 (latent attention)"),
+        ("qwen2.5-72b", 327_680, "arXiv 2505.09343, table 1"),
+        ("llama-3.1-405b", 516_096, "arXiv 2505.09343, table 1"),
+        ("opt-13b", 800 * 1024, "arXiv 2309.06180, section 3"),
+        ("gpt2-xl", 300 * 1024, "news.future-shock.ai/the-weight-of-remembering"),
+        ("llama-3-8b", 128 * 1024, "news.future-shock.ai/the-weight-of-remembering"),
+        (
+            "llama-2-7b",
+            2 * GIB / 4096,
+            "NVIDIA, Mastering LLM Techniques: Inference Optimization: 2 GB for 4,096 tokens",
+        ),
+    ],
+)
+def test_the_cache_of_a_token_has_the_published_size(name: str, published_bytes: float, source: str) -> None:
+    assert bytes_per_token(shape(name), 2) == pytest.approx(published_bytes, rel=0.05), source
+
+
+def test_the_cache_of_a_token_is_that_of_vllms_log_with_four_gpus() -> None:
+    """Qwen3-235B-A22B: 178,880 tokens in 8.11 GiB on each of four (github.com/vllm-project/vllm/issues/21348)."""
+    model = shape("qwen3-235b-a22b")
+    per_gpu = model.layers * bytes_per_token_and_layer(model, 2, tensor_parallel=4)
+    assert per_gpu == pytest.approx(8.11 * GIB / 178_880, rel=0.03)
+
+
+@pytest.mark.parametrize(("tensor_parallel", "gib"), [(1, 14.96), (2, 7.48)])
+def test_weights_per_gpu_are_those_of_vllms_log(tensor_parallel: int, gib: float) -> None:
+    """Llama 3 8B: github.com/vllm-project/vllm/pull/10511."""
+    model = shape("llama-3-8b")
+    held = weight_bytes_per_gpu(count(model), "bfloat16", model.hidden, tensor_parallel, 1)
+    assert held / GIB == pytest.approx(gib, rel=0.01)
+
+
+def test_int8_weights_are_those_of_vllms_log() -> None:
+    """Llama 3.1 70B in w8a8 took 67.72 GiB: github.com/vllm-project/vllm/pull/12569."""
+    model = shape("llama-3.1-70b")
+    assert weight_bytes(count(model), "int8", model.hidden) / GIB == pytest.approx(67.72, rel=0.01)
+
+
+def test_the_room_for_the_cache_is_near_that_of_vllms_log() -> None:
+    """Llama 3 8B on an H100 at 0.90 with 256 sequences left 53.29 GiB: github.com/vllm-project/vllm/pull/10511."""
+    load = Load(context=8192, concurrency=1, utilization=0.90, batched_tokens=8192, sequences=256)
+    engine = replica(shape("llama-3-8b"), "bfloat16", GPUS["H100-80GB"], load, Split(1, 1))
+    assert engine.kv_bytes_per_gpu / GIB == pytest.approx(53.29, rel=0.03)
