@@ -215,6 +215,8 @@ async def test_latency_counts_from_when_a_request_was_due(upstream: ScriptedUpst
 async def test_make_load_says_what_is_missing_when_nothing_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    code, said = await _output("make", "load", f"PYTHON={sys.executable}", f"LOAD_URL={url}", cwd=ROOT)
+    code, said = await _output(
+        "make", "--no-print-directory", "load", f"PYTHON={sys.executable}", f"LOAD_URL={url}", cwd=ROOT
+    )
     assert code != 0
     assert said.splitlines()[0] == f"tollway: nothing listens at {url}; run `make up` first, in another terminal."

@@ -72,6 +72,9 @@ def new_gate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     def make(clock: Clock) -> Gate:
         if request.param == "one process":
             return InProcessGate(clock)
+        for gate in opened:  # of the example before: each holds descriptors
+            gate.stop()
+        opened.clear()
         directory = tmp_path_factory.mktemp("limits")
         gates = [started(directory, slot, clock) for slot in range(3)]
         opened.extend(gates)
