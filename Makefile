@@ -29,7 +29,7 @@ help:
 	@echo "make up ENGINE=synthetic   the same in seconds, with made-up answers"
 	@echo "make load                  load on a running make up, reported in $(LOAD_DIR): docs/guide/load-tests.md"
 	@echo "make test                  everything, with a real vLLM replica"
-	@echo "make test-fast             without the engine, in under two minutes"
+	@echo "make test-fast             without the engine and what takes many processes, in under two minutes"
 	@echo "make check                 ruff, mypy, import layers"
 	@echo "make soak                  the long tests"
 	@echo "make bench                 this gateway beside others, one core each: docs/reference/bench.md"
@@ -77,7 +77,7 @@ test: check
 	$(PYTEST) -m "engine and not soak"
 
 test-fast: setup-dev
-	$(PYTEST) -n 2 -m "not soak and not engine"
+	$(PYTEST) -n 2 -m "not soak and not engine and not slow"
 
 soak: setup-dev
 	$(PYTEST) -m soak

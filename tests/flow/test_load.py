@@ -14,6 +14,8 @@ from tests.ground.gateway import running_gateway
 from tests.ground.script import Answer, Chunk, Seen, error_answer
 from tests.ground.upstream import ScriptedUpstream
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 LOCUSTFILE = ROOT / "loadtests" / "locustfile.py"
 PATIENCE_S = 40.0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from gateway.store.engine import sqlite_url
 from gateway.store.queries import Store
@@ -20,6 +21,8 @@ from tests.ground.model import ScriptedModel
 from tests.ground.processes import Program, gateway_process
 from tests.ground.sse import ChatStream
 from tests.ground.upstream import ScriptedUpstream
+
+pytestmark = pytest.mark.slow
 
 KEY = {"authorization": "Bearer k"}
 PROCESSES = 3
