@@ -167,9 +167,12 @@ async def _answer(client: aiohttp.ClientSession, gateway: Program, *, stream: bo
         return answer.status, await answer.read()
 
 
-async def test_serve_raises_its_limit_on_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_serve_raises_its_limit_on_open_files(tmp_path: Path) -> None:
     """At the usual 1,024 it could carry some 500 streams."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
-    async with gateway_process(write_config(tmp_path, one_model("http://127.0.0.1:1"))) as gateway:
-        assert resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE) == (most, most)
+    try:
+        async with gateway_process(write_config(tmp_path, one_model("http://127.0.0.1:1"))) as gateway:
+            assert resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE) == (most, most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (usual, most))
