@@ -18,7 +18,7 @@ import uvloop
 
 from gateway.accounting.base import StateDirectoryInUse
 from gateway.accounting.journal import Journal
-from gateway.admission.shared import SharedGate
+from gateway.admission.shared import free_places
 from gateway.app import Gateway, journal_ledger, log, read_snapshot
 from gateway.clock import SystemClock
 from gateway.config.problems import ConfigError
@@ -163,7 +163,7 @@ async def _supervise(arguments: argparse.Namespace, snapshot: Snapshot, listener
         def bury(slot: int) -> None:
             # Or the places that it held would be taken until another process comes into its slot.
             with contextlib.suppress(OSError):
-                SharedGate(Place(state_dir, slot).limits_dir, slot, SystemClock()).start()
+                free_places(Place(state_dir, slot).limits_dir, slot)
 
         supervisor = Supervisor(
             command,

@@ -10,13 +10,13 @@ nanoseconds, which all processes of a machine share) of the admissions of the la
 whoever sees it first makes the ring larger, and the others map the file anew.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import mmap
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 from gateway.admission.base import Hold
 from gateway.admission.gate import NOTHING, WINDOW_NS, rate_limited, too_many_concurrent
@@ -42,11 +42,7 @@ class SharedGate:
     def start(self) -> None:
         """Free the places that a dead predecessor in the slot held."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        for path in self._directory.iterdir():
-            counts = _Counts(path)
-            with counts.locked():
-                counts.cells[_RUNNING + self._slot] = 0
-            counts.close()
+        free_places(self._directory, self._slot)
 
     async def admit(self, call: Call) -> Hold:
         """Let a call in, or raise GatewayError: RATE_LIMITED (``retry_after_s`` is exact), TOO_MANY_CONCURRENT."""
@@ -56,7 +52,7 @@ class SharedGate:
             return NOTHING
         counts = self._counts_of(key.key_id)
         now_ns = self._now_ns()
-        with counts.locked():
+        with counts:
             if limit is not None:
                 room_ns = counts.room_in_ns(limit, now_ns)
                 if room_ns > 0:
@@ -88,6 +84,13 @@ class SharedGate:
         return counts
 
 
+def free_places(directory: Path, slot: int) -> None:
+    """Free the places that a dead process in the slot held. Raises OSError."""
+    for path in directory.iterdir():
+        with contextlib.closing(_Counts(path)) as counts, counts:
+            counts.cells[_RUNNING + slot] = 0
+
+
 class _Place:
     """One of a key's places for running requests."""
 
@@ -105,31 +108,30 @@ class _Place:
         """Free the place, once."""
         counts, self._counts = self._counts, None
         if counts is not None:
-            with counts.locked():
+            with counts:
                 counts.cells[_RUNNING + self._slot] -= 1
 
 
 class _Counts:
-    """One key's file. Everything but ``locked`` and ``close`` is for who holds the lock."""
+    """One key's file, and the context in which it is this process's alone: all but ``close`` is for within."""
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.cells: memoryview[int] = memoryview(b"").cast("q")
+
+    def __enter__(self) -> None:
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
         try:
-            with self._lock():
-                if os.fstat(self._fd).st_size == 0:
-                    self._allocate(_RING)
+            if not self.cells or self.cells[_CAPACITY] != len(self.cells) - _RING:
                 self._map()
         except OSError:
-            os.close(self._fd)
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
             raise
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep the other processes out."""
-        with self._lock():
-            if self.cells[_CAPACITY] != len(self.cells) - _RING:
-                self._map()
-            yield
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def running(self) -> int:
         """Return how many requests run in all processes."""
@@ -159,19 +161,13 @@ class _Counts:
         self.cells.release()
         os.close(self._fd)
 
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
-
     def _allocate(self, count: int) -> None:
         # With disk behind it: to write to a mapped page that gets none kills the process.
         os.posix_fallocate(self._fd, 0, count * _INTEGER_BYTES)
 
     def _map(self) -> None:
+        if os.fstat(self._fd).st_size == 0:
+            self._allocate(_RING)
         self.cells = memoryview(mmap.mmap(self._fd, 0)).cast("q")
 
     def _enlarge(self, capacity: int) -> None:
