@@ -9,7 +9,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ def _in_uvloop(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _alone(gateway: Gateway, listener: socket.socket, state_dir: Path) -> None:
-    await _recover_processes(state_dir)
+    await _recover(state_dir, journal_dirs(state_dir))
     await _run(gateway, listener)
 
 
@@ -139,13 +139,11 @@ async def _run(gateway: Gateway, listener: socket.socket, *, ready_fd: int = -1,
 async def _supervise(arguments: argparse.Namespace, snapshot: Snapshot, listener: socket.socket) -> int:
     """Run processes behind the listener: they serve, this one only looks after them."""
     state_dir = Path(snapshot.state_dir)
-    alone = journal_ledger(state_dir, state_dir, SystemClock())
-    await alone.start()  # recovers what a gateway of one process has left
-    await alone.stop()
+    await _recover(state_dir, [state_dir])  # what a gateway of one process has left
     lock = Journal(state_dir, segment_bytes=1, alarm=log.error)
     lock.acquire()
     try:
-        await _recover_processes(state_dir)
+        await _recover(state_dir, journal_dirs(state_dir))
         begin(state_dir)
         listener.listen()
 
@@ -183,9 +181,9 @@ async def _supervise(arguments: argparse.Namespace, snapshot: Snapshot, listener
     return 0 if good else _fail("not all processes of the gateway started; what each said stands above")
 
 
-async def _recover_processes(state_dir: Path) -> None:
-    """Carry into the database what processes of an earlier gateway left, however many they were."""
-    for journal_dir in journal_dirs(state_dir):
+async def _recover(state_dir: Path, journals: Sequence[Path]) -> None:
+    """Carry into the database what an earlier gateway left in these journals, however many its processes were."""
+    for journal_dir in journals:
         left = journal_ledger(state_dir, journal_dir, SystemClock())
         await left.start()
         await left.stop()

@@ -47,12 +47,10 @@ class InOrder:
             patience = Patience(call, candidate, self._clock, probe=probing and position == 0)
             try:
                 with meter.attempt(call, candidate) as attempt, patience:
-                    sending = (
-                        self._transport.send(  # the request in no variable: it need not stay as long as the answer
-                            adapter.request(call, target, attempt.id), connect_timeout_s=call.timeouts.connect_s
-                        )
-                    )
-                    async with sending as stream:
+                    # The request is kept in no variable: it need not stay as long as its answer.
+                    async with self._transport.send(
+                        adapter.request(call, target, attempt.id), connect_timeout_s=call.timeouts.connect_s
+                    ) as stream:
                         reply = await _begin(call, adapter, attempt, stream, patience)
                         reply.reason = _reason(plan, failures)
                         meter.answered(attempt, reply.reason)

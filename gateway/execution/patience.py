@@ -42,9 +42,7 @@ class Patience:
 
     def for_upstream(self) -> None:
         """Wait for the next bytes of an answer that has begun: as long as a connection may be idle."""
-        until_ns = self._now_ns() + self._idle_ns
-        until_ns = min(until_ns, self._deadline_ns)
-        self._until_ns = until_ns
+        until_ns = self._until_ns = min(self._now_ns() + self._idle_ns, self._deadline_ns)
         self._began = True
         if until_ns < self._timer_ns:
             self._timer.cancel()

@@ -142,7 +142,7 @@ class _State:
         self.virtual_at_ns = now_ns
 
     def learn(self, lesson: Lesson) -> None:
-        """Take in what an attempt of any process measured, but for its answer's length."""
+        """Take in what an attempt of any process measured."""
         sample, now_ns, others = lesson.sample, lesson.ended_at_ns, lesson.load
         # What was never answered has no count of input tokens; it is taken for a prompt of the usual size.
         tokens = sample.input_tokens or self.ttft_ms.usual_tokens
@@ -151,6 +151,12 @@ class _State:
         low = ttft_ms is not None and self.ttft_ms.add(now_ns, ttft_ms, tokens, others)
         if sample.tpot_ms is not None:
             low = self.tpot_ms.add(now_ns, sample.tpot_ms, 0.0, others) or low
+        if sample.ok:
+            self.output_tokens.add(now_ns, sample.output_tokens, sample.max_output_tokens)
+            if sample.hidden_tokens or self.hides_tokens:
+                self.hides_tokens = True
+                billed = sample.output_tokens + sample.hidden_tokens
+                self.billed_tokens.add(now_ns, billed, sample.max_output_tokens)
         if sample.ok or sample.trips_breaker or ttft_ms is not None:
             self.learnt_at_ns = now_ns
             self.asked = 0
@@ -290,15 +296,8 @@ class Pool:
 
     def _learn(self, lesson: Lesson, state: _State) -> None:
         state.learn(lesson)
-        sample, at_ns = lesson.sample, lesson.ended_at_ns
-        if not sample.ok:
-            return
-        state.output_tokens.add(at_ns, sample.output_tokens, sample.max_output_tokens)
-        self._all_lengths.add(at_ns, sample.output_tokens, sample.max_output_tokens)
-        if sample.hidden_tokens or state.hides_tokens:
-            state.hides_tokens = True
-            billed = sample.output_tokens + sample.hidden_tokens
-            state.billed_tokens.add(at_ns, billed, sample.max_output_tokens)
+        if lesson.sample.ok:
+            self._all_lengths.add(lesson.ended_at_ns, lesson.sample.output_tokens, lesson.sample.max_output_tokens)
 
     def _stale(self, state: _State, now_ns: int) -> bool:
         return (

@@ -43,7 +43,7 @@ class Splitter:
         An event that ends in CR waits for the next byte, which may be the LF of the same line end. Raises
         UpstreamError (UPSTREAM_PROTOCOL) when one event is longer than the limit.
         """
-        if not self._buffer and b"\r" not in chunk and len(chunk) <= self._limit:
+        if self.plain(chunk):
             # To search for one byte is far faster than for two.
             if chunk.endswith(b"\n\n") and chunk.find(b"\n") == len(chunk) - 2:
                 return [chunk]
