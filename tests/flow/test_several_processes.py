@@ -21,6 +21,7 @@ from tests.ground.model import ScriptedModel
 from tests.ground.processes import Program, gateway_process
 from tests.ground.sse import ChatStream
 from tests.ground.upstream import ScriptedUpstream
+from tests.ground.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -124,15 +125,17 @@ async def test_processes_are_replaced_without_a_lost_stream(tmp_path: Path) -> N
 
         clients = [asyncio.create_task(ask_on()) for _ in range(12)]
         ground.gateway.signal(signal.SIGUSR2)
-        while set(ground.processes()) & set(before) or len(ground.processes()) != PROCESSES:
-            await asyncio.sleep(0.05)
+        await until(lambda: not set(ground.processes()) & set(before) and len(ground.processes()) == PROCESSES)
         replaced.set()
         answers = [answer for asked in await asyncio.gather(*clients) for answer in asked]
         assert {status for status, _, _ in answers} == {200}
         assert all(stream.done and stream.error is None for _, _, stream in answers)
         assert await ground.metric("tollway_requests_total", outcome="ok") == len(answers)
-        while await ground.metric("tollway_in_flight_requests"):
-            await asyncio.sleep(0.05)
+
+        async def nothing_runs() -> bool:
+            return await ground.metric("tollway_in_flight_requests") == 0
+
+        await until(nothing_runs)
 
 
 async def test_the_signal_to_replace_harms_nobody_who_cannot(tmp_path: Path) -> None:
@@ -140,8 +143,7 @@ async def test_the_signal_to_replace_harms_nobody_who_cannot(tmp_path: Path) -> 
     async with ScriptedUpstream() as upstream, several(tmp_path, upstream, workers=1) as ground:
         ground.gateway.signal(signal.SIGUSR2)
         assert (await ground.chat())[0] == 200
-        while "SIGUSR2" not in ground.gateway.log.read_text():
-            await asyncio.sleep(0.05)
+        await until(lambda: "SIGUSR2" in ground.gateway.log.read_text())
 
 
 async def test_a_process_that_is_killed_is_started_again(tmp_path: Path) -> None:
@@ -157,12 +159,14 @@ async def test_a_process_that_is_killed_is_started_again(tmp_path: Path) -> None
         ends = await asyncio.gather(*running, return_exceptions=True)
         whole = sum(not isinstance(end, BaseException) and end[2].done for end in ends)
         assert 0 < whole < 30
-        while len(ground.processes()) != PROCESSES or victim in ground.processes():
-            await asyncio.sleep(0.05)
+        await until(lambda: len(ground.processes()) == PROCESSES and victim not in ground.processes())
         assert set(others) < set(ground.processes())
         assert await ground.metric("tollway_requests_total", outcome="ok") == 10 + whole
-        while sum((await ground.rows()).values()) != 40:
-            await asyncio.sleep(0.05)
+
+        async def all_are_rows() -> bool:
+            return sum((await ground.rows()).values()) == 40
+
+        await until(all_are_rows)
         assert await ground.rows() == {"ok": 10 + whole, "interrupted": 30 - whole}
 
 
@@ -177,8 +181,7 @@ async def test_what_a_process_held_is_free_even_if_none_can_follow(tmp_path: Pat
         file.write_text(file.read_text().replace(str(tmp_path / "state"), str(tmp_path / "other")))
         for victim in ground.processes()[:2]:
             os.kill(victim, signal.SIGKILL)
-        while "state_dir cannot change" not in ground.gateway.log.read_text():
-            await asyncio.sleep(0.05)
+        await until(lambda: "state_dir cannot change" in ground.gateway.log.read_text())
         assert not (tmp_path / "other").exists()
         lost = [task for task in running if task.done()]
         assert lost
@@ -195,7 +198,6 @@ async def test_they_do_not_outlive_the_first_process(tmp_path: Path) -> None:
         async with several(tmp_path, upstream) as ground:
             left = ground.processes()
             await ground.gateway.kill()
-            while any(Path(f"/proc/{pid}").exists() for pid in left):
-                await asyncio.sleep(0.05)
+            await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left))
         async with several(tmp_path, upstream) as ground:
             assert (await ground.chat())[0] == 200

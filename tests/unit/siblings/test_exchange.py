@@ -1,7 +1,7 @@
 """The exchange: processes of one gateway predict, break circuits and share hardware as one. Real sockets, one loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from gateway.siblings.exchange import Exchange
 from gateway.targets.pool import Pool
 from gateway.types import Sample, TargetView
 from tests.ground.builders import build_call, build_route, build_target
+from tests.ground.waiting import until
 
 TARGET = build_target("own")
 CALL = build_call(route=build_route(TARGET))
@@ -55,12 +56,6 @@ async def processes(directory: Path, count: int) -> AsyncIterator[list[Process]]
             await each.exchange.start(each.pool)
             stack.push_async_callback(each.exchange.stop)
         yield made
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that the other end brings about; the test's own time limit bounds it."""
-    while not condition():
-        await asyncio.sleep(0.005)
 
 
 async def test_what_one_process_measured_the_others_predict(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 
 from gateway.siblings import supervisor
 from gateway.siblings.supervisor import Supervisor
+from tests.ground.waiting import until
 
 _PROGRAM = """
 import os, signal, sys
@@ -67,11 +68,6 @@ class Ground:
         workers = self.supervisor._workers.values()
         return {each.slot: each.process.pid for each in workers if each.serves and not each.retiring}
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for what a program does; the test's own time limit bounds it."""
-        while not condition():
-            await asyncio.sleep(0.005)
-
 
 @asynccontextmanager
 async def supervised(directory: Path, count: int) -> AsyncIterator[Ground]:
@@ -96,9 +92,9 @@ async def test_a_stop_lets_replaced_processes_finish(tmp_path: Path) -> None:
     (tmp_path / "busy").touch()
     async with supervised(tmp_path, 1) as ground:
         ground.supervisor.replace_all()
-        await ground.until(lambda: ground.said == ["0 serves", "1 serves", "0 term"])
+        await until(lambda: ground.said == ["0 serves", "1 serves", "0 term"])
         ground.supervisor.stop()
-        await ground.until(lambda: "1 term" in ground.said)
+        await until(lambda: "1 term" in ground.said)
         assert ground.said.count("0 term") == 1
 
 
@@ -107,9 +103,9 @@ async def test_told_twice_to_stop_it_tells_them_twice(tmp_path: Path) -> None:
     (tmp_path / "busy").touch()
     async with supervised(tmp_path, 1) as ground:
         ground.supervisor.stop()
-        await ground.until(lambda: ground.said[1:] == ["0 term"])
+        await until(lambda: ground.said[1:] == ["0 term"])
         ground.supervisor.stop()
-        await ground.until(lambda: ground.said[1:] == ["0 term", "0 term"])
+        await until(lambda: ground.said[1:] == ["0 term", "0 term"])
 
 
 async def test_replacing_while_one_is_started_again_makes_no_more_of_them(
@@ -122,8 +118,8 @@ async def test_replacing_while_one_is_started_again_makes_no_more_of_them(
         dead.signal(signal.SIGKILL)
         await dead.process.wait()
         ground.supervisor.replace_all()
-        await ground.until(lambda: ground.running().keys() == {2, 3})
-        await ground.until(lambda: ground.supervisor._workers.keys() == {2, 3})
+        await until(lambda: ground.running().keys() == {2, 3})
+        await until(lambda: ground.supervisor._workers.keys() == {2, 3})
         assert len(ground.supervisor._tasks) == 2
         assert sorted(ground.buried) == [0, 1]
 
@@ -145,7 +141,7 @@ async def test_a_start_that_the_system_refuses_is_tried_again(tmp_path: Path) ->
         os.kill(first, signal.SIGKILL)
         await refused.wait()
         ground.interpreter = sys.executable
-        await ground.until(lambda: ground.running().get(0, first) != first)
+        await until(lambda: ground.running().get(0, first) != first)
         assert len([*Path("/proc/self/fd").iterdir()]) == open_before
 
 
@@ -154,10 +150,10 @@ async def test_a_reload_reaches_one_that_is_just_starting(tmp_path: Path) -> Non
     async with supervised(tmp_path, 1) as ground:
         (tmp_path / "slow").touch()
         ground.supervisor.replace_all()
-        await ground.until(lambda: "1 begins" in ground.said)
+        await until(lambda: "1 begins" in ground.said)
         ground.supervisor.reload()
         (tmp_path / "slow").unlink()
-        await ground.until(lambda: "1 hup" in ground.said)
+        await until(lambda: "1 hup" in ground.said)
 
 
 async def test_no_more_processes_than_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +162,7 @@ async def test_no_more_processes_than_slots(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "busy").touch()
     async with supervised(tmp_path, 1) as ground:
         ground.supervisor.replace_all()
-        await ground.until(lambda: ground.running().keys() == {1})
+        await until(lambda: ground.running().keys() == {1})
         await ground.supervisor._replace_all()
         assert ground.running().keys() == {1}
         assert ground.said == ["0 serves", "1 serves", "0 term"]

@@ -1,0 +1,14 @@
+"""Wait for what another process or socket brings about, where nothing tells of it."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
+    """Return once the condition holds; the test's own time limit bounds it."""
+    while True:
+        holds = condition()
+        if await holds if inspect.isawaitable(holds) else holds:
+            return
+        await asyncio.sleep(0.005)
