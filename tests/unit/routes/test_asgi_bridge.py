@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from socket import create_server
 
 import aiohttp
 import pytest
@@ -13,8 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.config.snapshot import Current, Server, Snapshot
 from gateway.routes.asgi_bridge import AsgiBridge
-from gateway.routes.http1_server import HttpServer
 from gateway.types import Timeouts
+from tests.ground.http_server import serving
 
 SNAPSHOT = Snapshot(
     version="",
@@ -29,14 +28,9 @@ SNAPSHOT = Snapshot(
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp) -> AsyncIterator[str]:
-    listener = create_server(("127.0.0.1", 0))
-    server = HttpServer({}, rest=AsgiBridge(app, Current(SNAPSHOT)))
-    await server.start([listener])
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        await server.stop(0)
+async def bridged(app: ASGIApp) -> AsyncIterator[str]:
+    async with serving(AsgiBridge(app, Current(SNAPSHOT))) as served:
+        yield served.url
 
 
 async def test_the_application_sees_the_request_as_it_was_sent() -> None:
@@ -48,7 +42,7 @@ async def test_the_application_sees_the_request_as_it_was_sent() -> None:
         body = await request.body()
         return {"name": name, "query": dict(request.query_params), "x": request.headers["X-Some"], "bytes": len(body)}
 
-    async with serving(app) as url, aiohttp.ClientSession() as client:
+    async with bridged(app) as url, aiohttp.ClientSession() as client:
         address = f"{url}/show/a%20b/%C3%A9?q=1%262"
         async with client.put(address, data=b"x" * 500_000, headers={"x-some": "v"}) as answer:
             assert await answer.json() == {"name": "a b/é", "query": {"q": "1&2"}, "x": "v", "bytes": 500_000}
@@ -66,7 +60,7 @@ async def test_an_answer_in_pieces_arrives_whole() -> None:
 
         return StreamingResponse(parts())
 
-    async with serving(app) as url, aiohttp.ClientSession() as client, client.get(url) as answer:
+    async with bridged(app) as url, aiohttp.ClientSession() as client, client.get(url) as answer:
         assert await answer.read() == b"".join(b"%d," % number for number in range(100))
 
 
@@ -78,7 +72,7 @@ async def test_head_is_answered_without_a_body() -> None:
     async def page() -> str:
         return "page"
 
-    async with serving(app) as url, aiohttp.ClientSession() as client:
+    async with bridged(app) as url, aiohttp.ClientSession() as client:
         for _ in range(2):
             async with client.head(url) as answer:
                 assert answer.headers["content-length"] == "6"
@@ -99,7 +93,7 @@ async def test_an_application_that_raises_is_a_500(caplog: pytest.LogCaptureFixt
         raise ValueError("a bare defect")
 
     for application in (app, bare):
-        async with serving(application) as url, aiohttp.ClientSession() as client, client.get(url) as answer:
+        async with bridged(application) as url, aiohttp.ClientSession() as client, client.get(url) as answer:
             assert answer.status == 500
             assert "defect" not in await answer.text()
     assert "a defect" in caplog.text
@@ -113,7 +107,7 @@ async def test_an_application_that_does_not_end_its_answer_is_not_taken_for_done
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"half", "more_body": True})
 
-    async with serving(half) as url, aiohttp.ClientSession() as client:
+    async with bridged(half) as url, aiohttp.ClientSession() as client:
         with pytest.raises(aiohttp.ClientError):
             async with client.get(url) as answer:
                 await answer.read()
@@ -133,7 +127,7 @@ async def test_a_body_that_is_too_large_is_the_applications_to_refuse() -> None:
         await send({"type": "http.response.body"})
         assert await receive() == {"type": "http.disconnect"}, "the answer is complete"
 
-    async with serving(read) as url, aiohttp.ClientSession() as client:
+    async with bridged(read) as url, aiohttp.ClientSession() as client:
         async with client.post(url, data=b"x" * 1_000_001) as answer:
             assert answer.status == 413
             assert await answer.read() == b""
@@ -151,7 +145,7 @@ async def test_an_application_whose_caller_leaves_is_cancelled() -> None:
         finally:
             ended.set()
 
-    async with serving(wait) as url, aiohttp.ClientSession() as client:
+    async with bridged(wait) as url, aiohttp.ClientSession() as client:
         calling = asyncio.create_task(client.get(url))
         await began.wait()
         calling.cancel()

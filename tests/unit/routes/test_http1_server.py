@@ -1,101 +1,14 @@
 """The HTTP server over real sockets: order, leaving, patience, and an orderly end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from socket import create_server
 
 import pytest
 
 from gateway.routes import http1_connection
-from gateway.routes.http1_connection import Connection
 from gateway.routes.http1_exchange import Exchange
-from gateway.routes.http1_server import HttpServer
+from tests.ground.http_server import Held, read_answer, serving
 
 GET = b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n"
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-async def _echo(exchange: Exchange) -> None:
-    """Answer with the target and the body."""
-    body = exchange.target + b" " + await exchange.read_body(1_000_000, 5.0)
-    await exchange.start(200, [(b"content-length", str(len(body)).encode())])
-    await exchange.write(body)
-
-
-class Served:
-    """A running server, and connections to it."""
-
-    def __init__(self, server: HttpServer, port: int) -> None:
-        self.server = server
-        self._port = port
-
-    @asynccontextmanager
-    async def connected(self) -> AsyncIterator[Streams]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-        try:
-            yield reader, writer
-        finally:
-            writer.transport.abort()
-
-    async def send(self, data: bytes) -> bytes:
-        """Send bytes and return what comes back until the connection ends."""
-        async with self.connected() as (reader, writer):
-            writer.write(data)
-            return await asyncio.wait_for(reader.read(-1), 5)
-
-    def only(self) -> Connection:
-        (connection,) = self.server._connections
-        return connection
-
-
-@asynccontextmanager
-async def serving(
-    rest: Callable[[Exchange], Awaitable[None]] = _echo, **routes: Callable[[Exchange], Awaitable[None]]
-) -> AsyncIterator[Served]:
-    listener = create_server(("127.0.0.1", 0))
-    server = HttpServer({f"/{path}": handler for path, handler in routes.items()}, rest)
-    await server.start([listener])
-    try:
-        yield Served(server, listener.getsockname()[1])
-    finally:
-        await server.stop(0)
-
-
-class Held:
-    """A handler whose requests run until they are let go or cancelled."""
-
-    def __init__(self) -> None:
-        self.begun: list[bytes] = []
-        self.cancelled: list[bytes] = []
-        self.changed = asyncio.Event()
-        self.let_go = asyncio.Event()
-
-    async def __call__(self, exchange: Exchange) -> None:
-        self.begun.append(exchange.target)
-        self.changed.set()
-        try:
-            await self.let_go.wait()
-        except asyncio.CancelledError:
-            assert exchange.has_left()
-            self.cancelled.append(exchange.target)
-            raise
-        finally:
-            self.changed.set()
-        await _echo(exchange)
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
-            while not condition():
-                self.changed.clear()
-                await self.changed.wait()
-
-
-async def _answer(reader: asyncio.StreamReader) -> bytes:
-    """Read one answer of known length and return its body."""
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
-    length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length: "))
-    return await asyncio.wait_for(reader.readexactly(int(length.removeprefix(b"content-length: "))), 5)
 
 
 async def test_requests_behind_one_another_are_answered_in_order() -> None:
@@ -107,7 +20,7 @@ async def test_requests_behind_one_another_are_answered_in_order() -> None:
         await held.until(lambda: held.begun == [b"/slow"])
         writer.write(b"\r\n0\r\nx-behind: it\r\n\r\n" + GET % b"/d")
         held.let_go.set()
-        assert [await _answer(reader) for _ in range(4)] == [b"/slow ", b"/b body", b"/c ch", b"/d "]
+        assert [await read_answer(reader) for _ in range(4)] == [b"/slow ", b"/b body", b"/c ch", b"/d "]
 
 
 @pytest.mark.parametrize("how", ["half-close", "reset", "close"])
@@ -160,7 +73,7 @@ async def test_a_caller_far_ahead_of_the_answers_is_held_back() -> None:
         assert len(connection._waiting) < many
         held.let_go.set()
         for _ in range(many):
-            assert await _answer(reader) == b"/ " + b"x" * 4000
+            assert await read_answer(reader) == b"/ " + b"x" * 4000
         assert not connection._paused
 
 
@@ -176,13 +89,13 @@ async def test_a_request_that_arrives_while_the_one_before_tidies_up_is_answered
 
     async with serving(dawdle=dawdle) as served, served.connected() as (reader, writer):
         writer.write(GET % b"/dawdle")
-        assert await _answer(reader) == b"ok"
+        assert await read_answer(reader) == b"ok"
         writer.write(GET % b"/next")
         async with asyncio.timeout(5):
             while not served.only()._waiting:
                 await asyncio.sleep(0)
         tidy.set()
-        assert await _answer(reader) == b"/next "
+        assert await read_answer(reader) == b"/next "
 
 
 async def test_a_flood_of_requests_ends_the_connection() -> None:
@@ -247,7 +160,7 @@ async def test_an_idle_connection_is_kept_for_a_while(monkeypatch: pytest.Monkey
     monkeypatch.setattr(http1_connection, "KEEP_ALIVE_S", 0.5)
     async with serving() as served, served.connected() as (reader, writer):
         writer.write(GET % b"/1")
-        await _answer(reader)
+        await read_answer(reader)
         answered_at_s = asyncio.get_running_loop().time()
         assert await asyncio.wait_for(reader.read(-1), 5) == b""
         assert asyncio.get_running_loop().time() - answered_at_s > 0.4
@@ -299,8 +212,8 @@ async def test_an_offer_of_another_protocol_is_passed_over_however_it_is_cut() -
             await writer.drain()
             await asyncio.sleep(0)
             writer.write(offer[cut:])
-            assert await _answer(reader) == b"/a?b body"
-            assert await _answer(reader) == b"/next "
+            assert await read_answer(reader) == b"/a?b body"
+            assert await read_answer(reader) == b"/next "
 
 
 async def test_a_refusal_reaches_a_caller_who_still_sends() -> None:
@@ -362,9 +275,9 @@ async def test_a_request_behind_a_refused_body_is_answered() -> None:
 
     async with serving(refuse=refuse) as served, served.connected() as (reader, writer):
         writer.write(b"POST /refuse HTTP/1.1\r\ncontent-length: 1000\r\n\r\n")
-        assert await _answer(reader) == b"no"
+        assert await read_answer(reader) == b"no"
         writer.write(b"GET / HTTP/1.1\r\n\r\n".ljust(1000, b"x") + GET % b"/next")
-        assert await _answer(reader) == b"/next "
+        assert await read_answer(reader) == b"/next "
 
 
 @pytest.mark.parametrize("target", [b"/a", b"/a?x=1", b"/%61", b"http://b:1/a", b"https://b/a?x"])
@@ -420,7 +333,7 @@ async def test_stopping_closes_the_idle_and_waits_for_the_running() -> None:
     held = Held()
     async with serving(slow=held) as served, served.connected() as idle, served.connected() as busy:
         idle[1].write(GET % b"/")
-        await _answer(idle[0])
+        await read_answer(idle[0])
         busy[1].write(GET % b"/slow" + GET % b"/never")
         await held.until(lambda: bool(held.begun))
         stopping = asyncio.create_task(served.server.stop(5))

@@ -1,0 +1,99 @@
+"""Our HTTP server by itself, on a free port, with handlers of the test's own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from socket import create_server
+
+from gateway.routes.http1_connection import Connection
+from gateway.routes.http1_exchange import Exchange
+from gateway.routes.http1_server import HttpServer
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def echo(exchange: Exchange) -> None:
+    """Answer with the target and the body."""
+    body = exchange.target + b" " + await exchange.read_body(1_000_000, 5.0)
+    await exchange.start(200, [(b"content-length", str(len(body)).encode())])
+    await exchange.write(body)
+
+
+class Served:
+    """A running server, and connections to it."""
+
+    def __init__(self, server: HttpServer, port: int) -> None:
+        self.server = server
+        self.url = f"http://127.0.0.1:{port}"
+        self._port = port
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Streams]:
+        """Open a connection, and break it at the end."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            yield reader, writer
+        finally:
+            writer.transport.abort()
+
+    async def send(self, data: bytes) -> bytes:
+        """Send bytes and return what comes back until the connection ends."""
+        async with self.connected() as (reader, writer):
+            writer.write(data)
+            return await asyncio.wait_for(reader.read(-1), 5)
+
+    def only(self) -> Connection:
+        """Return the server's end of the one connection there is."""
+        (connection,) = self.server._connections
+        return connection
+
+
+@asynccontextmanager
+async def serving(
+    rest: Callable[[Exchange], Awaitable[None]] = echo, **routes: Callable[[Exchange], Awaitable[None]]
+) -> AsyncIterator[Served]:
+    """Serve these handlers by name, and everything else by ``rest``, until the context is left."""
+    listener = create_server(("127.0.0.1", 0))
+    server = HttpServer({f"/{path}": handler for path, handler in routes.items()}, rest)
+    await server.start([listener])
+    try:
+        yield Served(server, listener.getsockname()[1])
+    finally:
+        await server.stop(0)
+
+
+class Held:
+    """A handler whose requests run until they are let go or cancelled."""
+
+    def __init__(self) -> None:
+        self.begun: list[bytes] = []
+        self.cancelled: list[bytes] = []
+        self.changed = asyncio.Event()
+        self.let_go = asyncio.Event()
+
+    async def __call__(self, exchange: Exchange) -> None:
+        self.begun.append(exchange.target)
+        self.changed.set()
+        try:
+            await self.let_go.wait()
+        except asyncio.CancelledError:
+            assert exchange.has_left()
+            self.cancelled.append(exchange.target)
+            raise
+        finally:
+            self.changed.set()
+        await echo(exchange)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until the condition holds of what was begun and cancelled."""
+        async with asyncio.timeout(5):
+            while not condition():
+                self.changed.clear()
+                await self.changed.wait()
+
+
+async def read_answer(reader: asyncio.StreamReader) -> bytes:
+    """Read one answer of known length and return its body."""
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length: "))
+    return await asyncio.wait_for(reader.readexactly(int(length.removeprefix(b"content-length: "))), 5)
