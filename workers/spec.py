@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from workers.errors import WorkerError
 
@@ -34,6 +34,34 @@ class SyntheticSpec(_Strict):
     ] = 256
 
 
+class AutoscalingSpec(_Strict):
+    """Between how many replicas a model moves, and when."""
+
+    min_replicas: Annotated[int, Field(ge=0, description="The fewest; 0 lets the model go to zero when idle.")] = 1
+    max_replicas: Annotated[int, Field(ge=1, description="The most.")]
+    target_requests: Annotated[
+        float, Field(gt=0, description="Requests, running and waiting, that each replica should have.")
+    ] = 8.0
+    target_ttft_ms: Annotated[
+        float | None, Field(gt=0, description="Grow also while the engine's recent TTFT is above this, in ms.")
+    ] = None
+    upscale_delay_s: Annotated[float, Field(ge=0, description="How long more must be wanted before one is added.")] = (
+        3.0
+    )
+    downscale_delay_s: Annotated[
+        float, Field(ge=0, description="How long fewer must be wanted before one is taken away.")
+    ] = 300.0
+    to_zero_delay_s: Annotated[
+        float, Field(ge=0, description="How long nothing must be wanted before the last one goes.")
+    ] = 600.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "AutoscalingSpec":
+        if self.min_replicas > self.max_replicas:
+            raise ValueError("min_replicas is larger than max_replicas")
+        return self
+
+
 class ModelSpec(_Strict):
     """One open model and the replicas that serve it. Its name is its key in the ``workers:`` section."""
 
@@ -55,6 +83,15 @@ class ModelSpec(_Strict):
         Field(description="Precision of weights and activations; `auto` is what the checkpoint says."),
     ] = "auto"
     replicas: Annotated[int, Field(ge=1, description="How many copies run.")] = 1
+    autoscaling: Annotated[
+        AutoscalingSpec | None, Field(description="Let the number of replicas follow the load, in place of `replicas`.")
+    ] = None
+    drain_s: Annotated[
+        float, Field(gt=0, description="How long a replica that is to go may take to end its running streams.")
+    ] = 600.0
+    usd_per_hour: Annotated[
+        float, Field(ge=0, description="What one replica's hardware costs per hour, busy or idle, in USD.")
+    ] = 0.0
     cpus_per_replica: Annotated[
         float, Field(ge=0, description="CPUs that Ray sets aside for a replica; a reservation, not a limit.")
     ] = 1.0
