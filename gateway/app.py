@@ -24,7 +24,9 @@ from gateway.config.build import build, frozen_changes
 from gateway.config.load import load
 from gateway.config.problems import ConfigError
 from gateway.config.snapshot import Current, Snapshot
+from gateway.discovery.cluster import Cluster, Discovery
 from gateway.execution.registry import strategies
+from gateway.fleet import FleetReport
 from gateway.pipeline import Pipeline
 from gateway.providers.registry import ADAPTERS, PROVIDER_TYPES
 from gateway.routes.api import Pages, create_api
@@ -106,7 +108,9 @@ class Gateway:
             self.pool = Pool(clock, tell=self._exchange.tell)
             self.metrics = Metrics(Figures(place.figures), lambda: read_all(place.all_figures()))
         self.metrics.watch(self.pool.in_flight, self.pool.breaker_states)
+        self.metrics.watch_replicas(self._replica_report)
         self.transport = transport or HttpTransport()
+        self._discovery = Discovery(self.pool.replicas, self.transport, ids)
         authenticator = StaticKeys()
         self.pipeline = Pipeline(
             current=self.current,
@@ -148,6 +152,7 @@ class Gateway:
         """Take the state directory, recover what a dead gateway left, and serve on these bound sockets."""
         await self.ledger.start()
         await self.transport.start()
+        await self._discovery.start(_clusters(self.current.snapshot))
         if self._shared_gate is not None:
             self._shared_gate.start()
         if self._exchange is not None:
@@ -157,6 +162,7 @@ class Gateway:
     async def stop(self) -> None:
         """Let running requests end within ``server.drain_s``, and carry the journal into the store."""
         await self.http.stop(self.current.snapshot.server.drain_s)
+        await self._discovery.stop()
         await self.transport.stop()
         if self._exchange is not None:
             await self._exchange.stop()
@@ -181,6 +187,12 @@ class Gateway:
             reasons.append("the breaker of every target is open")
         return reasons
 
+    def _replica_report(self) -> Mapping[str, FleetReport]:
+        """Report on every target whose replicas a directory lists."""
+        price = {each.id: each.rates.hardware_nano_usd_per_hour for each in self.current.snapshot.targets.values()}
+        fleets = {each.id: self.pool.replicas.fleet(each) for each in self.current.snapshot.targets.values()}
+        return {name: fleet.report(price[name]) for name, fleet in fleets.items() if fleet is not None}
+
     def reload(self) -> bool:
         """Read the configuration again and swap it in; on any fault keep what is running, log why, return False."""
         try:
@@ -193,7 +205,16 @@ class Gateway:
             log.error("configuration not reloaded, the last good one stays: %s", " ".join(frozen))
             return False
         self.current.snapshot = fresh
+        self._discovery.follow(_clusters(fresh))
         wild = tuple(wildcard.prefix for wildcard in fresh.wildcards)
         self.pool.keep({*fresh.targets, *(known for known in self.pool.in_flight() if known.startswith(wild))})
         log.info("configuration reloaded: version %s", fresh.version)
         return True
+
+
+def _clusters(snapshot: Snapshot) -> set[Cluster]:
+    return {
+        Cluster(target.cluster_url, target.credential)
+        for target in snapshot.targets.values()
+        if target.cluster_url is not None
+    }

@@ -141,6 +141,12 @@ class Target(Struct, frozen=True, kw_only=True):
     """Stream upstream even when the caller did not ask, and assemble: the only way to measure TPOT."""
     headers: tuple[tuple[str, str], ...] = ()
     """Extra request headers from the configuration."""
+    cluster_url: str | None = None
+    """Own replicas that a directory there lists: the replica is chosen for each attempt. None: there is one address."""
+    replica_choice: str = "prefix"
+    """A key of ``targets.choice.registry.CHOICES``."""
+    charge: Literal["marginal", "average"] = "marginal"
+    """Own hardware: whether a prediction counts the call's share of busy time, or the idle time too."""
 
 
 class Ceiling(Struct, frozen=True):
@@ -170,6 +176,7 @@ class Timeouts(Struct, frozen=True, kw_only=True):
     first_token_s: float = 20.0
     idle_s: float = 15.0
     total_s: float = 600.0
+    cold_start_s: float = 120.0
 
 
 class Route(Struct, frozen=True, kw_only=True):
@@ -236,6 +243,10 @@ class TargetView(Struct, frozen=True, kw_only=True):
     """With hidden reasoning: what a provider's price multiplies."""
     share: float = 1.0
     """Own hardware: the part of a replica that the next call would pay for."""
+    cold: bool = False
+    """Own replicas: none is ready. An attempt would wait for one."""
+    average_nano_usd_per_mtok: float | None = None
+    """Own replicas: their hourly price over the tokens that they really read and wrote lately; None: not known."""
 
 
 class Prediction(Struct, frozen=True, kw_only=True):
@@ -255,6 +266,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
     within_ceilings: bool
     probe_due: bool = False
     """Nothing was learnt of it for a while: if it comes first, this call is its probe."""
+    cold: bool = False
 
 
 class Dropped(Struct, frozen=True, kw_only=True):
@@ -274,6 +286,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     policy_version: str
     reason: str
     """One short sentence for the first candidate: ``x-tollway-reason``."""
+    wanted: Target | None = None
+    """A cold target that would have been first: a replica should start, and whoever serves meanwhile is its bridge."""
 
 
 class Considered(Struct, frozen=True, kw_only=True):
@@ -373,6 +387,8 @@ class CallRecord(Struct, frozen=True, kw_only=True):
     duration_ms: float
     overhead_ms: float | None
     """From the request's arrival to its first dispatch: the time that was ours alone."""
+    bridged_for: str | None = None
+    """The target that would have answered but had no replica: the call's cost is what bridging the gap cost."""
 
 
 class UpstreamRequest(Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ here awaits, so cancellation cannot come between a measurement and its ledger li
 """
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
@@ -40,6 +41,13 @@ class Lease(Protocol):
 
     in_flight_at_start: int
     """Attempts at the target when this one began, itself included."""
+    url: str | None
+    """Of the replica that was chosen; None: the target has one address."""
+    elsewhere: bool
+    """Known at the end: it failed for a reason of its replica's own, and another replica could serve."""
+
+    def begun(self) -> None:
+        """Note the first token."""
 
     def end(self, sample: Sample) -> float:
         """Leave, teach the target's statistics, and return the replica-seconds that were this attempt's share."""
@@ -51,8 +59,14 @@ class Pool(Protocol):
     def refusal(self, target: Target) -> str | None:
         """Say why no attempt may begin now; ask immediately before ``begin``."""
 
-    def begin(self, target: Target) -> Lease:
+    def begin(self, target: Target, call: Call) -> Lease:
         """Count one more attempt at this target."""
+
+    async def ready(self, target: Target, deadline_ns: int) -> None:
+        """Wait while the target is cold. Raises UpstreamError when no replica comes in time."""
+
+    def want(self, target: Target) -> Callable[[], None]:
+        """Ask for a replica of a cold target; call what is returned when nobody waits for it any more."""
 
 
 class Observer(Protocol):
@@ -118,7 +132,9 @@ class Attempt:
                 stream=call.envelope.stream,
             )
         )
-        self._lease = instruments.pool.begin(self.target)
+        self._lease = lease = instruments.pool.begin(self.target, call)
+        self.address = self.target if lease.url is None else replace(self.target, base_url=f"{lease.url}/v1")
+        """The target as it is sent to: with the address of the replica that was chosen."""
 
     def __enter__(self) -> Self:
         return self
@@ -135,6 +151,11 @@ class Attempt:
         else:
             self.finish("failed", GatewayError(ErrorKind.INTERNAL, "internal error"))
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it failed for a reason of its replica's own, and another replica could serve."""
+        return self._lease.elsewhere
+
     def observe(self, progress: Progress) -> None:
         """Take note of what a decoder has just been fed; call it before anything of that is sent on."""
         self._progress = progress
@@ -144,6 +165,7 @@ class Attempt:
         now_ns = self._now_ns()
         if self.last_content_ns is None:
             self.first_content_ns = now_ns
+            self._lease.begun()
         else:
             self._gaps_ms.append((now_ns - self.last_content_ns) / _NS_PER_MS)
         self.last_content_ns = now_ns

@@ -4,11 +4,11 @@ Its attempts are measured in ``attempt``. Nothing here awaits, so cancellation c
 its ledger line.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from gateway.accounting.attempt import OUTCOMES, Attempt, Instruments
-from gateway.errors import GatewayError
+from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.types import (
     Call,
     CallRecord,
@@ -54,6 +54,7 @@ class Meter:
         self._error: GatewayError | None = None
         self._left = False
         self._first_dispatch_ns: int | None = None
+        self._no_longer_wanted: Callable[[], None] | None = None
 
     def identified(self, principal: Principal) -> None:
         """Note who is calling."""
@@ -64,8 +65,10 @@ class Meter:
         self._call = call
 
     def planned(self, plan: Plan) -> None:
-        """Note what the policy answered."""
+        """Note what the policy answered; a cold target that it would have preferred is asked to start."""
         self._plan = plan
+        if plan.wanted is not None:
+            self._no_longer_wanted = self._instruments.pool.want(plan.wanted)
 
     def hold(self, hold: Hold) -> None:
         """Keep a reservation until the call ends."""
@@ -79,9 +82,15 @@ class Meter:
         self._attempts.append(attempt)
         return attempt
 
-    def refusal(self, target: Target) -> str | None:
-        """Say why no attempt may begin at this target now; ask immediately before ``attempt``."""
-        return self._instruments.pool.refusal(target)
+    def require_open(self, target: Target) -> None:
+        """Ask immediately before ``attempt``. Raises UpstreamError (BREAKER_OPEN) when none may begin now."""
+        refusal = self._instruments.pool.refusal(target)
+        if refusal is not None:
+            raise UpstreamError(ErrorKind.BREAKER_OPEN, refusal)
+
+    async def ready(self, target: Target, deadline_ns: int) -> None:
+        """Wait while the target has no replica. Raises UpstreamError when none comes in time."""
+        await self._instruments.pool.ready(target, deadline_ns)
 
     def answered(self, attempt: Attempt, reason: str) -> None:
         """Note whose answer the caller gets, and why it was this target's."""
@@ -102,6 +111,8 @@ class Meter:
         usage = entries[0].usage if len(entries) == 1 else _sum([entry.usage for entry in entries])
         for hold in self._holds:
             hold.settle(usage)
+        if self._no_longer_wanted is not None:
+            self._no_longer_wanted()
         record = self._record(entries)
         self._instruments.ledger.record(record)
         self._instruments.observer.call_ended(record)
@@ -139,8 +150,16 @@ class Meter:
             ttft_ms=(first_ns - received_ns) / _NS_PER_MS if first_ns is not None else None,
             tpot_ms=won.tpot_ms if won is not None else None,
             duration_ms=(self._instruments.clock.monotonic_ns() - received_ns) / _NS_PER_MS,
+            bridged_for=_bridged_for(plan, winner),
             overhead_ms=(dispatched_ns - received_ns) / _NS_PER_MS if dispatched_ns is not None else None,
         )
+
+
+def _bridged_for(plan: Plan | None, winner: Attempt | None) -> str | None:
+    """Name the cold target in whose place another one answered."""
+    if plan is None or plan.wanted is None or winner is None or winner.target.id == plan.wanted.id:
+        return None
+    return plan.wanted.id
 
 
 def _considered(plan: Plan) -> tuple[Considered, ...]:

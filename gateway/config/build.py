@@ -128,12 +128,13 @@ def _target(name: str, model: ModelSection, provider: ProviderSection, kind: Pro
     upstream = model.upstream or name
     path = kind.model_path if is_wildcard else kind.model_path.replace(_UPSTREAM, quote(upstream))
     always_stream = kind.always_stream if provider.always_stream is None else provider.always_stream
+    base_url = (provider.base_url or kind.base_url or "").rstrip("/")
     return Target(
         id=name,
         provider=model.provider,
         adapter=kind.adapter,
         upstream_model="" if is_wildcard else upstream,
-        base_url=(provider.base_url or kind.base_url or "").rstrip("/") + path,
+        base_url=base_url + path,
         credential=provider.api_key,
         capabilities=_capabilities(model),
         context_length=model.context,
@@ -145,6 +146,9 @@ def _target(name: str, model: ModelSection, provider: ProviderSection, kind: Pro
         own_hardware=kind.own_hardware or model.hardware is not None,
         always_stream=always_stream,
         headers=tuple((key, got.value if isinstance(got, Secret) else got) for key, got in provider.headers.items()),
+        cluster_url=base_url if kind.has_directory and provider.direct and not is_wildcard else None,
+        replica_choice=model.replica_choice,
+        charge="marginal" if model.hardware is None else model.hardware.charge,
     )
 
 

@@ -107,6 +107,12 @@ class ProviderSection(Section):
         "measured. Default: the type's own, on for own replicas.",
     )
 
+    direct: bool = Field(
+        default=True,
+        description="For `ray-serve`: find the replicas by the cluster's directory and send to them themselves. "
+        "`false` sends everything through Ray Serve's proxy, which is several times slower.",
+    )
+
     @field_validator("type")
     @classmethod
     def _known_type(cls, name: str, info: ValidationInfo) -> str:
@@ -132,6 +138,11 @@ class HardwareSection(Section):
 
     name: Annotated[str, Field(min_length=1, max_length=100)] = Field(description="What it is: `h100-80gb`.")
     usd_per_hour: Usd = Field(description="What one replica costs per hour, in USD, busy or idle.")
+    charge: Literal["marginal", "average"] = Field(
+        default="marginal",
+        description="What routing compares: the call's share of busy time (`marginal`), or with the idle time of the "
+        "last minute (`average`), which makes an idle replica look dear.",
+    )
 
 
 class PriceSection(Section):
@@ -173,6 +184,9 @@ class ModelSection(Section):
     )
     hardware: HardwareSection | None = Field(
         default=None, description="For own replicas, in place of `price`: a call costs its share of the machine's time."
+    )
+    replica_choice: Literal["prefix", "least_active", "power_of_two", "round_robin"] = Field(
+        default="prefix", description="Of several own replicas, which one an attempt goes to: docs/guide/workers.md."
     )
     price: Annotated[PriceSection | None, BeforeValidator(price_section)] = Field(
         default=None,
@@ -267,6 +281,9 @@ class TimeoutsSection(Section):
     first_token_s: Seconds = Field(default=20, description="To the first token; then the next target is tried.")
     idle_s: Seconds = Field(default=15, description="Between two pieces of a stream; then it counts as stalled.")
     total_s: Seconds = Field(default=600, description="For the whole request, over all targets tried.")
+    cold_start_s: Seconds = Field(
+        default=120, description="For the first replica of an own model, when nothing else can serve the request."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> "TimeoutsSection":

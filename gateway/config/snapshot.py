@@ -24,6 +24,8 @@ class ProviderType(Struct, frozen=True, kw_only=True):
     needs_key: bool = False
     own_hardware: bool = False
     always_stream: bool = False
+    has_directory: bool = False
+    """Its replicas may be listed by a directory at the base URL; see ADR 0006."""
     max_tokens_required: bool = False
     """The provider refuses a request without an output limit (Anthropic)."""
     licence: Licence = "unknown"

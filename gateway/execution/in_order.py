@@ -5,6 +5,7 @@ answer, as long as nothing has been sent on: the first bytes are held back until
 caller who wants no stream nothing is sent before the end, so the whole answer is held back, and any break is rescued.
 """
 
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -34,22 +35,24 @@ class InOrder:
         """Yield the first answer; see ``Strategy.run``."""
         failures: list[tuple[str, UpstreamError]] = []
         answered = False
-        probing = plan.candidates[0].probe_due and len(plan.candidates) > 1
-        for position, candidate in enumerate(plan.candidates):
+        probe = plan.candidates[0] if plan.candidates[0].probe_due and len(plan.candidates) > 1 else None
+        to_try = deque(plan.candidates)
+        while to_try:
+            candidate = to_try.popleft()
             target = candidate.target
             if self._clock.monotonic_ns() >= call.deadline_ns:
                 raise GatewayError(ErrorKind.DEADLINE, _summary("The request's total time ran out.", failures))
-            refusal = meter.refusal(target)
-            if refusal is not None:
-                failures.append((target.id, UpstreamError(ErrorKind.BREAKER_OPEN, refusal)))
-                continue
             adapter = self._adapters[target.adapter]
-            patience = Patience(call, candidate, self._clock, probe=probing and position == 0)
+            attempt = None
             try:
+                if target.cluster_url is not None:
+                    await meter.ready(target, self._ready_by_ns(call))
+                meter.require_open(target)
+                patience = Patience(call, candidate, self._clock, probe=candidate is probe)
                 with meter.attempt(call, candidate) as attempt, patience:
                     # The request is kept in no variable: it need not stay as long as its answer.
                     async with self._transport.send(
-                        adapter.request(call, target, attempt.id), connect_timeout_s=call.timeouts.connect_s
+                        adapter.request(call, attempt.address, attempt.id), connect_timeout_s=call.timeouts.connect_s
                     ) as stream:
                         reply = await _begin(call, adapter, attempt, stream, patience)
                         reply.reason = _reason(plan, failures)
@@ -61,7 +64,12 @@ class InOrder:
                 if answered or not error.meaning.retryable:
                     raise
                 failures.append((target.id, error))
+                if attempt is not None and attempt.elsewhere:
+                    to_try.appendleft(candidate)  # this replica is out until it is heard again
         raise _exhausted(failures)
+
+    def _ready_by_ns(self, call: Call) -> int:
+        return min(call.deadline_ns, self._clock.monotonic_ns() + int(call.timeouts.cold_start_s * 1e9))
 
 
 async def _begin(call: Call, adapter: Adapter, attempt: Attempt, stream: UpstreamStream, patience: Patience) -> Reply:

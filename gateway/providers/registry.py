@@ -34,7 +34,9 @@ PROVIDER_TYPES: dict[str, ProviderType] = {
         max_tokens_required=True,
         licence="proprietary",
     ),
-    "ray-serve": ProviderType(adapter="vllm", model_path="/{upstream}/v1", own_hardware=True, always_stream=True),
+    "ray-serve": ProviderType(
+        adapter="vllm", model_path="/{upstream}/v1", own_hardware=True, always_stream=True, has_directory=True
+    ),
     "vllm": ProviderType(adapter="vllm", own_hardware=True, always_stream=True),
     "openai-compatible": ProviderType(adapter="compatible"),
     "openai": _hosted("https://api.openai.com/v1", "openai", adapter="openai", licence="proprietary"),

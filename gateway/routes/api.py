@@ -143,6 +143,7 @@ def explain(record: CallRecord, entries: tuple[LedgerEntry, ...]) -> dict[str, A
         "tpot_ms": record.tpot_ms,
         "duration_ms": record.duration_ms,
         "overhead_ms": record.overhead_ms,
+        "bridged_for": record.bridged_for,
         "considered": record.considered,
         "dropped": record.dropped,
         "attempts": entries,

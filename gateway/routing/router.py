@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from gateway.errors import ErrorKind, GatewayError
 from gateway.routing.base import Fault, Filter, Objective, Predictors
-from gateway.types import Call, Candidate, Constraints, Dropped, Plan, Prediction, TargetView
+from gateway.types import Call, Candidate, Constraints, Dropped, Plan, Prediction, Target, TargetView
 
 RETRY_AFTER_S = 1.0
 """When nothing better is known: the shortest time a breaker stays open."""
@@ -54,20 +54,30 @@ class Router:
             raise self._nothing_left(call, dropped, views)
         candidates = [self._candidate(call, view) for view in remaining]
         objective = self._objectives[route.objective]
-        ordered = others = objective.order(call, candidates)
+        preferred = objective.order(call, candidates)
+        cold = [each for each in preferred if each.cold]
+        ordered = others = (cold and [each for each in preferred if not each.cold]) or preferred
         probe = None
         if not all(each.within_ceilings for each in ordered):
             probe = _probe(ordered, route.constraints.cost_nano_usd)
-            others = _within_first(call, ordered)
+            others = _within_first(call, ordered) or ([] if probe else _within_first(call, cold))
             if not others and not probe:
                 raise _none_fits(call, ordered)
         first = probe or others[0]
+        wanted = _wanted(preferred, first) if cold else None
+        reason = _reason(call, objective, ordered, first, len(dropped))
         return Plan(
-            candidates=(first, *[each for each in others if each is not first]),
+            candidates=(
+                first,
+                *[each for each in others if each is not first],
+                # Those without a replica come last: the others bridge the time until there is one.
+                *(_within_first(call, [each for each in cold if each not in others]) if cold else ()),
+            ),
             dropped=tuple(dropped),
             policy=route.name,
             policy_version=route.version,
-            reason=_ascii(_reason(call, objective, ordered, first, len(dropped))),
+            reason=_ascii(f"{wanted.id} has no replica ready: {reason}" if wanted else reason),
+            wanted=wanted,
         )
 
     def _filter(self, call: Call, views: Sequence[TargetView]) -> tuple[list[TargetView], list[Dropped]]:
@@ -97,6 +107,7 @@ class Router:
             prediction=prediction,
             within_ceilings=_is_within(prediction, call.route.constraints),
             probe_due=view.probe_due,
+            cold=view.cold,
         )
 
     def _nothing_left(self, call: Call, dropped: list[Dropped], views: Sequence[TargetView]) -> GatewayError:
@@ -139,6 +150,16 @@ def breach(candidate: Candidate, constraints: Constraints) -> Breach:
         if excess > worst.excess:
             worst = Breach(excess, f"cost ${cost / 1e9:.6f} over ${limit / 1e9:.6f}")
     return worst
+
+
+def _wanted(preferred: Sequence[Candidate], first: Candidate) -> Target | None:
+    """Return the target without a replica that would have been first."""
+    for each in preferred:
+        if each.cold and each.within_ceilings:
+            return each.target
+        if each is first:
+            break
+    return first.target if first.cold else None
 
 
 def _within_first(call: Call, ordered: Sequence[Candidate]) -> list[Candidate]:

@@ -8,7 +8,7 @@ costs every call a microsecond or two: there is one for each question that is as
 
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, MetaData, Table, Text
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 
@@ -71,4 +71,5 @@ calls = Table(
     Column("tpot_ms", Float),
     Column("duration_ms", Float, nullable=False),
     Column("overhead_ms", Float),
+    Column("bridged_for", Text),
 )

@@ -7,7 +7,8 @@ The share of own hardware
 -------------------------
 Calls that run at the same time on one replica share its time. Each target has a virtual clock that runs at 1 / (calls
 in flight) of the real one; an attempt's share is how far that clock moved during its life. The shares of all attempts
-therefore add up to the time in which at least one was running, whoever began and ended when.
+therefore add up to the time in which at least one was running, whoever began and ended when. With several replicas the
+clock runs as many times faster, as if requests were spread evenly.
 
 Probes
 ------
@@ -23,10 +24,13 @@ dearer than what is known.
 from collections.abc import Callable, Collection, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.clock import Clock
 from gateway.errors import ErrorKind
+from gateway.fleet import nano_usd_per_mtok
 from gateway.targets.breaker import Breaker, State
+from gateway.targets.replicas import FULL_RETRY_AFTER_S, Fleet, Replicas, Visit
 from gateway.targets.stats import Lengths, Window
 from gateway.types import Call, Sample, Target, TargetView
 
@@ -58,13 +62,20 @@ class Lease:
 
     __slots__ = (
         "_began_at_ns", "_pass", "_pool", "_share_s", "_state", "_target_id", "_virtual_at_start_ns",
-        "in_flight_at_start",
+        "_visit", "elsewhere", "in_flight_at_start", "url",
     )  # fmt: skip
 
-    def __init__(self, pool: "Pool", target_id: str, state: "_State", began_at_ns: int) -> None:
+    def __init__(
+        self, pool: "Pool", target_id: str, state: "_State", began_at_ns: int, visit: Visit | None = None
+    ) -> None:
         self._pool = pool
         self._target_id = target_id
         self._state = state
+        self._visit = visit
+        self.url = None if visit is None else visit.url
+        """Of the replica that was chosen; None: the target has one address."""
+        self.elsewhere = False
+        """Known at the end: it failed for a reason of its replica's own, and another replica could serve."""
         self._began_at_ns = began_at_ns
         state.advance(began_at_ns)
         self._virtual_at_start_ns = state.virtual_ns
@@ -79,6 +90,10 @@ class Lease:
         if self._share_s is not None:
             return self._share_s
         now_ns = self._pool.now_ns()
+        if self._visit is not None and self._visit.end(sample.error_kind):
+            # One of several replicas: no verdict on the target.
+            self.elsewhere = True
+            sample = replace(sample, trips_breaker=False)
         # A probe may be cut short by a ceiling (its caller has other targets): slow is not the same as broken.
         decides = self._state.probe is not self or sample.error_kind != ErrorKind.UPSTREAM_TIMEOUT
         lesson = Lesson(
@@ -86,7 +101,7 @@ class Lease:
             sample=sample,
             began_at_ns=self._began_at_ns,
             ended_at_ns=now_ns,
-            load=self.in_flight_at_start - 1,
+            load=(self.in_flight_at_start - 1) // self._state.replicas,
             decides=decides,
         )
         self._pool.learn(lesson, self._state)
@@ -94,7 +109,14 @@ class Lease:
 
     def abandon(self) -> float:
         """Leave without having learnt anything; return this attempt's share in replica-seconds."""
+        if self._visit is not None and self._share_s is None:
+            self._visit.end(None)
         return self._leave(self._pool.now_ns(), None) if self._share_s is None else self._share_s
+
+    def begun(self) -> None:
+        """Note the first token."""
+        if self._visit is not None:
+            self._visit.begun()
 
     def _leave(self, now_ns: int, verdict: Sample | None) -> float:
         state = self._state
@@ -112,7 +134,7 @@ class _State:
 
     __slots__ = (
         "asked", "billed_tokens", "breaker", "elsewhere", "hides_tokens", "in_flight", "learnt_at_ns", "output_tokens",
-        "probe", "probe_soon", "tpot_ms", "ttft_ms", "virtual_at_ns", "virtual_ns",
+        "probe", "probe_soon", "replicas", "tpot_ms", "ttft_ms", "virtual_at_ns", "virtual_ns",
     )  # fmt: skip
 
     def __init__(self, now_ns: int) -> None:
@@ -126,6 +148,8 @@ class _State:
         self.in_flight = 0
         self.elsewhere = 0
         """Attempts of the gateway's other processes, as they told last."""
+        self.replicas = 1
+        """That took requests when it was last looked at."""
         self.virtual_ns = 0.0
         self.virtual_at_ns = now_ns
         self.learnt_at_ns: int | None = None
@@ -136,7 +160,8 @@ class _State:
     def advance(self, now_ns: int) -> None:
         """Move the virtual clock to now; it starts again at zero when nobody looks, which keeps it precise."""
         if self.in_flight:
-            self.virtual_ns += (now_ns - self.virtual_at_ns) / (self.in_flight + self.elsewhere)
+            running = self.in_flight + self.elsewhere
+            self.virtual_ns += (now_ns - self.virtual_at_ns) * min(self.replicas, running) / running
         else:
             self.virtual_ns = 0.0
         self.virtual_at_ns = now_ns
@@ -185,8 +210,10 @@ class Pool:
         probe_interval_s: float = PROBE_INTERVAL_S,
         probe_every: int = PROBE_EVERY,
         tell: Callable[[Lesson], None] | None = None,
+        replicas: Replicas | None = None,
     ) -> None:
         self.now_ns = clock.monotonic_ns
+        self.replicas = replicas or Replicas(clock)
         self._tell = tell
         self._probe_interval_ns = round(probe_interval_s * 1e9)
         self._probe_every = probe_every
@@ -205,18 +232,34 @@ class Pool:
         A plan may be seconds old when its turn comes. Ask immediately before ``begin``, without awaiting in between:
         that is what makes a half-open breaker let exactly one through.
         """
+        if target.cluster_url is not None:
+            fleet = self.replicas.fleet(target)
+            if fleet is not None and (full := fleet.refusal()):
+                return full
         state = self._states.get(target.id)
         return None if state is None else state.breaker.refusal(self.now_ns())
 
-    def begin(self, target: Target) -> Lease:
+    def begin(self, target: Target, call: Call) -> Lease:
         """Count an attempt that starts now. The lease must be ended or abandoned on every way out."""
         now_ns = self.now_ns()
         state = self._state_of(target.id, now_ns)
         stale = self._stale(state, now_ns)
-        lease = Lease(self, target.id, state, now_ns)
+        fleet = self.replicas.fleet(target) if target.cluster_url is not None else None
+        lease = Lease(self, target.id, state, now_ns, None if fleet is None else fleet.visit(call, target))
         if stale and state.probe is None:
             state.probe = lease
         return lease
+
+    async def ready(self, target: Target, deadline_ns: int) -> None:
+        """Wait while no replica of the target takes requests. Raises UpstreamError, see ``Fleet.wait``."""
+        fleet = self.replicas.fleet(target)
+        if fleet is not None and not fleet.usable():
+            await fleet.wait((deadline_ns - self.now_ns()) / 1e9)
+
+    def want(self, target: Target) -> Callable[[], None]:
+        """Ask for a replica of a cold target; call what is returned when nobody waits for it any more."""
+        fleet = self.replicas.fleet(target)
+        return (lambda: None) if fleet is None else fleet.want()
 
     def learn(self, lesson: Lesson, state: "_State") -> None:
         """Take in what one of our own attempts measured, and tell the others."""
@@ -259,6 +302,8 @@ class Pool:
         self._states = {i: state for i, state in self._states.items() if i in kept or state.in_flight}
 
     def _view(self, target: Target, now_ns: int, tokens: int, cap: int | None) -> TargetView:
+        if target.cluster_url is not None and (fleet := self.replicas.fleet(target)) is not None:
+            return self._view_of_fleet(target, fleet, now_ns, tokens, cap)
         state = self._states.get(target.id)
         if state is None:
             return TargetView(
@@ -283,6 +328,36 @@ class Pool:
             output_tokens=state.output_tokens.predict(now_ns, cap) or self._all_lengths.predict(now_ns, cap),
             billed_output_tokens=state.billed_tokens.predict(now_ns, cap) if state.hides_tokens else None,
             share=1.0 / (load + 1),
+        )
+
+    def _view_of_fleet(self, target: Target, fleet: Fleet, now_ns: int, tokens: int, cap: int | None) -> TargetView:
+        """Read a target of several replicas: what one call meets is the load of one of them."""
+        usable = fleet.usable()
+        state = self._state_of(target.id, now_ns)
+        state.advance(now_ns)
+        state.replicas = max(1, len(usable))
+        state.asked += 1
+        running = max(state.in_flight + state.elsewhere, sum(each.requests for each in usable))
+        load = running // state.replicas
+        refusal = state.breaker.refusal(now_ns)
+        full = fleet.refusal()
+        retry_after_s = FULL_RETRY_AFTER_S if full else None
+        average = None
+        if (price := target.rates.hardware_nano_usd_per_hour) and (tally := fleet.lately()):
+            average = nano_usd_per_mtok(price, tally.up_s, tally)
+        return TargetView(
+            target=target,
+            in_flight=running,
+            available=refusal is None and full is None,
+            unavailable_reason=refusal or full or "",
+            retry_after_s=retry_after_s if refusal is None else state.breaker.retry_after_s(now_ns),
+            probe_due=state.probe is None and self._stale(state, now_ns),
+            ttft_ms=state.ttft_ms.predict(now_ns, tokens, load),
+            tpot_ms=state.tpot_ms.predict(now_ns, 0.0, load),
+            output_tokens=state.output_tokens.predict(now_ns, cap) or self._all_lengths.predict(now_ns, cap),
+            share=1.0 / (load + 1),
+            cold=not usable,
+            average_nano_usd_per_mtok=average,
         )
 
     def _state_of(self, target_id: str, now_ns: int) -> _State:

@@ -15,7 +15,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gateway.fleet import FleetReport
 from gateway.telemetry.figures import Figures, Histogram, Name
+from gateway.telemetry.replica_gauges import ReplicaGauges
 from gateway.types import CallRecord, LedgerEntry
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -76,7 +78,13 @@ _ITL = _Declared(
 )
 _TOKENS = _Declared("tollway_tokens", "Tokens by disjoint class.", ("target", "class"))
 _COST = _Declared("tollway_cost_nano_usd", "Cost in nano-dollars.", ("target",))
-_ALL = (_REQUESTS, _DURATION, _OVERHEAD, _ATTEMPTS, _ERRORS, _TTFT, _TPOT, _ITL, _TOKENS, _COST)
+_BRIDGED = _Declared(
+    "tollway_bridged_requests", "Calls served by another while the target had no replica.", ("target",)
+)
+_BRIDGE_COST = _Declared("tollway_bridge_cost_nano_usd", "What those calls cost, in nano-dollars.", ("target",))
+_ALL = (
+    _REQUESTS, _DURATION, _OVERHEAD, _ATTEMPTS, _ERRORS, _TTFT, _TPOT, _ITL, _TOKENS, _COST, _BRIDGED, _BRIDGE_COST,
+)  # fmt: skip
 
 
 class _Exposition(Collector):
@@ -209,6 +217,12 @@ class Metrics:
         self._gauges.append(gauges)
         self.registry.register(gauges)
 
+    def watch_replicas(self, report: Callable[[], Mapping[str, FleetReport]]) -> None:
+        """Export what own replicas say, by target."""
+        gauges = ReplicaGauges(report)
+        self._gauges.append(gauges)
+        self.registry.register(gauges)
+
     def exposition(self) -> bytes:
         """Return everything in Prometheus' text format."""
         return self.reading()()
@@ -257,6 +271,10 @@ class Metrics:
         series.duration.observe(record.duration_ms / 1e3)
         if record.overhead_ms is not None:
             self._overhead.observe(record.overhead_ms / 1e3)
+        if record.bridged_for is not None:
+            label = self._series_of(record.bridged_for).label
+            self._values[self._figures.counter(_BRIDGED.name, (label,))] += 1.0
+            self._values[self._figures.counter(_BRIDGE_COST.name, (label,))] += record.cost_nano_usd
 
     def _series_of(self, target_id: str) -> _TargetSeries:
         series = self._targets.get(target_id)

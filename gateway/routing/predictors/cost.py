@@ -1,4 +1,8 @@
-"""Predict what a call costs: a provider's by its tokens, own hardware's by its share of the machine's time."""
+"""Predict what a call costs: a provider's by its tokens, own hardware's by its share of the machine's time.
+
+Or, where the configuration says ``charge: average``, by its tokens at what they cost on that hardware lately, idle time
+included.
+"""
 
 from gateway.types import Call, Quantiles, Rates, TargetView
 
@@ -24,6 +28,10 @@ class RatesTimesTokens:
         """Return nano-dollars. Each quantile takes the same quantile of its parts: on the safe side in the tail."""
         rates = view.target.rates
         if rates.hardware_nano_usd_per_hour is not None:
+            average = view.average_nano_usd_per_mtok if view.target.charge == "average" else None
+            if average is not None:
+                each = Rates(output_nano_usd_per_mtok=round(average))
+                return _tokens(each, call.input_tokens_estimate * average / _MTOK, output_tokens)
             return _hardware(rates.hardware_nano_usd_per_hour * view.share, output_tokens, ttft_ms, tpot_ms)
         fixed = rates.request_nano_usd + call.input_tokens_estimate * rates.input_nano_usd_per_mtok / _MTOK
         return _tokens(rates, fixed, view.billed_output_tokens or output_tokens)

@@ -36,7 +36,7 @@ ENVIRON = {"HOME": "/h", "OPENAI_API_KEY": "sk-upstream", "DEMO_KEY": "tw-demo",
 FULL = """\
 server: {host: 0.0.0.0, port: 9000, max_body_mb: 1.5, body_timeout_s: 11, drain_s: 12, workers: 3}
 providers:
-  cluster: {type: ray-serve, base_url: "http://10.0.0.1:8000/"}
+  cluster: {type: ray-serve, base_url: "http://10.0.0.1:8000/", direct: false}
   openai:
     type: openai
     base_url: https://eu.api.openai.com/v1
@@ -50,7 +50,8 @@ models:
     context: 8192
     max_output_tokens: 1024
     capabilities: [chat, tools]
-    hardware: {name: cpu-2, usd_per_hour: 0.08}
+    hardware: {name: cpu-2, usd_per_hour: 0.08, charge: average}
+    replica_choice: least_active
     quality: {mmlu: 0.31}
     region: eu
   mini:
@@ -65,7 +66,7 @@ routes:
     limits: {ttft_ms: {p95: 1500}, tpot_ms: {p50: 250}, usd_per_request: 0.01}
     require: {commercial: allowed, hosting: own}
     when_none_fits: reject
-timeouts: {connect_s: 1, first_token_s: 2, idle_s: 3, total_s: 4}
+timeouts: {connect_s: 1, first_token_s: 2, idle_s: 3, total_s: 4, cold_start_s: 5}
 state_dir: ~/state
 keys:
   - {name: demo, secret: env:DEMO_KEY, routes: [auto, openai/gpt-5], requests_per_minute: 60, concurrency: 4, team: red}
@@ -130,7 +131,7 @@ def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
     assert snapshot.server == Server(
         host="0.0.0.0", port=9000, max_body_bytes=1_500_000, body_timeout_s=11, drain_s=12, workers=3
     )
-    assert snapshot.timeouts == Timeouts(connect_s=1, first_token_s=2, idle_s=3, total_s=4)
+    assert snapshot.timeouts == Timeouts(connect_s=1, first_token_s=2, idle_s=3, total_s=4, cold_start_s=5)
     assert snapshot.state_dir == "/h/state"
     assert snapshot.keys == {
         hashlib.sha256(b"tw-demo").digest(): Principal(
@@ -148,6 +149,7 @@ def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
     assert smol.capabilities == frozenset({"chat", "tools"})
     assert smol.quality == {"mmlu": 0.31}
     assert (smol.own_hardware, smol.always_stream, smol.credential) == (True, True, None)
+    assert (smol.cluster_url, smol.replica_choice, smol.charge) == (None, "least_active", "average")
     assert smol.rates == Rates(hardware_nano_usd_per_hour=80_000_000, version="config")
     assert mini.base_url == "https://eu.api.openai.com/v1"
     assert mini.credential is not None

@@ -37,7 +37,7 @@ class Traffic:
     def one(self) -> str:
         """Serve one call and return where it went."""
         target = self.router.plan(self.call, self.pool.view(self.call)).candidates[0].target
-        lease = self.pool.begin(target)
+        lease = self.pool.begin(target, build_call())
         ttft_ms = self.ttft_ms[target.id] * self.draw.uniform(0.9, 1.1)
         self.now_ns += round((ttft_ms + 100) * 1e6)
         lease.end(
@@ -101,7 +101,7 @@ def test_probing_a_slow_target_is_done_by_one_call_at_a_time() -> None:
     served = []
     for _ in range(40):
         target = traffic.router.plan(traffic.call, traffic.pool.view(traffic.call)).candidates[0].target
-        traffic.pool.begin(target)
+        traffic.pool.begin(target, build_call())
         served.append(target.id)
     assert served.count("cheap") == 1
 
@@ -110,7 +110,7 @@ async def test_a_half_open_target_gets_exactly_one_of_a_hundred_concurrent_calls
     """All plans are made before the first attempt begins; asking again just before beginning lets one through."""
     traffic = Traffic(ttft_p95_ms=None)
     for _ in range(3):
-        lease = traffic.pool.begin(CHEAP)
+        lease = traffic.pool.begin(CHEAP, build_call())
         lease.end(
             Sample(
                 ok=False,
@@ -131,7 +131,7 @@ async def test_a_half_open_target_gets_exactly_one_of_a_hundred_concurrent_calls
         await asyncio.sleep(0)
         for candidate in plan.candidates:
             if traffic.pool.refusal(candidate.target) is None:
-                lease = traffic.pool.begin(candidate.target)
+                lease = traffic.pool.begin(candidate.target, build_call())
                 await asyncio.sleep(0)
                 lease.abandon()
                 return candidate.target.id

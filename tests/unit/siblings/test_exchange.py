@@ -61,7 +61,7 @@ async def processes(directory: Path, count: int) -> AsyncIterator[list[Process]]
 async def test_what_one_process_measured_the_others_predict(tmp_path: Path) -> None:
     """TTFT, TPOT and length of an answer that one process served, in the views of two others."""
     async with processes(tmp_path, 3) as (one, *others):
-        one.pool.begin(TARGET).end(sample())
+        one.pool.begin(TARGET, build_call()).end(sample())
         for other in others:
             await until(lambda other=other: other.view.ttft_ms is not None)  # type: ignore[misc]
             assert other.view.ttft_ms == one.view.ttft_ms
@@ -73,11 +73,11 @@ async def test_a_breaker_opens_and_closes_everywhere(tmp_path: Path) -> None:
     """Three failures spread over three processes open it in each; an answer in one closes it in all."""
     async with processes(tmp_path, 3) as made:
         for each in made:
-            each.pool.begin(TARGET).end(sample(ok=False))
+            each.pool.begin(TARGET, build_call()).end(sample(ok=False))
         for each in made:
             await until(lambda each=each: not each.view.available)  # type: ignore[misc]
         await until(lambda: made[0].view.available)  # the first pause is over: it may probe
-        made[0].pool.begin(TARGET).end(sample())
+        made[0].pool.begin(TARGET, build_call()).end(sample())
         for each in made:
             await until(lambda each=each: each.pool.breaker_states() == {"own": "closed"})  # type: ignore[misc]
 
@@ -85,10 +85,10 @@ async def test_a_breaker_opens_and_closes_everywhere(tmp_path: Path) -> None:
 async def test_calls_in_other_processes_count_as_load_until_they_end(tmp_path: Path) -> None:
     """In views, in the gauge, and in how an attempt's share of own hardware is reckoned."""
     async with processes(tmp_path, 2) as (one, other):
-        leases = [one.pool.begin(TARGET) for _ in range(3)]
+        leases = [one.pool.begin(TARGET, build_call()) for _ in range(3)]
         await until(lambda: other.view.in_flight == 3)
         assert other.pool.in_flight() == {"own": 3}
-        mine = other.pool.begin(TARGET)
+        mine = other.pool.begin(TARGET, build_call())
         assert mine.in_flight_at_start == 4
         for lease in leases:
             lease.abandon()
@@ -99,7 +99,7 @@ async def test_calls_in_other_processes_count_as_load_until_they_end(tmp_path: P
 async def test_what_a_dead_process_had_under_way_is_forgotten(tmp_path: Path) -> None:
     """Its socket file is still there, nobody behind it; the next thing said to it shows that."""
     async with processes(tmp_path, 2) as (one, other):
-        one.pool.begin(TARGET)
+        one.pool.begin(TARGET, build_call())
         await until(lambda: other.view.in_flight == 1)
         socket = tmp_path / "0.sock"
         remains = socket.stat().st_ino
@@ -107,7 +107,7 @@ async def test_what_a_dead_process_had_under_way_is_forgotten(tmp_path: Path) ->
         await one.exchange.stop()
         (tmp_path / "kept").rename(socket)
         assert socket.stat().st_ino == remains
-        one.pool.begin(TARGET)
+        one.pool.begin(TARGET, build_call())
         await until(lambda: other.view.in_flight == 0)
 
 
@@ -139,5 +139,5 @@ async def test_a_directory_of_any_depth_will_do(tmp_path: Path) -> None:
     """An address of a socket has 108 bytes at most, a state directory's path may have more."""
     deep = tmp_path.joinpath(*["a-rather-long-name-of-a-directory"] * 6)
     async with processes(deep, 2) as (one, other):
-        one.pool.begin(TARGET).end(sample())
+        one.pool.begin(TARGET, build_call()).end(sample())
         await until(lambda: other.view.ttft_ms is not None)

@@ -57,7 +57,7 @@ def test_shares_of_concurrent_attempts_add_up_to_the_busy_time(steps: list[tuple
         clock.now_ns += step_ns
         busy_ns += step_ns if running else 0
         if begins or not running:
-            running.append(pool.begin(TARGET))
+            running.append(pool.begin(TARGET, build_call()))
         else:
             lease = running.pop(which % len(running))
             shares_s.append(lease.abandon() if which % 2 else lease.end(sample()))
@@ -72,9 +72,9 @@ def test_two_calls_side_by_side_pay_half_each() -> None:
     """One second alone, one second together, one second alone: 1.5 replica-seconds each."""
     clock = HandClock()
     pool = Pool(clock)
-    first = pool.begin(TARGET)
+    first = pool.begin(TARGET, build_call())
     clock.pass_s(1)
-    second = pool.begin(TARGET)
+    second = pool.begin(TARGET, build_call())
     assert (first.in_flight_at_start, second.in_flight_at_start) == (1, 2)
     assert view(pool).share == pytest.approx(1 / 3)
     clock.pass_s(1)
@@ -87,7 +87,7 @@ def test_a_lease_ends_once() -> None:
     """Ending again, or abandoning what has ended, changes no count and returns the same share."""
     clock = HandClock()
     pool = Pool(clock)
-    lease = pool.begin(TARGET)
+    lease = pool.begin(TARGET, build_call())
     clock.pass_s(2)
     assert lease.end(sample()) == pytest.approx(2.0)
     clock.pass_s(5)
@@ -103,7 +103,7 @@ def test_a_target_never_measured_has_no_prediction_and_is_worth_a_try_once() -> 
     cold = view(pool)
     assert (cold.ttft_ms, cold.tpot_ms, cold.output_tokens, cold.available, cold.share) == (None, None, None, True, 1.0)
     assert cold.probe_due
-    lease = pool.begin(TARGET)
+    lease = pool.begin(TARGET, build_call())
     assert not view(pool).probe_due
     lease.abandon()
     assert view(pool).probe_due
@@ -113,12 +113,12 @@ def test_a_target_passed_over_becomes_due_after_time_and_calls() -> None:
     """Ten seconds without news make a target due, but not before ten calls have looked: a rare call is no probe."""
     clock = HandClock()
     pool = Pool(clock)
-    pool.begin(TARGET).end(sample())
+    pool.begin(TARGET, build_call()).end(sample())
     for _ in range(30):
         assert not view(pool).probe_due
     clock.pass_s(10)
     assert view(pool).probe_due
-    probe = pool.begin(TARGET)
+    probe = pool.begin(TARGET, build_call())
     assert not view(pool).probe_due
     probe.end(sample())
     clock.pass_s(60)
@@ -130,9 +130,9 @@ def test_a_surprisingly_fast_sample_asks_for_another_at_once() -> None:
     clock = HandClock()
     pool = Pool(clock)
     for _ in range(5):
-        pool.begin(TARGET).end(sample(2000.0, tpot_ms=None))
+        pool.begin(TARGET, build_call()).end(sample(2000.0, tpot_ms=None))
     assert not view(pool).probe_due
-    pool.begin(TARGET).end(sample(100.0, tpot_ms=None))
+    pool.begin(TARGET, build_call()).end(sample(100.0, tpot_ms=None))
     assert view(pool).probe_due
 
 
@@ -140,15 +140,15 @@ def test_a_quick_failure_is_no_fast_sample() -> None:
     """An error after a millisecond leaves the prediction as it was; a refused connection gives a cold target none."""
     clock = HandClock()
     pool = Pool(clock)
-    lease = pool.begin(TARGET)
+    lease = pool.begin(TARGET, build_call())
     clock.pass_s(0.001)
     lease.end(sample(None, ok=False))
     assert view(pool).ttft_ms is None
     for ttft_ms in (300.0, 400.0, 500.0, 600.0, 700.0):
-        pool.begin(TARGET).end(sample(ttft_ms))
+        pool.begin(TARGET, build_call()).end(sample(ttft_ms))
     before = view(pool).ttft_ms
     for _ in range(10):
-        lease = pool.begin(TARGET)
+        lease = pool.begin(TARGET, build_call())
         clock.pass_s(0.001)
         lease.end(sample(None, ok=False))
     assert view(pool).ttft_ms == before
@@ -161,8 +161,8 @@ def test_a_wait_in_vain_is_a_slow_sample(known_ms: float | None) -> None:
     pool = Pool(clock)
     if known_ms is not None:
         for _ in range(4):
-            pool.begin(TARGET).end(sample(known_ms))
-    lease = pool.begin(TARGET)
+            pool.begin(TARGET, build_call()).end(sample(known_ms))
+    lease = pool.begin(TARGET, build_call())
     clock.pass_s(5)
     lease.end(sample(None, ok=False, trips_breaker=False, input_tokens=0))
     learnt = view(pool).ttft_ms
@@ -174,17 +174,17 @@ def test_a_probe_cut_short_by_a_ceiling_does_not_open_the_breaker() -> None:
     """Slow is not broken: probes that time out leave the breaker closed, other timeouts open it."""
     clock = HandClock()
     pool = Pool(clock, probe_every=1)
-    pool.begin(TARGET).end(sample(3000.0))
+    pool.begin(TARGET, build_call()).end(sample(3000.0))
     for _ in range(5):
         clock.pass_s(10)
         assert view(pool).probe_due
-        probe = pool.begin(TARGET)
+        probe = pool.begin(TARGET, build_call())
         clock.pass_s(1.5)
         probe.end(sample(1500.0, ok=False, error_kind=ErrorKind.UPSTREAM_TIMEOUT))
         assert not view(pool).probe_due
     assert pool.breaker_states() == {"own": "closed"}
     for _ in range(3):
-        pool.begin(TARGET).end(sample(1500.0, ok=False, error_kind=ErrorKind.UPSTREAM_TIMEOUT))
+        pool.begin(TARGET, build_call()).end(sample(1500.0, ok=False, error_kind=ErrorKind.UPSTREAM_TIMEOUT))
     assert pool.breaker_states() == {"own": "open"}
     assert not view(pool).available
     assert view(pool).retry_after_s == pytest.approx(1.0)
@@ -194,8 +194,8 @@ def test_answer_lengths_are_kept_apart_by_cap() -> None:
     """Answers cut off at 16 tokens say nothing of uncapped ones; a cap never tried cuts the uncapped prediction off."""
     pool = Pool(HandClock())
     for _ in range(5):
-        pool.begin(TARGET).end(sample(output_tokens=300))
-        pool.begin(TARGET).end(sample(output_tokens=16, max_output_tokens=16))
+        pool.begin(TARGET, build_call()).end(sample(output_tokens=300))
+        pool.begin(TARGET, build_call()).end(sample(output_tokens=16, max_output_tokens=16))
 
     def median(cap: int | None) -> float:
         known = pool.view(build_call(route=build_route(TARGET), max_output_tokens=cap))[0].output_tokens
@@ -211,17 +211,17 @@ def test_what_is_removed_is_forgotten_and_memory_is_bounded() -> None:
     """``keep`` drops idle targets, running ones stay until later; invented names push out the longest idle."""
     pool = Pool(HandClock())
     gone, kept, busy = build_target("gone"), build_target("kept"), build_target("busy")
-    pool.begin(gone).abandon()
-    pool.begin(kept).abandon()
-    lease = pool.begin(busy)
+    pool.begin(gone, build_call()).abandon()
+    pool.begin(kept, build_call()).abandon()
+    lease = pool.begin(busy, build_call())
     pool.keep(["kept"])
     assert set(pool.in_flight()) == {"kept", "busy"}
     lease.abandon()
     pool.keep(["kept"])
     assert set(pool.in_flight()) == {"kept"}
     for number in range(MAX_TARGETS + 10):
-        pool.begin(kept).abandon()
-        pool.begin(build_target(f"invented-{number}")).abandon()
+        pool.begin(kept, build_call()).abandon()
+        pool.begin(build_target(f"invented-{number}"), build_call()).abandon()
     assert len(pool.in_flight()) == MAX_TARGETS
     assert "kept" in pool.in_flight()
 
@@ -229,7 +229,7 @@ def test_what_is_removed_is_forgotten_and_memory_is_bounded() -> None:
 def test_a_newcomer_is_taken_to_answer_as_long_as_the_others() -> None:
     """Or a cheap target never tried would look dearer than a dear one known to answer briefly."""
     pool = Pool(HandClock())
-    pool.begin(build_target("other")).end(sample(output_tokens=12))
+    pool.begin(build_target("other"), build_call()).end(sample(output_tokens=12))
     known = view(pool).output_tokens
     assert known is not None
     assert known.p50 == pytest.approx(12)

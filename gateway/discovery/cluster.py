@@ -1,0 +1,210 @@
+"""Follows clusters: asks each one's directory where its replicas are, and listens to every replica. See ADR 0006.
+
+One task asks the directory again and again (it answers when something has changed), one for each replica reads the
+lines in which it says how it is, and one tells the directory who waits for a model without replicas. What is learnt
+goes into ``targets.replicas``. A directory that does not answer changes nothing there; a replica whose connection
+breaks, or that is silent for a second, is out at once.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+import msgspec
+from msgspec import Struct
+
+from gateway.clock import Ids
+from gateway.errors import ErrorKind, UpstreamError
+from gateway.fleet import ListedModel, Load
+from gateway.targets.replicas import Fleet, Replica, Replicas
+from gateway.transport.base import Transport, UpstreamStream
+from gateway.types import Secret, UpstreamRequest
+
+SILENCE_S = 1.0
+"""A replica says something four times a second."""
+FIRST_LINE_S = 2.0
+ANSWER_S = 15.0
+"""The directory answers within ten."""
+PLEA_EVERY_S = 0.5
+CONNECT_S = 1.0
+RETRY_S = 0.25
+LONGEST_RETRY_S = 2.0
+FIRST_VIEW_S = 1.0
+"""A gateway that starts waits for so long, so that its first requests find the replicas."""
+_MAX_BYTES = 4 * 1024 * 1024
+
+_log = logging.getLogger("tollway.discovery")
+_load = msgspec.json.Decoder(Load).decode
+
+
+class Cluster(Struct, frozen=True):
+    """A directory to follow."""
+
+    url: str
+    credential: Secret | None
+
+
+class _Listing(Struct):
+    version: int
+    models: dict[str, ListedModel]
+
+
+_listing = msgspec.json.Decoder(_Listing).decode
+
+
+class Discovery:
+    """Follows the clusters that the configuration names: ``start``, ``follow`` whenever they change, ``stop``."""
+
+    def __init__(self, replicas: Replicas, transport: Transport, ids: Ids) -> None:
+        self._replicas = replicas
+        self._transport = transport
+        self._gateway_id = ids("gw")
+        self._following: dict[Cluster, asyncio.Task[None]] = {}
+        self._first_views: dict[Cluster, asyncio.Event] = {}
+
+    async def start(self, clusters: set[Cluster]) -> None:
+        """Begin to follow, and wait a little for the first view."""
+        self.follow(clusters)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_VIEW_S):
+                for view in list(self._first_views.values()):
+                    await view.wait()
+
+    def follow(self, clusters: set[Cluster]) -> None:
+        """Follow these clusters and no others."""
+        for gone in self._following.keys() - clusters:
+            self._following.pop(gone).cancel()
+            self._replicas.forget(gone.url)
+        for cluster in clusters - self._following.keys():
+            self._first_views[cluster] = asyncio.Event()
+            self._following[cluster] = asyncio.create_task(self._follow(cluster))
+
+    async def stop(self) -> None:
+        """End every task and connection."""
+        tasks = list(self._following.values())
+        self._following.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _follow(self, cluster: Cluster) -> None:
+        while True:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._plead(cluster))
+                    await self._watch(cluster, tasks)
+            # A fault of ours must not leave the gateway without a view for the rest of its life.
+            except* Exception:  # noqa: BLE001
+                _log.exception("following %s failed; beginning anew", cluster.url)
+                self._replicas.forget(cluster.url)
+            await asyncio.sleep(LONGEST_RETRY_S)
+
+    async def _watch(self, cluster: Cluster, tasks: asyncio.TaskGroup) -> None:
+        version: int | None = None
+        retry_s = RETRY_S
+        while True:
+            try:
+                listing = await self._ask(cluster, version)
+            except (UpstreamError, TimeoutError, msgspec.DecodeError) as error:
+                if retry_s == RETRY_S:
+                    # With none at all (404) this is another's Ray Serve, whose proxy serves everything.
+                    _log.warning("the directory of %s does not answer (%s); what is known stays", cluster.url, error)
+                version = None
+                await asyncio.sleep(retry_s)
+                retry_s = min(retry_s * 2, LONGEST_RETRY_S)
+                continue
+            retry_s = RETRY_S
+            version = listing.version
+            new = self._replicas.listed(cluster.url, listing.models)
+            heard = [asyncio.Event() for _ in new]
+            for (fleet, replica), event in zip(new, heard, strict=True):
+                tasks.create_task(self._listen(cluster, fleet, replica, event))
+            if not self._first_views[cluster].is_set():
+                tasks.create_task(_see(self._first_views[cluster], heard))
+
+    async def _ask(self, cluster: Cluster, version: int | None) -> _Listing:
+        after = "" if version is None else f"?after={version}"
+        async with asyncio.timeout(ANSWER_S), self._get(f"{cluster.url}/tollway/replicas{after}", cluster) as stream:
+            body = b""
+            while chunk := await stream.read():
+                body += chunk
+                if len(body) > _MAX_BYTES:
+                    raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "an endless answer")
+            return _listing(body)
+
+    async def _listen(self, cluster: Cluster, fleet: Fleet, replica: Replica, heard: asyncio.Event) -> None:
+        """Hear a replica for as long as it is listed or heard."""
+        retry_s = RETRY_S
+        while replica.is_listed:
+            try:
+                async with self._get(f"{replica.url}/tollway/load", cluster) as stream:
+                    async for line in _lines(stream):
+                        fleet.heard(replica, _load(line))
+                        heard.set()
+                        retry_s = RETRY_S
+            except (UpstreamError, TimeoutError, msgspec.DecodeError) as error:
+                _log.info("replica %s of %s is not heard: %s", replica.id, fleet.name, error)
+            fleet.lost(replica)
+            await asyncio.sleep(retry_s)
+            retry_s = min(retry_s * 2, LONGEST_RETRY_S)
+        heard.set()
+
+    async def _plead(self, cluster: Cluster) -> None:
+        """Tell the directory who waits, for as long as somebody does."""
+        while True:
+            await asyncio.sleep(PLEA_EVERY_S)
+            fleets = self._replicas.fleets(cluster.url).values()
+            waiting = {fleet.name: count for fleet in fleets if (count := fleet.wanted())}
+            if not waiting:
+                continue
+            body = msgspec.json.encode({"gateway": self._gateway_id, "waiting": waiting})
+            request = UpstreamRequest(
+                method="POST", url=f"{cluster.url}/tollway/demand", headers=_headers(cluster), body=body
+            )
+            with contextlib.suppress(UpstreamError, TimeoutError):
+                async with (
+                    asyncio.timeout(ANSWER_S),
+                    self._transport.send(request, connect_timeout_s=CONNECT_S) as reply,
+                ):
+                    while await reply.read():
+                        pass
+
+    @contextlib.asynccontextmanager
+    async def _get(self, url: str, cluster: Cluster) -> AsyncIterator[UpstreamStream]:
+        request = UpstreamRequest(method="GET", url=url, headers=_headers(cluster), body=b"")
+        async with self._transport.send(request, connect_timeout_s=CONNECT_S) as stream:
+            if stream.status != 200:
+                raise UpstreamError(ErrorKind.UPSTREAM_ERROR, f"status {stream.status}")
+            yield stream
+
+
+async def _see(view: asyncio.Event, heard: list[asyncio.Event]) -> None:
+    for event in heard:
+        await event.wait()
+    view.set()
+
+
+def _headers(cluster: Cluster) -> tuple[tuple[str, str], ...]:
+    headers = [("content-type", "application/json")]
+    if cluster.credential is not None:
+        headers.append(("authorization", f"Bearer {cluster.credential.value}"))
+    return tuple(headers)
+
+
+async def _lines(stream: UpstreamStream) -> AsyncIterator[bytes]:
+    """Yield whole lines until the stream ends. Raises TimeoutError when it is silent for too long."""
+    rest = b""
+    patience_s = FIRST_LINE_S
+    while True:
+        async with asyncio.timeout(patience_s):
+            chunk = await stream.read()
+        if not chunk:
+            return
+        patience_s = SILENCE_S
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line:
+                yield line
+        if len(rest) > _MAX_BYTES:
+            raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "an endless line")

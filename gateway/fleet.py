@@ -1,0 +1,83 @@
+"""Own replicas as values: what a directory and the replicas say (ADR 0006), and what is reported of them."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from msgspec import Struct
+
+
+class Tally(Struct, frozen=True):
+    """What a replica has done in a span of its life; tokens are None where its engine does not count them."""
+
+    up_s: float
+    busy_s: float
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class Load(Struct, frozen=True):
+    """One line of a replica; see ADR 0006."""
+
+    id: str
+    model: str
+    state: Literal["ready", "draining"]
+    in_flight: int
+    limit: int
+    total: Tally
+    window: Tally
+    running: int | None = None
+    waiting: int | None = None
+    kv_usage: float | None = None
+    kv_tokens: int | None = None
+    ttft_ms: float | None = None
+
+
+class Listed(Struct, frozen=True):
+    """A replica as the directory lists it."""
+
+    id: str
+    url: str
+
+
+class ListedModel(Struct, frozen=True):
+    """A model as the directory lists it; with no replicas it is at zero."""
+
+    replicas: tuple[Listed, ...]
+    serves: tuple[str, ...]
+    usd_per_hour: float = 0.0
+
+
+class FleetReport(Struct, frozen=True, kw_only=True):
+    """The replicas of one target at a glance; rates are means over the last minute."""
+
+    replicas: Mapping[str, int]
+    """By state: ``ready``, ``draining``, ``lost`` (listed and not heard)."""
+    running: int
+    """Requests that the engines work on."""
+    waiting: int
+    """Requests that wait in the engines."""
+    wanted: int
+    """Requests that want a replica while there is none."""
+    kv_usage: float | None
+    """The fullest replica's, 0 to 1."""
+    prefill_tokens_per_s: float
+    """Prompt tokens, without those from a cache."""
+    cached_tokens_per_s: float
+    decode_tokens_per_s: float
+    utilisation: float
+    """The part of the replicas' time in which they had a request, 0 to 1."""
+    nano_usd_per_hour: float
+    average_nano_usd_per_mtok: float | None
+    """Of tokens read and written, idle time included; None: there were none."""
+    marginal_nano_usd_per_mtok: float | None
+    """The same of busy time only."""
+
+
+def nano_usd_per_mtok(nano_usd_per_hour: float, seconds: float, tally: Tally) -> float | None:
+    """Return what a million tokens, read and written, cost at that price; None while there were none.
+
+    With ``up_s`` for seconds it is the average price, idle time included; with ``busy_s`` the marginal one.
+    """
+    tokens = (tally.prompt_tokens or 0) + (tally.output_tokens or 0)
+    return nano_usd_per_hour * seconds / 3600 / tokens * 1e6 if tokens else None

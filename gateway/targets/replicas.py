@@ -1,0 +1,270 @@
+"""What is known of our own replicas, and which of them an attempt goes to. State; the sockets are in ``discovery``.
+
+A target whose replicas a directory lists has no one address. Discovery says which replicas there are (``listed``) and
+passes on every line in which one says how it is (``heard``); from then on the replica is up, until its connection
+breaks or falls silent (``lost``) or an attempt finds it dead. An attempt asks for a visit, which names the replica's
+address, and ends the visit with what became of it.
+
+*Load.* Our own requests at a replica are counted here, to the last one. Those of others (another gateway, another
+process of this one) are what the replica's last line said beyond ours: late by one line, never counted twice.
+
+*Cold* is a target with no replica that takes requests: at zero, or still starting, or just died. Routing puts it last,
+so that the next target serves meanwhile; where there is none, requests wait here, so many at most, until a replica is
+heard. Whoever wanted a cold target is counted, and discovery tells the cluster: that is what starts a replica at zero.
+
+A directory that is away changes nothing here: who was listed stays, as long as it is heard.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+
+from gateway.clock import Clock
+from gateway.errors import ErrorKind, UpstreamError
+from gateway.fleet import FleetReport, Listed, ListedModel, Load, Tally, nano_usd_per_mtok
+from gateway.types import Call, Target
+
+MAX_WAITING = 256
+"""Requests that wait for one model's first replica; one more is answered 503."""
+WANTED_FOR_NS = 10_000_000_000
+"""A cold target that was wanted stays so for this long: a caller who tries again is not always there."""
+FULL_RETRY_AFTER_S = 1.0
+_OWN_FAULTS = frozenset((ErrorKind.UPSTREAM_CONNECT.value, ErrorKind.UPSTREAM_CUT.value))
+"""What says that a replica is gone, and nothing of the others."""
+
+
+class Replica:
+    """One replica, as last heard and as this process uses it."""
+
+    __slots__ = ("at_line", "full", "id", "in_flight", "is_listed", "load", "uncached_tokens", "up", "url")
+
+    def __init__(self, listed: Listed) -> None:
+        self.id = listed.id
+        self.url = listed.url
+        self.is_listed = True
+        self.up = False
+        self.full = False
+        """It has refused a request since its last line."""
+        self.load: Load | None = None
+        self.in_flight = 0
+        self.at_line = 0
+        """Of ``in_flight``, how much there was when the last line came."""
+        self.uncached_tokens = 0
+
+    @property
+    def requests(self) -> int:
+        """Everybody's requests there."""
+        others = self.load.in_flight - self.at_line if self.load is not None else 0
+        return self.in_flight + max(0, others)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it would take one more."""
+        return not self.full and (self.load is None or self.requests < self.load.limit)
+
+
+class Visit:
+    """One attempt's stay at a replica. Ends once."""
+
+    __slots__ = ("_fleet", "_is_reading", "_replica", "_uncached_tokens", "url")
+
+    def __init__(self, fleet: "Fleet", replica: Replica, uncached_tokens: int) -> None:
+        self.url = replica.url
+        self._fleet = fleet
+        self._replica = replica
+        self._uncached_tokens = uncached_tokens
+        self._is_reading = True
+        replica.in_flight += 1
+        replica.uncached_tokens += uncached_tokens
+
+    def begun(self) -> None:
+        """Note the first token: the prompt has been read."""
+        if self._is_reading:
+            self._is_reading = False
+            self._replica.uncached_tokens -= self._uncached_tokens
+
+    def end(self, error_kind: str | None) -> bool:
+        """Leave; return whether it failed for a reason of this replica's own, and another one could serve."""
+        self.begun()
+        replica = self._replica
+        replica.in_flight -= 1
+        if error_kind in _OWN_FAULTS:
+            # Until it is heard again: its next line, if it lives, comes within 250 ms.
+            replica.up = False
+        elif error_kind == ErrorKind.UPSTREAM_OVERLOADED.value:
+            replica.full = True
+        else:
+            return False
+        return any(each.has_room for each in self._fleet.usable())
+
+
+class Fleet:
+    """The replicas of one model."""
+
+    def __init__(self, name: str, clock: Clock, random: Random) -> None:
+        self.name = name
+        self.usd_per_hour = 0.0
+        self.replicas: dict[str, Replica] = {}
+        self._now_ns = clock.monotonic_ns
+        self._random = random
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._wanting = 0
+        self._wanted_until_ns = 0
+
+    def usable(self) -> list[Replica]:
+        """Return those that take requests: the ready ones, or while there is none, those that drain."""
+        up = [each for each in self.replicas.values() if each.up and each.load is not None]
+        return [each for each in up if each.load is not None and each.load.state == "ready"] or up
+
+    def refusal(self) -> str | None:
+        """Say why no replica would take one more request now; None when one would, or may once it is there."""
+        usable = self.usable()
+        if usable and not any(each.has_room for each in usable):
+            return f"all {len(usable)} replicas have as many requests as they take"
+        return None
+
+    def visit(self, call: Call, target: Target) -> Visit | None:
+        """Choose a replica for an attempt that begins now; None when there is none to choose from."""
+        usable = self.usable()
+        chosen = [each for each in usable if each.has_room] or usable
+        if not chosen:
+            return None
+        return Visit(self, min(chosen, key=lambda each: each.requests), call.input_tokens_estimate)
+
+    def listed(self, replicas: Sequence[Listed]) -> list[Replica]:
+        """Take over the directory's list, and return the new ones. One that is still heard stays until it is not."""
+        new = [Replica(each) for each in replicas if each.id not in self.replicas]
+        self.replicas |= {each.id: each for each in new}
+        ids = {each.id for each in replicas}
+        for replica in list(self.replicas.values()):
+            replica.is_listed = replica.id in ids
+            if not (replica.is_listed or replica.up):
+                del self.replicas[replica.id]
+        return new
+
+    def heard(self, replica: Replica, load: Load) -> None:
+        """Take in a line of one of the replicas."""
+        replica.load = load
+        replica.at_line = replica.in_flight
+        replica.up = True
+        replica.full = False
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def lost(self, replica: Replica) -> None:
+        """Take a replica for dead that is not heard any more; one that is not listed either is forgotten."""
+        replica.up = False
+        if not replica.is_listed:
+            self.replicas.pop(replica.id, None)
+
+    def want(self) -> Callable[[], None]:
+        """Count somebody who would go here if a replica were there; call what is returned when that is over."""
+        self._wanting += 1
+        self._wanted_until_ns = self._now_ns() + WANTED_FOR_NS
+
+        def no_longer() -> None:
+            self._wanting -= 1
+
+        return no_longer
+
+    def wanted(self) -> int:
+        """Tell how many requests want a replica that is not there."""
+        if self.usable():
+            return 0
+        return self._wanting or int(self._now_ns() < self._wanted_until_ns)
+
+    async def wait(self, patience_s: float) -> None:
+        """Wait until a replica takes requests. Raises UpstreamError: UPSTREAM_TIMEOUT, or OVERLOADED when many wait."""
+        if len(self._waiters) >= MAX_WAITING:
+            message = f"{MAX_WAITING} requests wait for a replica already."
+            raise UpstreamError(ErrorKind.UPSTREAM_OVERLOADED, message, retry_after_s=FULL_RETRY_AFTER_S)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            async with asyncio.timeout(patience_s):
+                await waiter
+        except TimeoutError:
+            message = f"No replica was ready within {patience_s:.0f} s."
+            raise UpstreamError(ErrorKind.UPSTREAM_TIMEOUT, message, retry_after_s=FULL_RETRY_AFTER_S) from None
+        finally:
+            self._waiters.discard(waiter)
+
+    def lately(self) -> Tally | None:
+        """Add up the last minute of all replicas that are up; None when there is none."""
+        windows = [each.load.window for each in self.replicas.values() if each.up and each.load is not None]
+        if not windows:
+            return None
+        return Tally(
+            up_s=sum(each.up_s for each in windows),
+            busy_s=sum(each.busy_s for each in windows),
+            prompt_tokens=sum(each.prompt_tokens or 0 for each in windows),
+            cached_tokens=sum(each.cached_tokens or 0 for each in windows),
+            output_tokens=sum(each.output_tokens or 0 for each in windows),
+        )
+
+    def report(self, nano_usd_per_hour: float | None) -> FleetReport:
+        """Sum up, at this price of a replica or else at the one that the directory gives."""
+        price = self.usd_per_hour * 1e9 if nano_usd_per_hour is None else nano_usd_per_hour
+        up = [each.load for each in self.replicas.values() if each.up and each.load is not None]
+        states: Counter[str] = Counter(load.state for load in up)
+        tally = self.lately() or Tally(0.0, 0.0)
+        # Every replica's span is the last minute or its life, so the sum of what each does per second is this.
+        spans_s = max((load.window.up_s for load in up), default=0.0)
+        per_s = 1.0 / spans_s if spans_s else 0.0
+        prompt, cached = tally.prompt_tokens or 0, tally.cached_tokens or 0
+        return FleetReport(
+            replicas={**states, "lost": len(self.replicas) - len(up)},
+            running=sum(load.running or 0 for load in up),
+            waiting=sum(load.waiting or 0 for load in up),
+            wanted=self.wanted(),
+            kv_usage=max((load.kv_usage for load in up if load.kv_usage is not None), default=None),
+            prefill_tokens_per_s=(prompt - cached) * per_s,
+            cached_tokens_per_s=cached * per_s,
+            decode_tokens_per_s=(tally.output_tokens or 0) * per_s,
+            utilisation=tally.busy_s / tally.up_s if tally.up_s else 0.0,
+            nano_usd_per_hour=price * len(up),
+            average_nano_usd_per_mtok=nano_usd_per_mtok(price, tally.up_s, tally),
+            marginal_nano_usd_per_mtok=nano_usd_per_mtok(price, tally.busy_s, tally),
+        )
+
+
+class Replicas:
+    """Every model of every cluster that a directory lists."""
+
+    def __init__(self, clock: Clock, random: Random | None = None) -> None:
+        self._clock = clock
+        self._random = random or Random()  # noqa: S311 - spreads load, guards nothing
+        self._fleets: dict[str, dict[str, Fleet]] = {}
+        self._serving: dict[tuple[str, str], Fleet] = {}
+
+    def fleet(self, target: Target) -> Fleet | None:
+        """Return the replicas of a target; None when no directory has listed its model yet."""
+        return self._serving.get((target.cluster_url or "", target.upstream_model))
+
+    def fleets(self, cluster_url: str) -> Mapping[str, Fleet]:
+        """Return the models of a cluster by name."""
+        return self._fleets.get(cluster_url, {})
+
+    def listed(self, cluster_url: str, models: Mapping[str, ListedModel]) -> list[tuple[Fleet, Replica]]:
+        """Take over what the directory lists; return the replicas that are new, to be listened to."""
+        fleets = self._fleets.setdefault(cluster_url, {})
+        new: list[tuple[Fleet, Replica]] = []
+        for name, model in models.items():
+            fleet = fleets.get(name)
+            if fleet is None:
+                fleet = fleets[name] = Fleet(name, self._clock, self._random)
+            fleet.usd_per_hour = model.usd_per_hour
+            for served in model.serves or (name,):
+                self._serving[cluster_url, served] = fleet
+            new += [(fleet, replica) for replica in fleet.listed(model.replicas)]
+        for name in fleets.keys() - models.keys():
+            fleets[name].listed(())
+        return new
+
+    def forget(self, cluster_url: str) -> None:
+        """Drop a cluster that the configuration no longer names, or that turned out to have no directory."""
+        self._fleets.pop(cluster_url, None)
+        for key in [key for key in self._serving if key[0] == cluster_url]:
+            del self._serving[key]
