@@ -1,19 +1,38 @@
-"""A model's spec as a Ray Serve application: one application per model, under ``/<name>``.
+"""Ray Serve applications: one per model, under ``/<name>``, and the directory of their replicas, under ``/tollway``.
 
-The gateway finds a model at ``{base_url}/<name>/v1/...``, and its engine's metrics at ``{base_url}/<name>/metrics``.
+The gateway asks the directory for the replicas' own addresses and speaks to those (ADR 0006). A model also answers at
+``{base_url}/<name>/v1/...`` through Serve's proxy, and its engine's metrics at ``{base_url}/<name>/metrics``.
 """
 
-from ray import serve
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 
-from workers.replica import ReplicaApp
+import ray
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from workers.autoscaling import REQUESTS, TTFT_MS, autoscaling_config
+from workers.directory import ANNOUNCE_S, Directory, DirectoryApp, Listed
+from workers.replica import Place, ReplicaApp
 from workers.spec import ModelSpec
 
-# Streams that run when a replica is stopped get this long to end.
-_DRAIN_S = 10.0
+DIRECTORY = "tollway"
+"""The name of the directory's application, and of its route."""
+
+_HINT_HOLDS_S = 3.0
+_CALL_S = 2.0
+# What a replica needs after its streams have ended: its own port closes, then the engine.
+_CLOSING_S = 15.0
 
 
 class _Replica:
-    """The class that Serve constructs; ``serve.ingress`` adds the ASGI app and runs its lifespan in the replica."""
+    """The class that Serve constructs; ``serve.ingress`` adds the ASGI app and runs its lifespan in the replica.
+
+    Serve stops a replica by the lifespan's shutdown, so the app drains there.
+    """
 
     app: ReplicaApp
 
@@ -21,21 +40,122 @@ class _Replica:
         """Raise when the engine cannot serve; after three times Serve replaces the replica."""
         await self.app.check_health()
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return what the policy goes by."""
+        requests, ttft_ms = self.app.demand()
+        return {REQUESTS: requests, TTFT_MS: ttft_ms}
+
+    async def wake(self) -> None:
+        """Do nothing: that this call waits in a queue is what makes Serve start the first replica."""
+
+
+class _DirectoryReplica:
+    """The directory's class: HTTP for the gateways, calls for the replicas."""
+
+    app: DirectoryApp
+
+    async def announce(self, model: str, replica: str, url: str) -> None:
+        """Enter or renew a replica."""
+        self.app.directory.announce(model, replica, url)
+
+    async def withdraw(self, model: str, replica: str) -> None:
+        """Strike a replica off."""
+        self.app.directory.withdraw(model, replica)
+
 
 def application(name: str, model: str, spec: ModelSpec) -> serve.Application:
     """Build the Serve application of one model; ``model`` is what ``models.prepare`` returned for its source."""
-    ingress = serve.ingress(ReplicaApp(name, model, spec))(_Replica)
+    ingress = serve.ingress(ReplicaApp(name, model, spec, partial(_place, name)))(_Replica)
+    scaling = spec.autoscaling
     deployment = serve.deployment(
         name=name,
-        num_replicas=spec.replicas,
+        **({"num_replicas": spec.replicas} if scaling is None else {"autoscaling_config": autoscaling_config(scaling)}),
         # Serve's own defaults are five at once and an unbounded queue.
         max_ongoing_requests=spec.max_ongoing_requests,
         max_queued_requests=spec.max_queued_requests,
+        # An upgrade starts every new replica before it stops an old one.
+        max_surge_percent=100,
         graceful_shutdown_wait_loop_s=0.1,
-        graceful_shutdown_timeout_s=_DRAIN_S,
-        health_check_period_s=2.0,
+        graceful_shutdown_timeout_s=spec.drain_s + _CLOSING_S,
+        health_check_period_s=1.0,
+        health_check_timeout_s=10.0,
         # A start that failed once fails again (wrong argument, no memory): say so at once, not after three minutes.
         max_constructor_retry_count=1,
         ray_actor_options={"num_cpus": spec.cpus_per_replica, "num_gpus": spec.gpus_per_replica},
     )(ingress)
     return deployment.bind()
+
+
+def directory_application(models: Mapping[str, ModelSpec]) -> serve.Application:
+    """Build the directory's application for these models."""
+    listed = {name: Listed(spec.serves(name), spec.usd_per_hour) for name, spec in models.items()}
+
+    def make() -> DirectoryApp:
+        return DirectoryApp(Directory(listed), _Waker(), os.environ.get("TOLLWAY_REPLICA_TOKEN") or None)
+
+    deployment = serve.deployment(
+        name="directory",
+        # Long polls of every gateway process, and the replicas' calls.
+        max_ongoing_requests=2000,
+        max_queued_requests=200,
+        max_surge_percent=100,
+        graceful_shutdown_wait_loop_s=0.1,
+        graceful_shutdown_timeout_s=0.5,
+        health_check_period_s=1.0,
+        # A line for every replica and second is no news.
+        logging_config={"enable_access_log": False},
+        ray_actor_options={"num_cpus": 0},
+    )(serve.ingress(make)(_DirectoryReplica))
+    return deployment.bind()
+
+
+class _Waker:
+    """Ask Serve for a model at zero by a call that waits for its first replica: at most one for each model."""
+
+    def __init__(self) -> None:
+        self._calls: dict[str, asyncio.Task[None]] = {}
+        self._handles: dict[str, DeploymentHandle] = {}
+
+    def __call__(self, model: str) -> None:
+        if model not in self._calls:
+            self._calls[model] = task = asyncio.create_task(self._call(model))
+            task.add_done_callback(lambda _: self._calls.pop(model))
+
+    async def _call(self, model: str) -> None:
+        # The gateway asks again while it is true; a call that failed is then made again.
+        with suppress(Exception):
+            if model not in self._handles:
+                self._handles[model] = await _handle(model, model)
+            await asyncio.wait_for(self._handles[model].wake.remote(), _HINT_HOLDS_S)
+
+
+def _place(model: str) -> Place:
+    replica: str = serve.get_replica_context().replica_id.unique_id
+    # The address by which this node joined the cluster: loopback where there is one node.
+    return Place(replica, ray.util.get_node_ip_address(), partial(_announced, model, replica))
+
+
+@asynccontextmanager
+async def _announced(model: str, replica: str, url: str) -> AsyncIterator[None]:
+    async def forever() -> None:
+        handle: DeploymentHandle | None = None
+        while True:
+            # Without a directory the replica serves all the same, and goes on trying.
+            with suppress(Exception):
+                handle = handle or await _handle("directory", DIRECTORY)
+                await asyncio.wait_for(handle.announce.remote(model, replica, url), _CALL_S)
+            await asyncio.sleep(ANNOUNCE_S)
+
+    task = asyncio.create_task(forever())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(Exception):
+            handle = await _handle("directory", DIRECTORY)
+            await asyncio.wait_for(handle.withdraw.remote(model, replica), 0.5)
+
+
+async def _handle(deployment: str, application: str) -> DeploymentHandle:
+    # It asks the controller, which may be away: not on the engine's loop.
+    return await asyncio.to_thread(serve.get_deployment_handle, deployment, application)

@@ -6,12 +6,13 @@ binds every interface. A token that is made anew for each run keeps others out o
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from workers.errors import WorkerError
 from workers.models import Report
+from workers.replica import STOP_FILE
 from workers.spec import ModelSpec
 
 # Serve passes requests by HTTP, not through the object store, so a small one does.
@@ -27,6 +28,8 @@ def ray_environment() -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray runs its workers at niceness 15, where any other process on the machine starves the engine.
         "RAY_worker_niceness": "0",
+        # A control store that is away takes the whole cluster with it after this time, a minute by default.
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
     }
 
 
@@ -36,7 +39,8 @@ def local_cluster(port: int, temp_dir: Path) -> Iterator[None]:
 
     ``temp_dir`` takes Ray's session files and sockets; its path must be short (a socket's path has at most 107 bytes).
     """
-    os.environ.update(ray_environment())
+    stop_file = temp_dir / "stopping"
+    os.environ.update({**ray_environment(), STOP_FILE: str(stop_file)})
     # Imported late: Ray reads the variables above on import.
     import ray
     from ray import serve
@@ -53,29 +57,52 @@ def local_cluster(port: int, temp_dir: Path) -> Iterator[None]:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         yield
     finally:
+        # Replicas wait for long streams when they are scaled down or upgraded, but not when everything ends.
+        stop_file.touch()
         serve.shutdown()
         ray.shutdown()
 
 
-def deploy(models: Mapping[str, tuple[str, ModelSpec]], report: Report) -> None:
-    """Start every model (name -> what to load, spec), one Serve application each, and return when all can serve.
+Models = Mapping[str, tuple[str, ModelSpec]]
+"""Name -> what to load, spec."""
 
-    Raises ``WorkerError`` when one of them does not come up.
+
+def deploy(models: Models, running: MutableMapping[str, tuple[str, ModelSpec]], report: Report) -> None:
+    """Make the cluster run these models, one Serve application each, and return when all can serve.
+
+    ``running`` is what it runs, and is kept up to date: empty at first. What is equal there is left alone, what differs
+    is upgraded without a gap, what is no longer wanted drains and goes. Raises ``WorkerError`` when a model does not
+    come up; the replicas it had before then go on.
     """
     from ray import serve
 
-    from workers.app import application
+    from workers.app import DIRECTORY, application, directory_application
 
+    specs = {name: spec for name, (_, spec) in models.items()}
+    if specs != {name: spec for name, (_, spec) in running.items()}:
+        serve.run(directory_application(specs), name=DIRECTORY, route_prefix=f"/{DIRECTORY}")
+    for name in set(running) - set(models):
+        report(f"stopping {name}")
+        serve.delete(name, _blocking=False)
+        del running[name]
     for name, (model, spec) in models.items():
-        replicas = "1 replica" if spec.replicas == 1 else f"{spec.replicas} replicas"
-        report(f"starting {replicas} of {name} ({spec.engine})")
+        if running.get(name) == (model, spec):
+            continue
+        report(f"{'upgrading' if name in running else 'starting'} {_replicas(spec)} of {name} ({spec.engine})")
         try:
             serve.run(application(name, model, spec), name=name, route_prefix=f"/{name}")
         except RuntimeError as error:
             status = serve.status().applications.get(name)
             said = (status.message if status else "") or str(error)
             raise WorkerError(f"The replicas of {name} did not start: {_last_line(said)}") from error
+        running[name] = model, spec
         report(f"{name} is ready")
+
+
+def _replicas(spec: ModelSpec) -> str:
+    if spec.autoscaling is not None:
+        return f"{spec.autoscaling.min_replicas} to {spec.autoscaling.max_replicas} replicas"
+    return "1 replica" if spec.replicas == 1 else f"{spec.replicas} replicas"
 
 
 def _last_line(text: str) -> str:

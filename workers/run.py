@@ -1,9 +1,8 @@
 """``tollway workers run``: the models of one configuration on this machine, in the foreground, until a signal."""
 
 import os
-import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,48 +10,70 @@ from workers.cluster import deploy, local_cluster
 from workers.errors import WorkerError
 from workers.models import prepare
 from workers.ports import require_free
-from workers.signals import StopRequested, stop_on_end_of_stdin, stop_on_signals
-from workers.spec import load_workers
+from workers.signals import StopRequested, reload_on_hangup, stop_on_end_of_stdin, stop_on_signals
+from workers.spec import ModelSpec, load_workers
 
 PROGRESS = "[tollway] "
 """What a line of progress begins with on standard output, where Ray writes its own lines too."""
 
 READY = "the workers are ready"
 """The line of progress after which every model answers; ``up`` waits for it."""
+RELOADED = "the workers are as the file says"
+"""The line of progress after a reload."""
 
 
 def run_workers(config: Path, port: int, temp_dir: Path | None, *, until_stdin_closes: bool) -> int:
     """Serve the ``workers:`` section of ``config`` on 127.0.0.1:``port``; return 0 after SIGINT or SIGTERM.
 
+    SIGHUP, where there is no terminal, reads the file again and upgrades what has changed without a gap.
+
     ``until_stdin_closes`` makes the end of standard input a stop as well, so that a parent that dies, however it dies,
     takes the workers with it. ``temp_dir`` must exist and is left to its owner; without one a temporary directory is
     made and removed. Raises ``WorkerError`` when something cannot start; nothing is left running then.
     """
-    specs = load_workers(config)
-    if not specs:
-        raise WorkerError(f"{config} has no `workers:` section, so there is nothing to run.")
+    specs = _specs(config)
     require_free(port)
     try:
         stop_on_signals()
         if until_stdin_closes:
             stop_on_end_of_stdin()
         with _directory(temp_dir) as directory:
-            models = {
-                name: (prepare(spec.source, _say) if spec.engine == "vllm" else "", spec)
-                for name, spec in specs.items()
-            }
+            models = _prepared(specs)
             _say("starting Ray")
             # The engine's sockets and scratch files go with the run's directory.
             os.environ["TMPDIR"] = str(directory)
             with local_cluster(port, directory):
                 # Again: Ray has put its own handler in the place of ours.
                 stop_on_signals()
-                deploy(models, _say)
+                reloads = reload_on_hangup()
+                running: dict[str, tuple[str, ModelSpec]] = {}
+                deploy(models, running, _say)
                 _say(READY)
-                while True:
-                    signal.pause()
+                while reloads.get():
+                    _reload(config, running)
     except StopRequested:
-        return 0
+        pass
+    return 0
+
+
+def _reload(config: Path, running: dict[str, tuple[str, ModelSpec]]) -> None:
+    """Bring the models in line with the file as it is now; a file or a model that is wrong changes nothing else."""
+    try:
+        deploy(_prepared(_specs(config)), running, _say)
+        _say(RELOADED)
+    except WorkerError as error:
+        _say(f"not reloaded: {error}")
+
+
+def _specs(config: Path) -> dict[str, ModelSpec]:
+    specs = load_workers(config)
+    if not specs:
+        raise WorkerError(f"{config} has no `workers:` section, so there is nothing to run.")
+    return specs
+
+
+def _prepared(specs: Mapping[str, ModelSpec]) -> dict[str, tuple[str, ModelSpec]]:
+    return {name: (prepare(spec.source, _say) if spec.engine == "vllm" else "", spec) for name, spec in specs.items()}
 
 
 def _say(line: str) -> None:

@@ -16,6 +16,7 @@ import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from workers.engine import Message, OpenEngine, Receive, Send
+from workers.figures import read_figures
 from workers.spec import SyntheticSpec
 from workers.synthetic_engine import NATURAL_LENGTH, QueueFullError, SyntheticEngine
 
@@ -66,7 +67,8 @@ class SyntheticApp:
     def __init__(self, name: str, engine: SyntheticEngine) -> None:
         self._name = name
         self._engine = engine
-        self._registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
+        """What ``/metrics`` says."""
         self._gauge("vllm:num_requests_running", "Requests that produce tokens.", lambda: engine.running)
         self._gauge("vllm:num_requests_waiting", "Requests that wait for a slot.", lambda: engine.waiting)
         self._prompt_tokens = self._counter("vllm:prompt_tokens", "Prompt tokens read.")
@@ -86,17 +88,17 @@ class SyntheticApp:
                 case "GET", "/health":
                     await _respond(send, 200, b"text/plain", b"")
                 case "GET", "/metrics":
-                    await _respond(send, 200, b"text/plain; version=0.0.4", generate_latest(self._registry))
+                    await _respond(send, 200, b"text/plain; version=0.0.4", generate_latest(self.registry))
                 case method, _:
                     await _refuse(send, _RefusalError(404, f"There is no {method} {path} here.", "NotFoundError"))
         except _RefusalError as refusal:
             await _refuse(send, refusal)
 
     def _gauge(self, name: str, meaning: str, value: Callable[[], float]) -> None:
-        Gauge(name, meaning, ["model_name"], registry=self._registry).labels(self._name).set_function(value)
+        Gauge(name, meaning, ["model_name"], registry=self.registry).labels(self._name).set_function(value)
 
     def _counter(self, name: str, meaning: str) -> Counter:
-        return Counter(name, meaning, ["model_name"], registry=self._registry).labels(self._name)
+        return Counter(name, meaning, ["model_name"], registry=self.registry).labels(self._name)
 
     async def _complete(self, call: _Call, receive: Receive, send: Send) -> None:
         """Answer, unless the client leaves first: then the work ends at once and its slot is free."""
@@ -151,7 +153,8 @@ async def open_synthetic(name: str, spec: SyntheticSpec) -> AsyncIterator[OpenEn
     async def check_health() -> None:
         return
 
-    yield OpenEngine(SyntheticApp(name, SyntheticEngine(spec)), check_health)
+    app = SyntheticApp(name, SyntheticEngine(spec))
+    yield OpenEngine(app, check_health, lambda: read_figures(app.registry))
 
 
 def _read_call(body: bytes, name: str, path: str) -> _Call:

@@ -2,9 +2,11 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -20,6 +22,18 @@ def stop_on_signals() -> None:
     """Install the handlers; call it again after a library has put its own in their place."""
     for signum in _STOPPING:
         signal.signal(signum, _stop)
+
+
+def reload_on_hangup() -> SimpleQueue[int]:
+    """Return a queue that gets an entry for each SIGHUP from now on.
+
+    Where standard input is a terminal, it stays empty: there SIGHUP is the terminal's end, and stops the command.
+    """
+    # Of the queues only this one may be put to from a signal's handler.
+    asked: SimpleQueue[int] = SimpleQueue()
+    if not sys.stdin.isatty():
+        signal.signal(signal.SIGHUP, lambda signum, _: asked.put(signum))
+    return asked
 
 
 @contextmanager

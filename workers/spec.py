@@ -115,6 +115,10 @@ class ModelSpec(_Strict):
     ] = Field(default_factory=dict)
     synthetic: Annotated[SyntheticSpec, Field(description="Speed of the synthetic engine.")] = SyntheticSpec()
 
+    def serves(self, name: str) -> tuple[str, ...]:
+        """Return the names that the engine of the worker ``name`` answers to: its own first."""
+        return (name,)
+
 
 _SECTION = TypeAdapter(dict[str, ModelSpec])
 

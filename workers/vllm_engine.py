@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from workers.engine import OpenEngine
+from workers.figures import read_figures
 from workers.spec import EngineValue, ModelSpec
 
 
@@ -89,4 +90,4 @@ async def open_vllm(name: str, model: str, spec: ModelSpec) -> AsyncIterator[Ope
         app = build_app(args, tasks, engine.model_config)
         await init_app_state(engine, app.state, args, tasks)
         async with app.router.lifespan_context(app):
-            yield OpenEngine(app, engine.check_health)
+            yield OpenEngine(app, engine.check_health, read_figures)

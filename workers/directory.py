@@ -1,0 +1,154 @@
+"""The directory: which models there are, where their replicas answer, and who wants one that is at zero.
+
+It decides nothing else: how a replica is doing, the replica says itself. It holds no state that is not told to it again
+within a second, so it may be killed at any time. The contract with the gateway is ADR 0006.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
+
+import msgspec
+
+from workers.asgi import answer, carries, gone, local_path, read_body, refuse
+from workers.engine import Message, Receive, Send
+
+ANNOUNCE_S = 1.0
+"""How often a replica announces itself."""
+_TTL_S = 3.0
+_LONG_POLL_S = 10.0
+_EXPIRY_STEP_S = 0.5
+_LONGEST_HINT = 64 * 1024
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """What the configuration says of a model: the names its engine answers to, and a replica's price per hour."""
+
+    serves: tuple[str, ...]
+    usd_per_hour: float
+
+
+class _Hint(msgspec.Struct):
+    gateway: str
+    waiting: dict[str, int]
+
+
+class Directory:
+    """Remember the announcements of the last three seconds. ``now`` is the clock, in seconds."""
+
+    def __init__(self, models: Mapping[str, Listed], now: Callable[[], float] = time.monotonic) -> None:
+        self._models = models
+        self._now = now
+        self._replicas: dict[str, dict[str, tuple[str, float]]] = {name: {} for name in models}
+        # Never that of a directory that was killed: whoever waits for another version gets this one at once.
+        self.version = time.time_ns()
+        self.changed = asyncio.Event()
+        """Set at the next change; another one is in its place then."""
+
+    def announce(self, model: str, replica: str, url: str) -> None:
+        """Enter a replica, or renew its entry. A model that is not configured any more is not listed."""
+        if (entries := self._replicas.get(model)) is not None:
+            known = entries.get(replica)
+            entries[replica] = (url, self._now() + _TTL_S)
+            if known is None or known[0] != url:
+                self._change()
+
+    def withdraw(self, model: str, replica: str) -> None:
+        """Strike a replica off."""
+        if self._replicas.get(model, {}).pop(replica, None) is not None:
+            self._change()
+
+    def expire(self) -> None:
+        """Strike off what was not renewed."""
+        now = self._now()
+        for model, entries in self._replicas.items():
+            for replica in [replica for replica, (_, until) in entries.items() if until < now]:
+                self.withdraw(model, replica)
+
+    def at_zero(self, names: Iterable[str]) -> list[str]:
+        """Return those of the names that are models without a replica."""
+        return [name for name in names if name in self._models and not self._replicas[name]]
+
+    def view(self) -> dict[str, object]:
+        """Return everything, as the gateway reads it."""
+        models = {
+            name: {
+                "replicas": [{"id": replica, "url": url} for replica, (url, _) in self._replicas[name].items()],
+                "serves": listed.serves,
+                "usd_per_hour": listed.usd_per_hour,
+            }
+            for name, listed in self._models.items()
+        }
+        return {"version": self.version, "models": models}
+
+    def _change(self) -> None:
+        self.version += 1
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
+
+
+class DirectoryApp:
+    """The directory over HTTP. ``wake(model)`` is called, once at a time for a model, when one at zero is wanted."""
+
+    def __init__(self, directory: Directory, wake: Callable[[str], object], token: str | None) -> None:
+        self.directory = directory
+        self._wake = wake
+        self._token = token
+        # A directory that has just started would call every model empty.
+        self._knows_at = time.monotonic() + 1.5 * ANNOUNCE_S
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Speak ASGI 3."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1003})
+        elif not carries(scope, self._token):
+            challenge = (b"www-authenticate", b"Bearer")
+            await refuse(send, HTTPStatus.UNAUTHORIZED, "AuthenticationError", "A bearer token is needed.", challenge)
+        else:
+            match scope["method"], local_path(scope):
+                case "GET", "/replicas":
+                    await self._replicas(scope, receive, send)
+                case "POST", "/demand":
+                    await self._demand(receive, send)
+                case method, path:
+                    await refuse(send, HTTPStatus.NOT_FOUND, "NotFoundError", f"There is no {method} {path} here.")
+
+    async def _replicas(self, scope: Message, receive: Receive, send: Send) -> None:
+        directory, after = self.directory, scope["query_string"].partition(b"after=")[2].decode()
+        left = asyncio.create_task(gone(receive))
+        try:
+            await asyncio.wait({left}, timeout=max(0.0, self._knows_at - time.monotonic()))
+            until = time.monotonic() + _LONG_POLL_S
+            directory.expire()
+            while after == str(directory.version) and not left.done() and (rest := until - time.monotonic()) > 0:
+                changed = asyncio.create_task(directory.changed.wait())
+                step = min(_EXPIRY_STEP_S, rest)
+                await asyncio.wait({left, changed}, timeout=step, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+                directory.expire()
+        finally:
+            left.cancel()
+        await answer(send, HTTPStatus.OK, directory.view())
+
+    async def _demand(self, receive: Receive, send: Send) -> None:
+        body = await read_body(receive, _LONGEST_HINT)
+        try:
+            hint = msgspec.json.decode(body or b"", type=_Hint)
+        except msgspec.DecodeError as error:
+            await refuse(send, HTTPStatus.BAD_REQUEST, "BadRequestError", f"This is not a hint: {error}.")
+            return
+        self.directory.expire()
+        for name in self.directory.at_zero(name for name, count in hint.waiting.items() if count > 0):
+            self._wake(name)
+        await answer(send, HTTPStatus.NO_CONTENT)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

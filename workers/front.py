@@ -1,0 +1,86 @@
+"""What stands in front of the engine's app in a replica: the token, the limit, the count, and ``/tollway/load``.
+
+It costs an answer nothing per token: the engine's app gets the server's own ``send``.
+"""
+
+import asyncio
+from http import HTTPStatus
+
+from workers.asgi import carries, gone, local_path, refuse
+from workers.engine import AsgiApp, Message, Receive, Send
+from workers.load import Load
+
+_MOST_OFTEN_S = 0.05
+_LEAST_OFTEN_S = 0.25
+
+
+class Front:
+    """The replica's ASGI app, on its own port and behind Serve's proxy: both are counted as one."""
+
+    def __init__(self, app: AsgiApp, load: Load, token: str | None) -> None:
+        self.listeners = 0
+        """Streams of ``/tollway/load`` that are open."""
+        self._app = app
+        self._load = load
+        self._token = token
+        self._open: set[asyncio.Task[object] | None] = set()
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Speak ASGI 3 for ``http`` scopes."""
+        if scope["type"] != "http":
+            # No caller of ours speaks anything else, and the token has to be asked of everyone.
+            await send({"type": "websocket.close", "code": 1003})
+        elif not carries(scope, self._token):
+            challenge = (b"www-authenticate", b"Bearer")
+            await refuse(send, HTTPStatus.UNAUTHORIZED, "AuthenticationError", "A bearer token is needed.", challenge)
+        elif local_path(scope) == "/tollway/load":
+            await self._describe(scope, receive, send)
+        elif scope["method"] == "POST":
+            await self._count(scope, receive, send)
+        else:
+            # The model list, health, metrics: no work of the engine's.
+            await self._app(scope, receive, send)
+
+    def cut(self) -> None:
+        """Break off every request that is still open."""
+        for task in filter(None, self._open):
+            task.cancel()
+
+    async def _count(self, scope: Message, receive: Receive, send: Send) -> None:
+        load = self._load
+        if load.in_flight >= load.limit:
+            message = f"{load.limit} requests are open here, and no more may be."
+            again = (b"retry-after", b"1")
+            await refuse(send, HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError", message, again)
+            return
+        task = asyncio.current_task()
+        load.opened()
+        self._open.add(task)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._open.discard(task)
+            load.closed()
+
+    async def _describe(self, scope: Message, receive: Receive, send: Send) -> None:
+        load = self._load
+        # Through Serve's proxy one line is all: Serve would wait for a stream's end before it lets the replica drain.
+        stream = not scope.get("root_path")
+        headers = [(b"content-type", b"application/x-ndjson")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        left = asyncio.create_task(gone(receive))
+        self.listeners += 1
+        try:
+            while not left.done():
+                changed = load.changed
+                await send({"type": "http.response.body", "body": load.line(), "more_body": stream})
+                if not stream:
+                    return
+                await asyncio.wait({left}, timeout=_MOST_OFTEN_S)
+                # While a request is open, the engine's figures move.
+                if not load.in_flight:
+                    rest = _LEAST_OFTEN_S - _MOST_OFTEN_S
+                    await asyncio.wait({left, changed}, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.listeners -= 1
+            left.cancel()
