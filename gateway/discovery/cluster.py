@@ -30,8 +30,8 @@ PLEA_EVERY_S = 0.5
 CONNECT_S = 1.0
 RETRY_S = 0.25
 LONGEST_RETRY_S = 2.0
-FIRST_VIEW_S = 1.0
-"""A gateway that starts waits for so long, so that its first requests find the replicas."""
+FIRST_VIEW_S = 3.0
+"""A gateway that starts waits at most so long for the first answer, so that its first requests find the replicas."""
 _MAX_BYTES = 4 * 1024 * 1024
 
 _log = logging.getLogger("tollway.discovery")
@@ -111,6 +111,7 @@ class Discovery:
                     # With none at all (404) this is another's Ray Serve, whose proxy serves everything.
                     _log.warning("the directory of %s does not answer (%s); what is known stays", cluster.url, error)
                 version = None
+                self._first_views[cluster].set()
                 await asyncio.sleep(retry_s)
                 retry_s = min(retry_s * 2, LONGEST_RETRY_S)
                 continue

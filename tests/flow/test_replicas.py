@@ -1,0 +1,190 @@
+"""Own replicas: found by their directory, chosen for each attempt, left when they die, bridged while there is none."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.ground.cluster import LocalCluster, clustered, local_cluster
+from tests.ground.gateway import RunningGateway, running_gateway
+from tests.ground.upstream import ScriptedUpstream
+from tests.ground.waiting import until
+
+CHAT = {"model": "auto", "messages": [{"role": "user", "content": "count to five"}], "max_tokens": 5}
+
+
+class Ground:
+    """A cluster, a gateway before it and a client."""
+
+    def __init__(self, cluster: LocalCluster, running: RunningGateway, client: aiohttp.ClientSession) -> None:
+        self.cluster = cluster
+        self.running = running
+        self.client = client
+
+    async def chat(self, **members: Any) -> tuple[int, str, bytes]:
+        """Return status, target and body."""
+        url = f"{self.running.base_url}/chat/completions"
+        async with self.client.post(url, json=CHAT | members) as answer:
+            return answer.status, answer.headers.get("x-tollway-target", ""), await answer.read()
+
+    def ready(self) -> int:
+        """Return how many replicas the gateway would use."""
+        return len(self.fleet().usable())
+
+    def fleet(self) -> Any:
+        """Return what the gateway knows of the replicas."""
+        return self.running.gateway.pool.replicas.fleet(self.running.gateway.current.snapshot.targets["own"])
+
+    async def gauge(self, line: str) -> float:
+        """Return one sample of the gateway's metrics."""
+        async with self.client.get(f"{self.running.url}/metrics") as answer:
+            text = await answer.text()
+        found = [each for each in text.splitlines() if each.startswith(f"{line} ")]
+        assert found, line
+        return float(found[0].rsplit(" ", 1)[1])
+
+
+@asynccontextmanager
+async def ground(tmp_path: Path, replicas: int = 0, bridge: str | None = None, **spec: Any) -> AsyncIterator[Ground]:
+    """Run ``replicas`` replicas that the gateway has found by the time this yields."""
+    async with local_cluster() as cluster:
+        for _ in range(replicas):
+            await cluster.add(**spec)
+        config = clustered(cluster.url, bridge)
+        async with running_gateway(config, tmp_path) as running, aiohttp.ClientSession() as client:
+            made = Ground(cluster, running, client)
+            await until(lambda: made.ready() == replicas)
+            yield made
+
+
+async def test_requests_go_to_the_replicas_themselves(tmp_path: Path) -> None:
+    """To each of them, straight: the directory's server sees none."""
+    async with ground(tmp_path, 2, tpot_ms=5) as made:
+        answers = await asyncio.gather(*(made.chat(stream=True) for _ in range(8)))
+        assert {(status, target) for status, target, _ in answers} == {(200, "own")}
+        assert all(len(replica.asked) == 4 for replica in made.cluster.replicas)
+
+
+async def test_a_dead_replica_costs_no_request(tmp_path: Path) -> None:
+    """Killed without a word: those that meet it go to another replica of the same model; none fails."""
+    async with ground(tmp_path, 3) as made:
+        made.cluster.replicas[0].kill()
+        answers = await asyncio.gather(*(made.chat(stream=bool(number % 2)) for number in range(30)))
+        assert {(status, target) for status, target, _ in answers} == {(200, "own")}
+        await until(lambda: made.ready() == 2)
+
+
+async def test_a_replica_that_dies_within_streams_is_told_and_left(tmp_path: Path) -> None:
+    """Its streams end in an error event without an end marker; those of the other go on, and so do new calls."""
+    async with ground(tmp_path, 2, tpot_ms=20) as made:
+        calls = [asyncio.create_task(made.chat(stream=True, max_tokens=30, ignore_eos=True)) for _ in range(6)]
+        await until(lambda: all(replica.load.in_flight == 3 for replica in made.cluster.replicas))
+        await asyncio.sleep(0.1)  # a few tokens
+        made.cluster.replicas[0].kill()
+        bodies = [body for _, _, body in await asyncio.gather(*calls)]
+        broken = [body for body in bodies if b"[DONE]" not in body]
+        assert len(broken) == 3
+        assert all(b'"upstream_cut"' in body for body in broken)
+        assert (await made.chat())[:2] == (200, "own")
+        assert {row.outcome: row.attempts for row in await made.running.totals()} == {"ok": 4, "cut": 3}
+
+
+async def test_a_draining_replica_gets_no_new_requests(tmp_path: Path) -> None:
+    """Its own go on to their end."""
+    async with ground(tmp_path, 2, tpot_ms=20) as made:
+        first = asyncio.create_task(made.chat(stream=True, max_tokens=40, ignore_eos=True))
+        await until(lambda: any(replica.load.in_flight for replica in made.cluster.replicas))
+        busy, other = sorted(made.cluster.replicas, key=lambda each: -each.load.in_flight)
+        busy.drain()
+        await until(lambda: made.ready() == 1)
+        answers = await asyncio.gather(*(made.chat() for _ in range(10)))
+        assert {status for status, _, _ in answers} == {200}
+        assert (len(busy.asked), len(other.asked)) == (1, 10)
+        assert b"[DONE]" in (await first)[2]
+
+
+async def test_the_last_view_stays_while_the_directory_is_away(tmp_path: Path) -> None:
+    async with ground(tmp_path, 2) as made:
+        made.cluster.close_directory()
+        answers = await asyncio.gather(*(made.chat() for _ in range(10)))
+        assert {(status, target) for status, target, _ in answers} == {(200, "own")}
+        made.cluster.replicas[0].kill()
+        assert {(await made.chat())[0] for _ in range(10)} == {200}
+
+
+async def test_full_replicas_answer_503_with_retry_after(tmp_path: Path) -> None:
+    """Nothing queues without limit: one request each, and the third caller is told when to come back."""
+    async with local_cluster() as cluster:
+        for _ in range(2):
+            await cluster.add(limit=1, tpot_ms=30)
+        async with running_gateway(clustered(cluster.url), tmp_path) as running, aiohttp.ClientSession() as client:
+            made = Ground(cluster, running, client)
+            await until(lambda: made.ready() == 2)
+            busy = [asyncio.create_task(made.chat(max_tokens=20, ignore_eos=True)) for _ in range(2)]
+            await until(lambda: all(replica.load.in_flight for replica in cluster.replicas))
+            async with client.post(f"{running.base_url}/chat/completions", json=CHAT) as refused:
+                assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+                assert "as many requests as they take" in await refused.text()
+            assert {status for status, _, _ in await asyncio.gather(*busy)} == {200}
+            await until(lambda: not any(replica.load.in_flight for replica in cluster.replicas))
+            assert (await made.chat())[0] == 200
+
+
+async def test_a_model_at_zero_is_bridged_until_a_replica_is_ready(tmp_path: Path) -> None:
+    """The next target serves and the cluster is asked for a replica; then traffic returns. What it cost is known."""
+    async with ScriptedUpstream() as other, ground(tmp_path, 0, other.url) as made:
+        async with made.client.post(f"{made.running.base_url}/chat/completions", json=CHAT) as answer:
+            assert (answer.status, answer.headers["x-tollway-target"]) == (200, "bridge")
+            assert "own has no replica ready" in answer.headers["x-tollway-reason"]
+            call_id = answer.headers["x-tollway-request-id"]
+        await until(lambda: "own" in made.cluster.woken)
+        assert await made.gauge('tollway_bridged_requests_total{target="own"}') == 1
+        spent = await made.gauge('tollway_bridge_cost_nano_usd_total{target="own"}')
+        assert spent == await made.gauge('tollway_cost_nano_usd_total{target="bridge"}') > 0
+        await made.cluster.add()
+        await until(lambda: made.ready() == 1)
+        assert (await made.chat())[:2] == (200, "own")
+        assert await made.gauge('tollway_bridged_requests_total{target="own"}') == 1
+        async with made.client.get(f"{made.running.base_url}/requests/{call_id}") as told:
+            assert (await told.json())["bridged_for"] == "own"
+
+
+async def test_with_nothing_else_a_request_waits_for_the_first_replica(tmp_path: Path) -> None:
+    async with ground(tmp_path) as made:
+        call = asyncio.create_task(made.chat())
+        await until(lambda: "own" in made.cluster.woken)
+        assert not call.done()
+        await made.cluster.add()
+        assert (await call)[:2] == (200, "own")
+
+
+async def test_a_request_waits_for_a_replica_no_longer_than_configured(tmp_path: Path) -> None:
+    async with local_cluster() as cluster:
+        config = clustered(cluster.url)
+        config["timeouts"]["cold_start_s"] = 0.3
+        async with running_gateway(config, tmp_path) as running, aiohttp.ClientSession() as client:
+            await until(lambda: running.gateway.pool.replicas.fleets(cluster.url).keys() == {"own"})
+            async with client.post(f"{running.base_url}/chat/completions", json=CHAT) as refused:
+                assert refused.status == 503
+                assert int(refused.headers["retry-after"]) >= 1
+
+
+async def test_the_price_of_tokens_is_measured(tmp_path: Path) -> None:
+    """Average price: the replicas' hours over the tokens that they counted; and the counts are the ledger's."""
+    async with ground(tmp_path, 2, tpot_ms=2) as made:
+        for _ in range(4):
+            await made.chat(max_tokens=50, ignore_eos=True)
+        lines = [json.loads(replica.load.line())["total"] for replica in made.cluster.replicas]
+        tokens = sum(line["prompt_tokens"] + line["output_tokens"] for line in lines)
+        rows = await made.running.totals()
+        assert tokens == sum(row.input_tokens + row.cached_input_tokens + row.output_tokens for row in rows)
+        await until(lambda: made.fleet().lately().output_tokens == 200)
+        assert await made.gauge('tollway_replica_usd_per_hour{target="own"}') == pytest.approx(7.2)
+        marginal = await made.gauge('tollway_replica_usd_per_mtok{target="own",kind="marginal"}')
+        busy_s = sum(line["busy_s"] for line in lines)
+        assert marginal == pytest.approx(3.6 / 3600 * busy_s / tokens * 1e6, rel=0.02)
