@@ -185,6 +185,6 @@ async def test_the_price_of_tokens_is_measured(tmp_path: Path) -> None:
         assert tokens == sum(row.input_tokens + row.cached_input_tokens + row.output_tokens for row in rows)
         await until(lambda: made.fleet().lately().output_tokens == 200)
         assert await made.gauge('tollway_replica_usd_per_hour{target="own"}') == pytest.approx(7.2)
-        marginal = await made.gauge('tollway_replica_usd_per_mtok{target="own",kind="marginal"}')
+        marginal = await made.gauge('tollway_replica_usd_per_mtok{kind="marginal",target="own"}')
         busy_s = sum(line["busy_s"] for line in lines)
         assert marginal == pytest.approx(3.6 / 3600 * busy_s / tokens * 1e6, rel=0.02)
