@@ -1,0 +1,167 @@
+"""The book of replicas: who takes requests, how many there are, who is wanted."""
+
+import asyncio
+
+import pytest
+
+from gateway.errors import ErrorKind, UpstreamError
+from gateway.fleet import Listed, ListedModel, Load, Tally
+from gateway.targets.pool import Pool
+from gateway.targets.replicas import MAX_WAITING, WANTED_FOR_NS, Fleet, Replica, Replicas
+from tests.ground.builders import build_call, build_route, build_target
+from tests.unit.targets.test_pool import HandClock, sample
+
+CLUSTER = "http://cluster.test"
+TARGET = build_target("own", upstream_model="own", cluster_url=CLUSTER)
+CALL = build_call(route=build_route(TARGET))
+
+
+def load(*, in_flight: int = 0, limit: int = 8, state: str = "ready", **tally: float) -> Load:
+    spans = Tally(**({"up_s": 60.0, "busy_s": 0.0} | tally))  # type: ignore[arg-type]
+    return Load("r", "own", state, in_flight, limit, spans, spans)  # type: ignore[arg-type]
+
+
+def book(*ids: str, clock: HandClock | None = None) -> tuple[Replicas, Fleet, list[Replica]]:
+    """Return a book with these replicas, all of them heard once."""
+    replicas = Replicas(clock or HandClock())
+    listed = tuple(Listed(each, f"http://{each}.test") for each in ids)
+    new = replicas.listed(CLUSTER, {"own": ListedModel(listed, ("own", "adapter"), 3.6)})
+    for fleet, replica in new:
+        fleet.heard(replica, load())
+    fleet = replicas.fleet(TARGET)
+    assert fleet is not None
+    return replicas, fleet, [replica for _, replica in new]
+
+
+def test_a_replica_takes_requests_from_its_first_line_on() -> None:
+    """Listed is not enough: only the replica knows whether it can be reached."""
+    replicas = Replicas(HandClock())
+    [(fleet, replica)] = replicas.listed(CLUSTER, {"own": ListedModel((Listed("a", "http://a"),), ("own",))})
+    assert fleet.usable() == []
+    fleet.heard(replica, load())
+    assert fleet.usable() == [replica]
+    fleet.lost(replica)
+    assert fleet.usable() == []
+
+
+def test_every_served_name_finds_the_same_replicas() -> None:
+    """An adapter lives in its model's replicas."""
+    replicas, fleet, _ = book("a")
+    assert replicas.fleet(build_target("x", upstream_model="adapter", cluster_url=CLUSTER)) is fleet
+    assert replicas.fleet(build_target("x", upstream_model="stranger", cluster_url=CLUSTER)) is None
+
+
+def test_one_that_is_struck_off_stays_until_it_falls_silent() -> None:
+    """It may be draining, and a directory may be wrong."""
+    replicas, fleet, [one] = book("a")
+    assert replicas.listed(CLUSTER, {"own": ListedModel((), ("own",))}) == []
+    assert fleet.usable() == [one]
+    fleet.lost(one)
+    assert fleet.replicas == {}
+
+
+def test_draining_ones_take_requests_only_while_no_other_does() -> None:
+    _, fleet, [one, two] = book("a", "b")
+    fleet.heard(one, load(state="draining"))
+    assert fleet.usable() == [two]
+    fleet.lost(two)
+    assert fleet.usable() == [one]
+
+
+def test_requests_of_others_are_counted_once() -> None:
+    """A line counts ours too; what we began since comes on top, what ended since comes off."""
+    _, fleet, [one] = book("a")
+    visit = fleet.visit(CALL, TARGET)
+    fleet.heard(one, load(in_flight=5))  # ours and four others
+    assert one.requests == 5
+    other = fleet.visit(CALL, TARGET)
+    assert one.requests == 6
+    assert visit is not None
+    assert other is not None
+    visit.end(None)
+    other.end(None)
+    assert one.requests == 4
+
+
+def test_full_ones_are_passed_over_and_all_full_is_a_refusal() -> None:
+    _, fleet, [one, two] = book("a", "b")
+    fleet.heard(one, load(in_flight=8, limit=8))
+    visit = fleet.visit(CALL, TARGET)
+    assert visit is not None
+    assert visit.url == two.url
+    assert fleet.refusal() is None
+    fleet.heard(two, load(in_flight=8, limit=8))
+    assert fleet.refusal() == "all 2 replicas have as many requests as they take"
+
+
+def test_a_failure_of_one_of_several_says_nothing_of_the_target() -> None:
+    """The breaker stays closed however often a replica is dead, as long as another is there; alone it opens."""
+    clock = HandClock()
+    replicas, fleet, both = book("a", "b", clock=clock)
+    pool = Pool(clock, replicas=replicas)
+    for _ in range(5):
+        for replica in both:
+            fleet.heard(replica, load())
+        lease = pool.begin(TARGET, CALL)
+        lease.end(sample(None, ok=False, error_kind=ErrorKind.UPSTREAM_CONNECT.value))
+        assert lease.elsewhere
+        assert pool.refusal(TARGET) is None
+    for _ in range(3):
+        fleet.lost(both[0])
+        fleet.heard(both[1], load())
+        lease = pool.begin(TARGET, CALL)
+        lease.end(sample(None, ok=False, error_kind=ErrorKind.UPSTREAM_CONNECT.value))
+        assert not lease.elsewhere
+    assert pool.refusal(TARGET) is not None
+
+
+def test_what_one_call_meets_is_the_load_of_one_replica() -> None:
+    """Six requests over three replicas are two each; the next pays for a third of one."""
+    clock = HandClock()
+    replicas, fleet, all_three = book("a", "b", "c", clock=clock)
+    for replica in all_three:
+        fleet.heard(replica, load(in_flight=2))
+    [view] = Pool(clock, replicas=replicas).view(CALL)
+    assert (view.in_flight, view.share, view.cold) == (6, pytest.approx(1 / 3), False)
+
+
+def test_a_wanted_model_stays_wanted_for_a_while() -> None:
+    """Callers who were bridged are gone at once; the hint outlives them until a replica is there."""
+    clock = HandClock()
+    _, fleet, [one] = book("a", clock=clock)
+    assert fleet.wanted() == 0
+    fleet.lost(one)
+    first, second = fleet.want(), fleet.want()
+    assert fleet.wanted() == 2
+    first()
+    second()
+    assert fleet.wanted() == 1
+    clock.now_ns += WANTED_FOR_NS
+    assert fleet.wanted() == 0
+
+
+async def test_so_many_wait_and_no_more() -> None:
+    """Nothing queues without limit; all that wait go on with the first line."""
+    _, fleet, [one] = book("a")
+    fleet.lost(one)
+    waiting = [asyncio.create_task(fleet.wait(60)) for _ in range(MAX_WAITING)]
+    await asyncio.sleep(0)
+    with pytest.raises(UpstreamError) as refused:
+        await fleet.wait(60)
+    assert refused.value.kind is ErrorKind.UPSTREAM_OVERLOADED
+    fleet.heard(one, load())
+    await asyncio.gather(*waiting)
+
+
+def test_the_report_adds_up_and_prices_what_was_done() -> None:
+    """Two replicas for a minute at $3.60 an hour, busy half the time, 6,000 tokens: $20 and $10 for a million."""
+    _, fleet, both = book("a", "b")
+    for replica in both:
+        fleet.heard(replica, load(busy_s=30.0, prompt_tokens=2000, cached_tokens=500, output_tokens=1000))
+    report = fleet.report(None)
+    assert (report.utilisation, report.nano_usd_per_hour) == (0.5, 7.2e9)
+    assert report.average_nano_usd_per_mtok == pytest.approx(20e9)
+    assert report.marginal_nano_usd_per_mtok == pytest.approx(10e9)
+    assert (report.prefill_tokens_per_s, report.cached_tokens_per_s, report.decode_tokens_per_s) == pytest.approx(
+        (50, 1000 / 60, 2000 / 60)
+    )
