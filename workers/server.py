@@ -17,8 +17,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from workers.engine import Message, OpenEngine, Receive, Send
 from workers.figures import read_figures
-from workers.spec import SyntheticSpec
 from workers.synthetic_engine import NATURAL_LENGTH, QueueFullError, SyntheticEngine
+from workers.synthetic_spec import SyntheticSpec
+from workers.synthetic_engine import NATURAL_LENGTH, QueueFullError, SyntheticEngine
+from workers.synthetic_spec import SyntheticSpec
 
 
 class _StreamOptions(msgspec.Struct):

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from workers.spec import SyntheticSpec
+from workers.synthetic_spec import SyntheticSpec
 
 _WORDS = ("The", " toll", " is", " paid", " by", " the", " token", ",", " and", " every", " token", " counts", ".", " ")
 

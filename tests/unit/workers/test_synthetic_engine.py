@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from workers.spec import SyntheticSpec
 from workers.synthetic_engine import QueueFullError, SyntheticEngine
+from workers.synthetic_spec import SyntheticSpec
 
 
 class ManualClock:
