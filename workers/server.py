@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from workers.engine import EngineFigures, Message, OpenEngine, Receive, Send
-from workers.synthetic_engine import NATURAL_LENGTH, QueueFullError, Request, SyntheticEngine, TooLongError
+from workers.synthetic_engine import QueueFullError, Request, SyntheticEngine, TooLongError
 from workers.synthetic_metrics import SyntheticMetrics
 from workers.synthetic_spec import SyntheticSpec
 
@@ -102,7 +102,7 @@ class SyntheticApp:
         try:
             match scope["method"], path:
                 case "POST", "/v1/chat/completions" | "/v1/completions":
-                    call = _read_call(self._decode(await _body(receive)), path)
+                    call = _read_call(self._decode(await _body(receive)), path, self._spec.natural_tokens)
                     await self._unless_gone(self._produce(call, send), receive)
                 case "POST", "/v1/embeddings":
                     await self._unless_gone(self._embed(self._decode(await _body(receive)), send), receive)
@@ -232,15 +232,15 @@ async def open_synthetic(name: str, spec: SyntheticSpec, also: Sequence[str] = (
     yield OpenEngine(app, check_health, lambda: EngineFigures(**asdict(running.figures())))
 
 
-def _read_call(asked: _Body, path: str) -> _Call:
+def _read_call(asked: _Body, path: str, natural_tokens: int) -> _Call:
     chat = path.endswith("/chat/completions")
     prompt = _words_of_messages(asked.messages or []) if chat else [*chain(*_inputs(asked.prompt))]
     if not prompt:
         raise _RefusalError(400, f"`{'messages' if chat else 'prompt'}` is missing or empty.", "BadRequestError")
-    limit = asked.max_completion_tokens or asked.max_tokens or NATURAL_LENGTH
+    limit = asked.max_completion_tokens or asked.max_tokens or natural_tokens
     if limit < 1:
         raise _RefusalError(400, "`max_tokens` must be at least 1.", "BadRequestError")
-    stops = not asked.ignore_eos and limit >= NATURAL_LENGTH
+    stops = not asked.ignore_eos and limit >= natural_tokens
     options = asked.stream_options or _StreamOptions()
     return _Call(
         id=f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
@@ -251,7 +251,7 @@ def _read_call(asked: _Body, path: str) -> _Call:
         include_usage=options.include_usage,
         usage_in_chunks=options.include_usage and options.continuous_usage_stats,
         prompt=prompt,
-        output_tokens=NATURAL_LENGTH if stops else limit,
+        output_tokens=natural_tokens if stops else limit,
         finish_reason="stop" if stops else "length",
     )
 
@@ -310,10 +310,12 @@ def _whole(call: _Call, text: str, request: Request) -> dict[str, object]:
 
 
 def _chunk(call: _Call, text: str, *, role: str | None = None, finish_reason: str | None = None) -> dict[str, object]:
-    if call.chat:
-        said: dict[str, object] = {"delta": {"role": role, "content": text} if role else {"content": text}}
+    if not call.chat:
+        said: dict[str, object] = {"text": text}
+    elif finish_reason:
+        said = {"delta": {}}
     else:
-        said = {"text": text}
+        said = {"delta": {"role": role, "content": text} if role else {"content": text}}
     choice = {"index": 0, **said, "logprobs": None, "finish_reason": finish_reason}
     kind = "chat.completion.chunk" if call.chat else "text_completion"
     return {"id": call.id, "object": kind, "created": call.created, "model": call.model, "choices": [choice]}

@@ -19,9 +19,6 @@ from workers.synthetic_spec import SyntheticSpec
 
 _WORDS = ("The", " toll", " is", " paid", " by", " the", " token", ",", " and", " every", " token", " counts", ".", " ")
 
-NATURAL_LENGTH = 64
-"""Tokens after which the engine stops of itself."""
-
 # vLLM's.
 _TTFT_BUCKETS: tuple[float, ...] = (
     0.001,

@@ -83,6 +83,7 @@ class SyntheticSpec(_Strict):
     kv_blocks: Annotated[int, Field(ge=1, description="Blocks of the KV cache; requests wait when it is full.")] = 8192
     block_size: Annotated[int, Field(ge=1, description="Tokens of a block.")] = 16
     prefix_caching: Annotated[bool, Field(description="Whether prompts that begin alike are read once.")] = True
+    natural_tokens: Annotated[int, Field(ge=1, description="Tokens after which an answer ends by itself.")] = 64
     embedding_size: Annotated[int, Field(ge=1, description="Numbers of an embedding.")] = 384
     start_s: Annotated[float, Field(ge=0, description="How long starting takes.")] = 0.0
     faults: FaultsSpec = FaultsSpec()
