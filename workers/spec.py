@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from workers.errors import WorkerError
+from workers.synthetic_spec import SyntheticSpec
 
 EngineValue = str | int | float | bool | dict[str, object] | list[object] | None
 
@@ -21,17 +22,6 @@ _NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SyntheticSpec(_Strict):
-    """How fast the synthetic engine pretends to be. All times are per request, in milliseconds."""
-
-    ttft_ms: Annotated[float, Field(ge=0, description="From leaving the queue to the first token.")] = 50.0
-    tpot_ms: Annotated[float, Field(ge=0, description="Between two tokens after the first.")] = 5.0
-    max_running: Annotated[int, Field(ge=1, description="Requests that produce tokens at once; others wait.")] = 16
-    max_waiting: Annotated[
-        int, Field(ge=0, description="Requests that may wait; one more is answered 503 with Retry-After.")
-    ] = 256
 
 
 class AutoscalingSpec(_Strict):

@@ -75,7 +75,7 @@ class Bench:
         self.rounds.append(measures)  # what an interrupted round has measured counts too
         with ExitStack() as scope:
             work = Path(scope.enter_context(tempfile.TemporaryDirectory(prefix="tollway-bench-")))
-            upstream_port = _free_port()
+            upstream_port = free_port()
             upstream = scope.enter_context(self._start_upstream(upstream_port, work))
             wait_until(lambda: _refuses(upstream_port), upstream, _START_LIMIT_S)
             running = []
@@ -110,7 +110,7 @@ class Bench:
             return None
         own = work / entry.name.replace(" ", "-")
         own.mkdir()
-        site = Site(home=entry.home, work=own, port=_free_port(), upstream_port=upstream_port)
+        site = Site(home=entry.home, work=own, port=free_port(), upstream_port=upstream_port)
         launch = entry.contender.launch(site)
         process = Process(
             launch.argv, core=self._contender_core, log=own / "output.log", env=environment(launch), cwd=own
@@ -209,7 +209,7 @@ def entries_of(contenders: Sequence[Contender], cache: Path, *, direct: bool) ->
     return entries + [Entry(one.name, one, cache / one.name.replace(" ", "-")) for one in contenders]
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Return a port that is free, and whose next one is too, below the range that outgoing connections take."""
     while True:
         port = random.randrange(20_000, 32_000)  # noqa: S311 - decides no security

@@ -43,7 +43,7 @@ def _contenders(entries: Sequence[Entry]) -> list[str]:
                 entry.problem or "",
             ]
         )
-    return _table(["contender", "version", "installed MB", "start s", "peak MB", "left out because"], rows)
+    return table(["contender", "version", "installed MB", "start s", "peak MB", "left out because"], rows)
 
 
 def _results(names: Sequence[str], workloads: Sequence[Workload], rounds: Rounds) -> list[str]:
@@ -55,12 +55,12 @@ def _results(names: Sequence[str], workloads: Sequence[Workload], rounds: Rounds
         for name in names
         if any((workload.name, name) in measures for measures in rounds)
     ]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _figures(rounds: Rounds, workload: Workload, name: str) -> list[str]:
     def own(read: Callable[[Measure], float]) -> str:
-        return _with_spread(figure(rounds, workload.name, name, read))
+        return with_spread(figure(rounds, workload.name, name, read))
 
     def over_direct(read: Callable[[Measure], float]) -> str:
         if name == DIRECT:
@@ -104,11 +104,11 @@ def _paced(names: Sequence[str], workloads: Sequence[Workload], rounds: Rounds) 
             return measure.peak_growth_bytes / 1e3 / streams
 
         for name in names:
-            cells = [_with_spread(figure(rounds, workload.name, name, read)) for read in (*columns, stream_kb)]
+            cells = [with_spread(figure(rounds, workload.name, name, read)) for read in (*columns, stream_kb)]
             if set(cells) != {_NOTHING}:
                 rows.append([workload.name, name, *cells])
     header = ["workload", "contender", "TPOT ms p50", "p99", "longest gap ms p50", "p99", "peak KB a stream"]
-    return [*_table(header, rows), ""] if rows else []
+    return [*table(header, rows), ""] if rows else []
 
 
 def _ours(names: Sequence[str], workloads: Sequence[Workload], rounds: Rounds) -> list[str]:
@@ -124,11 +124,11 @@ def _ours(names: Sequence[str], workloads: Sequence[Workload], rounds: Rounds) -
             kinds.insert(0, ("tokens/s" if workload.stream else "requests/s", rate))
         for kind, read in kinds:
             cells = [
-                _with_spread(compared(rounds, workload.name, _OURS, other, by=ratio, read=read)) for other in others
+                with_spread(compared(rounds, workload.name, _OURS, other, by=ratio, read=read)) for other in others
             ]
             if set(cells) != {_NOTHING}:
                 rows.append([workload.name, kind, *cells])
-    return _table(["tollway's", "", *(f"over {other}'s" for other in others)], rows)
+    return table(["tollway's", "", *(f"over {other}'s" for other in others)], rows)
 
 
 def _errors(rounds: Rounds, workload: str, name: str) -> str:
@@ -144,7 +144,8 @@ def _errors(rounds: Rounds, workload: str, name: str) -> str:
     return f"{sum(reasons.values())}: {worst[:80].replace('|', '/')}"
 
 
-def _with_spread(value: Spread | None) -> str:
+def with_spread(value: Spread | None) -> str:
+    """Write a median with its least and greatest, where they differ."""
     if value is None or value.low == value.high:
         return _plain(value)
     return f"{_number(value.median)} ({_number(value.low)} to {_number(value.high)})"
@@ -162,7 +163,8 @@ def _number(value: float) -> str:
     return f"{value:,.{min(digits, 4)}f}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table."""
     lines = [header, ["---"] * len(header), *rows]
     return ["| " + " | ".join(line) + " |" for line in lines]
 

@@ -22,7 +22,7 @@ const idleLimit = time.Second
 // options are the client's flags.
 type options struct {
 	port, connections, requests, tokens, promptBytes int
-	model, headers, trace                            string
+	model, headers, trace, path, mark                string
 	stream                                           bool
 	seconds, warmup, speed, limit                    float64
 }
@@ -90,6 +90,8 @@ func runClient(arguments []string) {
 	flags.StringVar(&o.headers, "headers", "", "further request headers, each ending in \\n")
 	flags.StringVar(&o.trace, "trace", "", "replay this trace instead, by its own clock")
 	flags.Float64Var(&o.speed, "speed", 1, "how much faster than the trace's clock")
+	flags.StringVar(&o.path, "path", "/v1/chat/completions", "where to ask")
+	flags.StringVar(&o.mark, "mark", string(token), "what stands in an answer once for each token")
 	flags.BoolVar(&o.stream, "stream", false, "ask for streams")
 	flags.Float64Var(&o.seconds, "seconds", 3, "how long new requests are sent")
 	flags.Float64Var(&o.limit, "limit", 30, "seconds after that by which every request must have been answered")
@@ -109,7 +111,7 @@ func runClient(arguments []string) {
 		done.Add(1)
 		go func() {
 			defer done.Done()
-			c := &caller{options: o, tally: t, answer: answerState{tokens: &t.tokens}}
+			c := &caller{options: o, tally: t, answer: answerState{tokens: &t.tokens, mark: []byte(o.mark)}}
 			defer c.close()
 			c.warm()
 			warm.Done()
@@ -214,8 +216,8 @@ func (c *caller) request(tokens, promptBytes int) []byte {
 	body := fmt.Sprintf(`{"model":"%s","messages":[{"role":"user","content":"%s"}],"max_tokens":%d%s}`,
 		c.model, prompt, tokens, stream)
 	headers := strings.ReplaceAll(c.headers, "\n", "\r\n")
-	return []byte(fmt.Sprintf("POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n"+
-		"content-type: application/json\r\n%scontent-length: %d\r\n\r\n%s", c.port, headers, len(body), body))
+	return []byte(fmt.Sprintf("POST %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n"+
+		"content-type: application/json\r\n%scontent-length: %d\r\n\r\n%s", c.path, c.port, headers, len(body), body))
 }
 
 // send sends one request and reads its answer. The times are those of the first token and of the answer's end.
@@ -252,6 +254,7 @@ func (c *caller) send(request []byte, tokens int) (first, end time.Time, err err
 // answerState is what is kept of an answer while it arrives.
 type answerState struct {
 	tokens      *int64 // of all answers
+	mark        []byte
 	count       int
 	first, last time.Time
 	longestGap  time.Duration
@@ -259,11 +262,11 @@ type answerState struct {
 }
 
 func (a *answerState) reset() {
-	*a = answerState{tokens: a.tokens, tail: a.tail[:0]}
+	*a = answerState{tokens: a.tokens, mark: a.mark, tail: a.tail[:0]}
 }
 
 func (a *answerState) take(piece []byte) {
-	count := bytes.Count(piece, []byte{token})
+	count := bytes.Count(piece, a.mark) + a.across(piece)
 	if count > 0 {
 		now := time.Now()
 		if a.count == 0 {
@@ -282,6 +285,22 @@ func (a *answerState) take(piece []byte) {
 		piece = piece[len(piece)-2048:]
 	}
 	a.tail = append(a.tail, piece...)
+}
+
+// across counts the mark that begins in the pieces before and ends in this one.
+func (a *answerState) across(piece []byte) int {
+	n := len(a.mark) - 1
+	if n == 0 {
+		return 0
+	}
+	before, after := a.tail, piece
+	if len(before) > n {
+		before = before[len(before)-n:]
+	}
+	if len(after) > n {
+		after = after[:n]
+	}
+	return bytes.Count(append(append([]byte{}, before...), after...), a.mark)
 }
 
 // verdict says what is wrong with the answer: nobody is fast by failing.

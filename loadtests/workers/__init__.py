@@ -1,0 +1,1 @@
+"""What the way out of a replica costs: ``python -m loadtests.workers``."""

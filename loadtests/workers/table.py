@@ -1,0 +1,44 @@
+"""Writes the run's results as Markdown. Each figure is the median over the rounds, with the least and the greatest."""
+
+from collections.abc import Callable, Mapping
+
+from loadtests.bench.figures import Measure, ratio, spread
+from loadtests.bench.table import table, with_spread
+
+BARE = "bare server"
+
+Rounds = list[dict[tuple[str, int, str], Measure]]
+"""For each round the measures by group, number of streams and way."""
+
+
+def markdown(rounds: Rounds, problems: Mapping[str, str]) -> str:
+    """Return the table, and a line for each group that could not be measured."""
+    ways = list(dict.fromkeys((group, way) for measures in rounds for group, _, way in measures))
+    rows = [
+        [str(streams), way if way != BARE else f"{way} (beside {group})", *_figures(rounds, group, streams, way)]
+        for streams in sorted({streams for measures in rounds for _, streams, _ in measures})
+        for group, way in ways
+    ]
+    header = ["streams", "way", "tokens/s", "of the bare server's", "TTFT ms p50", "p99", "CPU s/1M tokens", "errors"]
+    lines = table(header, rows)
+    return "\n".join([*lines, *(f"\nNot measured, {group}: {reason}" for group, reason in problems.items())])
+
+
+def _figures(rounds: Rounds, group: str, streams: int, way: str) -> list[str]:
+    found = [measures.get((group, streams, way)) for measures in rounds]
+    beside = [measures.get((group, streams, BARE)) for measures in rounds]
+
+    def own(read: Callable[[Measure], float]) -> str:
+        return with_spread(spread(read(measure) for measure in found if measure))
+
+    of_bare = spread(
+        ratio(mine.tokens_per_s, bare.tokens_per_s) for mine, bare in zip(found, beside, strict=True) if mine and bare
+    )
+    return [
+        own(lambda m: m.tokens_per_s),
+        with_spread(of_bare),
+        own(lambda m: m.ttft_ms["p50"]),
+        own(lambda m: m.ttft_ms["p99"]),
+        own(lambda m: m.cpu_s_per_1m_tokens),
+        str(sum(sum(measure.errors.values()) for measure in found if measure)),
+    ]
