@@ -23,6 +23,9 @@ from random import Random
 from gateway.clock import Clock
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.fleet import FleetReport, Listed, ListedModel, Load, Tally, nano_usd_per_mtok
+from gateway.targets.choice.base import Choice, ReplicaView
+from gateway.targets.choice.prefix_index import PrefixIndex, fingerprint
+from gateway.targets.choice.registry import CHOICES
 from gateway.types import Call, Target
 
 MAX_WAITING = 256
@@ -111,6 +114,8 @@ class Fleet:
         self._waiters: set[asyncio.Future[None]] = set()
         self._wanting = 0
         self._wanted_until_ns = 0
+        self._choices: dict[tuple[str, str], Choice] = {}
+        self._index = PrefixIndex()
 
     def usable(self) -> list[Replica]:
         """Return those that take requests: the ready ones, or while there is none, those that drain."""
@@ -127,10 +132,24 @@ class Fleet:
     def visit(self, call: Call, target: Target) -> Visit | None:
         """Choose a replica for an attempt that begins now; None when there is none to choose from."""
         usable = self.usable()
-        chosen = [each for each in usable if each.has_room] or usable
-        if not chosen:
+        open_ones = [each for each in usable if each.has_room] or usable
+        if not open_ones:
             return None
-        return Visit(self, min(chosen, key=lambda each: each.requests), call.input_tokens_estimate)
+        tokens = call.input_tokens_estimate
+        key = (target.id, target.replica_choice)
+        choice = self._choices.get(key)
+        if choice is None:
+            choice = self._choices[key] = CHOICES[target.replica_choice](self._random)
+        prompt = None
+        matched = [0] * len(open_ones)
+        if choice.reads_prefixes and len(self.replicas) > 1:
+            prompt = fingerprint(target.upstream_model, call.envelope.members, tokens)
+            matched = self._index.match(prompt, [each.id for each in open_ones])
+        views = [ReplicaView(each.requests, each.uncached_tokens) for each in open_ones]
+        index = choice.choose(tokens, views, matched)
+        if prompt is not None:
+            self._index.remember(open_ones[index].id, prompt)
+        return Visit(self, open_ones[index], tokens - matched[index])
 
     def listed(self, replicas: Sequence[Listed]) -> list[Replica]:
         """Take over the directory's list, and return the new ones. One that is still heard stays until it is not."""
@@ -140,11 +159,13 @@ class Fleet:
         for replica in list(self.replicas.values()):
             replica.is_listed = replica.id in ids
             if not (replica.is_listed or replica.up):
-                del self.replicas[replica.id]
+                self.lost(replica)
         return new
 
     def heard(self, replica: Replica, load: Load) -> None:
         """Take in a line of one of the replicas."""
+        if replica.load is None or replica.load.kv_tokens != load.kv_tokens:
+            self._index.resize(replica.id, load.kv_tokens)
         replica.load = load
         replica.at_line = replica.in_flight
         replica.up = True
@@ -156,6 +177,8 @@ class Fleet:
     def lost(self, replica: Replica) -> None:
         """Take a replica for dead that is not heard any more; one that is not listed either is forgotten."""
         replica.up = False
+        replica.load = None
+        self._index.forget(replica.id)
         if not replica.is_listed:
             self.replicas.pop(replica.id, None)
 

@@ -70,6 +70,19 @@ async def test_requests_go_to_the_replicas_themselves(tmp_path: Path) -> None:
         assert all(len(replica.asked) == 4 for replica in made.cluster.replicas)
 
 
+async def test_a_prompt_returns_to_the_replica_that_has_read_it(tmp_path: Path) -> None:
+    """Conversations with the same beginning meet in one replica's cache; the usage shows it."""
+    async with ground(tmp_path, 2, kv_blocks=1000, prefill_tokens_per_s=100_000) as made:
+        beginning = "a system prompt of some length " * 100
+        for number in range(8):
+            messages = [{"role": "system", "content": beginning}, {"role": "user", "content": f"question {number}"}]
+            status, _, body = await made.chat(messages=messages)
+            assert status == 200
+            cached = json.loads(body)["usage"]["prompt_tokens_details"]["cached_tokens"]
+            assert (cached > 400) == (number > 0)
+        assert sorted(len(replica.asked) for replica in made.cluster.replicas) == [0, 8]
+
+
 async def test_a_dead_replica_costs_no_request(tmp_path: Path) -> None:
     """Killed without a word: those that meet it go to another replica of the same model; none fails."""
     async with ground(tmp_path, 3) as made:
