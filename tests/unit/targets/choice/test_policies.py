@@ -6,7 +6,7 @@ from itertools import zip_longest
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.targets.choice.base import Choice, ReplicaView
@@ -29,6 +29,7 @@ VIEWS = st.lists(st.builds(ReplicaView, st.integers(0, 9), st.integers(0, 9999))
 
 
 @pytest.mark.parametrize("name", CHOICES)
+@settings(deadline=None)  # the machine may be busy
 @given(seen=VIEWS, seed=st.integers(0, 99), data=st.data())
 def test_whatever_is_seen_one_of_the_replicas_is_chosen(
     name: str, seen: list[ReplicaView], seed: int, data: st.DataObject
@@ -58,6 +59,7 @@ def test_a_policy_that_reads_no_prefixes_needs_no_matches(name: str) -> None:
     assert policy(name).choose(100, views(0, 0), ()) in {0, 1}
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(seen=VIEWS)
 def test_least_active_chooses_the_smallest_load(seen: list[ReplicaView]) -> None:
     chosen = policy("least_active").choose(100, seen, ())
@@ -106,6 +108,7 @@ def test_a_prompt_that_is_cached_everywhere_goes_where_the_load_is_least() -> No
     assert policy("prefix").choose(1000, views(30, 0, uncached=[0, 5]), [1000, 1000]) == 1
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     loads=st.lists(st.integers(0, 9), min_size=1, max_size=9),
     tokens=st.integers(0, 9999),
