@@ -93,7 +93,7 @@ def deploy(models: Models, running: MutableMapping[str, tuple[str, ModelSpec]], 
         running[name] = models[name]
         report(f"{name} is ready")
     if changed := {name: model for name, model in models.items() if running[name] != model}:
-        report(f"upgrading {', '.join(changed)}")
+        report(f"upgrading {', '.join(changed)} (this takes room for as many replicas again)")
         _run(changed)
         running.update(changed)
 

@@ -5,6 +5,8 @@ import os
 import signal
 import time
 
+import aiohttp
+
 from tests.ground.ray_cluster import Cluster, callers, viewing
 
 ENGINE = {"source": "-", "engine": "synthetic", "cpus_per_replica": 0.1}
@@ -33,6 +35,17 @@ async def test_what_the_directory_and_the_replica_say_is_true(cluster: Cluster) 
         after = view.lines[replica]["total"]
         assert after["output_tokens"] - before["output_tokens"] == 1200
         assert 0 < after["busy_s"] - before["busy_s"] <= after["up_s"] - before["up_s"]
+
+
+async def test_without_the_clusters_token_nothing_is_told_and_nothing_is_served(cluster: Cluster) -> None:
+    async with viewing(cluster) as view, aiohttp.ClientSession() as stranger:
+        await view.until(lambda: bool(view.ready("told")))
+        [url] = view.listed("told").values()
+        for place in ("/tollway/replicas", "/told/v1/models", "/told/tollway/load"):
+            async with stranger.get(cluster.url + place) as refused, view.session.get(cluster.url + place) as told:
+                assert (refused.status, told.status) == (401, 200)
+        async with stranger.get(f"{url}/v1/models") as refused:
+            assert refused.status == 401
 
 
 async def test_requests_through_serves_proxy_are_counted_too(cluster: Cluster) -> None:

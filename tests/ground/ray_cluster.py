@@ -25,6 +25,9 @@ from workers.run import READY, RELOADED
 
 _ROOT = Path(__file__).parents[2]
 _START_S = 90.0
+_TOKEN = "of-this-cluster"
+BEARER = {"authorization": f"Bearer {_TOKEN}"}
+"""What every request to a replica or the directory needs."""
 
 
 class Cluster:
@@ -37,7 +40,7 @@ class Cluster:
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "gateway", "workers", "run", "--until-stdin-closes"]
         options = ["--config", str(self._config), "--port", str(port)]
-        environment = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(_ROOT)}
+        environment = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(_ROOT), "TOLLWAY_REPLICA_TOKEN": _TOKEN}
         self._child = Child([*command, *options], directory / "log", environment)
         self._said = 0
 
@@ -213,7 +216,8 @@ class View:
 async def viewing(cluster: Cluster) -> AsyncIterator[View]:
     """Watch a cluster until the context is left."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=2)
-    async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector, headers=BEARER) as session:
         view = View(session)
         watching = asyncio.create_task(view.watch(cluster.url))
         try:
