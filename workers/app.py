@@ -78,7 +78,6 @@ def application(name: str, model: str, spec: ModelSpec) -> serve.Application:
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=spec.drain_s + _CLOSING_S,
         health_check_period_s=1.0,
-        health_check_timeout_s=10.0,
         # A start that failed once fails again (wrong argument, no memory): say so at once, not after three minutes.
         max_constructor_retry_count=1,
         ray_actor_options={"num_cpus": spec.cpus_per_replica, "num_gpus": spec.gpus_per_replica},

@@ -7,11 +7,12 @@ call in a Serve handle's queue, which Serve counts by itself. Delays and bounds 
 
 import warnings
 from math import ceil
-from typing import Protocol
-
-from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+from typing import TYPE_CHECKING, Protocol
 
 from workers.spec import AutoscalingSpec
+
+if TYPE_CHECKING:
+    from ray.serve.config import AutoscalingConfig
 
 REQUESTS, TTFT_MS = "requests", "ttft_ms"
 """The figures of a replica, by the names under which it reports them."""
@@ -49,8 +50,11 @@ class Policy:
         return wanted, {}
 
 
-def autoscaling_config(spec: AutoscalingSpec) -> AutoscalingConfig:
+def autoscaling_config(spec: AutoscalingSpec) -> "AutoscalingConfig":
     """Return Serve's configuration. A model with ``min_replicas: 0`` starts at zero."""
+    # Imported late: the policy itself needs no Ray.
+    from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+
     kwargs = {"target_requests": spec.target_requests, "target_ttft_ms": spec.target_ttft_ms}
     with warnings.catch_warnings():
         # Deprecated in favour of environment variables of every process of the cluster, which are not ours to set.

@@ -76,7 +76,7 @@ def deploy(models: Models, running: MutableMapping[str, tuple[str, ModelSpec]], 
     """
     from ray import serve
 
-    from workers.app import DIRECTORY, application, directory_application
+    from workers.app import DIRECTORY, directory_application
 
     specs = {name: spec for name, (_, spec) in models.items()}
     if specs != {name: spec for name, (_, spec) in running.items()}:
@@ -85,18 +85,32 @@ def deploy(models: Models, running: MutableMapping[str, tuple[str, ModelSpec]], 
         report(f"stopping {name}")
         serve.delete(name, _blocking=False)
         del running[name]
-    for name, (model, spec) in models.items():
-        if running.get(name) == (model, spec):
-            continue
-        report(f"{'upgrading' if name in running else 'starting'} {_replicas(spec)} of {name} ({spec.engine})")
-        try:
-            serve.run(application(name, model, spec), name=name, route_prefix=f"/{name}")
-        except RuntimeError as error:
-            status = serve.status().applications.get(name)
-            said = (status.message if status else "") or str(error)
-            raise WorkerError(f"The replicas of {name} did not start: {_last_line(said)}") from error
-        running[name] = model, spec
+    # One start after another, for an engine that starts takes what it finds free; but upgrades all at once, for each
+    # ends only when the old replicas have.
+    for name in [name for name in models if name not in running]:
+        report(f"starting {_replicas(models[name][1])} of {name} ({models[name][1].engine})")
+        _run({name: models[name]})
+        running[name] = models[name]
         report(f"{name} is ready")
+    if changed := {name: model for name, model in models.items() if running[name] != model}:
+        report(f"upgrading {', '.join(changed)} (this takes room for as many replicas again)")
+        _run(changed)
+        running.update(changed)
+
+
+def _run(models: Models) -> None:
+    from ray import serve
+
+    from workers.app import application
+
+    targets = [serve.RunTarget(application(name, *model), name, f"/{name}") for name, model in models.items()]
+    try:
+        serve.run_many(targets)
+    except RuntimeError as error:
+        applications = serve.status().applications
+        failed = [(name, applications[name].message) for name in models if applications[name].status == "DEPLOY_FAILED"]
+        name, said = failed[0] if failed else (next(iter(models)), "")
+        raise WorkerError(f"The replicas of {name} did not start: {_last_line(said or str(error))}") from error
 
 
 def _replicas(spec: ModelSpec) -> str:

@@ -42,7 +42,7 @@ class Directory:
         self._now = now
         self._replicas: dict[str, dict[str, tuple[str, float]]] = {name: {} for name in models}
         # Never that of a directory that was killed: whoever waits for another version gets this one at once.
-        self.version = time.time_ns()
+        self.version = time.time_ns() // 1000
         self.changed = asyncio.Event()
         """Set at the next change; another one is in its place then."""
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from workers.signals import StopRequested, stop_deferred, stop_on_signals
+from workers.signals import StopRequested, reload_on_hangup, stop_deferred, stop_on_signals
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +37,21 @@ def test_a_stop_is_held_back_until_the_block_has_ended() -> None:
     with pytest.raises(StopRequested):
         block()
     assert reached
+
+
+def test_a_hangup_reloads_where_no_terminal_can_be_closed() -> None:
+    stop_on_signals()
+    asked = reload_on_hangup()
+    assert asked.empty()
+    signal.raise_signal(signal.SIGHUP)
+    assert asked.get_nowait() == signal.SIGHUP
+    with pytest.raises(StopRequested):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_closed_terminal_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    stop_on_signals()
+    reload_on_hangup()
+    with pytest.raises(StopRequested):
+        signal.raise_signal(signal.SIGHUP)

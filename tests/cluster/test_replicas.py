@@ -1,0 +1,111 @@
+"""Replicas on their own ports: what they say is true, an upgrade loses nothing, and a killed one is gone at once."""
+
+import asyncio
+import os
+import signal
+import time
+
+import aiohttp
+
+from tests.ground.ray_cluster import Cluster, callers, viewing
+
+ENGINE = {"source": "-", "engine": "synthetic", "cpus_per_replica": 0.1}
+WORKERS = {
+    "told": {**ENGINE, "usd_per_hour": 0.08, "max_ongoing_requests": 5, "max_queued_requests": 1},
+    "upgraded": {**ENGINE, "replicas": 2, "drain_s": 60},
+    "killed": {**ENGINE, "replicas": 2},
+}
+
+
+async def test_what_the_directory_and_the_replica_say_is_true(cluster: Cluster) -> None:
+    async with viewing(cluster) as view:
+        await view.until(lambda: bool(view.ready("told")))
+        [replica] = view.listed("told")
+        assert view.models["told"]["serves"] == ["told"]
+        assert view.models["told"]["usd_per_hour"] == 0.08
+        before = view.lines[replica]["total"]
+        streams = [asyncio.create_task(view.stream("told", 200)) for _ in range(6)]
+        await view.until(lambda: view.lines[replica]["in_flight"] == 6)
+        assert view.lines[replica]["limit"] == 6
+        await view.until(lambda: view.lines[replica]["running"] == 6)
+        refused = await view.stream("told", 1)
+        assert refused.broken.startswith("503")
+        assert all(stream.whole for stream in await asyncio.gather(*streams))
+        await view.until(lambda: view.lines[replica]["in_flight"] == 0)
+        after = view.lines[replica]["total"]
+        assert after["output_tokens"] - before["output_tokens"] == 1200
+        assert 0 < after["busy_s"] - before["busy_s"] <= after["up_s"] - before["up_s"]
+
+
+async def test_without_the_clusters_token_nothing_is_told_and_nothing_is_served(cluster: Cluster) -> None:
+    async with viewing(cluster) as view, aiohttp.ClientSession() as stranger:
+        await view.until(lambda: bool(view.ready("told")))
+        [url] = view.listed("told").values()
+        for place in ("/tollway/replicas", "/told/v1/models", "/told/tollway/load"):
+            async with stranger.get(cluster.url + place) as refused, view.session.get(cluster.url + place) as told:
+                assert (refused.status, told.status) == (401, 200)
+        async with stranger.get(f"{url}/v1/models") as refused:
+            assert refused.status == 401
+
+
+async def test_requests_through_serves_proxy_are_counted_too(cluster: Cluster) -> None:
+    async with viewing(cluster) as view:
+        await view.until(lambda: bool(view.ready("told")))
+        [replica] = view.listed("told")
+        streaming = asyncio.create_task(view.stream("told", 100, f"{cluster.url}/told"))
+        await view.until(lambda: view.lines[replica]["in_flight"] == 1)
+        assert (await streaming).whole
+
+
+async def test_an_upgrade_under_streams_loses_none_and_leaves_no_gap(cluster: Cluster) -> None:
+    async with viewing(cluster) as view:
+        await view.until(lambda: len(view.ready("upgraded")) == 2)
+        old = view.listed("upgraded")
+        # 25 seconds each: longer than the upgrade, so the old replicas have to wait for them.
+        long = [asyncio.create_task(view.stream("upgraded", 5000, url)) for url in old.values() for _ in range(4)]
+        async with callers(view, "upgraded", 4, 20) as short:
+            begun = time.monotonic()
+            slower = {**WORKERS["upgraded"], "synthetic": {"ttft_ms": 60}}
+            reloading = asyncio.create_task(cluster.reload({**WORKERS, "upgraded": slower}))
+            await view.until(lambda: not set(view.ready("upgraded")) & set(old))
+            upgraded_s = time.monotonic() - begun
+            assert {view.lines[replica]["state"] for replica in old} == {"draining"}
+            assert len(view.ready("upgraded")) == 2
+            assert not any(stream.done() for stream in long)
+            assert all(stream.whole for stream in await asyncio.gather(*long))
+            await view.until(lambda: not set(view.listed("upgraded")) & set(old))
+            await reloading
+        assert all(models["upgraded"] for models in view.views)
+        print(f"upgrade in {upgraded_s:.1f} s: {len(view.failed)} of {len(long) + len(short)} streams failed")
+        assert len(short) > 20
+        assert view.failed == []
+
+
+async def test_a_killed_replica_is_gone_at_once_and_replaced(cluster: Cluster) -> None:
+    async with viewing(cluster) as view:
+        await view.until(lambda: len(view.ready("killed")) == 2)
+        victim, url = next(iter(view.listed("killed").items()))
+        long = [asyncio.create_task(view.stream("killed", 400, url)) for _ in range(3)]
+        await view.until(lambda: view.lines[victim]["in_flight"] == 3)
+        killed_at = time.monotonic()
+        os.kill(cluster.pid_of("ray::ServeReplica:killed", url), signal.SIGKILL)
+        await view.until(lambda: victim in view.gone)
+        heard_s = view.gone[victim] - killed_at
+        broken = await asyncio.gather(*long)
+        broken_s = time.monotonic() - killed_at
+        assert all(stream.broken and not stream.read.done for stream in broken)
+        view.failed.clear()
+        async with callers(view, "killed", 4, 20) as others:
+            await view.until(lambda: victim not in view.listed("killed"))
+            struck_off_s = time.monotonic() - killed_at
+            await view.until(lambda: len(view.ready("killed")) == 2)
+            replaced_s = time.monotonic() - killed_at
+        print(
+            f"lease broken in {heard_s * 1000:.0f} ms, its {len(broken)} streams in {broken_s * 1000:.0f} ms, out of "
+            f"the directory in {struck_off_s:.1f} s, replaced in {replaced_s:.1f} s; "
+            f"{len(view.failed)} of {len(others)} other streams failed"
+        )
+        assert heard_s < 1.5
+        assert broken_s < 1.5
+        assert struck_off_s < 5
+        assert view.failed == []
