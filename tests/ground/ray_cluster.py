@@ -24,7 +24,7 @@ from workers.ports import free_port
 from workers.run import READY, RELOADED
 
 _ROOT = Path(__file__).parents[2]
-_START_S = 90.0
+_START_S = 240.0
 _TOKEN = "of-this-cluster"
 BEARER = {"authorization": f"Bearer {_TOKEN}"}
 """What every request to a replica or the directory needs."""
