@@ -30,6 +30,8 @@ ALIVE_EVERY = 20
 """So many intervals without news, and a process says that it is still there, which shows it who is not."""
 _LESSONS_PER_DATAGRAM = 200
 """About 40 KB: well below what a socket's buffer takes by default (net.core.wmem_default, 208 KB)."""
+TELLING = 16
+"""Good answers of a target at one sending: a window holds 64 samples, and hundreds a second say no more."""
 _FLUSH_TIMEOUT_S = 2.0
 
 _log = logging.getLogger("tollway.siblings")
@@ -159,7 +161,7 @@ class Exchange:
         if not self._lessons and running == self._told and self._silent < ALIVE_EVERY:
             return
         self._silent, self._told = 0, running
-        lessons, self._lessons = self._lessons, []
+        lessons, self._lessons = _telling(self._lessons), []
         others = self._others()
         for start in range(0, max(1, len(lessons)), _LESSONS_PER_DATAGRAM):
             news = _encode(News(self._slot, lessons[start : start + _LESSONS_PER_DATAGRAM], running))
@@ -223,3 +225,18 @@ class Exchange:
         for running in self._elsewhere.values():
             total.update(running)
         self._pool.heed(total)
+
+
+def _telling(lessons: list[Lesson]) -> list[Lesson]:
+    """Leave out what says nothing new: of a target that answered every time, all but the last lessons."""
+    if len(lessons) <= TELLING:
+        return lessons
+    # Where one failed, the order of good and bad is what a breaker goes by.
+    failed = {each.target_id for each in lessons if not each.sample.ok}
+    left: Counter[str] = Counter()
+    kept = []
+    for each in reversed(lessons):
+        left[each.target_id] += 1
+        if left[each.target_id] <= TELLING or each.target_id in failed:
+            kept.append(each)
+    return kept[::-1]

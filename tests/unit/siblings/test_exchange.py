@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from gateway.clock import SystemClock
-from gateway.siblings.exchange import Exchange
-from gateway.targets.pool import Pool
+from gateway.siblings.exchange import TELLING, Exchange
+from gateway.targets.pool import Lesson, Pool
 from gateway.types import Sample, TargetView
 from tests.ground.builders import build_call, build_route, build_target
 from tests.ground.waiting import until
@@ -16,13 +16,13 @@ TARGET = build_target("own")
 CALL = build_call(route=build_route(TARGET))
 
 
-def sample(*, ok: bool = True) -> Sample:
+def sample(*, ok: bool = True, ttft_ms: float = 100.0) -> Sample:
     return Sample(
         ok=ok,
         trips_breaker=not ok,
         input_tokens=100,
         output_tokens=20,
-        ttft_ms=100.0,
+        ttft_ms=ttft_ms,
         tpot_ms=10.0,
         in_flight_at_start=1,
     )
@@ -141,3 +141,19 @@ async def test_a_directory_of_any_depth_will_do(tmp_path: Path) -> None:
     async with processes(deep, 2) as (one, other):
         one.pool.begin(TARGET, build_call()).end(sample())
         await until(lambda: other.view.ttft_ms is not None)
+
+
+async def test_of_many_good_answers_the_last_are_told_and_of_bad_ones_all(tmp_path: Path) -> None:
+    """A busy process does not make the others learn what says nothing new; failures keep their order."""
+    async with processes(tmp_path, 2) as (one, other):
+        heard: list[Lesson] = []
+        other.pool.hear = heard.append  # type: ignore[method-assign]
+        for number in range(3 * TELLING):
+            one.pool.begin(TARGET, build_call()).end(sample(ttft_ms=float(number)))
+        await until(lambda: bool(heard))
+        assert [each.sample.ttft_ms for each in heard] == [float(number) for number in range(2 * TELLING, 3 * TELLING)]
+        heard.clear()
+        for number in range(3 * TELLING):
+            one.pool.begin(TARGET, build_call()).end(sample(ok=number != 5))
+        await until(lambda: bool(heard))
+        assert len(heard) == 3 * TELLING
