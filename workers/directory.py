@@ -45,14 +45,26 @@ class Directory:
         self.version = time.time_ns() // 1000
         self.changed = asyncio.Event()
         """Set at the next change; another one is in its place then."""
+        self._reached_at: float | None = None
 
     def announce(self, model: str, replica: str, url: str) -> None:
         """Enter a replica, or renew its entry. A model that is not configured any more is not listed."""
+        self.listens_on_s()
         if (entries := self._replicas.get(model)) is not None:
             known = entries.get(replica)
             entries[replica] = (url, self._now() + _TTL_S)
             if known is None or known[0] != url:
                 self._change()
+
+    def listens_on_s(self) -> float:
+        """Return how long it should still listen before it answers: one that has just started calls every model empty.
+
+        It counts from the first call that reached it, by when Serve had told the replicas' callers of it too.
+        """
+        now = self._now()
+        if self._reached_at is None:
+            self._reached_at = now
+        return max(0.0, self._reached_at + 1.5 * ANNOUNCE_S - now)
 
     def withdraw(self, model: str, replica: str) -> None:
         """Strike a replica off."""
@@ -95,8 +107,6 @@ class DirectoryApp:
         self.directory = directory
         self._wake = wake
         self._token = token
-        # A directory that has just started would call every model empty.
-        self._knows_at = time.monotonic() + 1.5 * ANNOUNCE_S
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Speak ASGI 3."""
@@ -120,7 +130,7 @@ class DirectoryApp:
         directory, after = self.directory, scope["query_string"].partition(b"after=")[2].decode()
         left = asyncio.create_task(gone(receive))
         try:
-            await asyncio.wait({left}, timeout=max(0.0, self._knows_at - time.monotonic()))
+            await asyncio.wait({left}, timeout=directory.listens_on_s())
             until = time.monotonic() + _LONG_POLL_S
             directory.expire()
             while after == str(directory.version) and not left.done() and (rest := until - time.monotonic()) > 0:

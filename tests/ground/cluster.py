@@ -105,7 +105,7 @@ class LocalCluster:
         """Models that somebody wanted while they were at zero."""
         self.replicas: list[LocalReplica] = []
         self._app = DirectoryApp(self.directory, self.woken.append, None)
-        self._app._knows_at = 0.0  # nobody else will announce anything
+        self._app.directory._reached_at = 0.0  # nobody else will announce anything
         self._server: _Server
 
     @property

@@ -23,13 +23,14 @@ class Engine:
 async def test_busy_time_is_the_time_with_at_least_one_request_open() -> None:
     engine = Engine()
     load = engine.load()
-    for now_s, event in [(1, load.opened), (2, load.opened), (3, load.closed), (7, load.closed), (8, load.opened)]:
+    both = [(1, load.opened), (2, load.opened), (3, load.closed), (7, load.closed)]
+    for now_s, event in [*both, (8, load.opened), (9, load.closed), (10, load.opened)]:
         engine.now_s = now_s
         event()
-    engine.now_s = 8.5
+    engine.now_s = 10.5
     said = json.loads(load.line())
-    assert said["total"]["busy_s"] == 6.5
-    assert said["total"]["up_s"] == 8.5
+    assert said["total"]["busy_s"] == 7.5
+    assert said["total"]["up_s"] == 10.5
     assert said["in_flight"] == 1
 
 

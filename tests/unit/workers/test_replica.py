@@ -98,7 +98,7 @@ async def test_the_load_is_told_at_once_when_it_changes_and_else_four_times_a_se
 async def test_a_draining_replica_says_so_serves_what_still_comes_and_ends_after_its_streams() -> None:
     async with replica() as (made, client), client.stream("GET", "/tollway/load") as lines:
         said = lines.aiter_lines()
-        running = asyncio.create_task(stream(client, 400))
+        running = asyncio.create_task(stream(client, 800))
         await until(in_flight(made, 1))
         made.stop()
         while json.loads(await anext(said))["state"] == "ready":
@@ -106,7 +106,7 @@ async def test_a_draining_replica_says_so_serves_what_still_comes_and_ends_after
         late = await stream(client, 3)
         assert not made.withdrawn
         assert late.count('"text"') == 4
-        assert (await running).count('"text"') == 401
+        assert (await running).count('"text"') == 801
         await made.running
         assert made.withdrawn
         with pytest.raises(httpx2.ConnectError):
