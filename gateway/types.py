@@ -9,7 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-Operation = Literal["chat", "completions"]
+Operation = Literal["chat", "completions", "embeddings"]
 Dialect = Literal["openai", "anthropic"]
 Quantile = Literal["p50", "p90", "p95", "p99"]
 Licence = Literal["permissive", "copyleft", "restricted", "non-commercial", "no-derivatives", "proprietary", "unknown"]
@@ -24,6 +24,7 @@ was not to be understood. ``interrupted``: the gateway itself died; written by r
 Capability = Literal[
     "chat",
     "completions",
+    "embeddings",
     "tools",
     "json_object",
     "json_schema",
@@ -91,7 +92,7 @@ class Envelope(Struct, frozen=True, kw_only=True):
     include_usage: bool
     """The caller asked for usage in the stream (``stream_options.include_usage``)."""
     max_output_tokens: int | None
-    """Per choice."""
+    """Per choice; 0 where an answer has no tokens."""
     choices: int
     """How many choices the engine will generate (``n``, ``best_of``, beam width)."""
     streamable: bool
@@ -100,6 +101,8 @@ class Envelope(Struct, frozen=True, kw_only=True):
     content_bytes: int
     """UTF-8 bytes of everything the model will read: message text, tools, schema. Images are counted apart."""
     image_count: int = 0
+    prompts: int = 1
+    """Texts that the model reads apart, each with the whole context to itself."""
 
 
 class Rates(Struct, frozen=True, kw_only=True, omit_defaults=True):

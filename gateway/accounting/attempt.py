@@ -196,7 +196,8 @@ class Attempt:
                 input_tokens=usage.input_tokens + usage.cached_input_tokens + usage.cache_write_tokens,
                 output_tokens=shown,
                 hidden_tokens=usage.output_tokens + usage.reasoning_tokens - shown,
-                ttft_ms=ttft_ms,
+                # Where an answer has no tokens, what the policy may expect is the time to all of it.
+                ttft_ms=duration_ms if self._call.output_cap == 0 and outcome == "ok" else ttft_ms,
                 tpot_ms=tpot_ms,
                 in_flight_at_start=self._lease.in_flight_at_start,
                 retry_after_s=error.retry_after_s if error is not None else None,

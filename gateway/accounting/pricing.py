@@ -52,7 +52,8 @@ def price_of(price_provider: str, upstream_model: str) -> Rates | None:
     Source: the installed ``genai-prices`` package (its own ``provider`` ids); nothing is fetched. Where the book is
     richer than flat rates: of prices that depend on the size of the prompt, the base tier; of prices that depend on
     the hour, the dearest of today (UTC); of cache writes, the short-lived kind. A class without a price of its own
-    costs what the class it belongs to costs: cached input and cache writes as input, reasoning as output.
+    costs what the class it belongs to costs: cached input and cache writes as input, reasoning as output; and what an
+    embedding model would write, which it does not, as input.
     """
     try:
         _, model = get_snapshot().find_provider_model(upstream_model, None, price_provider, None)
@@ -60,9 +61,9 @@ def price_of(price_provider: str, upstream_model: str) -> Rates | None:
         return None
     price = _dearest_today(model)
     input_nano = _nano_usd(price.input_mtok)
-    output_nano = _nano_usd(price.output_mtok)
-    if input_nano is None or output_nano is None:
+    if input_nano is None:
         return None
+    output_nano = _first(_nano_usd(price.output_mtok), input_nano)
     requests_nano = _nano_usd(price.requests_kcount)
     return Rates(
         input_nano_usd_per_mtok=input_nano,
