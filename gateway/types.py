@@ -22,17 +22,8 @@ total). ``cut``: the upstream broke off. ``cancelled``: the caller left. ``faile
 was not to be understood. ``interrupted``: the gateway itself died; written by recovery alone.
 """
 Capability = Literal[
-    "chat",
-    "completions",
-    "embeddings",
-    "tools",
-    "json_object",
-    "json_schema",
-    "vision",
-    "audio",
-    "logprobs",
-    "reasoning",
-]
+    Operation, "tools", "json_object", "json_schema", "vision", "audio", "logprobs", "reasoning"
+]  # fmt: skip
 """What models differ in. What only wire formats differ in (``n``, ``seed``) an adapter refuses by name."""
 
 
