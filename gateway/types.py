@@ -9,7 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-Operation = Literal["chat", "completions", "embeddings"]
+Operation = Literal["chat", "completions", "embeddings", "transcriptions"]
 Dialect = Literal["openai", "anthropic"]
 Quantile = Literal["p50", "p90", "p95", "p99"]
 Licence = Literal["permissive", "copyleft", "restricted", "non-commercial", "no-derivatives", "proprietary", "unknown"]
@@ -94,6 +94,8 @@ class Envelope(Struct, frozen=True, kw_only=True):
     image_count: int = 0
     prompts: int = 1
     """Texts that the model reads apart, each with the whole context to itself."""
+    audio_ms: int = 0
+    """Estimated length of what is to be transcribed."""
 
 
 class Rates(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -105,6 +107,7 @@ class Rates(Struct, frozen=True, kw_only=True, omit_defaults=True):
     output_nano_usd_per_mtok: int = 0
     reasoning_nano_usd_per_mtok: int = 0
     request_nano_usd: int = 0
+    audio_nano_usd_per_hour: int = 0
     hardware_nano_usd_per_hour: int | None = None
     """Own hardware: the hourly price of one replica. Such a call costs its share of the time, not its tokens."""
     version: str = "free"
@@ -303,6 +306,7 @@ class Usage(Struct, frozen=True, kw_only=True):
     output_tokens: int = 0
     """Visible output; reasoning is counted apart."""
     reasoning_tokens: int = 0
+    audio_ms: int = 0
     origin: Origin = "provider"
 
 

@@ -123,7 +123,7 @@ class Attempt:
         self._pays_by_the_hour = self.target.rates.hardware_nano_usd_per_hour is not None
         self._started_ns = instruments.clock.monotonic_ns()
         self._started_wall_ns = instruments.clock.wall_ns()
-        presumed = Usage(input_tokens=call.input_tokens_estimate, origin="estimated")
+        presumed = Usage(input_tokens=call.input_tokens_estimate, audio_ms=call.envelope.audio_ms, origin="estimated")
         instruments.ledger.dispatch(
             Dispatch(
                 entry=self._ledger_entry("interrupted", presumed, cost_nano_usd(presumed, self.target.rates)),
@@ -238,7 +238,13 @@ class Attempt:
             return Usage(origin="estimated")
         output_tokens = estimate_output_tokens(progress.content_events, progress.content_bytes) if progress else 0
         if reported is None:
-            return Usage(input_tokens=self._call.input_tokens_estimate, output_tokens=output_tokens, origin="estimated")
+            call = self._call
+            return Usage(
+                input_tokens=call.input_tokens_estimate,
+                output_tokens=output_tokens,
+                audio_ms=call.envelope.audio_ms,
+                origin="estimated",
+            )
         return replace(reported, output_tokens=max(output_tokens, reported.output_tokens), origin="estimated")
 
     def _billed(self, outcome: Outcome) -> bool:

@@ -12,6 +12,7 @@ import msgspec
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.providers.base import Decoder, streams_upstream
 from gateway.providers.failure import classify, classify_in_stream
+from gateway.providers.transcript import TranscriptDecoder, form_for
 from gateway.types import Call, Operation, Target, UpstreamRequest
 from gateway.wire.frame import Frame, learn
 from gateway.wire.openai import DONE, Assembler, Chunk, Embeddings, Tap, parse, without_usage
@@ -21,7 +22,10 @@ from gateway.wire.sse import Splitter, data_of
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """A whole answer is held until it is known to be one, so its size has a limit."""
 
-_PATHS = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
+_PATHS: dict[Operation, str] = {
+    "chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings",
+    "transcriptions": "/audio/transcriptions",
+}  # fmt: skip
 _EVENT_STREAM = "text/event-stream; charset=utf-8"
 _JSON = "application/json"
 _LESSONS = 4
@@ -53,18 +57,22 @@ class CompatibleAdapter:
 
     def request(self, call: Call, target: Target, attempt_id: str) -> UpstreamRequest:
         """Write the request: the caller's body with single members changed, and none of the caller's headers."""
-        headers = [("content-type", _JSON), ("x-tollway-attempt-id", attempt_id)]
+        form = form_for(call.envelope, target.upstream_model) if call.operation == "transcriptions" else None
+        content_type, body = form or (_JSON, self._body(call, target))
+        headers = [("content-type", content_type), ("x-tollway-attempt-id", attempt_id)]
         if target.credential is not None:
             headers.append(("authorization", f"Bearer {target.credential.value}"))
         return UpstreamRequest(
             method="POST",
             url=target.base_url.rstrip("/") + _PATHS[call.operation],
             headers=(*headers, *target.headers),
-            body=self._body(call, target),
+            body=body,
         )
 
     def decoder(self, call: Call, target: Target) -> Decoder:
         """Make the decoder: pass a stream or an object through, or assemble the one from the other."""
+        if call.operation == "transcriptions":
+            return TranscriptDecoder(call.envelope)
         if not streams_upstream(call, target):
             return EmbeddingsDecoder() if call.operation == "embeddings" else ObjectDecoder()
         if call.envelope.stream:

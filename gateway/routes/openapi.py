@@ -61,10 +61,16 @@ _EMBEDDING = {
     "encoding_format": {"enum": ["float", "base64"], "default": "float"},
     "dimensions": {"type": "integer", "minimum": 1},
 }
+_TRANSCRIPTION = {
+    "file": {"type": "string", "format": "binary"},
+    "response_format": {"enum": ["json", "verbose_json", "diarized_json", "text", "srt", "vtt"], "default": "json"},
+    "language": {"type": "string"},
+}
 _OPERATIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("/v1/chat/completions", "Create a chat completion", "createChatCompletion", _CHAT),
     ("/v1/completions", "Create a completion", "createCompletion", _COMPLETION),
     ("/v1/embeddings", "Create embeddings", "createEmbedding", _EMBEDDING),
+    ("/v1/audio/transcriptions", "Transcribe speech", "createTranscription", _TRANSCRIPTION),
 )
 
 
@@ -94,6 +100,9 @@ def _operation(summary: str, operation_id: str, members: dict[str, Any]) -> dict
     }
     headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()}
     answer = {"application/json": {"schema": {"type": "object"}}}
+    media_type = "multipart/form-data" if "file" in members else "application/json"
+    if "file" in members:
+        answer["text/plain"] = {"schema": {"type": "string"}}
     if "stream" in members:
         answer["text/event-stream"] = {"schema": {"type": "string"}}
     return {
@@ -101,7 +110,7 @@ def _operation(summary: str, operation_id: str, members: dict[str, Any]) -> dict
         "operationId": operation_id,
         "tags": ["models"],
         "security": [{"key": []}],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "requestBody": {"required": True, "content": {media_type: {"schema": body}}},
         "responses": {
             "200": {"description": "The answer, as the target gave it.", "headers": headers, "content": answer},
             **{

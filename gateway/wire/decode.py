@@ -14,6 +14,7 @@ from typing import Any, Never
 from gateway.errors import ErrorKind, GatewayError
 from gateway.types import Capability, Dialect, Envelope, Operation
 from gateway.wire.splice import members_of
+from gateway.wire.transcription import decode_form
 
 _Object = dict[str, Any]
 
@@ -45,6 +46,8 @@ def decode(operation: Operation, dialect: Dialect, body: bytes, *, max_depth: in
     """
     if dialect != "openai":
         raise GatewayError(ErrorKind.UNSUPPORTED, f"Requests in the dialect '{dialect}' are not supported.")
+    if operation == "transcriptions":
+        return decode_form(body)
     request = _scan(body, max_depth)
     _check_spelling(request)
     model = request.get("model")
