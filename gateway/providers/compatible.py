@@ -392,9 +392,7 @@ def _is_error(chunk: Chunk | Embeddings) -> bool:
 
 
 def _not_a_stream() -> UpstreamError:
-    return UpstreamError(
-        ErrorKind.UPSTREAM_PROTOCOL, "The upstream answered with something that is not an event stream."
-    )
+    return UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream's answer is not an event stream.")
 
 
 def _too_large() -> UpstreamError:
