@@ -104,8 +104,8 @@ class UsagePart(Struct, forbid_unknown_fields=True):
     cache_write_tokens: int
     output_tokens: int
     reasoning_tokens: int
-    audio_ms: int = 0
     origin: Literal["provider", "engine", "estimated"]
+    audio_ms: int = 0
 
 
 class Exchange(Struct, forbid_unknown_fields=True):

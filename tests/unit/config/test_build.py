@@ -57,8 +57,8 @@ models:
   mini:
     provider: openai
     upstream: gpt-5-mini
-    price:
-      {input: 0.25, output: 2, cached_input: 0.025, cache_write: 0.3, reasoning: 3, per_request: 0.001, audio_hour: 0.36}
+    price: {input: 0.25, output: 2, cached_input: 0.025, cache_write: 0.3, reasoning: 3, per_request: 0.001,
+      audio_hour: 0.36}
   openai/*: {provider: openai}
 routes:
   auto:
