@@ -51,6 +51,8 @@ log = logging.getLogger("tollway.app")
 _LLM_ROUTES: dict[str, tuple[Operation, Dialect]] = {
     "/v1/chat/completions": ("chat", "openai"),
     "/v1/completions": ("completions", "openai"),
+    "/v1/embeddings": ("embeddings", "openai"),
+    "/v1/audio/transcriptions": ("transcriptions", "openai"),
 }
 
 

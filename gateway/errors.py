@@ -39,6 +39,7 @@ class ErrorKind(StrEnum):
     UPSTREAM_RATE_LIMITED = "upstream_rate_limited"
     UPSTREAM_CREDENTIALS = "upstream_credentials"
     UPSTREAM_REJECTED = "upstream_rejected"
+    UPSTREAM_UNSUPPORTED = "upstream_unsupported"
     BREAKER_OPEN = "breaker_open"
 
 
@@ -88,6 +89,7 @@ MEANINGS: dict[ErrorKind, Meaning] = {
     ErrorKind.UPSTREAM_RATE_LIMITED: Meaning(503, _UPSTREAM, "upstream_rate_limited", True, True, logging.WARNING),
     ErrorKind.UPSTREAM_CREDENTIALS: Meaning(503, _UPSTREAM, "upstream_credentials", True, True, logging.ERROR),
     ErrorKind.UPSTREAM_REJECTED: Meaning(400, _CALLER, None, False, False, logging.INFO),
+    ErrorKind.UPSTREAM_UNSUPPORTED: Meaning(400, _CALLER, "unsupported", True, False, logging.INFO),
     ErrorKind.BREAKER_OPEN: Meaning(503, _UPSTREAM, "upstream_unreachable", True, False, logging.INFO),
 }
 

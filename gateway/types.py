@@ -9,7 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-Operation = Literal["chat", "completions"]
+Operation = Literal["chat", "completions", "embeddings", "transcriptions"]
 Dialect = Literal["openai", "anthropic"]
 Quantile = Literal["p50", "p90", "p95", "p99"]
 Licence = Literal["permissive", "copyleft", "restricted", "non-commercial", "no-derivatives", "proprietary", "unknown"]
@@ -22,16 +22,8 @@ total). ``cut``: the upstream broke off. ``cancelled``: the caller left. ``faile
 was not to be understood. ``interrupted``: the gateway itself died; written by recovery alone.
 """
 Capability = Literal[
-    "chat",
-    "completions",
-    "tools",
-    "json_object",
-    "json_schema",
-    "vision",
-    "audio",
-    "logprobs",
-    "reasoning",
-]
+    Operation, "tools", "json_object", "json_schema", "vision", "audio", "logprobs", "reasoning"
+]  # fmt: skip
 """What models differ in. What only wire formats differ in (``n``, ``seed``) an adapter refuses by name."""
 
 
@@ -91,7 +83,7 @@ class Envelope(Struct, frozen=True, kw_only=True):
     include_usage: bool
     """The caller asked for usage in the stream (``stream_options.include_usage``)."""
     max_output_tokens: int | None
-    """Per choice."""
+    """Per choice; 0 where an answer has no tokens."""
     choices: int
     """How many choices the engine will generate (``n``, ``best_of``, beam width)."""
     streamable: bool
@@ -100,6 +92,10 @@ class Envelope(Struct, frozen=True, kw_only=True):
     content_bytes: int
     """UTF-8 bytes of everything the model will read: message text, tools, schema. Images are counted apart."""
     image_count: int = 0
+    prompts: int = 1
+    """Texts that the model reads apart, each with the whole context to itself."""
+    audio_ms: int = 0
+    """Estimated length of what is to be transcribed."""
 
 
 class Rates(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -111,6 +107,7 @@ class Rates(Struct, frozen=True, kw_only=True, omit_defaults=True):
     output_nano_usd_per_mtok: int = 0
     reasoning_nano_usd_per_mtok: int = 0
     request_nano_usd: int = 0
+    audio_nano_usd_per_hour: int = 0
     hardware_nano_usd_per_hour: int | None = None
     """Own hardware: the hourly price of one replica. Such a call costs its share of the time, not its tokens."""
     version: str = "free"
@@ -309,6 +306,7 @@ class Usage(Struct, frozen=True, kw_only=True):
     output_tokens: int = 0
     """Visible output; reasoning is counted apart."""
     reasoning_tokens: int = 0
+    audio_ms: int = 0
     origin: Origin = "provider"
 
 

@@ -123,7 +123,7 @@ class Attempt:
         self._pays_by_the_hour = self.target.rates.hardware_nano_usd_per_hour is not None
         self._started_ns = instruments.clock.monotonic_ns()
         self._started_wall_ns = instruments.clock.wall_ns()
-        presumed = Usage(input_tokens=call.input_tokens_estimate, origin="estimated")
+        presumed = Usage(input_tokens=call.input_tokens_estimate, audio_ms=call.envelope.audio_ms, origin="estimated")
         instruments.ledger.dispatch(
             Dispatch(
                 entry=self._ledger_entry("interrupted", presumed, cost_nano_usd(presumed, self.target.rates)),
@@ -196,7 +196,8 @@ class Attempt:
                 input_tokens=usage.input_tokens + usage.cached_input_tokens + usage.cache_write_tokens,
                 output_tokens=shown,
                 hidden_tokens=usage.output_tokens + usage.reasoning_tokens - shown,
-                ttft_ms=ttft_ms,
+                # Where an answer has no tokens, what the policy may expect is the time to all of it.
+                ttft_ms=duration_ms if self._call.output_cap == 0 and outcome == "ok" else ttft_ms,
                 tpot_ms=tpot_ms,
                 in_flight_at_start=self._lease.in_flight_at_start,
                 retry_after_s=error.retry_after_s if error is not None else None,
@@ -237,7 +238,13 @@ class Attempt:
             return Usage(origin="estimated")
         output_tokens = estimate_output_tokens(progress.content_events, progress.content_bytes) if progress else 0
         if reported is None:
-            return Usage(input_tokens=self._call.input_tokens_estimate, output_tokens=output_tokens, origin="estimated")
+            call = self._call
+            return Usage(
+                input_tokens=call.input_tokens_estimate,
+                output_tokens=output_tokens,
+                audio_ms=call.envelope.audio_ms,
+                origin="estimated",
+            )
         return replace(reported, output_tokens=max(output_tokens, reported.output_tokens), origin="estimated")
 
     def _billed(self, outcome: Outcome) -> bool:

@@ -184,4 +184,5 @@ def _sum(usages: Sequence[Usage]) -> Usage:
         cache_write_tokens=sum(each.cache_write_tokens for each in usages),
         output_tokens=sum(each.output_tokens for each in usages),
         reasoning_tokens=sum(each.reasoning_tokens for each in usages),
+        audio_ms=sum(each.audio_ms for each in usages),
     )

@@ -16,6 +16,7 @@ from gateway.types import Rates, Usage
 
 _MTOK = 1_000_000
 _HOUR_NS = 3_600_000_000_000
+_HOUR_MS = 3_600_000
 _NANO = Decimal(10**9)
 
 
@@ -32,7 +33,10 @@ def cost_nano_usd(usage: Usage, rates: Rates) -> int:
         + usage.output_tokens * rates.output_nano_usd_per_mtok
         + usage.reasoning_tokens * rates.reasoning_nano_usd_per_mtok
     )
-    return rates.request_nano_usd + (per_mtok + _MTOK // 2) // _MTOK
+    cost = rates.request_nano_usd + (per_mtok + _MTOK // 2) // _MTOK
+    if usage.audio_ms:
+        cost += (usage.audio_ms * rates.audio_nano_usd_per_hour + _HOUR_MS // 2) // _HOUR_MS
+    return cost
 
 
 def hardware_cost_nano_usd(rates: Rates, share_s: float) -> int:
@@ -52,7 +56,8 @@ def price_of(price_provider: str, upstream_model: str) -> Rates | None:
     Source: the installed ``genai-prices`` package (its own ``provider`` ids); nothing is fetched. Where the book is
     richer than flat rates: of prices that depend on the size of the prompt, the base tier; of prices that depend on
     the hour, the dearest of today (UTC); of cache writes, the short-lived kind. A class without a price of its own
-    costs what the class it belongs to costs: cached input and cache writes as input, reasoning as output.
+    costs what the class it belongs to costs: cached input and cache writes as input, reasoning as output; and what an
+    embedding model would write, which it does not, as input.
     """
     try:
         _, model = get_snapshot().find_provider_model(upstream_model, None, price_provider, None)
@@ -60,9 +65,12 @@ def price_of(price_provider: str, upstream_model: str) -> Rates | None:
         return None
     price = _dearest_today(model)
     input_nano = _nano_usd(price.input_mtok)
-    output_nano = _nano_usd(price.output_mtok)
-    if input_nano is None or output_nano is None:
-        return None
+    audio_nano = _first(_nano_usd(price.audio_hours), 0)
+    if input_nano is None:
+        if not audio_nano:
+            return None
+        input_nano = 0
+    output_nano = _first(_nano_usd(price.output_mtok), input_nano)
     requests_nano = _nano_usd(price.requests_kcount)
     return Rates(
         input_nano_usd_per_mtok=input_nano,
@@ -71,6 +79,7 @@ def price_of(price_provider: str, upstream_model: str) -> Rates | None:
         output_nano_usd_per_mtok=output_nano,
         reasoning_nano_usd_per_mtok=_first(_nano_usd(price.output_reasoning_mtok), output_nano),
         request_nano_usd=_first(requests_nano, 0) // 1000,
+        audio_nano_usd_per_hour=audio_nano,
         version=f"genai-prices/{version('genai-prices')}",
     )
 

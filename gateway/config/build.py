@@ -203,6 +203,7 @@ def _price_rates(price: PriceSection) -> Rates:
         output_nano_usd_per_mtok=tokens_out,
         reasoning_nano_usd_per_mtok=tokens_out if price.reasoning is None else _nano(price.reasoning),
         request_nano_usd=_nano(price.per_request or Decimal()),
+        audio_nano_usd_per_hour=_nano(price.audio_hour or Decimal()),
     )
     return rates if rates == Rates() else msgspec.structs.replace(rates, version="config")
 

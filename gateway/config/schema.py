@@ -154,11 +154,13 @@ class PriceSection(Section):
     cache_write: Usd | None = Field(default=None, description="Tokens written to the cache. Default: `input`.")
     reasoning: Usd | None = Field(default=None, description="Hidden reasoning tokens. Default: `output`.")
     per_request: Usd | None = Field(default=None, description="USD for each request, whatever its size. Default: 0.")
+    audio_hour: Usd | None = Field(default=None, description="USD for an hour of transcribed speech. Default: 0.")
 
     @model_validator(mode="after")
     def _complete(self) -> "PriceSection":
-        only_per_request = self.input is None and self.output is None and self.per_request is not None
-        if not only_per_request and (self.input is None or self.output is None):
+        by_other = (self.per_request, self.audio_hour) != (None, None)
+        without_tokens = self.input is None and self.output is None and by_other
+        if not without_tokens and (self.input is None or self.output is None):
             raise ValueError("give both input and output (0 if it costs nothing), or write price: free")
         return self
 

@@ -77,7 +77,7 @@ async def _begin(call: Call, adapter: Adapter, attempt: Attempt, stream: Upstrea
     attempt.streamed = streams_upstream(call, attempt.target)
     attempt.upstream_status = stream.status
     if stream.status != 200:
-        raise adapter.failure(stream.status, stream.headers, await _read_error_body(stream))
+        raise adapter.failure(stream.status, stream.headers, await _read_error_body(stream), call.operation)
     decoder = adapter.decoder(call, attempt.target)
     held: list[bytes] = []
     ended = False
@@ -119,6 +119,8 @@ def _summary(sentence: str, failures: list[tuple[str, UpstreamError]]) -> str:
 
 def _exhausted(failures: list[tuple[str, UpstreamError]]) -> GatewayError:
     """Make the caller's error of a chain in which every target failed."""
+    if all(error.kind is ErrorKind.UPSTREAM_UNSUPPORTED for _, error in failures):
+        return GatewayError(ErrorKind.UNSUPPORTED, _summary("No target can do this.", failures), param="model")
     waits = [error.retry_after_s for _, error in failures if error.retry_after_s is not None]
     return GatewayError(
         ErrorKind.NO_TARGET,

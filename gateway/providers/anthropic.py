@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.providers.base import streams_upstream
-from gateway.types import Call, Target, UpstreamRequest, Usage
+from gateway.types import Call, Operation, Target, UpstreamRequest, Usage
 from gateway.wire.anthropic import Answer, ErrorBody, StreamError, read_error
 from gateway.wire.anthropic_request import DEFAULT_MAX_TOKENS, UntranslatableError, translate
 from gateway.wire.chat_answer import Assembly, Chunks
@@ -105,7 +105,13 @@ class AnthropicAdapter:
             return StreamDecoder(Answer(Assembly(created_s)), "application/json")
         return WholeDecoder(Answer(Assembly(created_s)))
 
-    def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
+    def failure(
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes,
+        operation: Operation = "chat",  # noqa: ARG002 - there is no other
+    ) -> UpstreamError:
         """Classify an answer with another status; the provider's ``error.type`` says more than the status does."""
         return _classify(read_error(body), status, _retry_after_s(headers))
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from gateway.errors import UpstreamError
-from gateway.types import Call, Target, UpstreamRequest, Usage
+from gateway.types import Call, Operation, Target, UpstreamRequest, Usage
 
 
 class Decoder(Protocol):
@@ -64,13 +64,15 @@ class Adapter(Protocol):
     def decoder(self, call: Call, target: Target) -> Decoder:
         """Make the decoder for one answer with status 200."""
 
-    def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
+    def failure(
+        self, status: int, headers: Mapping[str, str], body: bytes, operation: Operation = "chat"
+    ) -> UpstreamError:
         """Classify an answer with another status.
 
         400, 404, 413, 422 about the request are the caller's fault (UPSTREAM_REJECTED, the provider's own message
         passed on with anything that looks like a credential removed; CONTEXT_LENGTH when it says so); 401 and 403 are
-        about our credentials; 429 about our quota; 503 and 529 are overload (with ``Retry-After``); the rest is
-        UPSTREAM_ERROR.
+        about our credentials; 429 about our quota; 503 and 529 are overload (with ``Retry-After``); what the model
+        cannot do at all is UPSTREAM_UNSUPPORTED; the rest is UPSTREAM_ERROR.
         """
 
 

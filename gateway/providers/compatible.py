@@ -4,7 +4,6 @@ Decides which single members of a request change (``model``, and what makes the 
 taken out of a stream again. What a chunk means is read in ``wire.openai``, what an error means in ``failure``.
 """
 
-import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 
@@ -13,36 +12,26 @@ import msgspec
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.providers.base import Decoder, streams_upstream
 from gateway.providers.failure import classify, classify_in_stream
-from gateway.types import Call, Target, UpstreamRequest
+from gateway.providers.transcript import TranscriptDecoder, form_for
+from gateway.types import Call, Operation, Target, UpstreamRequest
 from gateway.wire.frame import Frame, learn
-from gateway.wire.openai import DONE, Assembler, Chunk, Tap, parse
+from gateway.wire.openai import DONE, Assembler, Chunk, Embeddings, Tap, parse, without_usage
 from gateway.wire.splice import members_of, splice
 from gateway.wire.sse import Splitter, data_of
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """A whole answer is held until it is known to be one, so its size has a limit."""
 
-_PATHS = {"chat": "/chat/completions", "completions": "/completions"}
+_PATHS: dict[Operation, str] = {
+    "chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings",
+    "transcriptions": "/audio/transcriptions",
+}  # fmt: skip
 _EVENT_STREAM = "text/event-stream; charset=utf-8"
 _JSON = "application/json"
 _LESSONS = 4
 """How many frames in a row may be learnt for nothing: with log-probabilities or padding, every event has its own."""
 _FIELDS = (b":", b"data", b"event", b"id", b"retry", b"\xef\xbb\xbf")
 _INCLUDE_USAGE = b'{"include_usage":true}'
-
-# vLLM 0.32, vllm/entrypoints/openai: what its requests take beyond OpenAI's reference. OpenAI answers 400 to them.
-VLLM_MEMBERS = frozenset(
-    (
-        *("use_beam_search", "top_k", "min_p", "repetition_penalty", "length_penalty", "stop_token_ids"),
-        *("ignore_eos", "include_stop_str_in_output", "min_tokens", "skip_special_tokens"),
-        *("spaces_between_special_tokens", "cache_salt", "truncate_prompt_tokens", "prompt_logprobs"),
-        *("allowed_token_ids", "bad_words", "echo_prompt", "add_generation_prompt", "continue_final_message"),
-        *("add_special_tokens", "documents", "prompt_embeds", "chat_template", "chat_template_kwargs"),
-        *("mm_processor_kwargs", "structured_outputs", "guided_json", "guided_choice", "guided_grammar"),
-        *("return_token_ids", "return_tokens_as_token_ids", "guided_regex", "kv_transfer_params", "vllm_xargs"),
-        *("thinking_token_budget", "include_reasoning", "logprob_token_ids"),
-    )
-)
 
 
 class CompatibleAdapter:
@@ -68,27 +57,33 @@ class CompatibleAdapter:
 
     def request(self, call: Call, target: Target, attempt_id: str) -> UpstreamRequest:
         """Write the request: the caller's body with single members changed, and none of the caller's headers."""
-        headers = [("content-type", _JSON), ("x-tollway-attempt-id", attempt_id)]
+        form = form_for(call.envelope, target.upstream_model) if call.operation == "transcriptions" else None
+        content_type, body = form or (_JSON, self._body(call, target))
+        headers = [("content-type", content_type), ("x-tollway-attempt-id", attempt_id)]
         if target.credential is not None:
             headers.append(("authorization", f"Bearer {target.credential.value}"))
         return UpstreamRequest(
             method="POST",
             url=target.base_url.rstrip("/") + _PATHS[call.operation],
             headers=(*headers, *target.headers),
-            body=self._body(call, target),
+            body=body,
         )
 
     def decoder(self, call: Call, target: Target) -> Decoder:
         """Make the decoder: pass a stream or an object through, or assemble the one from the other."""
+        if call.operation == "transcriptions":
+            return TranscriptDecoder(call.envelope)
         if not streams_upstream(call, target):
-            return ObjectDecoder()
+            return EmbeddingsDecoder() if call.operation == "embeddings" else ObjectDecoder()
         if call.envelope.stream:
             return StreamDecoder(keeps_usage=call.envelope.include_usage)
         return AssemblingDecoder(call)
 
-    def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
+    def failure(
+        self, status: int, headers: Mapping[str, str], body: bytes, operation: Operation = "chat"
+    ) -> UpstreamError:
         """Classify an answer with an error status."""
-        return classify(status, headers, body)
+        return classify(status, headers, body, operation)
 
     def _body(self, call: Call, target: Target) -> bytes:
         envelope = call.envelope
@@ -299,7 +294,7 @@ class StreamDecoder(_Events):
             if chunk.usage is None or self._keeps_usage:
                 self._passed.append(event)
             elif chunk.choices:
-                without = _without_usage(data)
+                without = without_usage(data)
                 self._passed.append(b"data: " + without.replace(b"\n", b"\ndata: ") + b"\n\n")
 
 
@@ -372,28 +367,32 @@ class ObjectDecoder(_Reader):
         body = bytes(self._body)
         if not body:
             raise UpstreamError(ErrorKind.UPSTREAM_CUT, "The upstream sent an empty answer.")
-        if not self.read(body).choices:
-            raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an answer without choices.")
+        self._check(body)
         self.complete = True
         return body
 
+    def _check(self, body: bytes) -> None:
+        if not self.read(body).choices:
+            raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an answer without choices.")
 
-def _is_error(chunk: Chunk) -> bool:
+
+class EmbeddingsDecoder(ObjectDecoder):
+    """The same for vectors. They are no tokens: there is no first content, and so no TTFT."""
+
+    def _check(self, body: bytes) -> None:
+        answer = self.read_embeddings(body)
+        if _is_error(answer):
+            raise classify_in_stream(parse(body))
+        if not answer.data:
+            raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an answer without embeddings.")
+
+
+def _is_error(chunk: Chunk | Embeddings) -> bool:
     return chunk.error is not None or chunk.object == "error"
 
 
-def _without_usage(data: bytes) -> bytes:
-    try:
-        return splice(data, members_of(data), {"usage": None})
-    except ValueError:
-        # Half a surrogate pair, or a member twice: good enough to be read, so it must not end the stream here.
-        return json.dumps({name: value for name, value in parse(data).items() if name != "usage"}).encode()
-
-
 def _not_a_stream() -> UpstreamError:
-    return UpstreamError(
-        ErrorKind.UPSTREAM_PROTOCOL, "The upstream answered with something that is not an event stream."
-    )
+    return UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream's answer is not an event stream.")
 
 
 def _too_large() -> UpstreamError:

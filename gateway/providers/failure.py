@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from gateway.errors import ErrorKind, UpstreamError
+from gateway.types import Operation
 from gateway.wire.openai import parse
 
 _MAX_MESSAGE_CHARS = 2000
@@ -40,6 +41,13 @@ _MODEL = re.compile(
     r"|not a valid model|invalid[ _]model\b|model_not_found|unknown model|no endpoints found",
     re.IGNORECASE | re.DOTALL,
 )
+# Of a model that does other things: OpenAI (403 and 404), vLLM 0.32, OpenRouter, Ollama. It may be in good health.
+_OTHER_OPERATION = re.compile(
+    r"not allowed to generate embeddings|is (?:not )?an? (?:chat|embeddings?) model"
+    r"|do(?:es)? not support (?:chat|completions?|embeddings?|generate)\b",
+    re.IGNORECASE,
+)
+_NOT_OFFERED = frozenset({403, 404, 405, 501})
 _ABOUT_THE_REQUEST = frozenset({400, 404, 413, 422})
 _KIND_BY_STATUS = {
     401: ErrorKind.UPSTREAM_CREDENTIALS,
@@ -55,13 +63,18 @@ _SENTENCES = {
     ErrorKind.UPSTREAM_RATE_LIMITED: "The upstream limits our rate, or our quota there is used up",
     ErrorKind.UPSTREAM_OVERLOADED: "The upstream is overloaded or not available",
     ErrorKind.UPSTREAM_ERROR: "The upstream failed",
+    ErrorKind.UPSTREAM_UNSUPPORTED: "The model behind this target does not do this kind of request",
 }
 _MISCONFIGURED = "The upstream does not know the model or the address it is configured with"
 
 
-def classify(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
-    """Say what an answer with an error status means. See ``Adapter.failure`` for the rules."""
-    return _classify(status, _read(body), headers, is_page=body.lstrip()[:1] == b"<")
+def classify(status: int, headers: Mapping[str, str], body: bytes, operation: Operation = "chat") -> UpstreamError:
+    """Say what an answer with an error status means. See ``Adapter.failure`` for the rules.
+
+    A chat is what every target is there for, so an address that is unknown or closed for one is a fault. For another
+    operation there is just none: a caller who asks for embeddings must not close a chat model to all others.
+    """
+    return _classify(status, _read(body), headers, is_page=body.lstrip()[:1] == b"<", only_chat=operation == "chat")
 
 
 def classify_in_stream(answer: Mapping[str, Any]) -> UpstreamError:
@@ -85,11 +98,17 @@ _STATUS_BY_KIND = (
 )
 
 
-def _classify(status: int, error: Mapping[str, Any], headers: Mapping[str, str], *, is_page: bool) -> UpstreamError:
+def _classify(
+    status: int, error: Mapping[str, Any], headers: Mapping[str, str], *, is_page: bool, only_chat: bool = True
+) -> UpstreamError:
     message = error.get("message")
     message = message if isinstance(message, str) else ""
     label = f"{error.get('code')} {error.get('type')}"
-    if (kind := _ours(status, label, message, error.get("param"), is_page=is_page)) is not None:
+    kind = _ours(status, label, message, error.get("param"), is_page=is_page)
+    not_offered = not only_chat and status in _NOT_OFFERED and not _about_model(label, message, error.get("param"))
+    if (kind is not None and not_offered) or _OTHER_OPERATION.search(message):
+        kind = ErrorKind.UPSTREAM_UNSUPPORTED
+    if kind is not None:
         detail = next((value for value in (error.get("code"), error.get("type")) if _is_label(value)), None)
         misconfigured = kind is ErrorKind.UPSTREAM_ERROR and status in _ABOUT_THE_REQUEST
         sentence = _MISCONFIGURED if misconfigured else _SENTENCES[kind]
@@ -115,8 +134,11 @@ def _ours(status: int, label: str, message: str, param: Any, *, is_page: bool) -
         return ErrorKind.UPSTREAM_CREDENTIALS
     if status not in _ABOUT_THE_REQUEST or (is_page and status != 413):
         return ErrorKind.UPSTREAM_ERROR
-    about_model = param == "model" or _MODEL.search(label) or _MODEL.search(message)
-    return ErrorKind.UPSTREAM_ERROR if about_model or (status == 404 and not param) else None
+    return ErrorKind.UPSTREAM_ERROR if _about_model(label, message, param) or (status == 404 and not param) else None
+
+
+def _about_model(label: str, message: str, param: Any) -> bool:
+    return param == "model" or bool(_MODEL.search(label) or _MODEL.search(message))
 
 
 def redact(message: str) -> str:

@@ -3,8 +3,23 @@
 from gateway.config.snapshot import ProviderType
 from gateway.providers.anthropic import AnthropicAdapter
 from gateway.providers.base import Adapter
-from gateway.providers.compatible import VLLM_MEMBERS, CompatibleAdapter
+from gateway.providers.compatible import CompatibleAdapter
 from gateway.types import Licence
+
+# vLLM 0.32, vllm/entrypoints: what its requests take beyond OpenAI's reference. OpenAI answers 400 to them.
+VLLM_MEMBERS = frozenset(
+    (
+        *("use_beam_search", "top_k", "min_p", "repetition_penalty", "length_penalty", "stop_token_ids"),
+        *("ignore_eos", "include_stop_str_in_output", "min_tokens", "skip_special_tokens"),
+        *("spaces_between_special_tokens", "cache_salt", "truncate_prompt_tokens", "prompt_logprobs"),
+        *("allowed_token_ids", "bad_words", "echo_prompt", "add_generation_prompt", "continue_final_message"),
+        *("add_special_tokens", "documents", "prompt_embeds", "chat_template", "chat_template_kwargs"),
+        *("mm_processor_kwargs", "structured_outputs", "guided_json", "guided_choice", "guided_grammar"),
+        *("return_token_ids", "return_tokens_as_token_ids", "guided_regex", "kv_transfer_params", "vllm_xargs"),
+        *("thinking_token_budget", "include_reasoning", "logprob_token_ids", "media_io_kwargs"),
+        *("use_activation", "embed_dtype", "endianness", "padding", "truncation_side"),
+    )
+)
 
 ADAPTERS: dict[str, Adapter] = {
     "anthropic": AnthropicAdapter(),

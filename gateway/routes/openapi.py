@@ -34,12 +34,8 @@ def add_llm_routes(api: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if api.openapi_schema is None:
             schema = get_openapi(title=api.title, version=api.version, summary=api.summary, routes=api.routes)
-            schema["paths"]["/v1/chat/completions"] = {
-                "post": _operation("Create a chat completion", "createChatCompletion", "messages", _MESSAGES)
-            }
-            schema["paths"]["/v1/completions"] = {
-                "post": _operation("Create a completion", "createCompletion", "prompt", {"type": "string"})
-            }
+            for path, summary, operation_id, members in _OPERATIONS:
+                schema["paths"][path] = {"post": _operation(summary, operation_id, members)}
             schema.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             api.openapi_schema = schema
         return api.openapi_schema
@@ -56,17 +52,35 @@ _MESSAGES = {
         "properties": {"role": {"type": "string"}, "content": {}},
     },
 }
+_STREAM = {"type": "boolean", "default": False}
+_MAX_TOKENS = {"type": "integer", "minimum": 1}
+_CHAT = {"messages": _MESSAGES, "stream": _STREAM, "max_tokens": _MAX_TOKENS}
+_COMPLETION = {"prompt": {"type": "string"}, "stream": _STREAM, "max_tokens": _MAX_TOKENS}
+_EMBEDDING = {
+    "input": {"description": "A string, token ids, or an array of either.", "type": ["string", "array"], "items": {}},
+    "encoding_format": {"enum": ["float", "base64"], "default": "float"},
+    "dimensions": {"type": "integer", "minimum": 1},
+}
+_TRANSCRIPTION = {
+    "file": {"type": "string", "format": "binary"},
+    "response_format": {"enum": ["json", "verbose_json", "diarized_json", "text", "srt", "vtt"], "default": "json"},
+    "language": {"type": "string"},
+}
+_OPERATIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+    ("/v1/chat/completions", "Create a chat completion", "createChatCompletion", _CHAT),
+    ("/v1/completions", "Create a completion", "createCompletion", _COMPLETION),
+    ("/v1/embeddings", "Create embeddings", "createEmbedding", _EMBEDDING),
+    ("/v1/audio/transcriptions", "Transcribe speech", "createTranscription", _TRANSCRIPTION),
+)
 
 
-def _operation(summary: str, operation_id: str, content: str, content_schema: dict[str, Any]) -> dict[str, Any]:
+def _operation(summary: str, operation_id: str, members: dict[str, Any]) -> dict[str, Any]:
     body = {
         "type": "object",
-        "required": ["model", content],
+        "required": ["model", next(iter(members))],
         "properties": {
             "model": {"type": "string", "description": "A route, or a model by its own name.", "example": "auto"},
-            content: content_schema,
-            "stream": {"type": "boolean", "default": False},
-            "max_tokens": {"type": "integer", "minimum": 1},
+            **members,
         },
         "additionalProperties": True,
     }
@@ -85,13 +99,18 @@ def _operation(summary: str, operation_id: str, content: str, content_schema: di
         },
     }
     headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()}
-    answer = {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {"schema": {"type": "string"}}}
+    answer = {"application/json": {"schema": {"type": "object"}}}
+    media_type = "multipart/form-data" if "file" in members else "application/json"
+    if "file" in members:
+        answer["text/plain"] = {"schema": {"type": "string"}}
+    if "stream" in members:
+        answer["text/event-stream"] = {"schema": {"type": "string"}}
     return {
         "summary": summary,
         "operationId": operation_id,
         "tags": ["models"],
         "security": [{"key": []}],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "requestBody": {"required": True, "content": {media_type: {"schema": body}}},
         "responses": {
             "200": {"description": "The answer, as the target gave it.", "headers": headers, "content": answer},
             **{

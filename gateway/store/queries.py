@@ -35,6 +35,7 @@ class Totals(Struct, frozen=True, kw_only=True):
     cache_write_tokens: int
     output_tokens: int
     reasoning_tokens: int
+    audio_ms: int
     cost_nano_usd: int
 
 

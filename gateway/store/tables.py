@@ -8,7 +8,7 @@ costs every call a microsecond or two: there is one for each question that is as
 
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, MetaData, Table, Text
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 metadata = MetaData()
 
@@ -34,6 +34,7 @@ attempts = Table(
     Column("cache_write_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
     Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("audio_ms", BigInteger, nullable=False),
     Column("usage_origin", Text, nullable=False),
     Column("cost_nano_usd", BigInteger, nullable=False),
     Column("cost_origin", Text, nullable=False),

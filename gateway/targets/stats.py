@@ -223,7 +223,12 @@ class Lengths:
         self._by_cap: dict[int, _Answers] = {}
 
     def add(self, at_ns: int, tokens: int, cap: int | None) -> None:
-        """Learn one complete answer; caps within a factor of two are learnt together (at most 20 windows)."""
+        """Learn one complete answer; caps within a factor of two are learnt together (at most 20 windows).
+
+        A cap of 0 says nothing: an embedding has no length, and would otherwise count as an uncapped answer.
+        """
+        if cap == 0:
+            return
         key = _cap_key(cap)
         answers = self._by_cap.get(key)
         if answers is None:

@@ -77,6 +77,7 @@ _ITL = _Declared(
     _TPOT_BUCKETS_S,
 )
 _TOKENS = _Declared("tollway_tokens", "Tokens by disjoint class.", ("target", "class"))
+_AUDIO = _Declared("tollway_audio_milliseconds", "Speech that was transcribed.", ("target",))
 _COST = _Declared("tollway_cost_nano_usd", "Cost in nano-dollars.", ("target",))
 _BRIDGED = _Declared(
     "tollway_bridged_requests", "Calls served by another while the target had no replica.", ("target",)
@@ -84,6 +85,7 @@ _BRIDGED = _Declared(
 _BRIDGE_COST = _Declared("tollway_bridge_cost_nano_usd", "What those calls cost, in nano-dollars.", ("target",))
 _ALL = (
     _REQUESTS, _DURATION, _OVERHEAD, _ATTEMPTS, _ERRORS, _TTFT, _TPOT, _ITL, _TOKENS, _COST, _BRIDGED, _BRIDGE_COST,
+    _AUDIO,
 )  # fmt: skip
 
 
@@ -258,6 +260,8 @@ class Metrics:
         values[tokens[3]] += usage.output_tokens
         values[tokens[4]] += usage.reasoning_tokens
         values[series.cost] += entry.cost_nano_usd
+        if usage.audio_ms:
+            values[self._figures.counter(_AUDIO.name, (series.label,))] += usage.audio_ms
 
     def call_ended(self, record: CallRecord) -> None:
         """Count one call."""

@@ -14,6 +14,7 @@ from typing import Any, Never
 from gateway.errors import ErrorKind, GatewayError
 from gateway.types import Capability, Dialect, Envelope, Operation
 from gateway.wire.splice import members_of
+from gateway.wire.transcription import decode_form
 
 _Object = dict[str, Any]
 
@@ -22,7 +23,7 @@ _PROTOCOL_NAMES = frozenset(
     (
         *("model", "messages", "prompt", "stream", "stream_options", "include_usage", "n", "best_of", "max_tokens"),
         *("max_completion_tokens", "temperature", "top_p", "stop", "seed", "tools", "tool_choice", "response_format"),
-        *("user", "role", "content", "type", "text", "name"),
+        *("user", "role", "content", "type", "text", "name", "input", "encoding_format"),
     )
 )
 # vLLM, vllm/entrypoints/openai: structured output beside response_format (guided_* before 0.12).
@@ -45,6 +46,8 @@ def decode(operation: Operation, dialect: Dialect, body: bytes, *, max_depth: in
     """
     if dialect != "openai":
         raise GatewayError(ErrorKind.UNSUPPORTED, f"Requests in the dialect '{dialect}' are not supported.")
+    if operation == "transcriptions":
+        return decode_form(body)
     request = _scan(body, max_depth)
     _check_spelling(request)
     model = request.get("model")
@@ -53,15 +56,19 @@ def decode(operation: Operation, dialect: Dialect, body: bytes, *, max_depth: in
     stream = _boolean(request, "stream")
     include_usage = _include_usage(request, stream=stream)
     choices = max(_integer(request, "n", 1) or 1, _integer(request, "best_of", 1) or 1)
+    prompts = 1
     if operation == "chat":
         limit = _integer(request, "max_completion_tokens", 1)
         limit = _integer(request, "max_tokens", 1) if limit is None else limit
         texts, kinds = _read_messages(request)
         content_bytes = 0
+    elif operation == "embeddings":
+        limit, texts, kinds = 0, [], []
+        content_bytes, prompts = _read_input(request, stream=stream)
     else:
         limit = _integer(request, "max_tokens", 0)
         texts, kinds = [], []
-        content_bytes, prompts = _read_prompt(request)
+        content_bytes, prompts = _read_prompt(request, "prompt")
         choices *= prompts
     members = members_of(body)
     content_bytes += len("".join(texts).encode())
@@ -76,10 +83,11 @@ def decode(operation: Operation, dialect: Dialect, body: bytes, *, max_depth: in
         include_usage=include_usage,
         max_output_tokens=limit,
         choices=choices,
-        streamable=_streamable(request),
+        streamable=operation != "embeddings" and _streamable(request),
         needs=_needs(operation, request, kinds),
         content_bytes=content_bytes,
         image_count=kinds.count("image_url"),
+        prompts=prompts,
     )
 
 
@@ -234,14 +242,22 @@ def _read_parts(parts: list[Any], index: int, texts: list[str], kinds: list[str]
             texts.append(text)
 
 
-def _read_prompt(request: _Object) -> tuple[int, int]:
-    prompt = request.get("prompt")
-    if prompt is None and request.get("prompt_embeds") is not None:
+def _read_input(request: _Object, *, stream: bool) -> tuple[int, int]:
+    if stream:
+        _refuse("stream", "must not be true: embeddings come in one piece")
+    if request.get("encoding_format") not in (None, "float", "base64"):  # vLLM's "bytes" would be no JSON, and no usage
+        _refuse("encoding_format", "must be 'float' or 'base64'")
+    return _read_prompt(request, "input")
+
+
+def _read_prompt(request: _Object, name: str) -> tuple[int, int]:
+    prompt = request.get(name)
+    if prompt is None and name == "prompt" and request.get("prompt_embeds") is not None:
         return 0, 1
     if isinstance(prompt, str):
         return len(prompt.encode()), 1
     if not isinstance(prompt, list) or not prompt:
-        _refuse("prompt", "must be a string, or a non-empty array of strings or token ids")
+        _refuse(name, "must be a string, or a non-empty array of strings or token ids")
     kinds = {type(item) for item in prompt}
     if kinds == {str}:
         return len("".join(prompt).encode()), len(prompt)
@@ -249,7 +265,7 @@ def _read_prompt(request: _Object) -> tuple[int, int]:
         return _BYTES_PER_TOKEN_ID * len(prompt), 1
     if kinds == {list}:
         return _BYTES_PER_TOKEN_ID * sum(map(len, prompt)), len(prompt)
-    return _refuse("prompt", "must hold strings only, token ids only, or arrays of token ids only")
+    return _refuse(name, "must hold strings only, token ids only, or arrays of token ids only")
 
 
 def _streamable(request: _Object) -> bool:
@@ -262,6 +278,8 @@ def _streamable(request: _Object) -> bool:
 
 def _needs(operation: Operation, request: _Object, kinds: list[str]) -> frozenset[Capability]:
     needs: set[Capability] = {operation}
+    if operation == "embeddings":
+        return frozenset(needs)  # what else is in such a body says nothing to a model that only reads
     asked = request.get
     if asked("tools") or asked("tool_choice") is not None or asked("functions"):
         needs.add("tools")

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.types import Operation, Usage
+from gateway.wire.splice import members_of, splice
 
 DONE = b"[DONE]"
 
@@ -50,7 +51,17 @@ class Chunk(Struct):
     object: Any = None
 
 
+class Embeddings(Struct):
+    """What accounting reads of an answer to embeddings. The vectors are checked and skipped at C speed, not decoded."""
+
+    data: list[msgspec.Raw] | None = None
+    usage: Any = None
+    error: Any = None
+    object: Any = None
+
+
 _decode_chunk = msgspec.json.Decoder(Chunk).decode
+_decode_embeddings = msgspec.json.Decoder(Embeddings).decode
 
 
 class Tap:
@@ -83,6 +94,18 @@ class Tap:
         self._see(chunk)
         return chunk
 
+    def read_embeddings(self, data: bytes) -> Embeddings:
+        """Take a whole answer to embeddings. Raises UpstreamError (UPSTREAM_PROTOCOL)."""
+        try:
+            answer = _decode_embeddings(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise _nonsense() from None
+        usage = answer.usage
+        if isinstance(usage, dict) and "prompt_tokens" not in usage and "total_tokens" in usage:
+            usage = {"prompt_tokens": usage["total_tokens"]}  # Voyage counts nothing else (docs.voyageai.com)
+        self.usage = read_usage(usage)
+        return answer
+
     def _see(self, chunk: Chunk) -> None:
         size = 0
         for choice in chunk.choices or ():
@@ -114,6 +137,15 @@ def parse(data: bytes) -> _Object:
     if not isinstance(value, dict):
         raise _nonsense()
     return cast("_Object", value)
+
+
+def without_usage(data: bytes) -> bytes:
+    """Take the usage out of a chunk that holds more; every other byte stays where it can."""
+    try:
+        return splice(data, members_of(data), {"usage": None})
+    except ValueError:
+        # Half a surrogate pair, or a member twice: good enough to be read, so it must not end the stream here.
+        return json.dumps({name: value for name, value in parse(data).items() if name != "usage"}).encode()
 
 
 def read_usage(usage: Any) -> Usage | None:

@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Struct
 
 from gateway.providers.registry import PROVIDER_TYPES
-from gateway.types import Call, Secret, Target
+from gateway.types import Call, Operation, Secret, Target
+from gateway.wire.decode import decode
 from tests.ground.builders import build_call, build_envelope, build_target
 
 ROOT = Path(__file__).parent.parent / "exchanges"
@@ -91,6 +92,7 @@ class AnswerPart(Struct, forbid_unknown_fields=True):
 
     completion: CompletionPart | None = None
     stream: StreamPart | None = None
+    embeddings: dict[str, Any] | None = None
     error: ErrorPart | None = None
 
 
@@ -103,6 +105,7 @@ class UsagePart(Struct, forbid_unknown_fields=True):
     output_tokens: int
     reasoning_tokens: int
     origin: Literal["provider", "engine", "estimated"]
+    audio_ms: int = 0
 
 
 class Exchange(Struct, forbid_unknown_fields=True):
@@ -114,13 +117,14 @@ class Exchange(Struct, forbid_unknown_fields=True):
     upstream_request: UpstreamRequestPart
     upstream_response: UpstreamResponsePart
     answer: AnswerPart
+    operation: Operation = "chat"
     usage: UsagePart | None = None
     note: str = ""
 
     def call(self, **members: Any) -> Call:
         """Build the caller's call, with some members of its body replaced."""
         body = json.dumps(self.request | members, ensure_ascii=False).encode()
-        return build_call(build_envelope(body))
+        return build_call(build_envelope(body) if self.operation == "chat" else decode(self.operation, "openai", body))
 
     def build_target(self, *, always_stream: bool = False) -> Target:
         """Build the target."""

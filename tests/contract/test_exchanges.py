@@ -9,12 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 from anthropic.types import MessageCreateParams
+from openai.types import CreateEmbeddingResponse, EmbeddingCreateParams
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import TypeAdapter
 
 from gateway.errors import UpstreamError
 from gateway.providers.base import Decoder
 from gateway.providers.registry import ADAPTERS
+from gateway.types import Operation
 from tests.contract.exchange import ATTEMPT_ID, BASE_URL, CREDENTIAL, ROOT, ErrorPart, Exchange, load
 
 PATHS = sorted(ROOT.glob("*/*/exchange.json"))
@@ -24,13 +26,16 @@ def _name(path: Path) -> str:
     return f"{path.parent.parent.name}-{path.parent.name}"
 
 
-def _only(*, stream: bool | None = None, failed: bool = False) -> pytest.MarkDecorator:
+def _only(
+    operation: Operation | None = "chat", *, stream: bool | None = None, failed: bool = False
+) -> pytest.MarkDecorator:
     """Parametrise over the exchanges with an answer of one kind."""
     cases = [(path, load(path)) for path in PATHS]
     chosen = [
         pytest.param(exchange, id=_name(path))
         for path, exchange in cases
         if (exchange.upstream_response.status != 200) == failed
+        and operation in {None, exchange.operation}
         and (stream is None or (exchange.upstream_response.events is not None) == stream)
     ]
     return pytest.mark.parametrize("exchange", chosen)
@@ -114,8 +119,18 @@ def _is_anthropic_request(body: bytes) -> None:
     _force(_MESSAGE_CREATE_PARAMS.validate_python(json.loads(body)))
 
 
-REQUEST_SHAPES: dict[str, Callable[[bytes], None]] = {"anthropic": _is_anthropic_request}
-"""Per adapter, a check of an upstream body against the types of the provider's own SDK."""
+_EMBEDDING_CREATE_PARAMS: TypeAdapter[Any] = TypeAdapter(EmbeddingCreateParams)
+
+
+def _is_embeddings_request(body: bytes) -> None:
+    _EMBEDDING_CREATE_PARAMS.validate_python(json.loads(body))  # read lazily, the first kind of array hides the others
+
+
+REQUEST_SHAPES: dict[tuple[str, str], Callable[[bytes], None]] = {
+    ("anthropic", "chat"): _is_anthropic_request,
+    ("openai", "embeddings"): _is_embeddings_request,
+}
+"""Per adapter and operation, a check of an upstream body against the types of the provider's own SDK."""
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=_name(path)) for path in PATHS])
@@ -127,7 +142,7 @@ def test_exchange_says_where_it_comes_from_and_stands_alone(path: Path) -> None:
 
 def test_every_adapter_has_exchanges() -> None:
     """No adapter goes untested."""
-    assert {load(path).build_target().adapter for path in PATHS} >= {"anthropic"}
+    assert {load(path).build_target().adapter for path in PATHS} >= {"anthropic", "openai", "vllm"}
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=_name(path)) for path in PATHS])
@@ -141,8 +156,8 @@ def test_request(path: Path) -> None:
     assert request.method == "POST"
     assert request.url == BASE_URL + exchange.upstream_request.path
     assert json.loads(request.body) == exchange.upstream_request.body
-    if target.adapter in REQUEST_SHAPES:
-        REQUEST_SHAPES[target.adapter](request.body)
+    if (target.adapter, exchange.operation) in REQUEST_SHAPES:
+        REQUEST_SHAPES[target.adapter, exchange.operation](request.body)
     headers = dict(request.headers)
     assert len(headers) == len(request.headers), "no header twice"
     assert headers["x-tollway-attempt-id"] == ATTEMPT_ID
@@ -256,11 +271,43 @@ def test_whole_answer_that_ends_in_the_middle(exchange: Exchange) -> None:
     assert error.kind.value == "upstream_cut"
 
 
-@_only(failed=True)
+@_only("embeddings")
+@chunkings
+def test_embeddings(exchange: Exchange, chunking: Callable[[bytes], Iterator[bytes]]) -> None:
+    """A caller gets the upstream's own bytes, whatever the chunking, in the SDK's shape, and is billed right."""
+    target = exchange.build_target()
+    decoder = ADAPTERS[target.adapter].decoder(exchange.call(), target)
+    data = exchange.upstream_response.encode()
+    got, error = _play(decoder, data, chunking)
+    assert (got, error, decoder.complete) == (data, None, True)
+    _check_usage(exchange, decoder)
+    assert decoder.content_type == "application/json"
+    assert json.loads(got) == exchange.answer.embeddings
+    for each in json.loads(got)["data"]:  # the SDK itself takes base64 beside its own type
+        assert isinstance(each["embedding"], str | list)
+    floats = json.loads(got)
+    floats["data"] = [each | {"embedding": [0.5]} for each in floats["data"]]
+    CreateEmbeddingResponse.model_validate(floats, strict=True)
+
+
+@_only("embeddings")
+def test_embeddings_that_end_in_the_middle(exchange: Exchange) -> None:
+    """Half a body is never a success."""
+    target = exchange.build_target()
+    decoder = ADAPTERS[target.adapter].decoder(exchange.call(), target)
+    data = exchange.upstream_response.encode()
+    got, error = _play(decoder, data[: len(data) // 2], _whole)
+    assert (got, decoder.complete) == (b"", False)
+    assert error is not None
+    assert error.meaning.retryable
+
+
+@_only(None, failed=True)
 def test_failure(exchange: Exchange) -> None:
     """An error answer is classified by whose fault it is, with the provider's words only for the caller's own."""
     target = exchange.build_target()
     response = exchange.upstream_response
-    error = ADAPTERS[target.adapter].failure(response.status, response.headers, response.encode())
+    adapter = ADAPTERS[target.adapter]
+    error = adapter.failure(response.status, response.headers, response.encode(), exchange.operation)
     _check_error(error, exchange.answer.error)
     assert error.upstream_status == response.status

@@ -1,8 +1,13 @@
 """A language model that writes numbered words: OpenAI's chat and text completions, healthy, or lying on request.
 
+It embeds, too: the vector of a text is made from its words, so that equal texts have equal ones.
+
 Its usage is exact: a prompt token is one word of the prompt, an output token one ``Chunk`` with ``tokens=1``.
 """
 
+import base64
+import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,10 +36,12 @@ class ScriptedModel:
     """Send an error event after so many tokens, and end there."""
 
     def answer(self, seen: Seen) -> Answer:
-        """Answer ``/v1/chat/completions`` and ``/v1/completions`` and ``/v1/models`` (by the path's end)."""
+        """Answer chat and text completions, embeddings and ``/v1/models`` (by the path's end)."""
         path = seen.path.partition("?")[0]
         if path.endswith("/models"):
             return json_answer({"object": "list", "data": [{"id": "scripted", "object": "model", "owned_by": "tests"}]})
+        if seen.method == "POST" and path.endswith("/embeddings"):
+            return json_answer(self._embeddings(seen.json))
         if seen.method != "POST" or not path.endswith("/completions"):
             return error_answer(404, f"no such path: {path}")
         request = seen.json
@@ -53,6 +60,17 @@ class ScriptedModel:
             chunks=(Chunk(body, tokens=writer.tokens * writer.choices, delay_s=seconds),),
             framing="content-length",
         )
+
+    def _embeddings(self, request: dict[str, Any]) -> dict[str, Any]:
+        texts = input_texts(request)
+        encode = _base64 if request.get("encoding_format") == "base64" else list
+        vectors = [vector(text, request.get("dimensions") or 8) for text in texts]
+        data = [{"object": "embedding", "index": at, "embedding": encode(each)} for at, each in enumerate(vectors)]
+        answer: dict[str, Any] = {"object": "list", "data": data, "model": request.get("model")}
+        if self.usage != "none":
+            tokens = prompt_words(request)
+            answer["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return answer
 
 
 class _Writer:
@@ -156,8 +174,24 @@ def word(token: int) -> str:
 
 def prompt_words(request: dict[str, Any]) -> int:
     """Count the words of a chat's messages or of a prompt: the scripted model's prompt tokens."""
-    texts: list[Any] = [request.get("prompt")]
+    texts: list[Any] = [request.get("prompt"), *input_texts(request)]
     for message in request.get("messages") or ():
         content = message.get("content")
         texts += [part.get("text") for part in content] if isinstance(content, list) else [content]
     return sum(len(text.split()) for text in texts if isinstance(text, str))
+
+
+def input_texts(request: dict[str, Any]) -> list[str]:
+    """Return what a request asks to be embedded, text by text; a token id is a word."""
+    given = request.get("input", [])
+    several = isinstance(given, list) and not isinstance((given or [""])[0], int)
+    return [each if isinstance(each, str) else " ".join(map(str, each)) for each in (given if several else [given])]
+
+
+def vector(text: str, dimensions: int) -> list[float]:
+    """Make the vector of a text, of numbers that a 32-bit float holds exactly."""
+    return [zlib.crc32(f"{text} {at}".encode()) % 1024 / 1024 for at in range(dimensions)]
+
+
+def _base64(numbers: list[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()

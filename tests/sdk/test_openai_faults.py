@@ -249,7 +249,7 @@ async def test_a_missing_path_is_the_clients_own_error(upstream: ScriptedUpstrea
     """An endpoint that does not exist here raises NotFoundError, in OpenAI's shape."""
 
     def use(client: OpenAI) -> None:
-        client.embeddings.create(model="auto", input="text")
+        client.moderations.create(input="text")
 
     async with running_gateway(config(upstream.url), tmp_path, environ=KEYS) as running:
         error = await blocking(running, error_of(use))

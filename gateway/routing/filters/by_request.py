@@ -28,7 +28,8 @@ class ContextLength:
     """The call fits: its output cap into the target's, and the prompt with it into the context.
 
     The prompt's size is an estimate, and refusing a call that fits is worse than sending one that does not: the
-    upstream refuses that itself, precisely, and at no cost. So the prompt counts by half its estimate here.
+    upstream refuses that itself, precisely, and at no cost. So the prompt counts by half its estimate here, and of
+    several the mean: the longest is no shorter.
     """
 
     name = "context"
@@ -42,7 +43,7 @@ class ContextLength:
             return f"at most {target.max_output_tokens} output tokens, {output_tokens} asked for"
         if target.context_length is None:
             return None
-        least_tokens = call.input_tokens_estimate // ESTIMATE_MAY_BE_TOO_HIGH_BY
+        least_tokens = call.input_tokens_estimate // (ESTIMATE_MAY_BE_TOO_HIGH_BY * call.envelope.prompts)
         if least_tokens + output_tokens <= target.context_length:
             return None
         return (

@@ -34,6 +34,8 @@ class RatesTimesTokens:
                 return _tokens(each, call.input_tokens_estimate * average / _MTOK, output_tokens)
             return _hardware(rates.hardware_nano_usd_per_hour * view.share, output_tokens, ttft_ms, tpot_ms)
         fixed = rates.request_nano_usd + call.input_tokens_estimate * rates.input_nano_usd_per_mtok / _MTOK
+        if rates.audio_nano_usd_per_hour:
+            fixed += call.envelope.audio_ms * rates.audio_nano_usd_per_hour / _MS_PER_HOUR
         return _tokens(rates, fixed, view.billed_output_tokens or output_tokens)
 
 

@@ -89,9 +89,25 @@ def test_tiers_give_the_base_and_hours_the_dearest() -> None:
     assert hourly.output_nano_usd_per_mtok == USD * 11 // 10
 
 
+def test_an_embedding_model_is_priced_by_what_it_reads() -> None:
+    """The book has no price for output that there is none of; should there be any, it would not be free."""
+    rates = price_of("openai", "text-embedding-3-small")
+    assert rates is not None
+    assert cost_nano_usd(Usage(input_tokens=1_000_000), rates) == USD // 50
+    assert rates.output_nano_usd_per_mtok == rates.input_nano_usd_per_mtok
+
+
+def test_speech_is_priced_by_its_length() -> None:
+    """The book says dollars an hour; ten seconds of whisper-1 are a tenth of a cent."""
+    rates = price_of("openai", "whisper-1")
+    assert rates is not None
+    assert cost_nano_usd(Usage(audio_ms=10_000), rates) == USD // 1000
+    assert cost_nano_usd(Usage(audio_ms=5), Rates(audio_nano_usd_per_hour=360_000)) == 1
+
+
 def test_what_the_book_cannot_price_is_none_rather_than_free() -> None:
-    """Unknown names, and a model whose book entry prices no output, must not look like free ones."""
+    """Unknown names, and a model whose book entry prices no tokens, must not look like free ones."""
     assert price_of("openai", "no-such-model") is None
     assert price_of("no-such-provider", "gpt-5-mini") is None
-    assert price_of("openai", "text-embedding-3-small") is None
+    assert price_of("openai", "tts-1") is None
     assert price_of("github-copilot", "gpt-4o") is None

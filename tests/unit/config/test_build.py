@@ -57,7 +57,8 @@ models:
   mini:
     provider: openai
     upstream: gpt-5-mini
-    price: {input: 0.25, output: 2, cached_input: 0.025, cache_write: 0.3, reasoning: 3, per_request: 0.001}
+    price: {input: 0.25, output: 2, cached_input: 0.025, cache_write: 0.3, reasoning: 3, per_request: 0.001,
+      audio_hour: 0.36}
   openai/*: {provider: openai}
 routes:
   auto:
@@ -164,6 +165,7 @@ def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
         cache_write_nano_usd_per_mtok=300_000_000,
         reasoning_nano_usd_per_mtok=3_000_000_000,
         request_nano_usd=1_000_000,
+        audio_nano_usd_per_hour=360_000_000,
         version="config",
     )
     route = snapshot.routes["auto"]

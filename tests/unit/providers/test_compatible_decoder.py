@@ -23,7 +23,7 @@ USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
 
 def decoder_for(*, always_stream: bool = False, operation: Operation = "chat", **members: Any) -> Decoder:
     """Make the decoder for a request with these members."""
-    body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], "prompt": "hi"} | members
+    body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], "prompt": "hi", "input": "hi"} | members
     call = build_call(decode(operation, "openai", json.dumps(body).encode()))
     return CompatibleAdapter().decoder(call, build_target(always_stream=always_stream))
 
@@ -253,6 +253,64 @@ def test_an_object_passes_through_untouched() -> None:
 def test_an_object_that_is_no_answer_is_never_a_success(body: bytes, kind: ErrorKind) -> None:
     """Errors with status 200, pages, cut and empty bodies."""
     assert kind_of(decoder_for(), *([body] if body else [])) is kind
+
+
+VECTORS = json.dumps(
+    {
+        "object": "list",
+        "data": [{"object": "embedding", "index": 0, "embedding": [0.5, -1e-9]}],
+        "model": "m",
+        "usage": {"prompt_tokens": 5, "total_tokens": 5},
+    },
+    indent=1,
+).encode()
+
+
+def test_embeddings_pass_through_untouched() -> None:
+    """Byte for byte, in any chunking; vectors are no tokens, so there never is a first one."""
+    decoder = decoder_for(operation="embeddings", always_stream=True)
+    assert decoder.feed(VECTORS[:30]) == decoder.feed(VECTORS[30:]) == b""
+    assert decoder.finish() == VECTORS
+    assert decoder.usage == Usage(input_tokens=5)
+    assert (decoder.content_events, decoder.content_bytes, decoder.complete) == (0, 0, True)
+
+
+@pytest.mark.parametrize(
+    ("usage", "input_tokens"),
+    [
+        ({"prompt_tokens": 7, "completion_tokens": 0, "total_tokens": 7}, 7),
+        ({"total_tokens": 9}, 9),
+        ({"prompt_tokens": "many"}, 0),
+        ({}, None),
+        (None, None),
+        ("5", None),
+    ],
+)
+def test_what_embeddings_cost_is_what_the_upstream_counted(usage: Any, input_tokens: int | None) -> None:
+    """Some upstreams count only in total, some not at all."""
+    decoder = decoder_for(operation="embeddings")
+    decoder.feed(json.dumps({"data": [{"embedding": "AAAA"}], "usage": usage}).encode())
+    decoder.finish()
+    assert (decoder.usage and decoder.usage.input_tokens) == input_tokens
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"", ErrorKind.UPSTREAM_CUT),
+        (VECTORS[:-5], ErrorKind.UPSTREAM_PROTOCOL),
+        (b"<html></html>", ErrorKind.UPSTREAM_PROTOCOL),
+        (b'{"data":[]}', ErrorKind.UPSTREAM_PROTOCOL),
+        (b'{"data":{"embedding":[1]}}', ErrorKind.UPSTREAM_PROTOCOL),
+        (b'{"data":[{"embedding":[1,]}]}', ErrorKind.UPSTREAM_PROTOCOL),
+        (ANSWER, ErrorKind.UPSTREAM_PROTOCOL),
+        (b'{"error":{"message":"x","code":"rate_limit_exceeded"}}', ErrorKind.UPSTREAM_RATE_LIMITED),
+        (b'{"object":"error","message":"too long","code":400}', ErrorKind.UPSTREAM_REJECTED),
+    ],
+)
+def test_what_holds_no_vectors_is_never_a_success(body: bytes, kind: ErrorKind) -> None:
+    """A cut answer, a page, a chat, an error with status 200."""
+    assert kind_of(decoder_for(operation="embeddings"), *([body] if body else [])) is kind
 
 
 @pytest.mark.parametrize("make", [decoder_for, assembling])

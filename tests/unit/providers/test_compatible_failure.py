@@ -7,12 +7,14 @@ import pytest
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.providers.compatible import CompatibleAdapter
+from gateway.types import Operation
 
 
-def failure(status: int, body: Any = b"", **headers: str) -> UpstreamError:
+def failure(status: int, body: Any = b"", operation: Operation = "chat", **headers: str) -> UpstreamError:
     """Classify an answer; a body that is not bytes is written as JSON."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return CompatibleAdapter().failure(status, {name.replace("_", "-"): value for name, value in headers.items()}, raw)
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return CompatibleAdapter().failure(status, names, raw, operation)
 
 
 def openai_error(message: str = "No.", code: Any = None, param: Any = None, kind: str = "invalid_request_error") -> Any:
@@ -55,6 +57,11 @@ CASES: dict[str, tuple[int, Any, ErrorKind]] = {
     "timeout": (504, b"", ErrorKind.UPSTREAM_ERROR),
     "method": (405, {"detail": "Method Not Allowed"}, ErrorKind.UPSTREAM_ERROR),
     "redirect": (307, b"", ErrorKind.UPSTREAM_ERROR),
+    "no_chat_model": (404, openai_error("This is not a chat model and thus not supported in the v1/chat/completions "
+                                        "endpoint.", param="model"), ErrorKind.UPSTREAM_UNSUPPORTED),
+    "no_chat_ollama": (400, {"error": '"bge-m3" does not support chat'}, ErrorKind.UPSTREAM_UNSUPPORTED),
+    "no_chat_openrouter": (400, openai_error("x/y is an embedding model and cannot be used with the chat/completions "
+                                             "endpoint."), ErrorKind.UPSTREAM_UNSUPPORTED),
 }  # fmt: skip
 
 
@@ -64,6 +71,33 @@ def test_faults_are_told_apart(status: int, body: Any, kind: ErrorKind) -> None:
     error = failure(status, body)
     assert (error.kind, error.upstream_status) == (kind, status)
     assert error.meaning.retryable is (kind not in {ErrorKind.UPSTREAM_REJECTED, ErrorKind.CONTEXT_LENGTH})
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (403, openai_error("You are not allowed to generate embeddings from this model"), None),
+        (403, {"error": {"message": "The API you are accessing is not open", "type": "permission_denied_error"}}, None),
+        (404, {"detail": "Not Found"}, None),
+        (404, b"404 page not found", None),
+        (404, b"<html>404</html>", None),
+        (405, {"detail": "Method Not Allowed"}, None),
+        (501, openai_error("The model does not support Embeddings API", kind="NotImplementedError"), None),
+        (500, {"error": "this model does not support embeddings"}, None),
+        (404, openai_error("The model `x` does not exist.", code="model_not_found"), ErrorKind.UPSTREAM_ERROR),
+        (401, openai_error("Incorrect API key provided"), ErrorKind.UPSTREAM_CREDENTIALS),
+        (429, b"", ErrorKind.UPSTREAM_RATE_LIMITED),
+        (500, b"", ErrorKind.UPSTREAM_ERROR),
+        (400, openai_error("'$.input' is invalid.", param="input"), ErrorKind.UPSTREAM_REJECTED),
+        (404, openai_error("No such file.", param="file_id"), ErrorKind.UPSTREAM_REJECTED),
+    ],
+)
+def test_a_model_that_does_not_embed_is_in_good_health(status: int, body: Any, kind: ErrorKind | None) -> None:
+    """Another target may do it, and chats go on here: otherwise anybody could close a chat model's breaker."""
+    error = failure(status, body, "embeddings")
+    assert error.kind is (kind or ErrorKind.UPSTREAM_UNSUPPORTED)
+    if kind is None:
+        assert (error.meaning.retryable, error.meaning.trips_breaker) == (True, False)
 
 
 def test_a_rejection_carries_the_upstreams_words_status_param_and_code() -> None:

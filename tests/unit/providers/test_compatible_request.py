@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from gateway.providers.compatible import VLLM_MEMBERS, CompatibleAdapter
-from gateway.providers.registry import ADAPTERS, PROVIDER_TYPES
+from gateway.providers.compatible import CompatibleAdapter
+from gateway.providers.registry import ADAPTERS, PROVIDER_TYPES, VLLM_MEMBERS
 from gateway.types import Call, Operation, Secret, UpstreamRequest
 from gateway.wire.decode import decode
 from tests.ground.builders import build_call, build_target
@@ -93,6 +93,15 @@ def test_what_is_not_streamed_is_not_made_a_stream(members: dict[str, Any]) -> N
     call = chat_call(**members)
     body = json.loads(sent(call, always_stream="use_beam_search" in members).body)
     assert body == json.loads(call.envelope.body) | {"model": "up"}
+
+
+@pytest.mark.parametrize("always_stream", [False, True])
+def test_embeddings_go_up_as_they_are(always_stream: bool) -> None:
+    """Byte for byte but for the model, and never streamed, to own hardware either."""
+    body = b'{ "input":["h\\u0069",  "ho"],"model":"auto","encoding_format":"base64" ,"x":1}'
+    request = sent(call_of(body, "embeddings"), always_stream=always_stream)
+    assert request.body == body.replace(b'"auto"', b'"up"')
+    assert request.url == "http://up.test/v1/embeddings"
 
 
 @pytest.mark.parametrize("options", [None, {"include_usage": True}])

@@ -228,6 +228,24 @@ def test_an_estimate_that_may_be_too_high_does_not_refuse_a_call() -> None:
     assert order(plan_of(snug, input_tokens_estimate=150, max_output_tokens=25)) == ["snug"]
 
 
+def test_each_of_several_texts_has_the_context_to_itself() -> None:
+    """Ten texts of about 100 tokens fit where one of a thousand does not."""
+    small = build_view(build_target("small", context_length=200))
+    ten = build_envelope(operation="embeddings", prompts=10, max_output_tokens=0)
+    assert order(plan_of(small, input_tokens_estimate=1000, envelope=ten)) == ["small"]
+    with pytest.raises(GatewayError, match="too long for every"):
+        plan_of(small, input_tokens_estimate=1000)
+
+
+def test_an_embedding_is_predicted_to_cost_what_is_read() -> None:
+    """It has no output tokens: neither a prior nor what chats were measured to have."""
+    reads = build_target("reads", rates=Rates(input_nano_usd_per_mtok=10**9, output_nano_usd_per_mtok=10**12))
+    envelope = build_envelope(operation="embeddings", max_output_tokens=0)
+    plan = plan_of(build_view(reads, output_tokens=None), envelope=envelope, input_tokens_estimate=50)
+    assert plan.candidates[0].prediction.output_tokens == flat(0.0)
+    assert plan.candidates[0].prediction.cost_nano_usd == flat(50_000.0)
+
+
 def refuses_bias(_call: Call, _target: Target) -> str | None:
     return "'logit_bias' cannot be expressed"
 

@@ -233,3 +233,15 @@ def test_a_newcomer_is_taken_to_answer_as_long_as_the_others() -> None:
     known = view(pool).output_tokens
     assert known is not None
     assert known.p50 == pytest.approx(12)
+
+
+def test_embeddings_say_nothing_of_how_long_answers_are() -> None:
+    """A hundred of them, and a target never tried is still predicted to answer as long as chats were."""
+    pool = Pool(HandClock())
+    pool.begin(TARGET, CALL).end(sample(output_tokens=300))
+    for _ in range(100):
+        pool.begin(build_target("embeds"), CALL).end(sample(output_tokens=0, max_output_tokens=0, tpot_ms=None))
+    for target in (TARGET, build_target("embeds"), build_target("new")):
+        known = pool.view(build_call(route=build_route(target)))[0].output_tokens
+        assert known is not None
+        assert known.p50 == pytest.approx(300, rel=0.01)

@@ -24,6 +24,11 @@ def completions(**members: Any) -> Envelope:
     return decode("completions", "openai", json.dumps({"model": "auto", "prompt": "hi"} | members).encode())
 
 
+def embeddings(**members: Any) -> Envelope:
+    """Decode a small embeddings request with these members."""
+    return decode("embeddings", "openai", json.dumps({"model": "auto", "input": "hi"} | members).encode())
+
+
 def with_member(text: bytes) -> bytes:
     """Write a chat request with one more member, as it stands."""
     return b'{"model":"auto","messages":[{"role":"user","content":"hi"}],' + text + b"}"
@@ -120,6 +125,16 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "prompt_mixed": ("completions", {"prompt": ["a", 1]}, "prompt"),
     "prompt_object": ("completions", {"prompt": {}}, "prompt"),
     "prompt_booleans": ("completions", {"prompt": [True]}, "prompt"),
+    "input_missing": ("embeddings", {"input": None}, "input"),
+    "input_empty": ("embeddings", {"input": []}, "input"),
+    "input_mixed": ("embeddings", {"input": ["a", 1]}, "input"),
+    "input_number": ("embeddings", {"input": 5}, "input"),
+    "input_objects": ("embeddings", {"input": [{"text": "a"}]}, "input"),
+    "input_is_not_a_prompt": ("embeddings", {"input": None, "prompt": "a", "prompt_embeds": "A"}, "input"),
+    "embeddings_streamed": ("embeddings", {"stream": True}, "stream"),
+    "encoding_bytes": ("embeddings", {"encoding_format": "bytes"}, "encoding_format"),
+    "encoding_number": ("embeddings", {"encoding_format": 1}, "encoding_format"),
+    "input_spelling": ("embeddings", {"Input": "b"}, "input"),
 }
 
 
@@ -127,7 +142,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
 def test_a_wrong_member_is_named(operation: str, members: dict[str, Any], param: str) -> None:
     """What routing and limits depend on is checked, and ``param`` says where."""
     with pytest.raises(GatewayError) as caught:
-        (chat if operation == "chat" else completions)(**members)
+        {"chat": chat, "completions": completions, "embeddings": embeddings}[operation](**members)
     assert (caught.value.kind, caught.value.param) == (ErrorKind.INVALID_REQUEST, param)
     assert param in caught.value.message
 
@@ -143,12 +158,31 @@ def test_a_chat_request_is_read() -> None:
     assert envelope.content_bytes == 2
 
 
+def test_an_embeddings_request_is_read() -> None:
+    """It is never streamed, writes no tokens, and needs a model that embeds and nothing more."""
+    envelope = embeddings(encoding_format="base64", dimensions=3, user="u", tools=[{}], logprobs=1)
+    assert (envelope.model, envelope.stream, envelope.streamable) == ("auto", False, False)
+    assert (envelope.max_output_tokens, envelope.choices) == (0, 1)
+    assert envelope.needs == {"embeddings"}
+
+
+@pytest.mark.parametrize(
+    ("value", "prompts", "content_bytes"),
+    [("häh", 1, 4), (["ab", "c"], 2, 3), ([1, 2, 3], 1, 12), ([[1, 2], [3]], 2, 12), ("", 1, 0)],
+)
+def test_what_is_embedded_is_counted(value: Any, prompts: int, content_bytes: int) -> None:
+    """A string, token ids, or several of either."""
+    envelope = embeddings(input=value)
+    assert (envelope.prompts, envelope.content_bytes) == (prompts, content_bytes)
+
+
 def test_null_is_the_same_as_absent() -> None:
     """OpenAI takes null for every optional member."""
     switches = ("stream", "stream_options", "tools", "tool_choice", "response_format", "logprobs", "use_beam_search")
     numbers = ("n", "best_of", "max_tokens", "max_completion_tokens", "seed", "reasoning_effort", "prompt_logprobs")
     envelope = chat(**dict.fromkeys((*switches, *numbers)))
     assert (envelope.needs, envelope.streamable, envelope.choices) == ({"chat"}, True, 1)
+    assert embeddings(encoding_format=None, dimensions=None, stream=None).needs == {"embeddings"}
 
 
 def test_stream_and_usage_are_read() -> None:
@@ -236,6 +270,7 @@ def test_prompts_are_counted(members: dict[str, Any], choices: int, content_byte
     """Every prompt of a list is generated for, and token ids count as about four bytes each."""
     envelope = completions(**members)
     assert (envelope.choices, envelope.content_bytes) == (choices, content_bytes)
+    assert envelope.prompts == choices // max(members.get("n", 1), members.get("best_of", 1))
 
 
 def test_content_is_everything_the_model_reads() -> None:
@@ -263,13 +298,16 @@ _JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=8,
 )
-_READ = ("model", "messages", "prompt", "stream", "stream_options", "n", "best_of", "max_tokens", "tools", "echo")
+_READ = (
+    *("model", "messages", "prompt", "stream", "stream_options", "n", "best_of", "max_tokens", "tools", "echo"),
+    *("input", "encoding_format"),
+)
 _BODIES = st.binary(max_size=40) | st.dictionaries(st.sampled_from(_READ), _JSON).map(
-    lambda members: json.dumps({"model": "a", "messages": _MESSAGES, "prompt": "b"} | members).encode()
+    lambda members: json.dumps({"model": "a", "messages": _MESSAGES, "prompt": "b", "input": "c"} | members).encode()
 )
 
 
-@given(_BODIES, st.sampled_from(["chat", "completions"]))
+@given(_BODIES, st.sampled_from(["chat", "completions", "embeddings"]))
 def test_any_body_is_decoded_or_refused(body: bytes, operation: Any) -> None:
     """Whatever arrives, there is an envelope or a 400, and no other exception."""
     try:

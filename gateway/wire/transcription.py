@@ -1,0 +1,113 @@
+"""Requests for transcripts of speech and their answers, as OpenAI has them ("Create transcription").
+
+Decides what a form must hold, how long its recording may be, and what of an answer is billed. The recording itself is
+looked at only for its length.
+"""
+
+import math
+import re
+from typing import Any, Never
+
+import msgspec
+from msgspec import Struct
+
+from gateway.errors import ErrorKind, GatewayError, UpstreamError
+from gateway.types import Envelope, Usage
+from gateway.wire.multipart import Part, parts_of
+
+FORMATS = ("json", "verbose_json", "diarized_json", "text", "srt", "vtt")
+_READ = frozenset(("file", "model", "stream", "response_format", "prompt"))
+_MAX_FIELD_BYTES = 1 << 20
+_BYTES_PER_MS = 16
+"""MP3 at 128 kbit/s; speech is mostly recorded at less, so that the guess is rather short. WAV tells by itself."""
+_RATE_OF_WAV = re.compile(rb"RIFF....WAVEfmt .{12}(....)", re.DOTALL)
+_MAX_MS = 2**31
+
+
+class Transcript(Struct):
+    """What accounting reads of an answer in JSON."""
+
+    text: Any = None
+    usage: Any = None
+    duration: Any = None
+    error: Any = None
+    object: Any = None
+
+
+_decode_transcript = msgspec.json.Decoder(Transcript).decode
+
+
+def decode_form(body: bytes) -> Envelope:
+    """Validate a form and read its envelope. Raises GatewayError (INVALID_REQUEST, with ``param``)."""
+    parts = {part.name: part for part in parts_of(body)}
+    for name in parts:
+        if name not in _READ and name.casefold() in _READ:
+            _refuse(name.casefold(), "must be written in lower case")
+    recording = parts.get("file")
+    if recording is None or not recording.is_file:
+        _refuse("file", "must be a file with the recording")
+    members = {part.name: _field(body, part) for part in parts.values() if not part.is_file}
+    model = members.get("model", b"").decode(errors="replace")
+    if not model:
+        _refuse("model", "must be a non-empty string that names a model or a route")
+    if members.get("stream", b"false").lower() not in (b"false", b"0", b""):
+        _refuse("stream", "must not be true: transcripts come in one piece")
+    if members.get("response_format", b"json").decode(errors="replace") not in FORMATS:
+        _refuse("response_format", f"must be one of {', '.join(FORMATS)}")
+    return Envelope(
+        operation="transcriptions",
+        dialect="openai",
+        body=body,
+        members=members,
+        model=model,
+        stream=False,
+        include_usage=False,
+        max_output_tokens=0,
+        choices=1,
+        streamable=False,
+        needs=frozenset(("transcriptions",)),
+        content_bytes=len(members.get("prompt", b"")),
+        audio_ms=_length_ms(body, recording),
+    )
+
+
+def read_transcript(data: bytes) -> tuple[Transcript, Usage | None]:
+    """Read an answer in JSON. Raises UpstreamError (UPSTREAM_PROTOCOL)."""
+    try:
+        answer = _decode_transcript(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent something that is no transcript.") from None
+    usage = answer.usage if isinstance(answer.usage, dict) else {}
+    if "input_tokens" in usage:
+        tokens = [value if type(value := usage.get(name)) is int and 0 < value < 2**31 else 0 for name in _TOKENS]
+        return answer, Usage(input_tokens=tokens[0], output_tokens=tokens[1])
+    audio_ms = _ms(usage.get("seconds")) or _ms(answer.duration)
+    return answer, Usage(audio_ms=audio_ms) if audio_ms else None
+
+
+_TOKENS = ("input_tokens", "output_tokens")
+
+
+def _ms(seconds: Any) -> int:
+    try:
+        ms = float(seconds) * 1000  # OpenAI wrote the duration of verbose_json as a string for a while
+    except (TypeError, ValueError):
+        return 0
+    return round(ms) if math.isfinite(ms) and 0 < ms < _MAX_MS else 0
+
+
+def _length_ms(body: bytes, recording: Part) -> int:
+    size = recording.end - recording.start
+    wav = _RATE_OF_WAV.match(body, recording.start, recording.end)
+    bytes_per_s = int.from_bytes(wav[1], "little") if wav else 0
+    return min(size * 1000 // bytes_per_s if bytes_per_s else size // _BYTES_PER_MS, _MAX_MS)
+
+
+def _field(body: bytes, part: Part) -> bytes:
+    if part.end - part.start > _MAX_FIELD_BYTES:
+        _refuse(part.name, f"must not be longer than {_MAX_FIELD_BYTES} bytes")
+    return body[part.start : part.end]
+
+
+def _refuse(param: str, what: str) -> Never:
+    raise GatewayError(ErrorKind.INVALID_REQUEST, f"'{param}' {what}.", param=param)
