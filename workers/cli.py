@@ -70,8 +70,12 @@ def _guarded(command: "Callable[[argparse.Namespace], int]") -> "Callable[[argpa
 
 
 def _up(args: argparse.Namespace) -> int:
+    from workers.check import require_startable
+    from workers.ports import require_free
     from workers.up import up
 
+    require_free(args.port)
+    require_startable(args.config, engine=args.engine)
     return up(
         args.config,
         engine=args.engine,
@@ -82,8 +86,12 @@ def _up(args: argparse.Namespace) -> int:
 
 
 def _workers_run(args: argparse.Namespace) -> int:
+    from workers.check import require_startable
+    from workers.ports import require_free
     from workers.run import run_workers
 
+    require_free(args.port)
+    require_startable(args.config)
     return run_workers(args.config, args.port, args.temp_dir, until_stdin_closes=args.until_stdin_closes)
 
 
