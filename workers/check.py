@@ -93,7 +93,7 @@ def _of_one(model: Model, catalogue: Catalogue | None, note: Note) -> Iterator[P
     spec = model.spec
     if catalogue is not None:
         yield from _against(catalogue, model, place)
-    yield from (Problem(place, text) for text in fit.of_the_model(model))
+    yield from (Problem((*place, field), text) for field, text in fit.of_the_model(model))
     try:
         yield from (Problem(place, text) for text in fit.of_the_gpu(model))
     except WorkerError as error:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ByteSize
+
 from workers.errors import WorkerError
 from workers.machine import Machine
 from workers.sizing import cache
@@ -62,30 +64,31 @@ class Model:
         return dtype_named(stored if said == "auto" else said)
 
 
-def of_the_model(model: Model) -> Iterator[str]:
-    """Yield what the model itself cannot do: its longest request, how it can be split, what its cache must hold."""
+def of_the_model(model: Model) -> Iterator[tuple[str, str]]:
+    """Yield what the model itself cannot do, by field: its longest request, its split, what its cache must hold."""
     longest = longest_request(model.config)
     context = model.number("max_model_len", longest or 0)
     if longest and context > longest:
-        yield f"max_model_len {context:,} is beyond the model's {longest:,} tokens"
+        yield "max_model_len", f"{context:,} is beyond the model's {longest:,} tokens"
     if (shape := model.shape) is None:
         return
     tensor, stages = model.number("tensor_parallel_size", 1), model.number("pipeline_parallel_size", 1)
     if shape.heads % tensor:
-        yield f"tensor_parallel {tensor} does not divide the model's {shape.heads} attention heads"
+        yield "tensor_parallel", f"{tensor} does not divide the model's {shape.heads} attention heads"
     elif shape.latent is None and shape.kv_heads % tensor and tensor % shape.kv_heads:
-        yield f"tensor_parallel {tensor} does not go with the model's {shape.kv_heads} key-value heads"
+        yield "tensor_parallel", f"{tensor} does not go with the model's {shape.kv_heads} key-value heads"
     elif stages > shape.layers:
-        yield f"pipeline_parallel {stages} is more than the model's {shape.layers} layers"
+        yield "pipeline_parallel", f"{stages} is more than the model's {shape.layers} layers"
     elif memory := model.number("kv_cache_memory_bytes", 0):
         block = model.number("block_size", _GPU_BLOCK if model.spec.gpus_per_replica else _CPU_BLOCK)
         element = 1 if str(model.options.get("kv_cache_dtype")).startswith("fp8") else _element(model)
         held = memory // cache.block_bytes(shape, element, block, tensor, stages)
         needed = cache.blocks_per_request(shape, context, block, model.number("max_num_batched_tokens", 2048))
-        if context and held < needed:
+        if held < needed:
+            size = ByteSize(memory).human_readable()
             yield (
-                f"kv_cache_memory {memory / GIB:.2f} GiB holds {max(0, held) * block:,} tokens, "
-                f"less than one request of max_model_len {context:,}"
+                "kv_cache_memory",
+                f"{size} holds {held:,} blocks of {block}; a request of {context:,} tokens needs {needed:,}",
             )
 
 
