@@ -63,7 +63,7 @@ def check_file(
     if engine is not None:
         specs = {name: spec.model_copy(update={"engine": engine}) for name, spec in specs.items()}
     problems += check_specs(specs, machine, note)
-    return [f"{document.where(problem.place)}: {problem}." for problem in problems]
+    return [f"{document.where(problem.place)}: {problem}" for problem in problems]
 
 
 def check_specs(specs: Mapping[str, ModelSpec], machine: Machine | None, note: Note) -> Iterator[Problem]:

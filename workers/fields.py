@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, model_validator
 
-# By vLLM's name, the field of ``ModelSpec`` that says it. Written as they are, and left to vLLM where they are none.
+# By vLLM's name, the field of ``ModelSpec`` that says it. What is not said is left to vLLM.
 VLLM_NAMES = {
     "revision": "revision",
     "dtype": "dtype",

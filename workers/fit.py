@@ -59,9 +59,11 @@ class Model:
         method = self.options.get("quantization") or (self.config.get("quantization_config") or {}).get("quant_method")
         if method is not None:
             return "fp8" if str(method) == "fp8" else None
-        said = str(self.options.get("dtype"))
         stored = str(self.config.get("torch_dtype") or self.config.get("dtype") or "bfloat16")
-        return dtype_named(stored if said == "auto" else said)
+        # vLLM's own choice is never 32 bits.
+        auto = "bfloat16" if stored == "float32" else stored
+        said = str(self.options.get("dtype", "auto"))
+        return dtype_named(auto if said == "auto" else said)
 
 
 def of_the_model(model: Model) -> Iterator[tuple[str, str]]:

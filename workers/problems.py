@@ -27,7 +27,8 @@ class Problem:
     text: str
 
     def __str__(self) -> str:
-        return f"{'.'.join(str(part) for part in self.place)}: {self.text}"
+        """Return it as a sentence."""
+        return f"{'.'.join(str(part) for part in self.place)}: {self.text}{'' if self.text.endswith('?') else '.'}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,7 +213,7 @@ def parse_workers(section: object) -> dict[str, ModelSpec]:
     """
     specs, problems = read_workers(section)
     if problems:
-        raise WorkerError(f"{problems[0]}.")
+        raise WorkerError(str(problems[0]))
     return specs
 
 
@@ -225,7 +225,7 @@ def load_workers(path: Path) -> dict[str, ModelSpec]:
     document = Document.read(path)
     specs, problems = read_workers(document.section("workers"))
     if problems:
-        raise WorkerError(f"{document.where(problems[0].place)}: {problems[0]}.")
+        raise WorkerError(f"{document.where(problems[0].place)}: {problems[0]}")
     return specs
 
 

@@ -48,6 +48,7 @@ def engine_options(name: str, model: str, spec: ModelSpec) -> dict[str, Option]:
 
     ``engine_args`` of the spec come last, so they can change every default that is set here. None is not passed on.
     """
+    said = {field for field in VLLM_NAMES.values() if getattr(spec, field) != ModelSpec.model_fields[field].default}
     options: dict[str, Option] = {
         "model": model,
         "served_model_name": (name, *spec.served_names),
@@ -55,16 +56,16 @@ def engine_options(name: str, model: str, spec: ModelSpec) -> dict[str, Option]:
         # Cached prompt tokens are cheaper; without it usage does not show them.
         "enable_prompt_tokens_details": True,
         "disable_uvicorn_access_log": True,
-        **{option: getattr(spec, field) for option, field in VLLM_NAMES.items() if getattr(spec, field) != 1},
+        **{option: getattr(spec, field) for option, field in VLLM_NAMES.items() if field in said},
     }
     if spec.prefix_caching is None and spec.task == "generate":
         options["enable_prefix_caching"] = True
     if spec.cpu_offload is not None:
         options["cpu_offload_gb"] = spec.cpu_offload / 2**30
     if (draft := spec.speculative) is not None:
-        said = {"method": draft.method, "model": draft.model, "num_speculative_tokens": draft.tokens}
-        said["prompt_lookup_max"] = draft.lookup_max
-        options["speculative_config"] = {key: value for key, value in said.items() if value is not None}
+        drafter = {"method": draft.method, "model": draft.model, "num_speculative_tokens": draft.tokens}
+        drafter["prompt_lookup_max"] = draft.lookup_max
+        options["speculative_config"] = {key: value for key, value in drafter.items() if value is not None}
     if spec.tool_parser is not None:
         options["enable_auto_tool_choice"] = True
     if spec.task in ("embed", "classify"):

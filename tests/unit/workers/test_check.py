@@ -94,7 +94,7 @@ def test_a_good_model_has_no_problem(tmp_path: Path) -> None:
         ({"chat_template": "./nowhere.jinja"}, "nowhere.jinja does not exist"),
         ({"max_model_len": 4096}, "workers.m.max_model_len: 4,096 is beyond the model's 2,048 tokens"),
         ({"engine_args": {"max_model_len": 4096}}, "workers.m.max_model_len: 4,096 is beyond the model's 2,048 tokens"),
-        ({"kv_cache_memory": "2MiB"}, "2.0MiB holds 2 blocks of 128; a request of 2,048 tokens needs 16"),
+        ({"kv_cache_memory": "2MiB"}, "2.0MiB holds 4 blocks of 128; a request of 2,048 tokens needs 16"),
         ({"tensor_parallel": 3}, "workers.m.tensor_parallel: 3 does not divide the model's 8 attention heads"),
         ({"pipeline_parallel": 5}, "workers.m.pipeline_parallel: 5 is more than the model's 4 layers"),
         ({"lora": {"adapters": {"pirate": "/nowhere"}}}, "workers.m.lora.adapters.pirate: /nowhere does not exist"),
