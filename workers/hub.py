@@ -13,7 +13,7 @@ def hub_config(model: str, revision: str | None) -> Path | None:
     """
     if importlib.util.find_spec("huggingface_hub") is None:
         return None
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -26,6 +26,9 @@ def hub_config(model: str, revision: str | None) -> Path | None:
 
     at = f"{model} at {revision}" if revision else model
     try:
+        # The client would ask the hub all the same, for half a minute where it is away.
+        if isinstance(here := try_to_load_from_cache(model, "config.json", revision=revision), str):
+            return Path(here)
         return Path(hf_hub_download(model, "config.json", revision=revision))
     except HFValidationError as error:
         raise WorkerError(f"{model!r} is no hub id (org/name), no path (/, ~ or ./) and not bundled:<name>.") from error
