@@ -25,6 +25,8 @@ from workers.problems import Document, Place, Problem, nearest
 from workers.spec import ModelSpec, read_workers
 from workers.vllm_engine import engine_options
 
+_WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".pth"})
+
 Note = Callable[[str], None]
 """Takes a sentence about something that was not checked."""
 
@@ -93,6 +95,8 @@ def _of_one(model: Model, catalogue: Catalogue | None, note: Note) -> Iterator[P
     spec = model.spec
     if catalogue is not None:
         yield from _against(catalogue, model, place)
+    if model.directory is not None and not _has_weights(model.directory) and "load_format" not in spec.engine_args:
+        yield Problem((*place, "source"), f"{model.directory} has a config.json, but no weights")
     yield from (Problem((*place, field), text) for field, text in fit.of_the_model(model))
     try:
         yield from (Problem(place, text) for text in fit.of_the_gpu(model))
@@ -132,6 +136,10 @@ def _config(spec: ModelSpec, name: str, note: Note) -> tuple[Mapping[str, Any], 
     if not config:
         note(f"{name}: the model is not on this machine yet; its size was not checked.")
     return config, directory
+
+
+def _has_weights(directory: Path) -> bool:
+    return any(path.suffix in _WEIGHTS for path in directory.iterdir())
 
 
 def _against(catalogue: Catalogue, model: Model, place: Place) -> Iterator[Problem]:

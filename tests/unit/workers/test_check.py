@@ -34,6 +34,7 @@ ANY: dict[str, Any] = {"kind": None, "choices": []}
 KNOWN = Catalogue(
     dict.fromkeys(VLLM_NAMES, ANY)
     | {
+        "load_format": ANY,
         "max_num_seqs": {"kind": "int", "choices": []},
         "enforce_eager": {"kind": "flag", "choices": []},
         "scheduling_policy": {"kind": None, "choices": ["fcfs", "priority"]},
@@ -55,6 +56,7 @@ def _known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def model_at(directory: Path, **changes: object) -> str:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(CONFIG | changes), encoding="utf-8")
+    (directory / "model.safetensors").touch()
     return str(directory)
 
 
@@ -112,6 +114,15 @@ def test_a_directory_without_a_config_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (problem,) = found(tmp_path, source=str(tmp_path / "empty"))
     assert "it has no config.json" in problem
+
+
+def test_a_directory_without_weights_is_no_model(tmp_path: Path) -> None:
+    """As a download that broke off leaves it."""
+    source = Path(model_at(tmp_path / "broken"))
+    (source / "model.safetensors").unlink()
+    (problem,) = found(tmp_path, source=str(source))
+    assert "has a config.json, but no weights" in problem
+    assert found(tmp_path, source=str(source), engine_args={"load_format": "dummy"}) == []
 
 
 @pytest.mark.parametrize(("text", "said"), [("{", "cannot be read as JSON"), ("[1]", "must be a JSON object")])
