@@ -13,8 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, TypeAdapter, model_validator
 
 from workers.errors import WorkerError
-from workers.fields import SERVERS_OWN, VLLM_NAMES, LoraSpec, ServedName, Size, Source, SpeculativeSpec
-from workers.fields import Strict as _Strict
+from workers.fields import SERVERS_OWN, VLLM_NAMES, LoraSpec, ServedName, Size, Source, SpeculativeSpec, Strict
 from workers.problems import Document, Problem, problems_of
 from workers.synthetic_spec import SyntheticSpec
 
@@ -26,7 +25,7 @@ _NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
 _RESERVED = frozenset({"tollway"})
 
 
-class AutoscalingSpec(_Strict):
+class AutoscalingSpec(Strict):
     """Between how many replicas a model moves, and when."""
 
     min_replicas: Annotated[int, Field(ge=0, description="The fewest; 0 lets the model go to zero when idle.")] = 1
@@ -60,7 +59,7 @@ def _gpus_of(data: Mapping[str, Any]) -> int:
     return ranks if ranks > 1 or data.get("accelerator") else 0
 
 
-class ModelSpec(_Strict):
+class ModelSpec(Strict):
     """One open model and the replicas that serve it. Its name is its key in the ``workers:`` section."""
 
     source: Annotated[
