@@ -6,10 +6,13 @@ responses, messages, tokenize, its metrics): nothing of a request is looked at h
 
 import json
 import os
+import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
+from workers import causes
 from workers.engine import OpenEngine
 from workers.fields import VLLM_NAMES
 from workers.figures import read_figures
@@ -115,12 +118,17 @@ async def open_vllm(name: str, model: str, spec: ModelSpec) -> AsyncIterator[Ope
 
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(engine_arguments(name, model, spec))
     validate_parsed_serve_args(args)
-    async with build_async_engine_client(args) as engine:
-        tasks = await engine.get_supported_tasks()
-        app = build_app(args, tasks, engine.model_config)
-        await init_app_state(engine, app.state, args, tasks)
-        async with app.router.lifespan_context(app):
-            yield OpenEngine(app, engine.check_health, read_figures)
+    async with AsyncExitStack() as stack:
+        log = causes.log_to(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vllm-"))))
+        try:
+            engine = await stack.enter_async_context(build_async_engine_client(args))
+            tasks = await engine.get_supported_tasks()
+            app = build_app(args, tasks, engine.model_config)
+            await init_app_state(engine, app.state, args, tasks)
+            await stack.enter_async_context(app.router.lifespan_context(app))
+        except Exception as error:
+            raise causes.root_cause(error, log) from error
+        yield OpenEngine(app, engine.check_health, read_figures)
 
 
 def describe() -> dict[str, Any]:
