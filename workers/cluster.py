@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from workers.causes import STOP_FILE, told
+from workers.errors import WorkerError
 from workers.models import Report
 from workers.spec import ModelSpec
 
@@ -44,14 +45,18 @@ def local_cluster(port: int, temp_dir: Path) -> Iterator[None]:
     import ray
     from ray import serve
 
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        log_to_driver=True,
-        _node_ip_address="127.0.0.1",
-        _temp_dir=str(temp_dir),
-    )
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            log_to_driver=True,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(temp_dir),
+        )
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        ray.shutdown()
+        raise WorkerError(f"Ray did not start: {str(error).strip().partition(chr(10))[0]}") from error
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         yield

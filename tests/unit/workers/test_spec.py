@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from workers.errors import WorkerError
 from workers.spec import load_workers, parse_workers
@@ -20,6 +21,16 @@ def test_the_quickstart_is_valid() -> None:
     spec = load_workers(QUICKSTART)["smollm2"]
     assert spec.source == "bundled:smollm2-135m-instruct"
     assert spec.tool_parser == "hermes"
+
+
+def test_the_example_of_several_models_is_valid() -> None:
+    """The gateway's models in it are the names that its workers serve."""
+    example = QUICKSTART.parents[1] / "examples" / "several-models.yaml"
+    specs = load_workers(example)
+    assert [spec.task for spec in specs.values()] == ["generate", "generate", "embed"]
+    served = [name for worker, spec in specs.items() for name in spec.serves(worker)]
+    assert sorted(served) == sorted(yaml.safe_load(example.read_text(encoding="utf-8"))["models"])
+    assert sum(spec.cpus_per_replica for spec in specs.values()) <= 2, "it starts on two cores"
 
 
 def test_a_source_is_all_that_a_worker_needs() -> None:
