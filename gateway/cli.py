@@ -1,7 +1,8 @@
 """The ``tollway`` command. Other packages add their own through the entry points of the group ``tollway.commands``.
 
 Such an entry point is a function that takes argparse's sub-parsers, adds one, and sets ``run`` to a function from the
-parsed arguments to an exit code.
+parsed arguments to an exit code. What other packages find wrong in a configuration file, ``tollway check`` asks of the
+entry points of the group ``tollway.checks``: functions from the file's path to a list of lines, one for each problem.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from gateway.app import read_snapshot
 from gateway.config.problems import ConfigError
 
 _GROUP = "tollway.commands"
+_CHECKS = "tollway.checks"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,6 +62,9 @@ def _check(arguments: argparse.Namespace) -> int:
         snapshot = read_snapshot(arguments.config, os.environ)
     except ConfigError as error:
         return _fail(str(error))
+    problems = [line for entry_point in entry_points(group=_CHECKS) for line in entry_point.load()(arguments.config)]
+    if problems:
+        return _fail("\n".join(problems))
     print(
         f"{arguments.config}: good. {len(snapshot.targets)} models, {len(snapshot.routes) - len(snapshot.targets)} "
         f"routes, {len(snapshot.keys)} keys; version {snapshot.version}."

@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 
 from workers.autoscaling import REQUESTS, TTFT_MS, autoscaling_config
 from workers.directory import ANNOUNCE_S, Directory, DirectoryApp, Listed
+from workers.placement import ray_options
 from workers.replica import Place, ReplicaApp
 from workers.spec import ModelSpec
 
@@ -80,7 +81,7 @@ def application(name: str, model: str, spec: ModelSpec) -> serve.Application:
         health_check_period_s=1.0,
         # A start that failed once fails again (wrong argument, no memory): say so at once, not after three minutes.
         max_constructor_retry_count=1,
-        ray_actor_options={"num_cpus": spec.cpus_per_replica, "num_gpus": spec.gpus_per_replica},
+        **ray_options(spec),
     )(ingress)
     return deployment.bind()
 

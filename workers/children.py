@@ -95,13 +95,17 @@ def _shared_memory(pid: int) -> set[Path]:
 
 def _orphaned_semaphores(since_s: float) -> set[Path]:
     """Return multiprocessing's named semaphores of this user, made since then, that no living process has mapped."""
-    made = set()
+    made = {}
     for path in Path("/dev/shm").glob("sem.mp-*"):
         with suppress(OSError):
             state = path.stat()
             if state.st_uid == os.getuid() and state.st_ctime >= since_s:
-                made.add(path)
-    if made:
-        for directory in Path("/proc").glob("[0-9]*"):
-            made -= _shared_memory(int(directory.name))
-    return made
+                made[str(state.st_ino)] = path
+    # By inode: the process that made one has it mapped under the name that it had before it got this one.
+    for directory in Path("/proc").glob("[0-9]*") if made else ():
+        with suppress(OSError):
+            maps = (directory / "maps").read_text(encoding="utf-8", errors="replace")
+            for line in maps.splitlines():
+                if "/dev/shm/" in line:
+                    made.pop(line.split()[4], None)
+    return set(made.values())

@@ -1,4 +1,4 @@
-"""The workers' commands of ``tollway``: ``up``, ``workers run`` and ``size``.
+"""The workers' commands of ``tollway``: ``up``, ``workers run``, ``workers status`` and ``size``.
 
 Only parsers are made here; what a command does is imported when it runs, so that ``tollway --help`` needs no Ray.
 """
@@ -30,7 +30,7 @@ def add_up(subparsers: "Subparsers") -> None:
 
 
 def add_workers(subparsers: "Subparsers") -> None:
-    """Add ``tollway workers``, whose ``run`` serves the configured models without a gateway."""
+    """Add ``tollway workers``: ``run`` serves the configured models without a gateway, ``status`` shows them."""
     parser = subparsers.add_parser("workers", help="open models on Ray Serve and vLLM")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="serve the models of a configuration on this machine until Ctrl-C")
@@ -39,6 +39,10 @@ def add_workers(subparsers: "Subparsers") -> None:
     run.add_argument("--temp-dir", type=Path, help="a short path for Ray's session files (default: a new one)")
     run.add_argument("--until-stdin-closes", action="store_true", help="also stop when standard input ends")
     run.set_defaults(run=_guarded(_workers_run))
+    status = commands.add_parser("status", help="show models, replicas, load, speed and cost")
+    status.add_argument("--url", default="http://127.0.0.1:8000", help="of the workers (default %(default)s)")
+    status.add_argument("--json", action="store_true", help="print JSON")
+    status.set_defaults(run=_guarded(_workers_status))
 
 
 def add_size(subparsers: "Subparsers") -> None:
@@ -70,8 +74,12 @@ def _guarded(command: "Callable[[argparse.Namespace], int]") -> "Callable[[argpa
 
 
 def _up(args: argparse.Namespace) -> int:
+    from workers.check import require_startable
+    from workers.ports import require_free
     from workers.up import up
 
+    require_free(args.port)
+    require_startable(args.config, engine=args.engine)
     return up(
         args.config,
         engine=args.engine,
@@ -82,9 +90,20 @@ def _up(args: argparse.Namespace) -> int:
 
 
 def _workers_run(args: argparse.Namespace) -> int:
+    from workers.check import require_startable
+    from workers.ports import require_free
     from workers.run import run_workers
 
+    require_free(args.port)
+    require_startable(args.config)
     return run_workers(args.config, args.port, args.temp_dir, until_stdin_closes=args.until_stdin_closes)
+
+
+def _workers_status(args: argparse.Namespace) -> int:
+    from workers.status import status
+
+    print(status(args.url, as_json=args.json))
+    return 0
 
 
 def _size(args: argparse.Namespace) -> int:

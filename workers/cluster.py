@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from workers.causes import STOP_FILE, told
 from workers.errors import WorkerError
 from workers.models import Report
-from workers.replica import STOP_FILE
 from workers.spec import ModelSpec
 
 # Serve passes requests by HTTP, not through the object store, so a small one does.
@@ -45,14 +45,18 @@ def local_cluster(port: int, temp_dir: Path) -> Iterator[None]:
     import ray
     from ray import serve
 
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        log_to_driver=True,
-        _node_ip_address="127.0.0.1",
-        _temp_dir=str(temp_dir),
-    )
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            log_to_driver=True,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(temp_dir),
+        )
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        ray.shutdown()
+        raise WorkerError(f"Ray did not start: {str(error).strip().partition(chr(10))[0]}") from error
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         yield
@@ -110,15 +114,10 @@ def _run(models: Models) -> None:
         applications = serve.status().applications
         failed = [(name, applications[name].message) for name in models if applications[name].status == "DEPLOY_FAILED"]
         name, said = failed[0] if failed else (next(iter(models)), "")
-        raise WorkerError(f"The replicas of {name} did not start: {_last_line(said or str(error))}") from error
+        raise told(name, said or str(error)) from error
 
 
 def _replicas(spec: ModelSpec) -> str:
     if spec.autoscaling is not None:
         return f"{spec.autoscaling.min_replicas} to {spec.autoscaling.max_replicas} replicas"
     return "1 replica" if spec.replicas == 1 else f"{spec.replicas} replicas"
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "Ray Serve gave no reason"

@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from workers.causes import STOP_FILE, tell
 from workers.engine import Message, OpenEngine, Receive, Send
 from workers.front import Front
 from workers.load import SAMPLE_S, Load
 from workers.own_port import OwnPort, own_port
 from workers.ports import LOOPBACK
 from workers.spec import ModelSpec
-
-STOP_FILE = "TOLLWAY_STOP_FILE"
-"""The environment variable with the path of a file that appears when all of this machine's replicas are to stop."""
 
 # A gateway reads `draining` within 250 ms; what it had sent until then is on its way.
 _WORD_GETS_AROUND_S = 1.0
@@ -89,6 +87,7 @@ class ReplicaApp:
             try:
                 front, load = await self._start(stack)
             except Exception as error:
+                tell(self._name, error)
                 await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
                 raise
             await send({"type": "lifespan.startup.complete"})

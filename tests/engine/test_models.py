@@ -1,0 +1,136 @@
+"""Each worker of ``several-models.yaml`` on real vLLM on a CPU, one replica at a time, without Ray.
+
+And what ``check`` lets pass and vLLM refuses: one sentence, an exit code, nothing left.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import openai
+import pytest
+import yaml
+
+from workers.models import prepare
+
+ROOT = Path(__file__).parents[2]
+SEVERAL = ROOT / "deploy" / "examples" / "several-models.yaml"
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+SMALL = {"dtype": "float32", "max_model_len": 512, "kv_cache_memory": "64MiB", "engine_args": {"enforce_eager": True}}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory in which the example's adapter is where the example says."""
+    home = tmp_path_factory.mktemp("home")
+    make = [sys.executable, str(SEVERAL.with_name("make_adapter.py")), "bundled:smollm2-135m-instruct"]
+    subprocess.run([*make, "build/adapters/pirate"], cwd=home, check=True, capture_output=True)
+    return home
+
+
+@contextmanager
+def replica(name: str, home: Path) -> Iterator[openai.OpenAI]:
+    """Start one worker of the example and return a client of it."""
+    command = [sys.executable, str(Path(__file__).with_name("one_replica.py")), str(SEVERAL), name]
+    log = home / f"{name}.log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            command, cwd=home, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        try:
+            assert process.stdout is not None
+            port = next((line.split()[1] for line in process.stdout if line.startswith("PORT ")), None)
+            assert port, log.read_text(encoding="utf-8")[-3000:]
+            with openai.OpenAI(
+                base_url=f"http://127.0.0.1:{port}/v1", api_key="-", max_retries=0, timeout=120
+            ) as client:
+                yield client
+        finally:
+            process.communicate(timeout=60)
+
+
+def test_a_chat_model_and_its_adapter_answer_by_their_own_names(home: Path) -> None:
+    with replica("smollm2", home) as client:
+        assert [model.id for model in client.models.list()] == ["smollm2", "pirate"]
+        replies = {
+            name: client.chat.completions.create(
+                model=name, messages=QUESTION, max_tokens=16, temperature=0, logprobs=True
+            )
+            for name in ("smollm2", "pirate")
+        }
+    assert "Paris" in (replies["smollm2"].choices[0].message.content or "")
+    firsts = []
+    for name, reply in replies.items():
+        assert reply.model == name
+        logprobs = reply.choices[0].logprobs
+        assert logprobs
+        assert logprobs.content
+        firsts.append(logprobs.content[0].logprob)
+    assert firsts[0] != pytest.approx(firsts[1], abs=1e-4), "the adapter's weights were used"
+
+
+def test_a_second_chat_model_answers(home: Path) -> None:
+    with replica("smollm2-brief", home) as client:
+        reply = client.chat.completions.create(model="smollm2-brief", messages=QUESTION)
+    assert "Paris" in (reply.choices[0].message.content or "")
+    assert reply.usage
+    assert reply.usage.completion_tokens <= 64
+
+
+def test_an_embedding_model_knows_what_is_alike(home: Path) -> None:
+    with replica("minilm", home) as client:
+        answer = client.embeddings.create(
+            model="minilm", input=["a cat", "a kitten", "an airport"], encoding_format="float"
+        )
+    cat, kitten, airport = (item.embedding for item in answer.data)
+    assert _likeness(cat, cat) == pytest.approx(1, abs=1e-3)
+    assert _likeness(cat, kitten) > _likeness(cat, airport) + 0.3
+
+
+def _likeness(left: list[float], right: list[float]) -> float:
+    return sum(one * other for one, other in zip(left, right, strict=True))
+
+
+@pytest.mark.parametrize("wrong", ["model", "adapter"])
+def test_what_only_the_engine_finds_ends_in_one_sentence(wrong: str, tmp_path: Path, home: Path) -> None:
+    """Weights of a model or an adapter that are none: the check sees the files, vLLM what is in them."""
+    spec = {"source": "bundled:smollm2-135m-instruct", **SMALL}
+    if wrong == "model":
+        spec["source"] = str(tmp_path / "model")
+        whole = prepare("bundled:smollm2-135m-instruct", print)
+        shutil.copytree(whole, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+        (tmp_path / "model" / "model.safetensors").write_bytes(b"no weights")
+    else:
+        adapter = tmp_path / "adapter"
+        adapter.mkdir()
+        made = home / "build" / "adapters" / "pirate" / "adapter_config.json"
+        (adapter / made.name).write_bytes(made.read_bytes())
+        (adapter / "adapter_model.safetensors").write_bytes(b"no weights")
+        spec["lora"] = {"adapters": {"broken": str(adapter)}}
+    config = tmp_path / "tollway.yaml"
+    config.write_text(yaml.safe_dump({"workers": {"m": spec}}), encoding="utf-8")
+    command = [sys.executable, "-m", "gateway", "workers", "run", "--config", str(config), "--port", "0"]
+    # The address is of a Ray that is gone: what another run has left is not looked at.
+    mark = {"TOLLWAY_TEST_RUN": str(tmp_path), "RAY_ADDRESS": "127.0.0.1:1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **mark})
+    assert done.returncode == 1, done.stderr[-3000:]
+    *_, last = done.stderr.strip().splitlines()
+    assert last.startswith("tollway: The replicas of m did not start: "), done.stderr[-3000:]
+    assert "header too large" in last, "the engine's own words about the file"
+    assert _running(str(tmp_path)) == []
+
+
+def _running(mark: str) -> list[str]:
+    """Return the commands of all processes that inherited the mark of a run."""
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdigit() and mark.encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found

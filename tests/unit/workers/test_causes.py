@@ -1,0 +1,70 @@
+"""Why a start failed reaches the command that says it."""
+
+import json
+import logging
+import logging.config
+import os
+from pathlib import Path
+
+import pytest
+
+from workers.causes import STOP_FILE, log_to, root_cause, tell, told
+
+LOG = """EngineCore failed to start.
+Traceback (most recent call last):
+  File "loader.py", line 1, in load
+safetensors_rust.SafetensorError: Error while deserializing header: header too large
+
+During handling of the above exception, another exception occurred:
+RuntimeError: Engine core initialization failed
+"""
+
+
+@pytest.fixture(autouse=True)
+def _run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Be a process of a run with its directory."""
+    monkeypatch.setenv(STOP_FILE, str(tmp_path / "stopping"))
+    monkeypatch.setenv("VLLM_CONFIGURE_LOGGING", "0")
+    monkeypatch.setenv("VLLM_LOGGING_CONFIG_PATH", "")
+
+
+def test_the_first_error_of_the_log_is_the_cause(tmp_path: Path) -> None:
+    log = tmp_path / "errors.log"
+    pointing = RuntimeError("Engine core initialization failed. See root cause above.")
+    assert root_cause(pointing, log) is pointing, "there is no log"
+    log.write_text(LOG, encoding="utf-8")
+    assert str(root_cause(pointing, log)) == (
+        "safetensors_rust.SafetensorError: Error while deserializing header: header too large"
+    )
+    plain = ValueError("Call to add_lora method failed")
+    assert root_cause(plain, log) is plain, "an error that says what is wrong is enough"
+
+
+def test_vllm_s_processes_write_errors_to_the_log(tmp_path: Path) -> None:
+    """With the settings that they read on import."""
+    log = log_to(tmp_path)
+    assert os.environ["VLLM_CONFIGURE_LOGGING"] == "1"
+    logger = logging.getLogger("vllm")
+    try:
+        logging.config.dictConfig(json.loads(Path(os.environ["VLLM_LOGGING_CONFIG_PATH"]).read_text(encoding="utf-8")))
+        logging.getLogger("vllm.v1").warning("only a warning")
+        assert not log.exists()
+        logging.getLogger("vllm.v1").error("failed to start")
+        assert log.read_text(encoding="utf-8") == "failed to start\n"
+    finally:
+        for handler in list(logger.handlers):
+            handler.close()
+            logger.removeHandler(handler)
+
+
+def test_a_replica_s_reason_is_told_once(tmp_path: Path) -> None:
+    tell("m", ValueError("no room\nand more"))
+    assert str(told("m", "Ray says little")) == "The replicas of m did not start: ValueError: no room"
+    assert str(told("m", "first\nRay says little")) == "The replicas of m did not start: Ray says little"
+    assert str(told("m", "")) == "The replicas of m did not start: Ray Serve gave no reason"
+
+
+def test_on_another_machine_the_reason_stays_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(STOP_FILE)
+    tell("m", ValueError("no room"))
+    assert str(told("m", "Ray says little")) == "The replicas of m did not start: Ray says little"
