@@ -3,7 +3,9 @@
 One engine that makes tokens as fast as they are taken stands behind each way: a bare server; Ray Serve with Tollway's
 own port in the replica, without and with the gateway; Serve's proxy; its proxy and a handle; Ray's direct ingress; its
 HAProxy. All that serves is pinned to one core, the client has another. Within a round each group of ways has a Ray of
-its own and is measured beside the bare server, which is the measure: ratios are formed between neighbours.
+its own, which idles on that core whichever way is measured, and each is measured beside the bare server: ratios are
+formed between neighbours. The bare server is measured once more with all the others frozen; the difference is what Ray
+costs while it idles.
 """
 
 import argparse
@@ -16,9 +18,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -28,7 +31,7 @@ from loadtests.bench.install import REPOSITORY, InstallError, build_wire, cache_
 from loadtests.bench.process import Process, StartError, core_busy_s, wait_until
 from loadtests.bench.run import free_port
 from loadtests.workers.servers import MODEL
-from loadtests.workers.table import BARE, Rounds, markdown
+from loadtests.workers.table import ALONE, BARE, Rounds, markdown, others
 
 _TOKENS = 200
 _START_LIMIT_S = 120.0
@@ -44,16 +47,19 @@ GROUPS: Mapping[str, tuple[Sequence[str], Mapping[str, str]]] = {
 }
 """Groups of ways, each with the variables of its Ray."""
 
+_PLACE = "<!-- the table of a run: python -m loadtests.workers --markdown -->\n"
+
 
 @dataclass(frozen=True)
 class _Way:
-    """One way to the engine: where it is asked, and which programs have to be awake."""
+    """One way to the engine: where it is asked, which programs do the work, and which are frozen meanwhile."""
 
     name: str
     port: int
     path: str
     programs: Sequence[Process]
     headers: str = ""
+    frozen: Sequence[Process] = ()
 
 
 @dataclass
@@ -80,10 +86,11 @@ class _Run:
                 except StartError as error:
                     self.problems[group] = str(error)
                     continue
+                beside = list({id(program): program for way in ways for program in way.programs}.values())
                 for streams in self.streams:
                     shift = (len(self.rounds) + streams) % len(ways)
                     for way in [*ways[shift:], *ways[:shift]]:
-                        measures[group, streams, way.name] = self._measure(way, streams)
+                        measures[group, streams, way.name] = self._measure(way, streams, beside)
 
     def _start(self, group: str, work: Path, scope: ExitStack) -> list[_Way]:
         names, variables = GROUPS[group]
@@ -99,33 +106,36 @@ class _Run:
         bare = _Way(BARE, port, _CHAT, [run("bare", *servers, "bare", str(port))])
         wait_until(partial(_answers, bare), bare.programs[0], _START_LIMIT_S)
         (work / "ray").mkdir()
-        ray = run("ray", *servers, "cluster", str(free_port()), str(work / "ray"))
+        cluster = free_port()
+        ray = run("ray", *servers, "cluster", str(cluster), str(work / "ray"))
         ready = work / "ray" / "ready.json"
         wait_until(lambda: None if ready.exists() else "Ray Serve is not ready", ray, _START_LIMIT_S)
         ways = [_Way(name, port, path, [ray]) for name, (port, path) in json.loads(ready.read_text()).items()]
+        others = [ray]
         if _GATEWAY in names:
-            engine = next(way.port for way in ways if way.name == "direct")
             port = free_port()
             config = work / "tollway.yaml"
-            config.write_text(json.dumps(_configuration(port, engine, work)))  # YAML 1.2 takes JSON
+            config.write_text(json.dumps(_configuration(port, cluster, work)))  # YAML 1.2 takes JSON
             tollway = str(Path(sys.executable).with_name("tollway"))
             gateway = run("gateway", tollway, "serve", "--config", str(config))
-            ways.append(_Way(_GATEWAY, port, _CHAT, [ray, gateway], f"authorization: Bearer {_KEY}\n"))
+            others.append(gateway)
+            ways.append(_Way(_GATEWAY, port, _CHAT, others, f"authorization: Bearer {_KEY}\n"))
         for way in ways:
             wait_until(partial(_answers, way), way.programs[-1], _START_LIMIT_S)
-        for program in {id(one): one for way in [bare, *ways] for one in way.programs}.values():
-            program.pause()
-        return [bare, *(way for name in names for way in ways if way.name == name)]
+        alone = replace(bare, name=ALONE, frozen=others)
+        return [bare, *(way for name in names for way in ways if way.name == name), alone]
 
-    def _measure(self, way: _Way, streams: int) -> Measure:
+    def _measure(self, way: _Way, streams: int, beside: Sequence[Process]) -> Measure:
         print(f"round {len(self.rounds)}: {streams}: {way.name}", file=sys.stderr, flush=True)
         argv = [str(self.wire), "client", "-port", str(way.port), "-path", way.path, "-headers", way.headers]
         # The engine's chunks have this once for each token, and the others of an answer do not.
         argv += ["-model", MODEL, "-mark", '"delta":{"content"', "-tokens", str(_TOKENS), "-stream"]
-        argv += ["-connections", str(streams), "-seconds", f"{self.seconds:g}"]
+        argv += ["-connections", str(streams), "-seconds", f"{self.seconds:g}", "-warmup", "0.5"]
+        # Some ways take a minute for the streams of a few seconds.
+        argv += ["-limit", "150"]
         command = ["setpriv", "--pdeathsig", "KILL", "taskset", "-c", str(self.client_core), *argv]
         with (
-            _awake(way.programs),
+            _without(way.frozen),
             subprocess.Popen(  # noqa: S603 - every command is a list of ours
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
             ) as client,
@@ -133,38 +143,46 @@ class _Run:
             try:
                 assert client.stdout is not None
                 client.stdout.readline()  # "ready": all connections are open and warm
-                own_s, busy_s = self._clocks(way)
+                before = self._clocks(way, beside)
                 output, _ = client.communicate("go\n", timeout=_CLIENT_LIMIT_S)
-                own_s, busy_s = (now - then for now, then in zip(self._clocks(way), (own_s, busy_s), strict=True))
+                wall_s, own_s, others_s = (
+                    now - then for now, then in zip(self._clocks(way, beside), before, strict=True)
+                )
             except BaseException:
                 client.kill()
                 raise
-        others = max(0.0, busy_s - own_s) / max(busy_s, 0.01)
-        return measure_of(json.loads(output), cpu_s=own_s, others_share=others, peak_growth_bytes=0)
+        others_share = max(0.0, others_s) / wall_s
+        return measure_of(json.loads(output), cpu_s=own_s, others_share=others_share, peak_growth_bytes=0)
 
-    def _clocks(self, way: _Way) -> tuple[float, float]:
-        return sum(program.cpu_s() for program in way.programs), core_busy_s(self.server_core)
+    def _clocks(self, way: _Way, beside: Sequence[Process]) -> tuple[float, float, float]:
+        """Return wall time, CPU time of the way's programs, and what programs that are not ours had of the core."""
+        core_s = core_busy_s(self.server_core)
+        return (
+            time.monotonic(),
+            sum(program.cpu_s() for program in way.programs),
+            core_s - sum(program.cpu_s() for program in beside),
+        )
 
 
 @contextmanager
-def _awake(programs: Sequence[Process]) -> Iterator[None]:
+def _without(programs: Sequence[Process]) -> Iterator[None]:
     for program in programs:
-        program.resume()
+        program.pause()
     try:
         yield
     finally:
         for program in programs:
-            program.pause()
+            program.resume()
 
 
-def _configuration(port: int, engine_port: int, work: Path) -> dict[str, object]:
-    """Return a gateway's configuration with a key, its limits, a route with a ceiling, a price, and the replica."""
+def _configuration(port: int, cluster: int, work: Path) -> dict[str, object]:
+    """Return a gateway's configuration with a key, its limits, a route with a ceiling, a price, and the cluster."""
     # Limits that are counted but never reached: what is measured is the counting.
     key = {"name": "bench", "secret": "env:BENCH_KEY", "requests_per_minute": 600_000, "concurrency": 100_000}
-    model = {"provider": "replica", "upstream": MODEL, "context": 131072, "price": {"input": 1, "output": 4}}
+    model = {"provider": "cluster", "upstream": MODEL, "context": 131072, "price": {"input": 1, "output": 4}}
     return {
         "server": {"host": "127.0.0.1", "port": port},
-        "providers": {"replica": {"type": "openai-compatible", "base_url": f"http://127.0.0.1:{engine_port}/v1"}},
+        "providers": {"cluster": {"type": "ray-serve", "base_url": f"http://127.0.0.1:{cluster}"}},
         "models": {"ours": model},
         "routes": {MODEL: {"models": ["ours"], "objective": "cost", "limits": {"ttft_ms": {"p95": 1500}}}},
         "state_dir": str(work / "state"),
@@ -214,11 +232,14 @@ def main() -> int:
         print("interrupted: what follows is what was measured until then", file=sys.stderr)
     head = (
         f"{dt.datetime.now(dt.UTC):%Y-%m-%d}, {len(run.rounds)} round(s) of {arguments.seconds:g} s a point, "
-        f"{_TOKENS} tokens a stream, {os.cpu_count()} cores, Python {platform.python_version()}"
+        f"{_TOKENS} tokens a stream, {os.cpu_count()} cores, Python {platform.python_version()}; programs of others "
+        f"took {others(run.rounds)} of the servers' core"
     )
-    page = f"{head}\n\n{markdown(run.rounds, run.problems)}\n"
-    if arguments.markdown:
-        arguments.markdown.write_text(page)
+    ways = [(group, name) for group, (names, _) in GROUPS.items() for name in (BARE, *names, ALONE)]
+    page = f"{head}\n\n{markdown(run.rounds, ways, run.problems)}\n"
+    if (path := arguments.markdown) is not None:
+        before = path.read_text().partition(_PLACE)[0] if path.exists() else ""
+        path.write_text(f"{before}{_PLACE}\n{page}")
     print(page, end="")
     errors = any(measure.errors for measures in run.rounds for measure in measures.values())
     return 130 if interrupted else int(bool(errors or run.problems))
@@ -232,7 +253,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each point")
     parser.add_argument("--streams", type=_numbers, default=[1, 16, 64], help="with commas between; default 1,16,64")
     parser.add_argument("--groups", type=_groups, default=list(GROUPS), help=f"some of {','.join(GROUPS)}; default all")
-    parser.add_argument("--markdown", type=Path, help="write the table to this file too")
+    parser.add_argument(
+        "--markdown", type=Path, help="put the table at the end of this file, in place of the last one's"
+    )
     return parser
 
 

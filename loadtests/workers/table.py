@@ -1,23 +1,26 @@
 """Writes the run's results as Markdown. Each figure is the median over the rounds, with the least and the greatest."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from loadtests.bench.figures import Measure, ratio, spread
 from loadtests.bench.table import table, with_spread
 
 BARE = "bare server"
+"""What every way is compared with."""
+ALONE = "bare server, Ray frozen"
+"""The same without what idles beside it."""
 
 Rounds = list[dict[tuple[str, int, str], Measure]]
 """For each round the measures by group, number of streams and way."""
 
 
-def markdown(rounds: Rounds, problems: Mapping[str, str]) -> str:
-    """Return the table, and a line for each group that could not be measured."""
-    ways = list(dict.fromkeys((group, way) for measures in rounds for group, _, way in measures))
+def markdown(rounds: Rounds, ways: Sequence[tuple[str, str]], problems: Mapping[str, str]) -> str:
+    """Return the table, its rows in the order of ``ways`` (group and name), and a line for each group left out."""
     rows = [
-        [str(streams), way if way != BARE else f"{way} (beside {group})", *_figures(rounds, group, streams, way)]
+        [str(streams), f"{way} ({group})" if way in (BARE, ALONE) else way, *_figures(rounds, group, streams, way)]
         for streams in sorted({streams for measures in rounds for _, streams, _ in measures})
         for group, way in ways
+        if any((group, streams, way) in measures for measures in rounds)
     ]
     header = ["streams", "way", "tokens/s", "of the bare server's", "TTFT ms p50", "p99", "CPU s/1M tokens", "errors"]
     lines = table(header, rows)
@@ -42,3 +45,9 @@ def _figures(rounds: Rounds, group: str, streams: int, way: str) -> list[str]:
         own(lambda m: m.cpu_s_per_1m_tokens),
         str(sum(sum(measure.errors.values()) for measure in found if measure)),
     ]
+
+
+def others(rounds: Rounds) -> str:
+    """Tell how much of the servers' core programs of others took: the noise."""
+    found = spread(measure.others_share for measures in rounds for measure in measures.values())
+    return f"{found.median:.0%} (at most {found.high:.0%})" if found else "an unknown part"

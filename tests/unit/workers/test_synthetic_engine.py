@@ -123,6 +123,17 @@ def test_a_prompt_that_begins_like_an_earlier_one_is_read_from_there_on() -> Non
     assert (figures.prompt_tokens, figures.cached_tokens) == (220, 96)
 
 
+def test_a_block_is_found_only_behind_the_blocks_that_it_was_read_behind() -> None:
+    async def main() -> int:
+        engine = engine_of(block_size=4)
+        for prompt in ((*"aaaabbbb", "x"), (*"ccccdddd", "x"), (*"aaaadddd", "x")):
+            async with engine.request(prompt, 1) as request:
+                await engine.read(request)
+        return engine.figures().cached_tokens
+
+    assert run_virtual(main()) == 4
+
+
 def test_the_same_prompt_again_is_read_but_for_its_last_block_and_never_without_caching() -> None:
     async def cached(*, caching: bool) -> int:
         engine = engine_of(block_size=16, prefix_caching=caching)
@@ -195,16 +206,17 @@ def test_a_machine_that_is_too_slow_slows_the_engine_but_a_late_step_is_made_up_
     async def main(late_by: float) -> float:
         loop = asyncio.get_running_loop()
         engine = engine_of()
-        async with engine.request(words(1), 3) as request:
+        async with engine.request(words(1), 4) as request:
             tokens = engine.tokens(request)
             await anext(tokens)
             await anext(tokens)
             loop.now_s += late_by  # type: ignore[attr-defined]
             await anext(tokens)
+            await anext(tokens)
         return loop.time()
 
-    assert run_virtual(main(0.004)) == pytest.approx(0.02)
-    assert run_virtual(main(0.5)) == pytest.approx(0.51), "the step itself was late"
+    assert run_virtual(main(0.012)) == pytest.approx(0.03), "the third was 2 ms late, the fourth is not"
+    assert run_virtual(main(0.5)) == pytest.approx(0.52)
 
 
 def test_prompts_without_an_answer_end_when_they_are_read() -> None:
