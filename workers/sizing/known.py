@@ -1,6 +1,7 @@
 """Well-known architectures by name: the members of their ``config.json`` that a sizing reads.
 
-Each entry names the repository on huggingface.co whose ``config.json`` has these values.
+Each entry names the repository on huggingface.co whose ``config.json`` it is from; docs/guide/sizing.md says which
+were compared with published figures.
 """
 
 import difflib

@@ -42,6 +42,32 @@ def test_a_config_of_ones_own_is_read(what: str, tmp_path: Path, capsys: pytest.
     assert answer["chosen"]["usd_per_hour"] == answer["gpu"]["usd_per_hour"]
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters", "cache_bytes"),
+    [
+        ("llama-3.2-3b", 3.21e9, None),
+        ("llama-3.1-8b", 8e9, 0.125 * 2**20),
+        ("llama-3.1-70b", 70e9, 0.313 * 2**20),
+        ("llama-3.1-405b", 405e9, 0.492 * 2**20),
+        ("mixtral-8x7b", 47e9, None),
+        ("deepseek-v2", 236e9, None),
+        ("deepseek-v3", 671e9, 68.6 * 2**10),
+        ("qwen3-235b-a22b", 235e9, None),
+        ("gpt-j-6b", 6_053_381_344, None),
+        ("bloom", 176e9, None),
+    ],
+)
+def test_it_says_what_is_published(
+    name: str, parameters: float, cache_bytes: float | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sources, opened on 2026-11-22, are named in test_published.py."""
+    assert run(name, "--gpu", "H200", "--context", "1k", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["parameters"] == pytest.approx(parameters, rel=0.05)
+    if cache_bytes is not None:
+        assert answer["chosen"]["kv_bytes_per_token"] == pytest.approx(cache_bytes, rel=0.05)
+
+
 def test_ones_own_price_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("mixtral-8x7b", "--context", "8k", "--usd-per-hour", "2.5", "--json") == 0
     chosen = json.loads(capsys.readouterr().out)["chosen"]
