@@ -63,10 +63,20 @@ _LLAMA3_ROPE = {
 }
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True}
 _LATENT = {
-    "kv_lora_rank": 64,
-    "qk_nope_head_dim": 32,
-    "qk_rope_head_dim": 16,
-    "v_head_dim": 32,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+    },
+    # These four as they are in the real ones: the kernels know no others.
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
     "n_routed_experts": 4,
     "n_shared_experts": 1,
     "num_experts_per_tok": 2,
@@ -75,7 +85,7 @@ _LATENT = {
     "n_group": 1,
     "topk_group": 1,
 }
-_ENCODER = _config(intermediate_size=256, type_vocab_size=2)
+_ENCODER = _config(intermediate_size=256, type_vocab_size=2, position_embedding_type="absolute")
 
 FAMILIES = (
     Family("Llama 1", ("huggyllama/llama-7b",), "LlamaForCausalLM", "llama", _gated(4, rms_norm_eps=1e-6)),
@@ -381,7 +391,7 @@ FAMILIES = (
         ("deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-R1"),
         "DeepseekV3ForCausalLM",
         "deepseek_v3",
-        _gated(4, **_LATENT, q_lora_rank=32),
+        _gated(4, **_LATENT, q_lora_rank=32, topk_method="noaux_tc", scoring_func="sigmoid"),
         "chat",
         dtype="bfloat16",
     ),
@@ -407,6 +417,7 @@ FAMILIES = (
         "t5",
         {"vocab_size": VOCABULARY, "d_model": 128, "d_kv": 32, "d_ff": 256, "num_layers": 2, "num_heads": 4},
         registered=False,
+        refused="position_ids not found",
     ),
     Family(
         "BART",
@@ -415,6 +426,7 @@ FAMILIES = (
         "bart",
         {"vocab_size": VOCABULARY, "d_model": 128, "encoder_layers": 2, "decoder_layers": 2},
         registered=False,
+        refused="position_ids not found",
     ),
     Family(
         "CTRL",
@@ -455,7 +467,7 @@ FAMILIES = (
         ("intfloat/multilingual-e5-small", "BAAI/bge-m3"),
         "XLMRobertaModel",
         "xlm-roberta",
-        {**_ENCODER, "type_vocab_size": 1, "max_position_embeddings": CONTEXT + 2, "pad_token_id": 1},
+        {**_ENCODER, "type_vocab_size": 1, "max_position_embeddings": CONTEXT + 2},
         "embeddings",
     ),
     Family(
