@@ -1,6 +1,6 @@
 # Tollway: what to type. The work is done in Python; see workers/bootstrap.py and workers/up.py.
 .DEFAULT_GOAL := help
-.PHONY: help up load test test-fast check soak bench lock setup-dev
+.PHONY: help up up-several load test test-fast check soak bench lock setup-dev
 
 PYTHON ?= python3.11
 PORT   ?= 8080
@@ -27,6 +27,7 @@ NEED_PYTHON = command -v $(PYTHON) >/dev/null || { echo "tollway: $(PYTHON) is n
 help:
 	@echo "make up                    one open model and the gateway on this machine, http://127.0.0.1:$(PORT)"
 	@echo "make up ENGINE=synthetic   the same in seconds, with made-up answers"
+	@echo "make up-several            two chat models, an adapter and an embedding model: docs/guide/workers.md"
 	@echo "make load                  load on a running make up, reported in $(LOAD_DIR): docs/guide/load-tests.md"
 	@echo "make test                  everything, with a real vLLM replica"
 	@echo "make test-fast             without the engine and what takes many processes, in under two minutes"
@@ -39,6 +40,15 @@ up:
 	@$(NEED_PYTHON)
 	@$(PYTHON) -m workers.bootstrap $(if $(filter synthetic,$(ENGINE)),synthetic,worker)
 	@.venv/bin/tollway up --config $(CONFIG) --engine $(ENGINE) --port $(PORT)
+
+SEVERAL = deploy/examples/several-models.yaml
+ADAPTER = build/adapters/pirate
+
+up-several:
+	@$(NEED_PYTHON)
+	@$(PYTHON) -m workers.bootstrap worker
+	@test -d $(ADAPTER) || .venv/bin/python deploy/examples/make_adapter.py bundled:smollm2-135m-instruct $(ADAPTER)
+	@.venv/bin/tollway up --config $(SEVERAL) --port $(PORT)
 
 LOAD_CLASS_chat   = ChatUser
 LOAD_CLASS_stream = StreamUser

@@ -142,7 +142,7 @@ async def _open(name: str, model: str, spec: ModelSpec) -> AsyncIterator[OpenEng
     if spec.engine == "synthetic":
         from workers.server import open_synthetic
 
-        async with open_synthetic(name, spec.synthetic) as engine:
+        async with open_synthetic(name, spec.synthetic, spec.serves(name)[1:]) as engine:
             yield engine
     else:
         from workers.vllm_engine import open_vllm

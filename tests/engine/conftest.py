@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,13 +45,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(_START_S + 60))
 
 
-@pytest.fixture(scope="session")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Start everything with the quickstart's configuration on free ports, and end it after the last test."""
-    state = tmp_path_factory.mktemp("state")
-    log = tmp_path_factory.mktemp("up") / "log"
+@contextmanager
+def up(config: Path, directory: Path, model: str) -> Iterator[Running]:
+    """Run ``tollway up`` on free ports with ``directory`` as its own, and end it."""
+    log = directory / "log"
     port, workers_port = free_port(18080), free_port(18000)
-    config = ROOT / "deploy" / "quickstart" / "tollway.yaml"
     command = [str(Path(sys.executable).with_name("tollway")), "up", "--config", str(config)]
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -59,7 +58,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "XDG_STATE_HOME": str(state)},
+            cwd=directory,
+            env={**os.environ, "XDG_STATE_HOME": str(directory)},
         )
         try:
             deadline = time.monotonic() + _START_S
@@ -69,10 +69,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
                 time.sleep(0.5)
             yield Running(
                 gateway=f"http://127.0.0.1:{port}",
-                worker=f"http://127.0.0.1:{workers_port}/smollm2",
-                model="smollm2",
+                worker=f"http://127.0.0.1:{workers_port}/{model}",
+                model=model,
                 route="auto",
-                state=state / "tollway",
+                state=directory / "tollway",
             )
         finally:
             process.send_signal(signal.SIGINT)
@@ -80,3 +80,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
                 process.stdin.close()
             process.wait(90)
     assert process.returncode == 0, log.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Start everything with the quickstart's configuration, and end it after the last test."""
+    config = ROOT / "deploy" / "quickstart" / "tollway.yaml"
+    with up(config, tmp_path_factory.mktemp("up"), "smollm2") as started:
+        yield started

@@ -1,20 +1,22 @@
-"""Each worker of ``several-models.yaml`` on real vLLM on a CPU, one replica at a time, without Ray.
+"""``several-models.yaml`` on real vLLM on a CPU, behind the gateway: chat models, an adapter, embeddings, the status.
 
 And what ``check`` lets pass and vLLM refuses: one sentence, an exit code, nothing left.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+import httpx2
 import openai
 import pytest
 import yaml
 
+from tests.engine.conftest import Running, up
 from workers.models import prepare
 
 ROOT = Path(__file__).parents[2]
@@ -32,63 +34,72 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@contextmanager
-def replica(name: str, home: Path) -> Iterator[openai.OpenAI]:
-    """Start one worker of the example and return a client of it."""
-    command = [sys.executable, str(Path(__file__).with_name("one_replica.py")), str(SEVERAL), name]
-    log = home / f"{name}.log"
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            command, cwd=home, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
-        )
-        try:
-            assert process.stdout is not None
-            port = next((line.split()[1] for line in process.stdout if line.startswith("PORT ")), None)
-            assert port, log.read_text(encoding="utf-8")[-3000:]
-            with openai.OpenAI(
-                base_url=f"http://127.0.0.1:{port}/v1", api_key="-", max_retries=0, timeout=120
-            ) as client:
-                yield client
-        finally:
-            process.communicate(timeout=60)
+@pytest.fixture(scope="module")
+def several(home: Path) -> Iterator[Running]:
+    """Start the example as ``make up-several`` does; about two minutes."""
+    with up(SEVERAL, home, "smollm2") as started:
+        yield started
 
 
-def test_a_chat_model_and_its_adapter_answer_by_their_own_names(home: Path) -> None:
-    with replica("smollm2", home) as client:
-        assert [model.id for model in client.models.list()] == ["smollm2", "pirate"]
-        replies = {
-            name: client.chat.completions.create(
-                model=name, messages=QUESTION, max_tokens=16, temperature=0, logprobs=True
-            )
-            for name in ("smollm2", "pirate")
-        }
-    assert "Paris" in (replies["smollm2"].choices[0].message.content or "")
-    firsts = []
+@pytest.fixture(scope="module")
+def client(several: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{several.gateway}/v1", api_key="-", max_retries=0, timeout=120) as made:
+        yield made
+
+
+def test_chat_models_and_an_adapter_answer_by_their_own_names(client: openai.OpenAI) -> None:
+    """Through the gateway, each as itself; the adapter from its model's replica, with its own weights."""
+    replies = {
+        name: client.chat.completions.create(model=name, messages=QUESTION, max_tokens=16, temperature=0, logprobs=True)
+        for name in ("smollm2", "smollm2-brief", "pirate")
+    }
+    firsts = {}
     for name, reply in replies.items():
         assert reply.model == name
+        assert "Paris" in (reply.choices[0].message.content or "")
         logprobs = reply.choices[0].logprobs
         assert logprobs
         assert logprobs.content
-        firsts.append(logprobs.content[0].logprob)
-    assert firsts[0] != pytest.approx(firsts[1], abs=1e-4), "the adapter's weights were used"
+        firsts[name] = logprobs.content[0].logprob
+    assert firsts["smollm2"] != pytest.approx(firsts["pirate"], abs=1e-4), "the adapter's weights were used"
+    assert firsts["smollm2"] == pytest.approx(firsts["smollm2-brief"], abs=1e-4)
 
 
-def test_a_second_chat_model_answers(home: Path) -> None:
-    with replica("smollm2-brief", home) as client:
-        reply = client.chat.completions.create(model="smollm2-brief", messages=QUESTION)
-    assert "Paris" in (reply.choices[0].message.content or "")
-    assert reply.usage
-    assert reply.usage.completion_tokens <= 64
-
-
-def test_an_embedding_model_knows_what_is_alike(home: Path) -> None:
-    with replica("minilm", home) as client:
-        answer = client.embeddings.create(
-            model="minilm", input=["a cat", "a kitten", "an airport"], encoding_format="float"
-        )
+def test_an_embedding_model_knows_what_is_alike(client: openai.OpenAI) -> None:
+    answer = client.embeddings.create(model="minilm", input=["a cat", "a kitten", "an airport"])
     cat, kitten, airport = (item.embedding for item in answer.data)
     assert _likeness(cat, cat) == pytest.approx(1, abs=1e-3)
     assert _likeness(cat, kitten) > _likeness(cat, airport) + 0.3
+    assert answer.usage.prompt_tokens > 3
+
+
+def test_the_status_says_what_runs_and_what_it_costs(client: openai.OpenAI, several: Running) -> None:
+    """And the gateway's own view of the replicas is the same."""
+    for _ in range(2):
+        client.chat.completions.create(model="smollm2-brief", messages=QUESTION)
+    command = [
+        sys.executable,
+        "-m",
+        "gateway",
+        "workers",
+        "status",
+        "--json",
+        "--url",
+        several.worker.rsplit("/", 1)[0],
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    status = {model["model"]: model for model in json.loads(done.stdout)["models"]}
+    assert {name: model["replicas"] for name, model in status.items()} == {
+        name: {"ready": 1} for name in ("smollm2", "smollm2-brief", "minilm")
+    }
+    assert status["smollm2"]["serves"] == ["pirate"]
+    brief = status["smollm2-brief"]
+    assert brief["usd_per_hour"] == 0.08
+    price = brief["usd_per_million_tokens"]
+    assert 0 < price["marginal"] < price["average"]
+    metrics = httpx2.get(f"{several.gateway}/metrics").text
+    for name in ("smollm2", "smollm2-brief", "pirate", "minilm"):
+        assert f'tollway_replicas{{state="ready",target="{name}"}} 1.0' in metrics
 
 
 def _likeness(left: list[float], right: list[float]) -> float:
