@@ -36,8 +36,8 @@ _ENVIRONMENT = {
 }
 # pydantic says what is wrong on the next line, an assertion on the one before.
 _ERROR = re.compile(
-    r"^(?:[\w.]*(?:Error|Exception): (?:.*validation error.*\n  )?(.*?)(?: \[type=.*| Supported architectures: .*)?"
-    r"| +(assert .*)\nAssertionError)$",
+    r"^(?:[\w.]*(?:Error|Exception): (?:.*validation error.*\n  Value error, )?(.*?)"
+    r"(?: \[type=.*| Supported architectures: .*)?| +(assert .*)\nAssertionError)$",
     re.MULTILINE,
 )
 _UNWRITTEN = "transformers has no such model"
@@ -79,11 +79,12 @@ class _Host:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        self._pipe(self._process.stdin).close()
-        with suppress(subprocess.TimeoutExpired):
+        with suppress(BrokenPipeError, subprocess.TimeoutExpired):
+            self._pipe(self._process.stdin).close()
             self._process.wait(60)
         self._process.kill()
         self._process.wait()
+        self._pipe(self._process.stdout).close()
 
     def ask(self, family: Family) -> Outcome:
         known = family.architecture in self._registered
@@ -94,12 +95,12 @@ class _Host:
             self._write(family.name)
             served = self._read()
         except (EOFError, BrokenPipeError):
-            self._process.wait()
+            self.__exit__(None, None, None)
             self._begin()
             return Outcome(family, self.version, known, failed=f"the process ended: {self._reason(begin)}")
         try:
             if served["url"] is None:
-                return Outcome(family, self.version, known, failed=self._reason(begin) or served["failed"])
+                return Outcome(family, self.version, known, failed=self._reason(begin, served["failed"]))
             reference = (self._base / family.name.replace(" ", "-") / "reference.json").read_text(encoding="utf-8")
             try:
                 answer = _ask(family, served["url"])
@@ -135,9 +136,9 @@ class _Host:
                 return said
         raise EOFError
 
-    def _reason(self, begin: int) -> str:
-        """Return the first line of the first error in the log since then."""
-        text = self._log.read_bytes()[begin:].decode(errors="replace")
+    def _reason(self, begin: int, said: str = "") -> str:
+        """Return the first error in the log since then, or in what the replica said."""
+        text = self._log.read_bytes()[begin:].decode(errors="replace") + "\n" + said
         found = _ERROR.search(text)
         return (found[1] or found[2]) if found else ""
 

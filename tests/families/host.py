@@ -22,17 +22,13 @@ _SMALL: dict[str, Any] = {
     "enforce_eager": True,
     "max_model_len": CONTEXT,
     "max_num_seqs": 4,
-    "max_num_batched_tokens": CONTEXT,
+    # What half a minute of sound is to Whisper's decoder.
+    "max_num_batched_tokens": 1500,
     "kv_cache_memory_bytes": 8 << 20,
     # With VLLM_ENABLE_V1_MULTIPROCESSING=0: the engine's process works itself, and one import of torch less is needed.
     "distributed_executor_backend": "uni",
 }
-_TASKS: dict[str, dict[str, Any]] = {
-    # What reads a text as a whole has no prefixes to keep.
-    "embeddings": {"runner": "pooling", "convert": "embed", "enable_prefix_caching": False},
-    "classify": {"runner": "pooling", "convert": "classify", "enable_prefix_caching": False},
-    "transcriptions": {"enable_prefix_caching": False, "max_num_batched_tokens": 1500},
-}
+_TASKS = {"embeddings": "embed", "classify": "classify", "transcriptions": "transcribe"}
 
 
 def _say(**what: Any) -> None:
@@ -48,8 +44,8 @@ async def _serve(family: Family, directory: Path, lines: asyncio.StreamReader) -
         url.append(found)
         yield
 
-    arguments = {**_SMALL, **_TASKS.get(family.endpoint, {})}
-    spec = ModelSpec(source=str(directory), dtype=family.dtype, engine_args=arguments)
+    section = {"source": str(directory), "dtype": family.dtype, "engine_args": _SMALL}
+    spec = ModelSpec.model_validate({**section, "task": _TASKS.get(family.endpoint, "generate")})
     app = ReplicaApp("tiny", str(directory), spec, lambda: Place("tiny", LOOPBACK, announced))
     told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
