@@ -201,3 +201,18 @@ async def test_the_price_of_tokens_is_measured(tmp_path: Path) -> None:
         marginal = await made.gauge('tollway_replica_usd_per_mtok{kind="marginal",target="own"}')
         busy_s = sum(line["busy_s"] for line in lines)
         assert marginal == pytest.approx(3.6 / 3600 * busy_s / tokens * 1e6, rel=0.02)
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["no directory there", "told not to ask"])
+async def test_without_a_directory_everything_goes_through_the_proxy(tmp_path: Path, direct: bool) -> None:
+    """Another's applications on Ray Serve, or a gateway that cannot reach replicas."""
+    async with ScriptedUpstream() as proxy:
+        config = clustered(proxy.url)
+        config["providers"]["cluster"]["direct"] = direct
+        async with running_gateway(config, tmp_path) as running, aiohttp.ClientSession() as client:
+            async with client.post(f"{running.base_url}/chat/completions", json=CHAT) as answer:
+                assert answer.status == 200
+                assert answer.headers["x-tollway-target"] == "own"
+    asked = {seen.path.partition("?")[0] for seen in proxy.seen}
+    assert "/own/v1/chat/completions" in asked
+    assert ("/tollway/replicas" in asked) == direct
