@@ -92,7 +92,7 @@ def test_the_status_says_what_runs_and_what_it_costs(client: openai.OpenAI, seve
     assert {name: model["replicas"] for name, model in status.items()} == {
         name: {"ready": 1} for name in ("smollm2", "smollm2-brief", "minilm")
     }
-    assert status["smollm2"]["serves"] == ["pirate"]
+    assert status["smollm2"]["serves"] == ["smollm2", "pirate"]
     brief = status["smollm2-brief"]
     assert brief["usd_per_hour"] == 0.08
     price = brief["usd_per_million_tokens"]
