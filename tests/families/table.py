@@ -26,9 +26,10 @@ Written by `python -m pytest -m soak tests/families` on {today} with vLLM {versi
 Each family is a tiny checkpoint with random weights that transformers wrote, in the layout of the models named
 (`tests/families/catalogue.py`). A replica of ours served it over HTTP, one question was asked, greedily, and the answer
 compared with that of transformers itself for the same weights: tokens and text are equal, numbers within 0.0001. No
-real weights, templates or tokenizers of these models were loaded, and nothing ran on a GPU. All in float32; DeepSeek V2
-and V3 in bfloat16, since the CPU's kernels for latent attention know nothing else. `/classify` is vLLM's own and has no
-official client; the rest was asked with the official `openai`.
+real weights, templates or tokenizers of these models were loaded, and nothing ran on a GPU. All in float32, but
+DeepSeek V2 and V3 in bfloat16: vLLM's CPU kernels for them take no float32. Whisper needs the package `soundfile`
+beside vLLM; without it every file is answered 400. `/classify` is vLLM's own and has no official client; the rest was
+asked with the official `openai`.
 
 | family | such as | architecture | endpoint | result |
 | --- | --- | --- | --- | --- |
