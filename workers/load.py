@@ -60,7 +60,7 @@ class Load:
         self.changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done at the next change of ``in_flight`` or ``state``; a new one is in its place then."""
         self._replica = replica
-        self._model = model
+        self.model = model
         self._figures = figures
         self._now = now
         self._started_at = now() if started_at is None else started_at
@@ -111,7 +111,7 @@ class Load:
         engine = sums.engine
         return {
             "id": self._replica,
-            "model": self._model,
+            "model": self.model,
             "state": self.state,
             "in_flight": self.in_flight,
             "limit": self.limit,

@@ -14,10 +14,11 @@ from workers.engine import AsgiApp
 
 @dataclass(frozen=True, slots=True)
 class OwnPort:
-    """``url`` is where the app answers; ``check`` raises when it no longer does."""
+    """``url`` is where the app answers; ``check`` raises when it no longer does, as after ``close``."""
 
     url: str
     check: Callable[[], None]
+    close: Callable[[], None]
 
 
 @asynccontextmanager
@@ -53,12 +54,16 @@ async def own_port(app: AsgiApp, host: str) -> AsyncIterator[OwnPort]:
             if task.done():
                 raise RuntimeError("the replica's own port has closed")
 
+        def close() -> None:
+            server.should_exit = True
+
         try:
             while not server.started:
                 check()
                 await asyncio.sleep(0.005)
             name = f"[{host}]" if ":" in host else host
-            yield OwnPort(f"{'https' if certificate else 'http'}://{name}:{listener.getsockname()[1]}", check)
+            url = f"{'https' if certificate else 'http'}://{name}:{listener.getsockname()[1]}"
+            yield OwnPort(url, check, close)
         finally:
-            server.should_exit = True
+            close()
             await task

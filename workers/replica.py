@@ -4,6 +4,7 @@ Being plain ASGI it does not know Ray Serve: any ASGI server can run it, in the 
 """
 
 import asyncio
+import logging
 import os
 import time
 import uuid
@@ -27,6 +28,7 @@ _WORD_GETS_AROUND_S = 1.0
 _STOP_PATIENCE_S = 3.0
 
 _Part = TypeVar("_Part")
+_log = logging.getLogger("tollway.replica")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ class ReplicaApp:
         front = Front(engine.app, load, token)
         port = await stack.enter_async_context(own_port(front, place.host))
         self._engine, self._load, self._front, self._port = engine, load, front, port
-        watching = asyncio.create_task(_watch(front, load))
+        watching = asyncio.create_task(_watch(front, load, engine, port))
         stack.callback(watching.cancel)
         await stack.enter_async_context(place.announced(port.url))
         return front, load
@@ -118,10 +120,20 @@ def _everything_stops() -> bool:
     return stop_file is not None and Path(stop_file).exists()
 
 
-async def _watch(front: Front, load: Load) -> None:
-    """Sample the load, and end what is open a little after the whole cluster was told to stop."""
+async def _watch(front: Front, load: Load, engine: OpenEngine, port: OwnPort) -> None:
+    """Sample the load, and end what is open when the engine has died, or a little after everything was told to stop.
+
+    With its port closed a replica is dead to the gateways at once, and to Serve at its next look.
+    """
     while not _everything_stops():
         load.sample()
+        try:
+            await engine.check_health()
+        except Exception:  # noqa: BLE001 - whatever it is: who cannot say that it is well cannot serve
+            _log.exception("the engine of %s has died", load.model)
+            front.cut()
+            port.close()
+            return
         await asyncio.sleep(SAMPLE_S)
     await asyncio.sleep(_STOP_PATIENCE_S)
     front.cut()

@@ -125,6 +125,8 @@ async def open_vllm(name: str, model: str, spec: ModelSpec) -> AsyncIterator[Ope
             tasks = await engine.get_supported_tasks()
             app = build_app(args, tasks, engine.model_config)
             await init_app_state(engine, app.state, args, tasks)
+            # vLLM's handlers tell it to exit when the engine has died; here the replica looks after that by itself.
+            app.state.server = SimpleNamespace(should_exit=False)
             await stack.enter_async_context(app.router.lifespan_context(app))
         except Exception as error:
             raise causes.root_cause(error, log) from error

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 
 from tests.ground.waiting import until
 from workers.asgi import carries
+from workers.engine import OpenEngine
 from workers.replica import STOP_FILE, Place, ReplicaApp
+from workers.server import open_synthetic
 from workers.spec import ModelSpec
 
 STREAM = {"model": "m", "prompt": "on", "stream": True, "ignore_eos": True}
@@ -120,6 +123,32 @@ async def test_a_drain_ends_after_its_time_and_cuts_what_is_left() -> None:
         made.stop()
         with pytest.raises(httpx2.RemoteProtocolError):
             await running
+
+
+async def test_when_its_engine_has_died_a_replica_is_gone_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its port closes and its streams break, so no gateway sends anything more; Serve sees it at its next look."""
+    alive = True
+
+    async def check_health() -> None:
+        if not alive:
+            raise RuntimeError("the engine's process has ended")
+
+    @asynccontextmanager
+    async def mortal(name: str, _model: str, spec: ModelSpec) -> AsyncIterator[OpenEngine]:
+        async with open_synthetic(name, spec.synthetic) as engine:
+            yield replace(engine, check_health=check_health)
+
+    monkeypatch.setattr("workers.replica._open", mortal)
+    async with replica(synthetic={"tpot_ms": 50}) as (made, client):
+        streaming = asyncio.create_task(stream(client, 1000))
+        await until(in_flight(made, 1))
+        alive = False
+        with pytest.raises(httpx2.RemoteProtocolError):
+            await streaming
+        with pytest.raises(RuntimeError, match="port has closed"):
+            while True:
+                made.app._started(made.app._port).check()
+                await asyncio.sleep(0.01)
 
 
 async def test_nobody_waits_for_long_streams_when_everything_stops(
