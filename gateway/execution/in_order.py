@@ -17,8 +17,10 @@ from gateway.execution.base import Reply
 from gateway.execution.patience import Patience
 from gateway.providers.base import Adapter, streams_upstream
 from gateway.transport.base import Transport, UpstreamStream
-from gateway.types import Call, Plan
+from gateway.types import Call, Plan, Target
 
+MAX_REPLICAS = 3
+"""Of one target that a request may reach in vain: one that ends an engine must not go on to end them all."""
 _MAX_ERROR_BODY_BYTES = 64 * 1024
 
 
@@ -64,7 +66,7 @@ class InOrder:
                 if answered or not error.meaning.retryable:
                     raise
                 failures.append((target.id, error))
-                if attempt is not None and attempt.elsewhere:
+                if attempt is not None and attempt.elsewhere and _broken(target, failures) < MAX_REPLICAS:
                     to_try.appendleft(candidate)  # this replica is out until it is heard again
         raise _exhausted(failures)
 
@@ -103,6 +105,11 @@ async def _read_error_body(stream: UpstreamStream) -> bytes:
     except UpstreamError:
         return body
     return body
+
+
+def _broken(target: Target, failures: list[tuple[str, UpstreamError]]) -> int:
+    """Count the attempts at a target that reached a replica; where there is just nobody, nothing was sent."""
+    return sum(i == target.id and error.kind is not ErrorKind.UPSTREAM_CONNECT for i, error in failures)
 
 
 def _reason(plan: Plan, failures: list[tuple[str, UpstreamError]]) -> str:
