@@ -15,15 +15,11 @@ Quantile = Literal["p50", "p90", "p95", "p99"]
 Licence = Literal["permissive", "copyleft", "restricted", "non-commercial", "no-derivatives", "proprietary", "unknown"]
 Origin = Literal["provider", "engine", "estimated"]
 Outcome = Literal["ok", "refused", "timeout", "cut", "cancelled", "failed", "interrupted"]
-"""How an attempt or a call ended.
-
-``ok``: complete. ``refused``: an error status before any byte. ``timeout``: a deadline passed (first token, idle,
-total). ``cut``: the upstream broke off. ``cancelled``: the caller left. ``failed``: no connection, or an answer that
-was not to be understood. ``interrupted``: the gateway itself died; written by recovery alone.
+"""How an attempt or a call ended. ``ok``: complete. ``refused``: an error status before any byte. ``timeout``: a limit
+passed (first token, idle, total). ``cut``: the upstream broke off. ``cancelled``: the caller left. ``failed``: no
+connection, or an answer that was not to be understood. ``interrupted``: the gateway itself died; recovery writes it.
 """
-Capability = Literal[
-    Operation, "tools", "json_object", "json_schema", "vision", "audio", "logprobs", "reasoning"
-]  # fmt: skip
+Capability = Literal[Operation, "tools", "json_object", "json_schema", "vision", "audio", "logprobs", "reasoning"]
 """What models differ in. What only wire formats differ in (``n``, ``seed``) an adapter refuses by name."""
 
 
@@ -34,6 +30,12 @@ class Secret:
 
     def __init__(self, value: str) -> None:
         self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self.value == other.value
+
+    def __hash__(self) -> int:
+        return hash(self.value)
 
     def __repr__(self) -> str:
         return "Secret(***)"

@@ -252,8 +252,7 @@ class Pool:
 
     async def ready(self, target: Target, deadline_ns: int) -> None:
         """Wait while no replica of the target takes requests. Raises UpstreamError, see ``Fleet.wait``."""
-        fleet = self.replicas.fleet(target)
-        if fleet is not None and not fleet.usable():
+        while (fleet := self.replicas.fleet(target)) is not None and not fleet.usable():
             await fleet.wait((deadline_ns - self.now_ns()) / 1e9)
 
     def want(self, target: Target) -> Callable[[], None]:

@@ -40,9 +40,10 @@ _OWN_FAULTS = frozenset((ErrorKind.UPSTREAM_CONNECT.value, ErrorKind.UPSTREAM_CU
 class Replica:
     """One replica, as last heard and as this process uses it."""
 
-    __slots__ = ("at_line", "full", "id", "in_flight", "is_listed", "load", "uncached_tokens", "up", "url")
+    __slots__ = ("at_line", "full", "id", "in_flight", "is_listed", "listed", "load", "uncached_tokens", "up", "url")
 
     def __init__(self, listed: Listed) -> None:
+        self.listed = listed
         self.id = listed.id
         self.url = listed.url
         self.is_listed = True
@@ -108,13 +109,14 @@ class Fleet:
     def __init__(self, name: str, clock: Clock, random: Random) -> None:
         self.name = name
         self.usd_per_hour = 0.0
-        self.replicas: dict[str, Replica] = {}
+        self.replicas: dict[Listed, Replica] = {}
+        """By id and address: under the same id at another one, it has begun anew."""
         self._now_ns = clock.monotonic_ns
         self._random = random
         self._waiters: set[asyncio.Future[None]] = set()
         self._wanting = 0
         self._wanted_until_ns = 0
-        self._choices: dict[tuple[str, str], Choice] = {}
+        self._choices: dict[str, Choice] = {}
         self._index = PrefixIndex()
 
     def usable(self) -> list[Replica]:
@@ -136,10 +138,9 @@ class Fleet:
         if not open_ones:
             return None
         tokens = call.input_tokens_estimate
-        key = (target.id, target.replica_choice)
-        choice = self._choices.get(key)
+        choice = self._choices.get(target.replica_choice)
         if choice is None:
-            choice = self._choices[key] = CHOICES[target.replica_choice](self._random)
+            choice = self._choices[target.replica_choice] = CHOICES[target.replica_choice](self._random)
         prompt = None
         matched = [0] * len(open_ones)
         if choice.reads_prefixes and len(self.replicas) > 1:
@@ -153,14 +154,14 @@ class Fleet:
 
     def listed(self, replicas: Sequence[Listed]) -> list[Replica]:
         """Take over the directory's list, and return the new ones. One that is still heard stays until it is not."""
-        new = [Replica(each) for each in replicas if each.id not in self.replicas]
-        self.replicas |= {each.id: each for each in new}
-        ids = {each.id for each in replicas}
+        listed = set(replicas)
+        new = {each: Replica(each) for each in listed - self.replicas.keys()}
+        self.replicas |= new
         for replica in list(self.replicas.values()):
-            replica.is_listed = replica.id in ids
+            replica.is_listed = replica.listed in listed
             if not (replica.is_listed or replica.up):
                 self.lost(replica)
-        return new
+        return list(new.values())
 
     def heard(self, replica: Replica, load: Load) -> None:
         """Take in a line of one of the replicas."""
@@ -170,9 +171,7 @@ class Fleet:
         replica.at_line = replica.in_flight
         replica.up = True
         replica.full = False
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        self.wake()
 
     def lost(self, replica: Replica) -> None:
         """Take a replica for dead that is not heard any more; one that is not listed either is forgotten."""
@@ -180,7 +179,7 @@ class Fleet:
         replica.load = None
         self._index.forget(replica.id)
         if not replica.is_listed:
-            self.replicas.pop(replica.id, None)
+            self.replicas.pop(replica.listed, None)
 
     def want(self) -> Callable[[], None]:
         """Count somebody who would go here if a replica were there; call what is returned when that is over."""
@@ -199,7 +198,10 @@ class Fleet:
         return self._wanting or int(self._now_ns() < self._wanted_until_ns)
 
     async def wait(self, patience_s: float) -> None:
-        """Wait until a replica takes requests. Raises UpstreamError: UPSTREAM_TIMEOUT, or OVERLOADED when many wait."""
+        """Wait until a replica takes requests, or the cluster is forgotten: look again afterwards.
+
+        Raises UpstreamError: UPSTREAM_TIMEOUT, or OVERLOADED when many wait.
+        """
         if len(self._waiters) >= MAX_WAITING:
             message = f"{MAX_WAITING} requests wait for a replica already."
             raise UpstreamError(ErrorKind.UPSTREAM_OVERLOADED, message, retry_after_s=FULL_RETRY_AFTER_S)
@@ -213,6 +215,12 @@ class Fleet:
             raise UpstreamError(ErrorKind.UPSTREAM_TIMEOUT, message, retry_after_s=FULL_RETRY_AFTER_S) from None
         finally:
             self._waiters.discard(waiter)
+
+    def wake(self) -> None:
+        """Let all who wait look again."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def lately(self) -> Tally | None:
         """Add up the last minute of all replicas that are up; None when there is none."""
@@ -288,6 +296,7 @@ class Replicas:
 
     def forget(self, cluster_url: str) -> None:
         """Drop a cluster that the configuration no longer names, or that turned out to have no directory."""
-        self._fleets.pop(cluster_url, None)
         for key in [key for key in self._serving if key[0] == cluster_url]:
             del self._serving[key]
+        for fleet in self._fleets.pop(cluster_url, {}).values():
+            fleet.wake()

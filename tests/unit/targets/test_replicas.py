@@ -153,6 +153,29 @@ async def test_so_many_wait_and_no_more() -> None:
     await asyncio.gather(*waiting)
 
 
+async def test_who_waits_for_a_cluster_that_is_forgotten_waits_no_longer() -> None:
+    """After a reload with another token its replicas are found anew, and not by these."""
+    clock = HandClock()
+    replicas, fleet, [one] = book("a", clock=clock)
+    fleet.lost(one)
+    pool = Pool(clock, replicas=replicas)
+    waiting = asyncio.create_task(pool.ready(TARGET, clock.now_ns + 60_000_000_000))
+    await asyncio.sleep(0)
+    replicas.forget(CLUSTER)
+    async with asyncio.timeout(1):
+        await waiting
+
+
+def test_targets_of_one_model_take_turns_together() -> None:
+    """Two names for the same replicas: each next request goes to the next one, whichever name it came by."""
+    _, fleet, _ = book("a", "b")
+    names = [build_target(name, upstream_model="own", replica_choice="round_robin") for name in ("x", "y")]
+    visits = [fleet.visit(CALL, target) for target in names * 3]
+    urls = [visit.url for visit in visits if visit is not None]
+    assert len(set(urls[::2])) == len(set(urls[1::2])) == 1
+    assert urls[0] != urls[1]
+
+
 def test_the_report_adds_up_and_prices_what_was_done() -> None:
     """Two replicas for a minute at $3.60 an hour, busy half the time, 6,000 tokens: $20 and $10 for a million."""
     _, fleet, both = book("a", "b")
