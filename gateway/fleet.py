@@ -1,9 +1,11 @@
 """Own replicas as values: what a directory and the replicas say (ADR 0006), and what is reported of them."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+Count = Annotated[int, Meta(ge=0)]
 
 
 class Tally(Struct, frozen=True):
@@ -11,9 +13,9 @@ class Tally(Struct, frozen=True):
 
     up_s: float
     busy_s: float
-    prompt_tokens: int | None = None
-    cached_tokens: int | None = None
-    output_tokens: int | None = None
+    prompt_tokens: Count | None = None
+    cached_tokens: Count | None = None
+    output_tokens: Count | None = None
 
 
 class Load(Struct, frozen=True):
@@ -22,14 +24,14 @@ class Load(Struct, frozen=True):
     id: str
     model: str
     state: Literal["ready", "draining"]
-    in_flight: int
-    limit: int
+    in_flight: Count
+    limit: Count
     total: Tally
     window: Tally
-    running: int | None = None
-    waiting: int | None = None
+    running: Count | None = None
+    waiting: Count | None = None
     kv_usage: float | None = None
-    kv_tokens: int | None = None
+    kv_tokens: Count | None = None
     ttft_ms: float | None = None
 
 

@@ -33,6 +33,8 @@ LONGEST_RETRY_S = 2.0
 FIRST_VIEW_S = 3.0
 """A gateway that starts waits at most so long for the first answer, so that its first requests find the replicas."""
 _MAX_BYTES = 4 * 1024 * 1024
+_UNUSABLE = (UpstreamError, TimeoutError, ValueError, RecursionError)
+"""No answer, or one that cannot be decoded: all of ``msgspec``'s errors for bytes are among these."""
 
 _log = logging.getLogger("tollway.discovery")
 _load = msgspec.json.Decoder(Load).decode
@@ -61,24 +63,25 @@ class Discovery:
         self._transport = transport
         self._gateway_id = ids("gw")
         self._following: dict[Cluster, asyncio.Task[None]] = {}
-        self._first_views: dict[Cluster, asyncio.Event] = {}
 
     async def start(self, clusters: set[Cluster]) -> None:
         """Begin to follow, and wait a little for the first view."""
-        self.follow(clusters)
+        views = self.follow(clusters)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_VIEW_S):
-                for view in list(self._first_views.values()):
+                for view in views:
                     await view.wait()
 
-    def follow(self, clusters: set[Cluster]) -> None:
-        """Follow these clusters and no others."""
+    def follow(self, clusters: set[Cluster]) -> list[asyncio.Event]:
+        """Follow these clusters and no others; return what is set at the first view of each that is new."""
         for gone in self._following.keys() - clusters:
             self._following.pop(gone).cancel()
             self._replicas.forget(gone.url)
+        views = []
         for cluster in clusters - self._following.keys():
-            self._first_views[cluster] = asyncio.Event()
-            self._following[cluster] = asyncio.create_task(self._follow(cluster))
+            views.append(view := asyncio.Event())
+            self._following[cluster] = asyncio.create_task(self._follow(cluster, view))
+        return views
 
     async def stop(self) -> None:
         """End every task and connection."""
@@ -88,30 +91,30 @@ class Discovery:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _follow(self, cluster: Cluster) -> None:
+    async def _follow(self, cluster: Cluster, view: asyncio.Event) -> None:
         while True:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._plead(cluster))
-                    await self._watch(cluster, tasks)
+                    await self._watch(cluster, view, tasks)
             # A fault of ours must not leave the gateway without a view for the rest of its life.
             except* Exception:  # noqa: BLE001
                 _log.exception("following %s failed; beginning anew", cluster.url)
                 self._replicas.forget(cluster.url)
             await asyncio.sleep(LONGEST_RETRY_S)
 
-    async def _watch(self, cluster: Cluster, tasks: asyncio.TaskGroup) -> None:
+    async def _watch(self, cluster: Cluster, view: asyncio.Event, tasks: asyncio.TaskGroup) -> None:
         version: int | None = None
         retry_s = RETRY_S
         while True:
             try:
                 listing = await self._ask(cluster, version)
-            except (UpstreamError, TimeoutError, msgspec.DecodeError) as error:
+            except _UNUSABLE as error:
                 if retry_s == RETRY_S:
                     # With none at all (404) this is another's Ray Serve, whose proxy serves everything.
                     _log.warning("the directory of %s does not answer (%s); what is known stays", cluster.url, error)
                 version = None
-                self._first_views[cluster].set()
+                view.set()
                 await asyncio.sleep(retry_s)
                 retry_s = min(retry_s * 2, LONGEST_RETRY_S)
                 continue
@@ -121,8 +124,8 @@ class Discovery:
             heard = [asyncio.Event() for _ in new]
             for (fleet, replica), event in zip(new, heard, strict=True):
                 tasks.create_task(self._listen(cluster, fleet, replica, event))
-            if not self._first_views[cluster].is_set():
-                tasks.create_task(_see(self._first_views[cluster], heard))
+            if not view.is_set():
+                tasks.create_task(_see(view, heard))
 
     async def _ask(self, cluster: Cluster, version: int | None) -> _Listing:
         after = "" if version is None else f"?after={version}"
@@ -139,12 +142,19 @@ class Discovery:
         retry_s = RETRY_S
         while replica.is_listed:
             try:
-                async with self._get(f"{replica.url}/tollway/load", cluster) as stream:
+                async with (
+                    asyncio.timeout(FIRST_LINE_S) as patience,
+                    self._get(f"{replica.url}/tollway/load", cluster) as stream,
+                ):
                     async for line in _lines(stream):
-                        fleet.heard(replica, _load(line))
+                        load = _load(line)
+                        if load.id != replica.id:
+                            raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "another replica is there")
+                        patience.reschedule(asyncio.get_running_loop().time() + SILENCE_S)
+                        fleet.heard(replica, load)
                         heard.set()
                         retry_s = RETRY_S
-            except (UpstreamError, TimeoutError, msgspec.DecodeError) as error:
+            except _UNUSABLE as error:
                 _log.info("replica %s of %s is not heard: %s", replica.id, fleet.name, error)
             fleet.lost(replica)
             await asyncio.sleep(retry_s)
@@ -194,15 +204,9 @@ def _headers(cluster: Cluster) -> tuple[tuple[str, str], ...]:
 
 
 async def _lines(stream: UpstreamStream) -> AsyncIterator[bytes]:
-    """Yield whole lines until the stream ends. Raises TimeoutError when it is silent for too long."""
+    """Yield whole lines until the stream ends."""
     rest = b""
-    patience_s = FIRST_LINE_S
-    while True:
-        async with asyncio.timeout(patience_s):
-            chunk = await stream.read()
-        if not chunk:
-            return
-        patience_s = SILENCE_S
+    while chunk := await stream.read():
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             if line:
