@@ -1,8 +1,8 @@
 """Forms with files (multipart/form-data, RFC 7578): where each part stands, and another value for one of them.
 
 A recording may be a hundred megabytes, so nothing is copied but small fields. Only forms that every reader cuts in the
-same way are taken: what another parser might see differently (a preamble, a name twice, a boundary within a line) is
-refused, for else an upstream could be sent another model than the one that was looked at.
+same way are taken: what another parser might see differently (a preamble, a name twice, a folded header, a boundary
+after a bare line feed) is refused, for else an upstream could be sent another model than the one that was looked at.
 """
 
 import re
@@ -11,7 +11,8 @@ from typing import NamedTuple, Never
 from gateway.errors import ErrorKind, GatewayError
 
 _FIRST_LINE = re.compile(rb"--([0-9A-Za-z'()+_,./:=?-]{1,70})\r\n")
-_DISPOSITION = re.compile(rb"content-disposition[ \t]*:[ \t]*form-data((?:[ \t]*;[^\r\n]*)?)\Z", re.IGNORECASE)
+_HEADER = re.compile(rb"[\w-]+:[^\r\n\0]*")
+_DISPOSITION = re.compile(rb"content-disposition:[ \t]*form-data((?:[ \t]*;[^\r\n]*)?)\Z", re.IGNORECASE)
 _PARAMETER = re.compile(rb';[ \t]*([A-Za-z*]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s";]+))[ \t]*')
 _MAX_PARTS = 100
 _MAX_HEADER_BYTES = 8192
@@ -35,23 +36,24 @@ def boundary_of(body: bytes) -> bytes:
 def parts_of(body: bytes) -> list[Part]:
     """Find all parts of a form, in order. Raises GatewayError (INVALID_REQUEST)."""
     boundary = boundary_of(body)
-    delimiter = b"\r\n--" + boundary
+    delimiter = b"\n--" + boundary
     parts: list[Part] = []
     names: set[str] = set()
-    position = len(delimiter)
+    position = len(delimiter) + 1
     while body[position - 2 : position] != b"--":
         if body[position - 2 : position] != b"\r\n" or len(parts) == _MAX_PARTS:
             _malformed(f"is a form that breaks off or has more than {_MAX_PARTS} parts")
         blank = body.find(b"\r\n\r\n", position, position + _MAX_HEADER_BYTES)
-        end = body.find(delimiter, blank + 4) if blank >= 0 else -1
-        if end < 0:
+        # From the blank line's own end on: that a boundary there has no line break of its own, not all see alike.
+        end = body.find(delimiter, blank + 3) - 1 if blank >= 0 else -1
+        if end < blank + 4 or body[end] != ord("\r"):
             _malformed("is a form with a part that does not end")
         name, is_file = _described(body[position:blank])
         if name in names and not name.endswith("[]"):
             _malformed("is a form with a name twice")
         names.add(name)
         parts.append(Part(name, is_file, blank + 4, end))
-        position = end + len(delimiter) + 2
+        position = end + 1 + len(delimiter) + 2
     if body[position : position + 3] not in (b"", b"\r\n"):
         _malformed("is a form with something behind its end")
     return parts
@@ -64,8 +66,9 @@ def replace(body: bytes, part: Part, value: bytes) -> bytes:
 
 
 def _described(headers: bytes) -> tuple[str, bool]:
-    found = [match for line in headers.split(b"\r\n") if (match := _DISPOSITION.match(line))]
-    if len(found) != 1:
+    lines = headers.split(b"\r\n")
+    found = [match for line in lines if (match := _DISPOSITION.match(line))]
+    if len(found) != 1 or not all(map(_HEADER.fullmatch, lines)):
         _malformed("is a form with a part that has no name, or two")
     parameters: dict[bytes, bytes] = {}
     text, position = found[0][1].lstrip(), 0
@@ -75,7 +78,7 @@ def _described(headers: bytes) -> tuple[str, bool]:
         parameters[match[1].lower()] = match[2] if match[2] is not None else match[3]
         position = match.end()
     name = parameters.get(b"name", b"")
-    if position != len(text) or not re.fullmatch(rb"[\w\[\].-]+", name):
+    if position != len(text) or b"name*" in parameters or not re.fullmatch(rb"[\w\[\].-]+", name):
         _malformed("is a form with a part whose name cannot be read")
     return name.decode(), b"filename" in parameters or b"filename*" in parameters
 

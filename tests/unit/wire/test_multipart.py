@@ -59,6 +59,15 @@ REFUSED = {
     "two dispositions": MODEL[:-2] + b'Content-Disposition: form-data; name="x"\r\n\r\na\r\n--b--\r\n',
     "two names": b'--b\r\nContent-Disposition: form-data; name="a"; name="model"\r\n\r\na\r\n--b--\r\n',
     "odd name": b'--b\r\nContent-Disposition: form-data; name="mo\\"del"\r\n\r\na\r\n--b--\r\n',
+    "a name in two ways": b"--b\r\nContent-Disposition: form-data; name=a; name*=UTF-8''model\r\n\r\na\r\n--b--\r\n",
+    "no headers": b'--b\r\n\r\nContent-Disposition: form-data; name="model"\r\n\r\na\r\n--b--\r\n',
+    "folded header": b'--b\r\nContent-Disposition: form-data; name="a"\r\n ; name="model"\r\n\r\na\r\n--b--\r\n',
+    "header after a line feed": b'--b\r\nContent-Disposition: form-data; name="a"\r\nX: \n'
+    + MODEL[5:]
+    + b"a\r\n--b--\r\n",
+    "blank before colon": MODEL.replace(b":", b" :") + b"a\r\n--b--\r\n",
+    "boundary at a part's beginning": MODEL.replace(b"model", b"x") + MODEL + b"a\r\n--b--\r\n",
+    "boundary after a line feed": MODEL.replace(b"model", b"x") + b"a\n" + MODEL + b"a\r\n--b--\r\n",
     "rubbish": b'--b\r\nContent-Disposition: form-data; name="a" model\r\n\r\na\r\n--b--\r\n',
     "bare line feeds": FORM.replace(b"\r\n", b"\n"),
     "too many": b"".join(MODEL.replace(b"model", b"m%d" % at) + b"a\r\n" for at in range(101)) + b"--b--\r\n",
