@@ -20,7 +20,8 @@ _READ = frozenset(("file", "model", "stream", "response_format", "prompt"))
 _MAX_FIELD_BYTES = 1 << 20
 _BYTES_PER_MS = 16
 """MP3 at 128 kbit/s; speech is mostly recorded at less, so that the guess is rather short. WAV tells by itself."""
-_RATE_OF_WAV = re.compile(rb"RIFF....WAVEfmt .{12}(....)", re.DOTALL)
+_RATES_OF_WAV = re.compile(rb"RIFF....WAVEfmt .{8}(....)(....)(..)", re.DOTALL)
+"""Samples a second, bytes a second, bytes a sample."""
 _MAX_MS = 2**31
 
 
@@ -98,8 +99,9 @@ def _ms(seconds: Any) -> int:
 
 def _length_ms(body: bytes, recording: Part) -> int:
     size = recording.end - recording.start
-    wav = _RATE_OF_WAV.match(body, recording.start, recording.end)
-    bytes_per_s = int.from_bytes(wav[1], "little") if wav else 0
+    wav = _RATES_OF_WAV.match(body, recording.start, recording.end)
+    samples, bytes_per_s, width = (int.from_bytes(each, "little") for each in wav.groups()) if wav else (0, 0, 0)
+    bytes_per_s = min(bytes_per_s, samples * width)  # no player reads the former, so it could be anything
     return min(size * 1000 // bytes_per_s if bytes_per_s else size // _BYTES_PER_MS, _MAX_MS)
 
 

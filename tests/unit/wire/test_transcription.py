@@ -12,7 +12,7 @@ from gateway.providers.compatible import CompatibleAdapter
 from gateway.types import Envelope, Usage
 from gateway.wire.decode import decode
 from tests.ground.builders import build_call, build_target
-from tests.ground.speech import form
+from tests.ground.speech import form, wav
 
 
 def envelope_of(**fields: Any) -> Envelope:
@@ -39,6 +39,15 @@ def test_wav_says_how_long_it_is(rate: int, channels: int, seconds: float) -> No
         file.setframerate(rate)
         file.writeframes(bytes(int(rate * seconds) * channels * 2))
     assert envelope_of(file=recording.getvalue()).audio_ms == pytest.approx(seconds * 1000, abs=6)
+
+
+def test_wav_that_plays_is_no_shorter_than_it_plays() -> None:
+    """A rate of bytes that nobody plays by makes no recording cheap: where an answer does not count, this is billed."""
+    recording = bytearray(wav(60))
+    recording[28:32] = b"\xff" * 4
+    with wave.open(io.BytesIO(recording)) as file:
+        assert file.getnframes() / file.getframerate() == 60
+    assert envelope_of(file=bytes(recording)).audio_ms == pytest.approx(60_000, abs=6)
 
 
 @pytest.mark.parametrize("start", [b"ID3", b"RIFF0000WAVEfmt " + bytes(16), b"RIFF"])
