@@ -292,11 +292,15 @@ class Replicas:
             new += [(fleet, replica) for replica in fleet.listed(model.replicas)]
         for name in fleets.keys() - models.keys():
             fleets[name].listed(())
+            if not fleets[name].replicas:
+                self._drop(fleets.pop(name))
         return new
 
     def forget(self, cluster_url: str) -> None:
         """Drop a cluster that the configuration no longer names, or that turned out to have no directory."""
-        for key in [key for key in self._serving if key[0] == cluster_url]:
-            del self._serving[key]
         for fleet in self._fleets.pop(cluster_url, {}).values():
-            fleet.wake()
+            self._drop(fleet)
+
+    def _drop(self, fleet: Fleet) -> None:
+        self._serving = {key: each for key, each in self._serving.items() if each is not fleet}
+        fleet.wake()

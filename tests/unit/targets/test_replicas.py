@@ -60,6 +60,17 @@ def test_one_that_is_struck_off_stays_until_it_falls_silent() -> None:
     assert fleet.replicas == {}
 
 
+def test_a_model_that_is_listed_no_more_is_forgotten_with_its_last_replica() -> None:
+    """At zero it would be listed without replicas; so nobody waits for one that cannot come."""
+    replicas, fleet, [one] = book("a")
+    replicas.listed(CLUSTER, {})
+    assert replicas.fleet(TARGET) is fleet
+    fleet.lost(one)
+    replicas.listed(CLUSTER, {})
+    assert replicas.fleet(TARGET) is None
+    assert replicas.fleets(CLUSTER) == {}
+
+
 def test_draining_ones_take_requests_only_while_no_other_does() -> None:
     _, fleet, [one, two] = book("a", "b")
     fleet.heard(one, load(state="draining"))
