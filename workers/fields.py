@@ -40,8 +40,15 @@ def is_local(source: str) -> bool:
 
 
 def _absolute(source: str) -> str:
+    if not is_local(source):
+        return source
     # Made here, where the user's working directory is known: a replica has another.
-    return str(Path(source).expanduser().absolute()) if is_local(source) else source
+    try:
+        path = Path(source).expanduser().absolute()
+        path.resolve().exists()
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{source!r} is no path: {error}") from error
+    return str(path)
 
 
 def _served(name: str) -> str:
@@ -58,7 +65,7 @@ Size = Annotated[ByteSize, Field(gt=0)]
 class Strict(BaseModel):
     """A section: no other keys, no changes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class LoraSpec(Strict):

@@ -47,7 +47,8 @@ class Document:
             values, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
         except OSError as error:
             raise WorkerError(f"{path}: {error.strerror}.") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        # A date that no calendar has is a ValueError.
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise WorkerError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from error
         if not isinstance(values, dict) or root is None:
             raise WorkerError(f"{path}: the file must be a mapping with sections such as `workers:`.")
@@ -86,7 +87,10 @@ def problems_of(
     try:
         return adapter.validate_python(values), []
     except ValidationError as error:
-        return None, [_explain(detail, item, place) for detail in error.errors(include_url=False)]
+        mistakes = error.errors(include_url=False)
+        # A default that follows from other fields cannot be made while one of them is wrong: no mistake of its own.
+        told = [each for each in mistakes if each["type"] != "default_factory_not_called"]
+        return None, [_explain(detail, item, place) for detail in told]
 
 
 def _explain(detail: ErrorDetails, item: type[BaseModel], outer: Place) -> Problem:

@@ -37,7 +37,7 @@ _PROFILES: dict[str, dict[str, float]] = {
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class FaultsSpec(_Strict):

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from workers.errors import WorkerError
-from workers.spec import load_workers, parse_workers
+from workers.spec import load_workers, parse_workers, read_workers
 
 QUICKSTART = Path(__file__).parents[3] / "deploy" / "quickstart" / "tollway.yaml"
 
@@ -67,8 +67,14 @@ def test_a_mistake_is_named_by_its_place(section: object, named: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("a: [", "not valid YAML"), ("- a", "must be a mapping"), (None, "No such file")],
-    ids=["yaml", "list", "missing"],
+    [
+        ("a: [", "not valid YAML"),
+        ("a: 2001-99-99", "not valid YAML: month must be"),
+        (9999 * "[", "not valid YAML"),
+        ("- a", "must be a mapping"),
+        (None, "No such file"),
+    ],
+    ids=["yaml", "date", "depth", "list", "missing"],
 )
 def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, text: str | None, said: str) -> None:
     path = tmp_path / "tollway.yaml"
@@ -96,12 +102,29 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, text: str | 
         ({"served_names": ["m"]}, "the name 'm' is served twice, by 'm' too"),
         ({"served_names": ["tollway"]}, "the name 'tollway' is taken by the directory of replicas"),
         ({"lora": {"adapters": {"m": "/x"}}}, "the name 'm' is served twice, by 'm' too"),
+        ({"source": "~no-such-user/x"}, "'~no-such-user/x' is no path"),
+        ({"source": "/" + 300 * "x"}, "is no path: [Errno 36] File name too long"),
+        ({"usd_per_hour": float("inf")}, "workers.m.usd_per_hour: input should be a finite number"),
+        ({"autoscaling": {"max_replicas": 1, "target_requests": float("nan")}}, "should be a finite number"),
+        ({"synthetic": {"start_s": float("inf")}}, "workers.m.synthetic.start_s: input should be a finite number"),
     ],
 )
 def test_a_mistake_is_told_so_that_it_can_be_mended(spec: dict[str, object], said: str) -> None:
     with pytest.raises(WorkerError) as caught:
         parse_workers({"m": {"source": "x", **spec}})
     assert said in str(caught.value)
+
+
+def test_one_mistake_is_one_problem() -> None:
+    """A default that follows from other fields is not reported beside a field that is wrong."""
+    _, problems = read_workers({"m": {"source": "x", "dtype": "float31"}})
+    assert [problem.place for problem in problems] == [("workers", "m", "dtype")]
+
+
+def test_a_link_that_leads_to_itself_is_no_path(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(WorkerError, match="is no path: Symlink loop"):
+        parse_workers({"m": {"source": str(tmp_path / "loop")}})
 
 
 def test_a_name_is_served_by_one_worker_only() -> None:
