@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -81,10 +82,17 @@ def check_specs(specs: Mapping[str, ModelSpec], machine: Machine | None, note: N
             options = engine_options(name, spec.source, spec)
             try:
                 model = Model(name, spec, options, *_config(spec, name, note))
-            except WorkerError as error:
+            except (WorkerError, OSError) as error:
                 model = Model(name, spec, options, {}, None)
                 yield Problem(("workers", name, "source"), str(error).removesuffix("."))
-            yield from _of_one(model, catalogue, note)
+            try:
+                yield from _of_one(model, catalogue, note)
+            except OSError as error:
+                yield Problem(("workers", name), str(error))
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                # Whoever wrote the config wrote something else there than transformers does; vLLM may know better.
+                note(f"{name}: its config.json was not understood ({error!r}), so its size was not checked.")
+                model = replace(model, config={})
         models.append(model)
     if machine is not None:
         yield from (Problem(("workers",), text) for text in fit.of_the_machine(models, machine))

@@ -6,6 +6,7 @@ from typing import Any
 
 # What PEFT can write and vLLM 0.32 refuses (``vllm/lora/peft_helper.py``).
 _NOT_SERVED = ("use_dora", "lora_bias", "alora_invocation_tokens", "layer_replication", "use_bdlora", "use_qalora")
+_WHOLE_MODULES = {"classifier", "score"}
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
 
 
@@ -23,7 +24,13 @@ def objection(adapter: Path, max_rank: int) -> str | None:
     if not isinstance(config, dict) or not all(config.get(key) for key in ("r", "lora_alpha", "target_modules")):
         return f"{path} is not a LoRA adapter's: it needs r, lora_alpha and target_modules"
     found = [feature for feature in _NOT_SERVED if config.get(feature)]
-    rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
+    found += ["bias"] if config.get("bias", "none") != "none" else []
+    found += ["modules_to_save"] if not set(config.get("modules_to_save") or ()) <= _WHOLE_MODULES else []
+    pattern = config.get("rank_pattern") or {}
+    ranks = [config["r"], *(pattern.values() if isinstance(pattern, dict) else [pattern])]
+    if not all(isinstance(rank, int) for rank in ranks):
+        return f"{path} is not a LoRA adapter's: its ranks must be whole numbers"
+    rank = max(ranks)
     return (
         (f"{adapter} uses {found[0]}, which vLLM does not serve" if found else None)
         or (f"{adapter} has rank {rank}, above `lora.max_rank` {max_rank}" if rank > max_rank else None)

@@ -133,6 +133,23 @@ def test_a_config_that_is_none_is_named(tmp_path: Path, text: str, said: str) ->
     assert said in problem
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"architectures": 1},
+        {"rope_scaling": "x"},
+        {"text_config": [1]},
+        {"quantization_config": [1]},
+        {"max_position_embeddings": None},
+    ],
+    ids=str,
+)
+def test_a_config_with_odd_values_is_a_note(tmp_path: Path, changes: dict[str, Any]) -> None:
+    notes: list[str] = []
+    assert found(tmp_path, source=model_at(tmp_path / "odd", **changes), accelerator="L4", notes=notes) == []
+    assert "config.json was not understood" in notes[0]
+
+
 def test_an_architecture_that_vllm_lacks_is_named(tmp_path: Path) -> None:
     (problem,) = found(tmp_path, source=model_at(tmp_path / "odd", architectures=["OddForCausalLM"]))
     assert "vLLM does not know the architecture OddForCausalLM" in problem
@@ -147,6 +164,10 @@ def test_an_architecture_that_vllm_lacks_is_named(tmp_path: Path) -> None:
         ({"rank_pattern": {"q_proj": 64}}, "has rank 64, above `lora.max_rank` 16"),
         ({"use_dora": True}, "uses use_dora, which vLLM does not serve"),
         ({"r": None}, "needs r, lora_alpha and target_modules"),
+        ({"r": "8"}, "its ranks must be whole numbers"),
+        ({"rank_pattern": ["q_proj"]}, "its ranks must be whole numbers"),
+        ({"bias": "all"}, "uses bias, which vLLM does not serve"),
+        ({"modules_to_save": ["lm_head"]}, "uses modules_to_save, which vLLM does not serve"),
     ],
 )
 def test_an_adapter_that_vllm_would_refuse_is_named(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
