@@ -15,12 +15,33 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from workers.errors import WorkerError
 
 _PATIENCE_S = 5.0
 _AT_ONCE = 32
 _LONGEST_LINE = 16 * 2**20
 _NOTHING = "-"
+
+
+class _Counted(msgspec.Struct, frozen=True):
+    up_s: float | None = None
+    busy_s: float | None = None
+    prompt_tokens: float | None = None
+    cached_tokens: float | None = None
+    output_tokens: float | None = None
+
+
+class Line(msgspec.Struct, frozen=True):
+    """What is read of a replica's line."""
+
+    state: str | None = None
+    running: float | None = None
+    waiting: float | None = None
+    kv_usage: float | None = None
+    total: _Counted = _Counted()
+    window: _Counted = _Counted()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +51,13 @@ class ModelStatus:
     name: str
     serves: tuple[str, ...]
     usd_per_replica_hour: float
-    loads: tuple[dict[str, Any], ...]
+    loads: tuple[Line, ...]
     silent: int
 
     @property
     def replicas(self) -> dict[str, int]:
         """Return how many replicas are in each state."""
-        states = Counter(str(load.get("state")) for load in self.loads)
+        states = Counter(str(load.state) for load in self.loads)
         return dict(states) | ({"silent": self.silent} if self.silent else {})
 
     @property
@@ -46,24 +67,24 @@ class ModelStatus:
 
     def now(self, figure: str) -> float | None:
         """Return the sum of a figure over the replicas that say it, or none."""
-        return _sum(load.get(figure) for load in self.loads)
+        return _sum(getattr(load, figure) for load in self.loads)
 
     def kv_usage(self) -> float | None:
         """Return the part of the KV caches in use, on average."""
-        said = [load["kv_usage"] for load in self.loads if load.get("kv_usage") is not None]
+        said = [load.kv_usage for load in self.loads if load.kv_usage is not None]
         return sum(said) / len(said) if said else None
 
     def counted(self, span: str, figure: str) -> float | None:
         """Return what the replicas have counted together in the ``window`` or in ``total``."""
-        return _sum(load.get(span, {}).get(figure) for load in self.loads)
+        return _sum(getattr(getattr(load, span), figure) for load in self.loads)
 
     def tokens_per_second(self, *figures: str) -> float | None:
         """Return the last minute's tokens per second of all replicas; of the figures, the later are taken away."""
         speeds = []
-        for window in (load.get("window", {}) for load in self.loads):
-            first, *less = (window.get(figure) for figure in figures)
-            if first is not None and window.get("up_s"):
-                speeds.append((first - sum(figure or 0 for figure in less)) / window["up_s"])
+        for window in (load.window for load in self.loads):
+            first, *less = (getattr(window, figure) for figure in figures)
+            if first is not None and window.up_s:
+                speeds.append((first - sum(figure or 0 for figure in less)) / window.up_s)
         return _sum(speeds)
 
     def utilisation(self) -> float | None:
@@ -126,7 +147,7 @@ def status(url: str, *, as_json: bool) -> str:
     return _table(models) if models else f"The workers at {url} serve no model."
 
 
-def _model(name: str, said: dict[str, Any], loads: Sequence[dict[str, Any] | None]) -> ModelStatus:
+def _model(name: str, said: dict[str, Any], loads: Sequence[Line | None]) -> ModelStatus:
     answered = tuple(load for load in loads if load is not None)
     serves = tuple(str(served) for served in said.get("serves") or (name,))
     return ModelStatus(name, serves, float(said.get("usd_per_hour") or 0), answered, len(loads) - len(answered))
@@ -153,12 +174,11 @@ def _directory(url: str, token: str | None) -> dict[str, Any]:
     return found
 
 
-def _load(url: str, token: str | None) -> dict[str, Any] | None:
+def _load(url: str, token: str | None) -> Line | None:
     try:
-        load = json.loads(_get(f"{url}/tollway/load", token))
-    except (OSError, http.client.HTTPException, ValueError):
+        return msgspec.json.decode(_get(f"{url}/tollway/load", token), type=Line)
+    except (OSError, http.client.HTTPException, ValueError, msgspec.DecodeError, RecursionError):
         return None
-    return load if isinstance(load, dict) else None
 
 
 def _get(url: str, token: str | None) -> bytes:

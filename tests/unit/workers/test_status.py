@@ -144,6 +144,16 @@ def test_what_an_engine_does_not_say_is_left_open(capsys: pytest.CaptureFixture[
     assert row == ["smollm2", "pirate", "1", "ready", "-", "-", "-", "-", "-", "0%", "0.72", "-", "-"]
 
 
+@pytest.mark.parametrize(
+    "broken", [{"window": None}, {"total": []}, {"running": "2"}, {"window": {"up_s": "60"}}, {"kv_usage": {}}], ids=str
+)
+def test_a_replica_that_says_something_else_is_silent(
+    broken: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with cluster(LOAD, LOAD | broken) as url:
+        assert as_json(url, capsys)["replicas"] == {"ready": 1, "silent": 1}
+
+
 def test_the_table_has_a_row_for_each_model(capsys: pytest.CaptureFixture[str]) -> None:
     models = {
         "asleep": {"replicas": [], "serves": ["asleep"], "usd_per_hour": 4.0},
