@@ -6,7 +6,7 @@ within a second, so it may be killed at any time. The contract with the gateway 
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 import msgspec
@@ -78,10 +78,6 @@ class Directory:
             for replica in [replica for replica, (_, until) in entries.items() if until < now]:
                 self.withdraw(model, replica)
 
-    def at_zero(self, names: Iterable[str]) -> list[str]:
-        """Return those of the names that are models without a replica."""
-        return [name for name in names if name in self._models and not self._replicas[name]]
-
     def view(self) -> dict[str, object]:
         """Return everything, as the gateway reads it."""
         models = {
@@ -94,6 +90,10 @@ class Directory:
         }
         return {"version": self.version, "models": models}
 
+    def lists(self, model: str) -> bool:
+        """Say whether a model of that name is configured."""
+        return model in self._models
+
     def _change(self) -> None:
         self.version += 1
         changed, self.changed = self.changed, asyncio.Event()
@@ -101,7 +101,7 @@ class Directory:
 
 
 class DirectoryApp:
-    """The directory over HTTP. ``wake(model)`` is called, once at a time for a model, when one at zero is wanted."""
+    """The directory over HTTP. ``wake(model)`` is called whenever a gateway wants one that has no usable replica."""
 
     def __init__(self, directory: Directory, wake: Callable[[str], object], token: str | None) -> None:
         self.directory = directory
@@ -147,12 +147,13 @@ class DirectoryApp:
         body = await read_body(receive, _LONGEST_HINT)
         try:
             hint = msgspec.json.decode(body or b"", type=_Hint)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             await refuse(send, HTTPStatus.BAD_REQUEST, "BadRequestError", f"This is not a hint: {error}.")
             return
-        self.directory.expire()
-        for name in self.directory.at_zero(name for name, count in hint.waiting.items() if count > 0):
-            self._wake(name)
+        # Listed replicas do not count: they may all be draining, or dead for a moment. The gateway knows what it hears.
+        for name, count in hint.waiting.items():
+            if count > 0 and self.directory.lists(name):
+                self._wake(name)
         await answer(send, HTTPStatus.NO_CONTENT)
 
 
