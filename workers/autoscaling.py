@@ -40,7 +40,7 @@ class Policy:
         """Return how many replicas are wanted, and no state."""
         figures = context.aggregated_metrics or {}
         # An average of a few seconds that has almost reached zero is zero: nobody is there any more.
-        wanted = ceil(round(sum(figures.get(REQUESTS, {}).values()) / self._target_requests, 2))
+        wanted = ceil(round(sum(figures.get(REQUESTS, {}).values()), 1) / self._target_requests)
         if context.total_num_requests > 0:
             wanted = max(wanted, 1)
         # A replica that has answered nobody of late says 0.
