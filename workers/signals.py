@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +30,8 @@ def reload_on_hangup() -> SimpleQueue[int]:
     """
     # Of the queues only this one may be put to from a signal's handler.
     asked: SimpleQueue[int] = SimpleQueue()
-    if not sys.stdin.isatty():
+    # Not `sys.stdin`, which is none where it was closed.
+    if not os.isatty(0):
         signal.signal(signal.SIGHUP, lambda signum, _: asked.put(signum))
     return asked
 

@@ -49,8 +49,14 @@ def test_a_hangup_reloads_where_no_terminal_can_be_closed() -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
+def test_a_hangup_reloads_without_any_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under ``<&-``: Python has no ``sys.stdin`` then."""
+    monkeypatch.setattr("sys.stdin", None)
+    test_a_hangup_reloads_where_no_terminal_can_be_closed()
+
+
 def test_a_closed_terminal_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("os.isatty", lambda fd: fd == 0)
     stop_on_signals()
     reload_on_hangup()
     with pytest.raises(StopRequested):
