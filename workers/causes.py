@@ -10,6 +10,8 @@ import os
 import re
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from workers.errors import WorkerError
 
 STOP_FILE = "TOLLWAY_STOP_FILE"
@@ -44,7 +46,9 @@ def root_cause(error: Exception, log: Path) -> Exception:
 def tell(model: str, error: Exception) -> None:
     """Leave the reason for the command that started this replica, if it is of this machine."""
     if (path := _told_at(model)) is not None:
-        path.write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
+        # What pydantic raises, vLLM's own configuration too, has its reason only further down.
+        said = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else error
+        path.write_text(f"{type(error).__name__}: {said}", encoding="utf-8")
 
 
 def told(model: str, otherwise: str) -> WorkerError:

@@ -5,8 +5,10 @@ import logging
 import logging.config
 import os
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+from pydantic import Field, TypeAdapter, ValidationError
 
 from workers.causes import STOP_FILE, log_to, root_cause, tell, told
 
@@ -62,6 +64,14 @@ def test_a_replica_s_reason_is_told_once(tmp_path: Path) -> None:
     assert str(told("m", "Ray says little")) == "The replicas of m did not start: ValueError: no room"
     assert str(told("m", "first\nRay says little")) == "The replicas of m did not start: Ray says little"
     assert str(told("m", "")) == "The replicas of m did not start: Ray Serve gave no reason"
+
+
+def test_the_reason_of_a_validation_is_told_and_not_only_that_there_is_one() -> None:
+    """The configuration of vLLM is pydantic's, too."""
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(Annotated[int, Field(le=8)]).validate_python(9)
+    tell("m", caught.value)
+    assert str(told("m", "")).endswith("ValidationError: Input should be less than or equal to 8")
 
 
 def test_on_another_machine_the_reason_stays_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
