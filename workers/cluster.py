@@ -71,19 +71,19 @@ Models = Mapping[str, tuple[str, ModelSpec]]
 """Name -> what to load, spec."""
 
 
-def deploy(models: Models, running: MutableMapping[str, tuple[str, ModelSpec]], report: Report) -> None:
+def deploy(models: Models, running: MutableMapping[str, tuple[str, ModelSpec] | None], report: Report) -> None:
     """Make the cluster run these models, one Serve application each, and return when all can serve.
 
-    ``running`` is what it runs, and is kept up to date: empty at first. What is equal there is left alone, what differs
-    is upgraded without a gap, what is no longer wanted drains and goes. Raises ``WorkerError`` when a model does not
-    come up; the replicas it had before then go on.
+    ``running`` is what it runs (none for what did not come up) and is kept up to date: empty at first. What is equal
+    there is left alone, what differs is upgraded without a gap, what is no longer wanted drains and goes. Raises
+    ``WorkerError`` when a model does not come up; the replicas it had before then go on.
     """
     from ray import serve
 
     from workers.app import DIRECTORY, directory_application
 
     specs = {name: spec for name, (_, spec) in models.items()}
-    if specs != {name: spec for name, (_, spec) in running.items()}:
+    if specs != {name: model and model[1] for name, model in running.items()}:
         serve.run(directory_application(specs), name=DIRECTORY, route_prefix=f"/{DIRECTORY}")
     for name in set(running) - set(models):
         report(f"stopping {name}")
@@ -91,13 +91,15 @@ def deploy(models: Models, running: MutableMapping[str, tuple[str, ModelSpec]], 
         del running[name]
     # One start after another, for an engine that starts takes what it finds free; but upgrades all at once, for each
     # ends only when the old replicas have.
-    for name in [name for name in models if name not in running]:
+    for name in [name for name in models if running.get(name) is None]:
         report(f"starting {_replicas(models[name][1])} of {name} ({models[name][1].engine})")
+        running[name] = None
         _run({name: models[name]})
         running[name] = models[name]
         report(f"{name} is ready")
     if changed := {name: model for name, model in models.items() if running[name] != model}:
         report(f"upgrading {', '.join(changed)} (this takes room for as many replicas again)")
+        running.update(dict.fromkeys(changed))
         _run(changed)
         running.update(changed)
 

@@ -46,7 +46,7 @@ def run_workers(config: Path, port: int, temp_dir: Path | None, *, until_stdin_c
                 # Again: Ray has put its own handler in the place of ours.
                 stop_on_signals()
                 reloads = reload_on_hangup()
-                running: dict[str, tuple[str, ModelSpec]] = {}
+                running: dict[str, tuple[str, ModelSpec] | None] = {}
                 deploy(models, running, _say)
                 _say(READY)
                 while reloads.get():
@@ -56,7 +56,7 @@ def run_workers(config: Path, port: int, temp_dir: Path | None, *, until_stdin_c
     return 0
 
 
-def _reload(config: Path, running: dict[str, tuple[str, ModelSpec]]) -> None:
+def _reload(config: Path, running: dict[str, tuple[str, ModelSpec] | None]) -> None:
     """Bring the models in line with the file as it is now; a file or a model that is wrong changes nothing else."""
     try:
         deploy(_prepared(_specs(config)), running, _say)
