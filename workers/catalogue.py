@@ -6,8 +6,10 @@ under ``$XDG_CACHE_HOME/tollway`` for as long as vLLM and transformers have the 
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -49,15 +51,14 @@ def read_catalogue() -> Catalogue | None:
     if importlib.util.find_spec("vllm") is None:
         return None
     path = cache_dir().parent / f"{_identity()}.json"
-    if not path.is_file():
-        asked = [sys.executable, "-m", "workers.vllm_engine"]
-        done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=_PATIENCE_S)
-        if done.returncode != 0:
-            said = done.stderr.strip().splitlines() or ["it said nothing"]
-            raise WorkerError(f"vLLM is installed but does not start: {said[-1].strip()}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, done.stdout.strip().splitlines()[-1])
-    known = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        answer = _ask()
+        known = json.loads(answer)
+        # A cache that cannot be written costs ten seconds the next time, too.
+        with suppress(OSError):
+            _write(path, answer)
     return Catalogue(
         known["arguments"],
         frozenset(known["architectures"]),
@@ -66,8 +67,19 @@ def read_catalogue() -> Catalogue | None:
     )
 
 
+def _ask() -> str:
+    asked = [sys.executable, "-m", "workers.vllm_engine"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=_PATIENCE_S)
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise WorkerError(f"vLLM is installed but does not start: {said[-1].strip()}")
+    return done.stdout.strip().splitlines()[-1]
+
+
 def _write(path: Path, text: str) -> None:
-    part = path.with_suffix(".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of this process's own: another one may ask at the same time.
+    part = path.with_suffix(f".{os.getpid()}")
     part.write_text(text, encoding="utf-8")
     part.rename(path)
 
