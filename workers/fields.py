@@ -27,6 +27,9 @@ VLLM_NAMES = {
     "data_parallel_size": "data_parallel",
 }
 
+# The GPUs that Ray gives to a replica follow from these.
+RANKS = frozenset({"tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"})
+
 # What the replica's own server decides.
 SERVERS_OWN = frozenset({"model", "served_model_name", "lora_modules", "host", "port", "uds", "api_key", "root_path"})
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, TypeAdapter, model_validator
 
 from workers.errors import WorkerError
-from workers.fields import SERVERS_OWN, VLLM_NAMES, LoraSpec, ServedName, Size, Source, SpeculativeSpec, Strict
+from workers.fields import RANKS, SERVERS_OWN, VLLM_NAMES, LoraSpec, ServedName, Size, Source, SpeculativeSpec, Strict
 from workers.problems import Document, Problem, problems_of
 from workers.synthetic_spec import SyntheticSpec
 
@@ -197,6 +197,8 @@ class ModelSpec(Strict):
             plain = argument.replace("-", "_")
             if plain in SERVERS_OWN:
                 raise ValueError(f"engine_args cannot set `{argument}`, which the replica sets itself")
+            if plain in RANKS:
+                raise ValueError(f"say `{VLLM_NAMES[plain]}` and not engine_args.{argument}: GPUs are reserved by it")
             if (field := VLLM_NAMES.get(plain)) in self.model_fields_set:
                 raise ValueError(f"`{field}` is said again by engine_args.{argument}")
         return self

@@ -82,7 +82,7 @@ def engine_options(name: str, model: str, spec: ModelSpec) -> dict[str, Option]:
     if uses_bundles(spec):
         # One rank per bundle of the replica's placement group.
         options["distributed_executor_backend"] = "ray"
-    return options | spec.engine_args
+    return options | {name.replace("-", "_"): value for name, value in spec.engine_args.items()}
 
 
 def engine_arguments(name: str, model: str, spec: ModelSpec) -> list[str]:

@@ -96,6 +96,7 @@ def test_a_good_model_has_no_problem(tmp_path: Path) -> None:
         ({"chat_template": "./nowhere.jinja"}, "nowhere.jinja does not exist"),
         ({"max_model_len": 4096}, "workers.m.max_model_len: 4,096 is beyond the model's 2,048 tokens"),
         ({"engine_args": {"max_model_len": 4096}}, "workers.m.max_model_len: 4,096 is beyond the model's 2,048 tokens"),
+        ({"engine_args": {"max-model-len": 4096}}, "workers.m.max_model_len: 4,096 is beyond the model's 2,048 tokens"),
         ({"kv_cache_memory": "2MiB"}, "2.0MiB holds 4 blocks of 128; a request of 2,048 tokens needs 16"),
         ({"tensor_parallel": 3}, "workers.m.tensor_parallel: 3 does not divide the model's 8 attention heads"),
         ({"pipeline_parallel": 5}, "workers.m.pipeline_parallel: 5 is more than the model's 4 layers"),
@@ -105,7 +106,7 @@ def test_a_good_model_has_no_problem(tmp_path: Path) -> None:
 def test_a_mistake_is_named(tmp_path: Path, spec: dict[str, Any], said: str) -> None:
     (problem,) = found(tmp_path, **spec)
     assert said in problem
-    line = 3 if "max_model_len" in spec.get("engine_args", {}) else 4
+    line = 3 if {"max_model_len", "max-model-len"} & set(spec.get("engine_args", {})) else 4
     assert problem.startswith(f"{tmp_path / 'tollway.yaml'}:{line}: workers.m")
     assert "\n" not in problem
 

@@ -98,6 +98,10 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, text: str | 
         ({"accelerator": "L4", "gpus_per_replica": 0}, "an `accelerator` is named, but gpus_per_replica is 0"),
         ({"max_model_len": 8, "engine_args": {"max_model_len": 9}}, "is said again by engine_args.max_model_len"),
         ({"engine_args": {"served-model-name": "x"}}, "cannot set `served-model-name`, which the replica sets itself"),
+        (
+            {"engine_args": {"tensor-parallel-size": 2}},
+            "say `tensor_parallel` and not engine_args.tensor-",
+        ),
         ({"served_names": ["a b"]}, "'a b' is no name"),
         ({"served_names": ["m"]}, "the name 'm' is served twice, by 'm' too"),
         ({"served_names": ["tollway"]}, "the name 'tollway' is taken by the directory of replicas"),
