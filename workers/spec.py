@@ -178,6 +178,11 @@ class ModelSpec(Strict):
         """Return the adapters that are loaded from the start, name to path."""
         return self.lora.adapters if self.lora is not None else {}
 
+    @property
+    def most_replicas(self) -> int:
+        """Return how many replicas there may be at once."""
+        return self.replicas if self.autoscaling is None else self.autoscaling.max_replicas
+
     def serves(self, name: str) -> tuple[str, ...]:
         """Return the names that the engine of the worker ``name`` answers to: its own first, adapters last."""
         return (name, *self.served_names, *self.adapters)

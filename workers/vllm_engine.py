@@ -29,8 +29,9 @@ def engine_environment(spec: ModelSpec, cpus: int) -> dict[str, str]:
         "VLLM_DO_NOT_TRACK": "1",
         # vLLM's logging set-up would close the handlers of Serve's replica.
         "VLLM_CONFIGURE_LOGGING": "0",
-        # Ray limits OpenMP to the CPUs a replica reserved (one); the engine is to use the machine.
-        "OMP_NUM_THREADS": str(cpus),
+        # Ray limits OpenMP to the CPUs a replica reserved (one); the engine is to use the machine. But the threads of
+        # two busy engines on the same cores wait for each other actively, and both then crawl.
+        "OMP_NUM_THREADS": str(max(1, cpus // spec.most_replicas)),
         # Pinning threads to cores starves whatever else runs on a small machine, the gateway first.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     }

@@ -130,6 +130,12 @@ def test_adapters_are_loaded_at_run_time_only_where_it_is_allowed() -> None:
     assert engine_environment(spec(lora={"at_run_time": True}), 1)[name] == "True"
 
 
+def test_replicas_share_the_cores_of_a_machine() -> None:
+    """Threads of two engines on one core wait for each other actively: both then crawl."""
+    assert engine_environment(spec(replicas=2), 4)["OMP_NUM_THREADS"] == "2"
+    assert engine_environment(spec(autoscaling={"max_replicas": 8}), 4)["OMP_NUM_THREADS"] == "1"
+
+
 def test_no_usage_report_leaves_the_machine() -> None:
     environment = engine_environment(spec(), 4)
     assert environment["VLLM_NO_USAGE_STATS"] == "1"
