@@ -102,7 +102,7 @@ class Instruments(NamedTuple):
 class Attempt:
     """One try at one target: a context manager that settles its ledger entry exactly once."""
 
-    def __init__(self, instruments: Instruments, call: Call, candidate: Candidate) -> None:
+    def __init__(self, instruments: Instruments, call: Call, candidate: Candidate, trace_id: str | None = None) -> None:
         self.id = instruments.ids("att")
         self.target = candidate.target
         self.first_content_ns: int | None = None
@@ -115,6 +115,7 @@ class Attempt:
         self._instruments = instruments
         self._now_ns = instruments.clock.monotonic_ns
         self._call = call
+        self._trace_id = trace_id
         self._progress: Progress | None = None
         self._entry: LedgerEntry | None = None
         self._events_seen = 0
@@ -298,4 +299,5 @@ class Attempt:
             outcome=outcome,
             status=self.upstream_status,
             error_kind=error.kind.value if error is not None else None,
+            trace_id=self._trace_id,
         )

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from gateway.trace import Trace
 from gateway.types import CallRecord, LedgerEntry, Operation, Rates
 
 
@@ -64,6 +65,12 @@ class Ledger(Protocol):
         Raises GatewayError STORAGE_UNAVAILABLE.
         """
 
+    async def find_trace(self, trace_id: str, key_id: str) -> Trace | None:
+        """Return the calls of a trace by this key that have reached SQL (see ``flush``); None when there is none.
+
+        Raises GatewayError STORAGE_UNAVAILABLE.
+        """
+
     def healthy(self) -> str | None:
         """Return None, or one sentence about why accounting does not work at present (for readiness)."""
 
@@ -78,7 +85,7 @@ class Ledger(Protocol):
 
 
 class Rows(Protocol):
-    """Where the ledger puts its rows: SQL, behind four blocking verbs that any thread may call."""
+    """Where the ledger puts its rows: SQL, behind a few blocking verbs that any thread may call."""
 
     def open(self) -> None:
         """Create or check the schema."""
@@ -97,3 +104,6 @@ class Rows(Protocol):
 
     def find_call(self, call_id: str) -> tuple[CallRecord, tuple[LedgerEntry, ...]] | None:
         """Return a call and its attempts by time; None when it has no record."""
+
+    def find_trace(self, trace_id: str, key_id: str) -> Trace | None:
+        """Return the calls of a trace by this key and their sums; None when there is none."""

@@ -14,6 +14,7 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from msgspec import Struct
 
@@ -22,7 +23,10 @@ from gateway.accounting.journal import Dispatched, Journal, Position, Progress, 
 from gateway.accounting.recovery import BATCH_LINES, apply_lines, believe, recover
 from gateway.clock import Clock
 from gateway.errors import ErrorKind, GatewayError
+from gateway.trace import Trace
 from gateway.types import CallRecord, LedgerEntry
+
+_Found = TypeVar("_Found")
 
 _log = logging.getLogger(__name__)
 
@@ -155,17 +159,21 @@ class JournalLedger:
 
         Raises GatewayError STORAGE_UNAVAILABLE.
         """
-        found = await self._query(call_id)
+        found = await self._query(self._rows.find_call, call_id)
         if found is None:
             await self.flush()
-            found = await self._query(call_id)
+            found = await self._query(self._rows.find_call, call_id)
         return found
 
-    async def _query(self, call_id: str) -> tuple[CallRecord, tuple[LedgerEntry, ...]] | None:
+    async def find_trace(self, trace_id: str, key_id: str) -> Trace | None:
+        """Return the finished calls of a trace by this key. Raises GatewayError STORAGE_UNAVAILABLE."""
+        return await self._query(self._rows.find_trace, trace_id, key_id)
+
+    async def _query(self, query: Callable[..., _Found], *arguments: str) -> _Found:
         try:
-            return await asyncio.to_thread(self._rows.find_call, call_id)
+            return await asyncio.to_thread(query, *arguments)
         except Exception as error:
-            # Whatever the driver calls it: a read of one row by its key fails only when the database does.
+            # Whatever the driver calls it: a read by an index fails only when the database does.
             raise _unavailable("The gateway's database cannot be read at present.") from error
 
     def healthy(self) -> str | None:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from gateway.accounting.attempt import OUTCOMES, Attempt, Instruments
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
+from gateway.trace import trace_id_of
 from gateway.types import (
     Call,
     CallRecord,
@@ -44,6 +45,8 @@ class Meter:
         clock = instruments.clock
         self._inbound = inbound
         self._received_wall_ns = clock.wall_ns() - (clock.monotonic_ns() - inbound.received_at_ns)
+        traceparent = inbound.headers.get("traceparent")
+        self._trace_id = trace_id_of(traceparent) if traceparent is not None else None
         self._principal: Principal | None = None
         self._call: Call | None = None
         self._plan: Plan | None = None
@@ -76,7 +79,7 @@ class Meter:
 
     def attempt(self, call: Call, candidate: Candidate) -> Attempt:
         """Begin an attempt: from here on there is a line in the journal. Raises GatewayError: STORAGE_UNAVAILABLE."""
-        attempt = Attempt(self._instruments, call, candidate)
+        attempt = Attempt(self._instruments, call, candidate, self._trace_id)
         if self._first_dispatch_ns is None:
             self._first_dispatch_ns = self._instruments.clock.monotonic_ns()
         self._attempts.append(attempt)

@@ -17,6 +17,7 @@ from gateway.errors import ErrorKind, GatewayError
 from gateway.execution.relay import usd
 from gateway.routes.openapi import add_llm_routes
 from gateway.telemetry.metrics import CONTENT_TYPE, Metrics
+from gateway.trace import Sums, Trace, TracedCall
 from gateway.types import CallRecord, LedgerEntry, Principal
 from gateway.wire.errors import render
 
@@ -67,6 +68,16 @@ class Pages:
             raise GatewayError(ErrorKind.NOT_FOUND, sentence)
         return _json(explain(*found))
 
+    async def show_trace(self, request: Request, trace_id: str) -> Response:
+        """Show what the requests with one trace id in their W3C ``traceparent`` did and cost, each and together."""
+        principal = await self._principal(request)
+        await self._flush()
+        trace = await self._ledger.find_trace(trace_id, principal.key_id)
+        if trace is None:
+            sentence = "No request of this key went to a target with that trace id in its traceparent header."
+            raise GatewayError(ErrorKind.NOT_FOUND, sentence)
+        return _json(sum_up(trace))
+
     async def healthz(self) -> Response:
         """Tell that the process is alive."""
         return _json({"status": "ok"})
@@ -109,6 +120,7 @@ def create_api(pages: Pages, *, version: str) -> FastAPI:
     api.get("/v1/models", tags=["models"])(pages.list_models)
     api.get("/v1/models/{name:path}", tags=["models"])(pages.show_model)
     api.get("/v1/requests/{call_id}", tags=["requests"])(pages.show_request)
+    api.get("/v1/traces/{trace_id}", tags=["requests"])(pages.show_trace)
     api.get("/healthz", tags=["operations"])(pages.healthz)
     api.get("/readyz", tags=["operations"])(pages.readyz)
     api.get("/metrics", tags=["operations"])(pages.show_metrics)
@@ -127,6 +139,7 @@ def explain(record: CallRecord, entries: tuple[LedgerEntry, ...]) -> dict[str, A
     return {
         "object": "tollway.request",
         "id": record.call_id,
+        "trace_id": entries[0].trace_id if entries else None,
         "received_at_ns": record.received_at_ns,
         "operation": record.operation,
         "model": record.route,
@@ -147,6 +160,43 @@ def explain(record: CallRecord, entries: tuple[LedgerEntry, ...]) -> dict[str, A
         "considered": record.considered,
         "dropped": record.dropped,
         "attempts": entries,
+    }
+
+
+def sum_up(trace: Trace) -> dict[str, Any]:
+    """Lay out a trace: its calls in the order of their arrival, and all of them together."""
+    return {
+        "object": "tollway.trace",
+        "id": trace.trace_id,
+        "calls": [_traced(call) for call in trace.calls],
+        "has_more": trace.call_count > len(trace.calls),
+        "call_count": trace.call_count,
+        **_sums(trace.total),
+    }
+
+
+def _traced(call: TracedCall) -> dict[str, Any]:
+    return {
+        "id": call.call_id,
+        "received_at_ns": call.received_at_ns,
+        "operation": call.operation,
+        "model": call.route,
+        "target": call.target_id,
+        "outcome": call.outcome,
+        "status": call.status,
+        "ttft_ms": call.ttft_ms,
+        "duration_ms": call.duration_ms,
+        **_sums(call),
+    }
+
+
+def _sums(sums: Sums) -> dict[str, Any]:
+    usage = {name: getattr(sums, name) for name in Sums.__struct_fields__ if name != "cost_nano_usd"}
+    return {
+        "cost_nano_usd": sums.cost_nano_usd,
+        "cost_usd": usd(sums.cost_nano_usd),
+        "total_tokens": sum(count for name, count in usage.items() if name.endswith("_tokens")),
+        "usage": usage,
     }
 
 

@@ -16,12 +16,15 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from gateway.store.engine import make_engine, prepare_schema, writing
 from gateway.store.tables import attempts, calls
+from gateway.trace import Sums, Trace, TracedCall
 from gateway.types import CallRecord, LedgerEntry, Usage
 
 _USAGE_COLUMNS = tuple(name for name in Usage.__struct_fields__ if name != "origin")
 _USAGE_AT = LedgerEntry.__struct_fields__.index("usage")
 _JSON_AT = slice(CallRecord.__struct_fields__.index("considered"), CallRecord.__struct_fields__.index("cost_nano_usd"))
 _json = msgspec.json.Encoder().encode
+_CALL_COLUMNS = tuple(name for name in TracedCall.__struct_fields__ if name not in Sums.__struct_fields__)
+_MAX_CALLS_OF_A_TRACE = 1000
 
 
 class Totals(Struct, frozen=True, kw_only=True):
@@ -86,6 +89,33 @@ class Store:
             if row is None:
                 return None
             return msgspec.convert(_plain(row), CallRecord), _attempts_of(connection, call_id)
+
+    def find_trace(self, trace_id: str, key_id: str) -> Trace | None:
+        """Return the calls of a trace by this key and their sums; None when there is none. Lists the first thousand."""
+        mine = (attempts.c.trace_id == trace_id, attempts.c.key_id == key_id, attempts.c.call_id == calls.c.call_id)
+        summed = [func.sum(attempts.c[name]).label(name) for name in Sums.__struct_fields__]
+        totals = select(func.count(attempts.c.call_id.distinct()).label("call_count"), *summed).where(*mine)
+        listed = (
+            select(*(calls.c[name] for name in _CALL_COLUMNS), *summed)
+            .where(*mine)
+            .group_by(calls.c.call_id)
+            .order_by(calls.c.received_at_ns, calls.c.call_id)
+            .limit(_MAX_CALLS_OF_A_TRACE)
+        )
+        with self._engine.connect() as connection:
+            total = _plain(connection.execute(totals).mappings().one())
+            if not (call_count := total.pop("call_count")):
+                return None
+            # Not strict, as in ``totals``.
+            return Trace(
+                trace_id=trace_id,
+                calls=tuple(
+                    msgspec.convert(_plain(row), TracedCall, strict=False)
+                    for row in connection.execute(listed).mappings()
+                ),
+                call_count=call_count,
+                total=msgspec.convert(total, Sums, strict=False),
+            )
 
     def totals(self, since_ns: int = 0) -> list[Totals]:
         """Sum tokens by class and cost over the attempts started since then (wall clock), by target and outcome."""

@@ -6,11 +6,12 @@ costs every call a microsecond or two: there is one for each question that is as
 ``SCHEMA_VERSION`` with every change.
 """
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, MetaData, Table, Text
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, MetaData, Table, Text, text
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 metadata = MetaData()
+_IN_A_TRACE = text("trace_id IS NOT NULL")
 
 schema_version = Table("schema_version", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
 
@@ -45,6 +46,8 @@ attempts = Table(
     Column("trace_id", Text),
     Index("attempts_by_call", "call_id"),
     Index("attempts_by_time", "started_at_ns"),
+    # Of those that have one: a call without costs nothing here.
+    Index("attempts_by_trace", "trace_id", sqlite_where=_IN_A_TRACE, postgresql_where=_IN_A_TRACE),
 )
 
 calls = Table(

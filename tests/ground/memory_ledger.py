@@ -1,6 +1,7 @@
 """A ledger without disk and threads, for virtual time: it remembers what the journal and SQL would hold."""
 
 from gateway.accounting.base import Dispatch
+from gateway.trace import Trace
 from gateway.types import CallRecord, LedgerEntry
 
 
@@ -43,6 +44,10 @@ class MemoryLedger:
                 attempts = [entry for entry in self.entries if entry.call_id == call_id]
                 return record, tuple(sorted(attempts, key=lambda entry: entry.started_at_ns))
         return None
+
+    async def find_trace(self, trace_id: str, key_id: str) -> Trace | None:
+        """Fail: no test asks for one where nothing is kept."""
+        raise NotImplementedError(trace_id, key_id)
 
     def healthy(self) -> str | None:
         """Return None."""

@@ -4,9 +4,12 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.schema import CreateIndex
 
 from gateway.store.engine import SchemaMismatch, sqlite_url
 from gateway.store.queries import Store, insert_once
@@ -75,6 +78,45 @@ def test_totals_sum_each_class_by_target_and_outcome(store: Store) -> None:
     assert (small.attempts, small.cost_nano_usd) == (2, 20_001)
     tokens = (small.input_tokens, small.cached_input_tokens, small.cache_write_tokens, small.output_tokens)
     assert (*tokens, small.reasoning_tokens) == (1, 2, 4, 3, 5)
+
+
+def test_a_trace_sums_up_the_calls_of_a_key(store: Store) -> None:
+    """Their attempts by class, whole though the list is cut; a call without a record is not over, and waits."""
+    many = range(1001)
+    entries = [build_entry(f"att_{n}", f"req_{n}", trace_id="t", started_at_ns=STARTED_AT_NS + n) for n in many]
+    records = [build_record(f"req_{n}", f"att_{n}", received_at_ns=STARTED_AT_NS - n) for n in many]
+    again = build_entry("att_again", "req_0", trace_id="t", usage=Usage(reasoning_tokens=7), cost_nano_usd=1)
+    others = [
+        build_entry("att_other", "req_0", trace_id="u"),
+        build_entry("att_key", "req_0", trace_id="t", key_id="x"),
+        build_entry("att_open", "req_open", trace_id="t"),
+    ]
+    store.insert_batch([*entries, again, *others], records)
+    trace = store.find_trace("t", "demo")
+    assert trace is not None
+    assert (trace.call_count, len(trace.calls)) == (1001, 1000)
+    assert [trace.calls[0].call_id, trace.calls[-1].call_id] == ["req_1000", "req_1"]
+    assert (trace.total.cost_nano_usd, trace.total.output_tokens) == (1001 * 20_000 + 1, 1001 * 5)
+    assert trace.total.reasoning_tokens == 7
+    assert store.find_trace("u", "nobody") is None
+
+
+def test_a_trace_is_found_by_an_index_that_holds_no_other_calls(store: Store) -> None:
+    """However long the ledger is; and a call of no trace pays nothing for it."""
+    asked: list[tuple[str, Any]] = []
+    event.listen(store._engine, "before_cursor_execute", lambda *call: asked.append(call[2:4]))
+    store.insert_batch([build_entry(trace_id="t")], [build_record()])
+    store.find_trace("t", "demo")
+    queries = [(sql, values) for sql, values in asked if sql.startswith("SELECT")]
+    assert len(queries) == 2
+    with store._engine.connect() as connection:
+        for sql, values in queries:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values).all()
+            assert any("attempts_by_trace" in row[3] for row in plan), plan
+            assert not any(row[3].startswith("SCAN") for row in plan), plan
+    for dialect in (sqlite.dialect(), postgresql.psycopg.dialect()):
+        [index] = [each for each in attempts.indexes if each.name == "attempts_by_trace"]
+        assert str(CreateIndex(index).compile(dialect=dialect)).endswith("WHERE trace_id IS NOT NULL")
 
 
 def test_a_row_that_cannot_be_stored_takes_the_batch_back(store: Store) -> None:
