@@ -23,11 +23,15 @@ def test_the_quickstart_is_valid() -> None:
     assert spec.tool_parser == "hermes"
 
 
-def test_the_example_of_several_models_is_valid() -> None:
+@pytest.mark.parametrize(
+    ("name", "tasks"),
+    [("several-models", ["generate", "generate", "embed"]), ("interview", ["transcribe", "generate"])],
+)
+def test_an_example_of_several_models_is_valid(name: str, tasks: list[str]) -> None:
     """The gateway's models in it are the names that its workers serve."""
-    example = QUICKSTART.parents[1] / "examples" / "several-models.yaml"
+    example = QUICKSTART.parents[1] / "examples" / f"{name}.yaml"
     specs = load_workers(example)
-    assert [spec.task for spec in specs.values()] == ["generate", "generate", "embed"]
+    assert [spec.task for spec in specs.values()] == tasks
     served = [name for worker, spec in specs.items() for name in spec.serves(worker)]
     assert sorted(served) == sorted(yaml.safe_load(example.read_text(encoding="utf-8"))["models"])
     assert sum(spec.cpus_per_replica for spec in specs.values()) <= 2, "it starts on two cores"
