@@ -210,6 +210,7 @@ def test_a_ceiling_on_cost_outweighs_the_objective(tmp_path: Path) -> None:
     assert "over $0.000010" in message
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)  # ten seconds until the next probe; more where the machine itself is slower than the ceiling
 async def test_traffic_moves_and_returns_over_real_sockets(tmp_path: Path) -> None:
     """The same once with real time and real connections, watched in the ledger's database."""

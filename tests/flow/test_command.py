@@ -21,6 +21,8 @@ from tests.ground.gateway import write_config
 from tests.ground.processes import Program, gateway_process
 from tests.ground.upstream import ScriptedUpstream
 
+pytestmark = pytest.mark.slow
+
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 CHAT = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
 

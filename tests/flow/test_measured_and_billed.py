@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from gateway.store.engine import sqlite_url
 from gateway.store.queries import Store
@@ -256,6 +257,7 @@ async def _promtool(exposition: bytes) -> str:
     return said.decode() if checker.returncode or said else ""
 
 
+@pytest.mark.slow
 async def test_every_count_of_tokens_and_money_is_the_same(tmp_path: Path) -> None:
     """Callers, Prometheus, ledger and pages agree on each target's tokens and nano-dollars, and on latency."""
     run = await _known_run(tmp_path)

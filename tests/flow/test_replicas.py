@@ -15,6 +15,8 @@ from tests.ground.gateway import RunningGateway, running_gateway
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.waiting import until
 
+pytestmark = pytest.mark.slow
+
 CHAT = {"model": "auto", "messages": [{"role": "user", "content": "count to five"}], "max_tokens": 5}
 
 

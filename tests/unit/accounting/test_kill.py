@@ -6,12 +6,15 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.unit.accounting import victim
 from tests.unit.accounting.ledgers import running_ledger, segments
 
 ROUNDS = 30
 
 
+@pytest.mark.slow
 async def test_settled_attempts_are_there_exactly_once_after_thirty_kills(tmp_path: Path) -> None:
     """What was settled is one row as billed; every other dispatch is interrupted, never below what was relayed."""
     done = subprocess.run(
