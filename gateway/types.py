@@ -245,7 +245,7 @@ class TargetView(Struct, frozen=True, kw_only=True):
     cold: bool = False
     """Own replicas: none is ready. An attempt would wait for one."""
     average_nano_usd_per_mtok: float | None = None
-    """Own replicas: their hourly price over the tokens that they really read and wrote lately; None: not known."""
+    """Own replicas: their hourly price over the tokens they read and wrote lately; None: not known, or not charged."""
 
 
 class Prediction(Struct, frozen=True, kw_only=True):

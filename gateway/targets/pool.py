@@ -30,7 +30,7 @@ from gateway.clock import Clock
 from gateway.errors import ErrorKind
 from gateway.fleet import nano_usd_per_mtok
 from gateway.targets.breaker import Breaker, State
-from gateway.targets.replicas import FULL_RETRY_AFTER_S, Fleet, Replicas, Visit
+from gateway.targets.replicas import FULL_RETRY_AFTER_S, Replicas, Visit
 from gateway.targets.stats import Lengths, Window
 from gateway.types import Call, Sample, Target, TargetView
 
@@ -301,61 +301,48 @@ class Pool:
         self._states = {i: state for i, state in self._states.items() if i in kept or state.in_flight}
 
     def _view(self, target: Target, now_ns: int, tokens: int, cap: int | None) -> TargetView:
-        if target.cluster_url is not None and (fleet := self.replicas.fleet(target)) is not None:
-            return self._view_of_fleet(target, fleet, now_ns, tokens, cap)
+        fleet = None if target.cluster_url is None else self.replicas.fleet(target)
         state = self._states.get(target.id)
         if state is None:
-            return TargetView(
-                target=target,
-                in_flight=0,
-                available=True,
-                probe_due=True,
-                output_tokens=self._all_lengths.predict(now_ns, cap),
-            )
+            if fleet is None:
+                return TargetView(
+                    target=target,
+                    in_flight=0,
+                    available=True,
+                    probe_due=True,
+                    output_tokens=self._all_lengths.predict(now_ns, cap),
+                )
+            state = self._state_of(target.id, now_ns)
         state.asked += 1
-        load = state.in_flight + state.elsewhere
+        load = running = state.in_flight + state.elsewhere
         refusal = state.breaker.refusal(now_ns)
+        retry_after_s = None if refusal is None else state.breaker.retry_after_s(now_ns)
+        cold, average = False, None
+        if fleet is not None:
+            usable = fleet.usable()
+            cold = not usable
+            state.advance(now_ns)
+            state.replicas = max(1, len(usable))
+            running = max(running, sum(each.requests for each in usable))
+            load = running // state.replicas  # what a call meets is one of them
+            if refusal is None and (refusal := fleet.refusal()):
+                retry_after_s = FULL_RETRY_AFTER_S
+            price = target.rates.hardware_nano_usd_per_hour
+            if target.charge == "average" and price is not None and (tally := fleet.lately()):
+                average = nano_usd_per_mtok(price, tally.up_s, tally)
         return TargetView(
             target=target,
-            in_flight=load,
+            in_flight=running,
             available=refusal is None,
             unavailable_reason=refusal or "",
-            retry_after_s=None if refusal is None else state.breaker.retry_after_s(now_ns),
+            retry_after_s=retry_after_s,
             probe_due=state.probe is None and self._stale(state, now_ns),
             ttft_ms=state.ttft_ms.predict(now_ns, tokens, load),
             tpot_ms=state.tpot_ms.predict(now_ns, 0.0, load),
             output_tokens=state.output_tokens.predict(now_ns, cap) or self._all_lengths.predict(now_ns, cap),
             billed_output_tokens=state.billed_tokens.predict(now_ns, cap) if state.hides_tokens else None,
             share=1.0 / (load + 1),
-        )
-
-    def _view_of_fleet(self, target: Target, fleet: Fleet, now_ns: int, tokens: int, cap: int | None) -> TargetView:
-        """Read a target of several replicas: what one call meets is the load of one of them."""
-        usable = fleet.usable()
-        state = self._state_of(target.id, now_ns)
-        state.advance(now_ns)
-        state.replicas = max(1, len(usable))
-        state.asked += 1
-        running = max(state.in_flight + state.elsewhere, sum(each.requests for each in usable))
-        load = running // state.replicas
-        refusal = state.breaker.refusal(now_ns)
-        full = fleet.refusal()
-        retry_after_s = FULL_RETRY_AFTER_S if full else None
-        average = None
-        if (price := target.rates.hardware_nano_usd_per_hour) and (tally := fleet.lately()):
-            average = nano_usd_per_mtok(price, tally.up_s, tally)
-        return TargetView(
-            target=target,
-            in_flight=running,
-            available=refusal is None and full is None,
-            unavailable_reason=refusal or full or "",
-            retry_after_s=retry_after_s if refusal is None else state.breaker.retry_after_s(now_ns),
-            probe_due=state.probe is None and self._stale(state, now_ns),
-            ttft_ms=state.ttft_ms.predict(now_ns, tokens, load),
-            tpot_ms=state.tpot_ms.predict(now_ns, 0.0, load),
-            output_tokens=state.output_tokens.predict(now_ns, cap) or self._all_lengths.predict(now_ns, cap),
-            share=1.0 / (load + 1),
-            cold=not usable,
+            cold=cold,
             average_nano_usd_per_mtok=average,
         )
 

@@ -40,17 +40,17 @@ _OWN_FAULTS = frozenset((ErrorKind.UPSTREAM_CONNECT.value, ErrorKind.UPSTREAM_CU
 class Replica:
     """One replica, as last heard and as this process uses it."""
 
-    __slots__ = ("at_line", "full", "id", "in_flight", "is_listed", "listed", "load", "uncached_tokens", "up", "url")
+    __slots__ = ("at_line", "full", "id", "in_flight", "is_listed", "listed", "load", "uncached_tokens", "url")
 
     def __init__(self, listed: Listed) -> None:
         self.listed = listed
         self.id = listed.id
         self.url = listed.url
         self.is_listed = True
-        self.up = False
         self.full = False
         """It has refused a request since its last line."""
         self.load: Load | None = None
+        """Its last line; None while it is not up."""
         self.in_flight = 0
         self.at_line = 0
         """Of ``in_flight``, how much there was when the last line came."""
@@ -95,7 +95,7 @@ class Visit:
         replica.in_flight -= 1
         if error_kind in _OWN_FAULTS:
             # Until it is heard again: its next line, if it lives, comes within 250 ms.
-            replica.up = False
+            replica.load = None
         elif error_kind == ErrorKind.UPSTREAM_OVERLOADED.value:
             replica.full = True
         else:
@@ -121,7 +121,7 @@ class Fleet:
 
     def usable(self) -> list[Replica]:
         """Return those that take requests: the ready ones, or while there is none, those that drain."""
-        up = [each for each in self.replicas.values() if each.up and each.load is not None]
+        up = [each for each in self.replicas.values() if each.load is not None]
         return [each for each in up if each.load is not None and each.load.state == "ready"] or up
 
     def refusal(self) -> str | None:
@@ -159,7 +159,7 @@ class Fleet:
         self.replicas |= new
         for replica in list(self.replicas.values()):
             replica.is_listed = replica.listed in listed
-            if not (replica.is_listed or replica.up):
+            if not replica.is_listed and replica.load is None:
                 self.lost(replica)
         return list(new.values())
 
@@ -169,13 +169,11 @@ class Fleet:
             self._index.resize(replica.id, load.kv_tokens)
         replica.load = load
         replica.at_line = replica.in_flight
-        replica.up = True
         replica.full = False
         self.wake()
 
     def lost(self, replica: Replica) -> None:
         """Take a replica for dead that is not heard any more; one that is not listed either is forgotten."""
-        replica.up = False
         replica.load = None
         self._index.forget(replica.id)
         if not replica.is_listed:
@@ -224,7 +222,7 @@ class Fleet:
 
     def lately(self) -> Tally | None:
         """Add up the last minute of all replicas that are up; None when there is none."""
-        windows = [each.load.window for each in self.replicas.values() if each.up and each.load is not None]
+        windows = [each.load.window for each in self.replicas.values() if each.load is not None]
         if not windows:
             return None
         return Tally(
@@ -238,7 +236,7 @@ class Fleet:
     def report(self, nano_usd_per_hour: float | None) -> FleetReport:
         """Sum up, at this price of a replica or else at the one that the directory gives."""
         price = self.usd_per_hour * 1e9 if nano_usd_per_hour is None else nano_usd_per_hour
-        up = [each.load for each in self.replicas.values() if each.up and each.load is not None]
+        up = [each.load for each in self.replicas.values() if each.load is not None]
         states: Counter[str] = Counter(load.state for load in up)
         tally = self.lately() or Tally(0.0, 0.0)
         # Every replica's span is the last minute or its life, so the sum of what each does per second is this.

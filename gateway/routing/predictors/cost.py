@@ -28,7 +28,7 @@ class RatesTimesTokens:
         """Return nano-dollars. Each quantile takes the same quantile of its parts: on the safe side in the tail."""
         rates = view.target.rates
         if rates.hardware_nano_usd_per_hour is not None:
-            average = view.average_nano_usd_per_mtok if view.target.charge == "average" else None
+            average = view.average_nano_usd_per_mtok
             if average is not None:
                 each = Rates(output_nano_usd_per_mtok=round(average))
                 return _tokens(each, call.input_tokens_estimate * average / _MTOK, output_tokens)
