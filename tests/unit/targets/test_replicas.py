@@ -3,11 +3,14 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.fleet import Listed, ListedModel, Load, Tally
+from gateway.routing.predictors.cost import RatesTimesTokens
 from gateway.targets.pool import Pool
 from gateway.targets.replicas import MAX_WAITING, WANTED_FOR_NS, Fleet, Replica, Replicas
+from gateway.types import Quantiles, Rates
 from tests.ground.builders import build_call, build_route, build_target
 from tests.unit.targets.test_pool import HandClock, sample
 
@@ -199,3 +202,21 @@ def test_the_report_adds_up_and_prices_what_was_done() -> None:
     assert (report.prefill_tokens_per_s, report.cached_tokens_per_s, report.decode_tokens_per_s) == pytest.approx(
         (50, 1000 / 60, 2000 / 60)
     )
+
+
+def test_the_average_price_is_charged_only_where_the_configuration_says_so() -> None:
+    """Two minutes of replicas at $3.60 an hour over 6,000 tokens: $20 for a million, and $0.002 for a hundred."""
+    clock = HandClock()
+    replicas, fleet, both = book("a", "b", clock=clock)
+    for replica in both:
+        fleet.heard(replica, load(busy_s=30.0, prompt_tokens=2000, cached_tokens=500, output_tokens=1000))
+    rates = Rates(hardware_nano_usd_per_hour=3_600_000_000)
+    predicted = {}
+    for charge in ("marginal", "average"):
+        call = build_call(route=build_route(replace(TARGET, rates=rates, charge=charge)), input_tokens_estimate=60)
+        [view] = Pool(clock, replicas=replicas).view(call)
+        tokens = Quantiles(40.0, 40.0, 40.0, 40.0)
+        predicted[charge] = RatesTimesTokens().predict(call, view, tokens, None, None).p50
+        assert (view.average_nano_usd_per_mtok is None) == (charge == "marginal")
+    assert predicted["average"] == pytest.approx(2_000_000)
+    assert predicted["marginal"] == pytest.approx(3.6e9 / 3.6e6 * (100 + 5 * 39))
