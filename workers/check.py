@@ -143,7 +143,17 @@ def _config(spec: ModelSpec, name: str, note: Note) -> tuple[Mapping[str, Any], 
         raise WorkerError(f"{path} is not a model's config: it must be a JSON object.")
     if not config:
         note(f"{name}: the model is not on this machine yet; its size was not checked.")
-    return config, directory
+    overrides = spec.engine_args.get("hf_overrides")
+    return _overridden(config, overrides) if config and isinstance(overrides, dict) else config, directory
+
+
+def _overridden(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Change a config as vLLM does: where both have an object, only the members that are named."""
+    changes = {
+        key: _overridden(config[key], value) if isinstance(value, dict) and isinstance(config.get(key), dict) else value
+        for key, value in overrides.items()
+    }
+    return {**config, **changes}
 
 
 def _has_weights(directory: Path) -> bool:

@@ -35,6 +35,7 @@ KNOWN = Catalogue(
     dict.fromkeys(VLLM_NAMES, ANY)
     | {
         "load_format": ANY,
+        "hf_overrides": ANY,
         "max_num_seqs": {"kind": "int", "choices": []},
         "enforce_eager": {"kind": "flag", "choices": []},
         "scheduling_policy": {"kind": None, "choices": ["fcfs", "priority"]},
@@ -77,6 +78,17 @@ def found(tmp_path: Path, machine: Machine | None = LARGE, notes: list[str] | No
 
 def test_a_good_model_has_no_problem(tmp_path: Path) -> None:
     assert found(tmp_path) == []
+
+
+def test_the_size_is_that_of_the_config_as_vllm_overrides_it(tmp_path: Path) -> None:
+    """One layer of four: a block takes a quarter of the memory. Of a member that is an object, the rest stays."""
+    override = {"num_hidden_layers": 1, "rope_parameters": {"factor": 2.0}}
+    source = model_at(tmp_path / "scaled", rope_parameters={"rope_type": "yarn", "factor": 1.0})
+    figures: dict[str, Any] = {"source": source, "kv_cache_memory": "5MiB", "max_model_len": 2048}
+    (problem,) = found(tmp_path, **figures)
+    assert "holds 10 blocks of 128; a request of 2,048 tokens needs 16" in problem
+    assert found(tmp_path, **figures, engine_args={"hf_overrides": override}) == []
+    assert found(tmp_path, **figures | {"max_model_len": 4096}, engine_args={"hf_overrides": override}) == []
 
 
 @pytest.mark.parametrize(
