@@ -174,9 +174,11 @@ def _effective_config(config: Path, engine: str | None, serve_port: int, directo
 
 
 def _callable_name(config: Path) -> str:
-    """Return what an app would name as ``model``: the first route, or else the first model of our own."""
+    """Return what an app would name as ``model``: the first route, or else the first name of a model of our own."""
     document = yaml.safe_load(config.read_text(encoding="utf-8"))
-    return str(next(iter(document.get("routes") or document["workers"])))
+    workers, models = document["workers"], document.get("models") or {}
+    own = (name for name, model in models.items() if (model or {}).get("upstream", name) in workers)
+    return str(next(iter(document.get("routes") or own), next(iter(workers))))
 
 
 def _lines(path: Path, deadline: float) -> Iterator[str]:

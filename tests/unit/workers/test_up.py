@@ -50,10 +50,20 @@ def test_another_engine_is_every_workers(config: Path, tmp_path: Path) -> None:
     assert made["routes"] == {"auto": {"models": ["m"]}}
 
 
-def test_the_first_route_is_what_is_asked_for_and_else_the_first_worker(config: Path) -> None:
-    assert up._callable_name(config) == "auto"
-    config.write_text(CONFIG.replace("routes:\n  auto: {models: [m]}\n", ""), encoding="utf-8")
-    assert up._callable_name(config) == "m"
+@pytest.mark.parametrize(
+    ("models", "name"),
+    [
+        ("routes: {auto: {models: [m]}}", "auto"),
+        ("models: {gpt: {provider: openai}, mine: {provider: cluster, upstream: m}}", "mine"),
+        ("models: {gpt: {provider: openai}, m: {provider: cluster}}", "m"),
+        ("", "m"),
+    ],
+)
+def test_the_first_route_is_what_is_asked_for_and_else_the_first_model_of_our_own(
+    config: Path, models: str, name: str
+) -> None:
+    config.write_text(CONFIG.replace("routes:\n  auto: {models: [m]}", models), encoding="utf-8")
+    assert up._callable_name(config) == name
 
 
 def test_the_printed_commands_are_whole() -> None:
