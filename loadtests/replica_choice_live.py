@@ -1,12 +1,13 @@
 """Replay conversations over HTTP and tell what prefix caches saved: docs/reference/replica-choice.md.
 
-    python -m loadtests.replica_choice_live --url http://127.0.0.1:8080 --model smollm2 --label prefix
+    python -m loadtests.replica_choice_live --url http://127.0.0.1:8080 --models prefix,least_active
 
-Against a gateway, or any server that speaks OpenAI's dialect. A closed loop: each of ``--concurrency`` callers plays
-one conversation after another, each turn with the answers that it really got. The figures are those of the caller:
-TTFT from the request to the first content, cached tokens as ``usage.prompt_tokens_details`` has them (vLLM:
-``--enable-prompt-tokens-details``). The same seed makes the same conversations, but every run puts a word of its own
-before each, so that none finds in the caches what an earlier one left there.
+Against a gateway, or any server that speaks OpenAI's dialect. Conversations begin when they are due, whatever became of
+the others; each turn is asked a while after the last answer, with the answers that it really got. The figures are those
+of the caller: TTFT from the request to the first content, cached tokens as ``usage.prompt_tokens_details`` has them
+(vLLM: ``--enable-prompt-tokens-details``). In a round every model is asked the same, one model after the other, and the
+order turns by one from round to round; but every run puts a word of its own before each conversation, so that none
+finds in the caches what an earlier one left there.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from random import Random
 from secrets import token_hex
 from statistics import quantiles
@@ -120,11 +121,13 @@ def ask(caller: Caller, messages: list[dict[str, str]], max_tokens: int) -> Meas
         connection.close()
 
 
-def converse(caller: Caller, session: Session) -> list[Measured | AskingError]:
-    """Play a conversation to its end, or to its first failure."""
+def converse(caller: Caller, session: Session, begun_s: float) -> list[Measured | AskingError]:
+    """Play a conversation to its end, or to its first failure; its clock began at ``begun_s`` of ``perf_counter``."""
     messages = [{"role": "system", "content": session.system}]
     outcomes: list[Measured | AskingError] = []
+    wait_s = begun_s + session.due_s - time.perf_counter()
     for turn in session.turns:
+        time.sleep(max(0.0, wait_s))
         messages.append({"role": "user", "content": turn.user})
         try:
             measured = ask(caller, messages, max(1, len(turn.answer) // TOKEN_BYTES))
@@ -132,59 +135,66 @@ def converse(caller: Caller, session: Session) -> list[Measured | AskingError]:
             return [*outcomes, error]
         outcomes.append(measured)
         messages.append({"role": "assistant", "content": measured.text})
+        wait_s = turn.think_s
     return outcomes
 
 
-def replay(caller: Caller, sessions: Sequence[Session], concurrency: int) -> list[Measured | AskingError]:
-    """Play all conversations, so many at a time; return what became of each request that was sent."""
-    with ThreadPoolExecutor(concurrency) as callers:
-        return [outcome for outcomes in callers.map(lambda s: converse(caller, s), sessions) for outcome in outcomes]
+def replay(caller: Caller, sessions: Sequence[Session]) -> list[Measured | AskingError]:
+    """Play all conversations, each when it is due; return what became of each request that was sent."""
+    begun_s = time.perf_counter()
+    with ThreadPoolExecutor(len(sessions)) as callers:
+        played = callers.map(lambda session: converse(caller, session, begun_s), sessions)
+        return [outcome for outcomes in played for outcome in outcomes]
 
 
-def row(label: str, trace: str, outcomes: Sequence[Measured | AskingError]) -> str:
+def row(model: str, trace: str, outcomes: Sequence[Measured | AskingError]) -> str:
     """Write a row of the table; without two answers there is nothing to say."""
     answers = [outcome for outcome in outcomes if isinstance(outcome, Measured)]
     failed = len(outcomes) - len(answers)
     if len(answers) < 2:
-        return f"| {trace} | {label} | {len(outcomes)} | {failed} | - | - | - | - |"
+        return f"| {trace} | {model} | {len(outcomes)} | {failed} | - | - | - | - |"
     cuts = quantiles([answer.ttft_ms for answer in answers], n=100, method="inclusive")
     cached = sum(answer.cached_tokens for answer in answers) / sum(answer.prompt_tokens for answer in answers)
     ttft = " | ".join(f"{cuts[percent - 1]:.0f}" for percent in (50, 90, 99))
-    return f"| {trace} | {label} | {len(outcomes)} | {failed} | {cached:.1%} | {ttft} |"
+    return f"| {trace} | {model} | {len(outcomes)} | {failed} | {cached:.1%} | {ttft} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Play the traces, print a row for each; 1 if a request failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    sizes = Sizes(systems=8, system_tokens=500, user_tokens=40, answer_tokens=24)
+    usual = Sizes(systems=24, system_tokens=400, user_tokens=40, answer_tokens=16, think_s=3.0)
     add("--url", default="http://127.0.0.1:8080", help="of the gateway (default %(default)s)")
-    add("--model", required=True, help="model or route")
+    add("--models", required=True, help="models or routes, with commas between")
     add("--api-key", default="none")
-    add("--label", default="", help="what to call this run in the table, such as its policy")
+    add("--rounds", type=int, default=1, help="each with a seed of its own (default %(default)s)")
     add("--traces", default="prefix-heavy,unshared", help=f"of {', '.join(TRACES)} (default %(default)s)")
-    add("--requests", type=int, default=200, help="of each trace (default %(default)s)")
-    add("--concurrency", type=int, default=4, help="conversations at a time (default %(default)s)")
-    add("--systems", type=int, default=sizes.systems, help="system prompts (default %(default)s)")
-    add("--system-tokens", type=int, default=sizes.system_tokens, help="median, about (default %(default)s)")
-    add("--user-tokens", type=int, default=sizes.user_tokens, help="median of a turn, about (default %(default)s)")
-    add("--answer-tokens", type=int, default=sizes.answer_tokens, help="median (default %(default)s)")
-    add("--seed", type=int, default=1)
+    add("--requests", type=int, default=120, help="of each trace, model and round (default %(default)s)")
+    add("--per-s", type=float, default=2.0, help="requests a second, about (default %(default)s)")
+    add("--systems", type=int, default=usual.systems, help="system prompts (default %(default)s)")
+    add("--system-tokens", type=int, default=usual.system_tokens, help="median, about (default %(default)s)")
+    add("--user-tokens", type=int, default=usual.user_tokens, help="median of a turn, about (default %(default)s)")
+    add("--answer-tokens", type=int, default=usual.answer_tokens, help="median (default %(default)s)")
+    add("--think-s", type=float, default=usual.think_s, help="mean, between two turns (default %(default)s)")
+    add("--seed", type=int, default=1, help="of the first round (default %(default)s)")
     options = parser.parse_args(arguments)
-    sizes = Sizes(options.systems, options.system_tokens, options.user_tokens, options.answer_tokens)
-    caller = Caller(urlsplit(options.url), options.model, options.api_key)
-    nonce = token_hex(4)
+    sizes = Sizes(**{field.name: getattr(options, field.name) for field in fields(Sizes)})
+    models = options.models.split(",")
     failures: list[AskingError] = []
-    print("| trace | run | requests | failed | cached tokens | TTFT p50 ms | p90 | p99 |\n" + "|---" * 8 + "|")
+    print("| trace | model | requests | failed | cached tokens | TTFT p50 ms | p90 | p99 |\n" + "|---" * 8 + "|")
     for trace in options.traces.split(","):
-        random = Random(options.seed)  # noqa: S311 - a made-up trace
-        sessions = [
-            replace(session, system=f"{nonce} {session.system}")
-            for session in TRACES[trace](random, options.requests, 1.0, sizes)
-        ]
-        outcomes = replay(caller, sessions, options.concurrency)
-        print(row(options.label, trace, outcomes), flush=True)
-        failures += [outcome for outcome in outcomes if isinstance(outcome, AskingError)]
+        outcomes: dict[str, list[Measured | AskingError]] = {model: [] for model in models}
+        for turn in range(options.rounds):
+            random = Random(options.seed + turn)  # noqa: S311 - a made-up trace
+            sessions = TRACES[trace](random, options.requests, options.per_s, sizes)
+            for index in range(len(models)):
+                model = models[(index + turn) % len(models)]
+                nonce = token_hex(4)
+                own = [replace(session, system=f"{nonce} {session.system}") for session in sessions]
+                outcomes[model] += replay(Caller(urlsplit(options.url), model, options.api_key), own)
+        for model in models:
+            print(row(model, trace, outcomes[model]), flush=True)
+            failures += [outcome for outcome in outcomes[model] if isinstance(outcome, AskingError)]
     for failure in failures[:5]:
         print(f"tollway: {failure}", file=sys.stderr)
     return 1 if failures else 0

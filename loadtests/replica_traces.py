@@ -41,12 +41,14 @@ class Session:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Medians in tokens, and how many system prompts there are."""
+    """Medians in tokens, how many system prompts there are, and how long callers think."""
 
     systems: int = 50
     system_tokens: int = 1600
     user_tokens: int = 100
     answer_tokens: int = 120
+    think_s: float = 8.0
+    """Mean, between two turns."""
 
 
 def prefix_heavy(random: Random, requests: int, per_s: float, sizes: Sizes) -> list[Session]:
@@ -95,7 +97,7 @@ TRACES: dict[str, Callable[[Random, int, float, Sizes], list[Session]]] = {
 
 def _turn(random: Random, sizes: Sizes) -> Turn:
     user, answer = _text(random, sizes.user_tokens, 0.8), _text(random, sizes.answer_tokens, 0.7)
-    return Turn(user, answer, random.expovariate(1 / 8))
+    return Turn(user, answer, random.expovariate(1 / sizes.think_s))
 
 
 def _text(random: Random, median_tokens: float, sigma: float) -> str:

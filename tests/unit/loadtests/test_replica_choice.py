@@ -16,7 +16,7 @@ from tests.ground.script import Answer, Seen, sse_event
 from tests.ground.upstream import ScriptedUpstream
 
 SMALL = Sizes(systems=3, system_tokens=30, user_tokens=5, answer_tokens=5)
-RUN = ("--model", "m", "--requests", "9", "--concurrency", "2", "--systems", "2", "--system-tokens", "30")
+RUN = ("--requests", "9", "--per-s", "1e6", "--think-s", "1e-6", "--systems", "2", "--system-tokens", "30")
 
 
 @pytest.mark.parametrize("trace", TRACES)
@@ -75,7 +75,7 @@ def caching_model(cached: int) -> Callable[[Seen], Answer]:
 
 async def test_a_replay_asks_every_turn_with_the_answers_it_got(capsys: pytest.CaptureFixture[str]) -> None:
     async with ScriptedUpstream().on_path("/v1/chat/completions", caching_model(4)) as upstream:
-        code = await asyncio.to_thread(main, [*RUN, "--url", upstream.url, "--label", "prefix"])
+        code = await asyncio.to_thread(main, [*RUN, "--url", upstream.url, "--models", "prefix"])
     rows = [line.split("|")[1:6] for line in capsys.readouterr().out.splitlines()[2:]]
     asked = [json.loads(seen.body)["messages"] for seen in upstream.seen]
     assert code == 0
@@ -85,13 +85,29 @@ async def test_a_replay_asks_every_turn_with_the_answers_it_got(capsys: pytest.C
     ]
     assert len(asked) == 18
     assert {m["content"] for messages in asked for m in messages if m["role"] == "assistant"} == {"ok"}
-    assert len({messages[0]["content"].split()[0] for messages in asked}) == 1
+    assert len({messages[0]["content"].split()[0] for messages in asked}) == 2
+
+
+async def test_in_every_round_each_model_is_asked_the_same_in_turn(capsys: pytest.CaptureFixture[str]) -> None:
+    async with ScriptedUpstream().on_path("/v1/chat/completions", caching_model(4)) as upstream:
+        run = [*RUN, "--url", upstream.url, "--models", "a,b", "--rounds", "2", "--traces", "unshared"]
+        await asyncio.to_thread(main, run)
+    asked = [json.loads(seen.body) for seen in upstream.seen]
+    texts = [
+        {body["messages"][0]["content"].split(" ", 1)[1] for body in asked[run : run + 9]} for run in (0, 9, 18, 27)
+    ]
+    assert [asked[run]["model"] for run in (0, 9, 18, 27)] == ["a", "b", "b", "a"]
+    assert texts[0] == texts[1] != texts[2] == texts[3]
+    assert [line.split("|")[2:4] for line in capsys.readouterr().out.splitlines()[2:]] == [
+        [" a ", " 18 "],
+        [" b ", " 18 "],
+    ]
 
 
 async def test_no_run_finds_what_an_earlier_one_left_in_the_caches() -> None:
     async with ScriptedUpstream().on_path("/v1/chat/completions", caching_model(0)) as upstream:
         for _run in range(2):
-            await asyncio.to_thread(main, [*RUN, "--url", upstream.url])
+            await asyncio.to_thread(main, [*RUN, "--url", upstream.url, "--models", "m"])
     asked = [json.loads(seen.body)["messages"][0]["content"] for seen in upstream.seen]
     assert not set(asked[:18]) & set(asked[18:])
     assert {text.split(" ", 1)[1] for text in asked[:18]} == {text.split(" ", 1)[1] for text in asked[18:]}
@@ -102,7 +118,7 @@ async def test_a_failed_request_ends_its_conversation_and_the_run_with_code_1(
 ) -> None:
     refused = Answer(status=503, headers=(("content-type", "text/plain"),), chunks=(b"full",))
     async with ScriptedUpstream().on_path("/v1/chat/completions", refused) as upstream:
-        code = await asyncio.to_thread(main, [*RUN, "--url", upstream.url, "--traces", "unshared"])
+        code = await asyncio.to_thread(main, [*RUN, "--url", upstream.url, "--models", "m", "--traces", "unshared"])
     assert code == 1
     assert "503: full" in capsys.readouterr().err
 
