@@ -113,7 +113,8 @@ class Pipeline:
         if sink.started:
             with contextlib.suppress(TimeoutError):  # a caller who has stopped reading is not waited for
                 async with asyncio.timeout(_LAST_WORD_S):
-                    await sink.write(render_event(inbound.dialect, error, inbound.id))
+                    sink.write(render_event(inbound.dialect, error, inbound.id))
+                    await sink.drained()
             return
         request_id = inbound.id.encode()
         headers = [
@@ -126,4 +127,5 @@ class Pipeline:
         body = render(inbound.dialect, error, inbound.id)
         headers.append((b"content-length", str(len(body)).encode()))
         await sink.start(error.status, headers)
-        await sink.write(body)
+        sink.write(body)
+        await sink.drained()

@@ -42,7 +42,7 @@ class Patience:
 
     def for_upstream(self) -> None:
         """Wait for the next bytes of an answer that has begun: as long as a connection may be idle."""
-        until_ns = self._until_ns = min(self._now_ns() + self._idle_ns, self._deadline_ns)
+        until_ns = self._until_ns = self._now_ns() + self._idle_ns
         self._began = True
         if until_ns < self._timer_ns:
             self._timer.cancel()
@@ -78,12 +78,12 @@ class Patience:
             raise UpstreamError(ErrorKind.UPSTREAM_TIMEOUT, "The model sent no token in time.") from None
 
     def _sleep(self) -> None:
-        self._timer_ns = self._until_ns
-        delay_s = (self._until_ns - self._now_ns()) / 1e9
+        self._timer_ns = min(self._until_ns, self._deadline_ns)
+        delay_s = (self._timer_ns - self._now_ns()) / 1e9
         self._timer = asyncio.get_running_loop().call_later(max(0.0, delay_s), self._wake)
 
     def _wake(self) -> None:
-        if self._now_ns() < self._until_ns:
+        if self._now_ns() < min(self._until_ns, self._deadline_ns):
             self._sleep()
         else:
             self._expired = True

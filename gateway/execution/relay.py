@@ -24,8 +24,11 @@ class Sink(Protocol):
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Send the status and headers."""
 
-    async def write(self, data: bytes, *, last: bool = False) -> None:
-        """Send bytes of the body, waiting while the caller's connection is full; behind the ``last`` come none."""
+    def write(self, data: bytes, *, last: bool = False) -> bool:
+        """Send bytes of the body; behind the ``last`` come none. False: the caller's connection is full."""
+
+    async def drained(self) -> None:
+        """Wait while the caller's connection is full."""
 
 
 async def relay(reply: Reply, sink: Sink, call: Call) -> None:
@@ -44,7 +47,8 @@ async def relay(reply: Reply, sink: Sink, call: Call) -> None:
         headers.append((b"content-length", b"%d" % len(reply.head)))
         reply.patience.end()
         await sink.start(200, headers)
-        await sink.write(reply.head)
+        sink.write(reply.head)
+        await sink.drained()
     else:
         headers.append((b"cache-control", b"no-cache"))
         headers.append((b"x-accel-buffering", b"no"))
@@ -57,21 +61,32 @@ async def relay(reply: Reply, sink: Sink, call: Call) -> None:
 
 
 async def _relay_stream(reply: Reply, sink: Sink) -> None:
-    attempt, decoder, stream, patience = reply.attempt, reply.decoder, reply.stream, reply.patience
+    attempt, decoder, patience = reply.attempt, reply.decoder, reply.patience
     out = reply.head
-    while not (reply.ended or decoder.complete):
-        if out:
-            patience.for_caller()
-            await sink.write(out)
-        patience.for_upstream()
-        chunk = await stream.read()
-        reply.ended = not chunk
-        out = decoder.feed(chunk) if chunk else decoder.finish()
+
+    def take(chunk: bytes) -> bool:
+        nonlocal out
+        out = decoder.feed(chunk)
         attempt.observe(decoder)
+        if decoder.complete:
+            return False
+        patience.for_upstream()
+        return sink.write(out)
+
+    if not (reply.ended or decoder.complete):
+        sink.write(out)
+    while not (reply.ended or decoder.complete):
+        patience.for_caller()
+        await sink.drained()
+        patience.for_upstream()
+        reply.ended = not await reply.stream.pour(take)
+        if reply.ended:
+            out = decoder.finish()
+            attempt.observe(decoder)
     # Settled before the end marker leaves: clients hang up once they have read it.
     entry = attempt.finish("ok")
     patience.for_caller()
-    await sink.write(out + _cost_comment(entry), last=True)
+    sink.write(out + _cost_comment(entry), last=True)
 
 
 async def _exhaust(reply: Reply) -> None:

@@ -50,7 +50,8 @@ class AsgiBridge:
             if message["type"] == "http.response.start":
                 await exchange.start(message["status"], list(message.get("headers", ())))
                 return
-            await exchange.write(message.get("body", b""))
+            exchange.write(message.get("body", b""))
+            await exchange.drained()
             if not message.get("more_body", False):
                 exchange.end()
                 ended.set()

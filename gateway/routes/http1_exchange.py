@@ -154,10 +154,11 @@ class Exchange:
         lines.append(b"\r\n" if self.persistent else b"connection: close\r\n\r\n")
         self._head = b"".join(lines)
 
-    async def write(self, data: bytes, *, last: bool = False) -> None:
+    def write(self, data: bytes, *, last: bool = False) -> bool:
         """See ``Sink.write``."""
+        line = self._line
         if not data or self.left or self._bodyless:
-            return
+            return True
         head, self._head = self._head, b""
         if self._chunked:
             data = b"%b%x\r\n%b\r\n" % (head, len(data), data)
@@ -168,11 +169,14 @@ class Exchange:
         if last:
             self._head = data
             asyncio.get_running_loop().call_soon(self._flush)  # unless the end comes first, and they leave as one
-            return
-        line = self._line
-        line.write(data)
-        if line.full:
-            await line.drained()
+        else:
+            line.write(data)
+        return not line.full
+
+    async def drained(self) -> None:
+        """See ``Sink.drained``."""
+        if self._line.full and not self.left:
+            await self._line.drained()
 
     def end(self) -> None:
         """End the answer; one that is shorter or longer than its head says stays unanswered."""

@@ -55,4 +55,5 @@ class LlmRoute:
     async def _refuse_method(self, exchange: Exchange) -> None:
         error = GatewayError(ErrorKind.METHOD_NOT_ALLOWED, "Send a POST request to this address.")
         await exchange.start(error.status, [(b"content-type", b"application/json"), (b"allow", b"POST")])
-        await exchange.write(render(self._dialect, error, self._ids("req")))
+        exchange.write(render(self._dialect, error, self._ids("req")))
+        await exchange.drained()

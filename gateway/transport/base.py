@@ -1,6 +1,6 @@
 """The one seam to the network: bytes go out, bytes come back. Everything above it is tested without a socket."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -18,6 +18,13 @@ class UpstreamStream(Protocol):
         """Return all that has arrived since the last call, waiting if that is nothing; ``b""`` at the clean end.
 
         Raises UpstreamError: UPSTREAM_CUT when the connection broke before the body was complete.
+        """
+
+    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+        """Hand what arrives to ``take`` until that returns False; return False when the clean end came first.
+
+        As if ``read`` were called again and again, but no task is woken for it: ``take`` is called by the event loop
+        as soon as bytes are there. What it raises is raised here.
         """
 
 

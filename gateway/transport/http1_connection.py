@@ -25,7 +25,7 @@ class Answer:
 
     __slots__ = (
         "_barren_bytes", "_buffered_bytes", "_connection", "_fields", "_header_limit_bytes", "_parser", "_pieces",
-        "_waiter", "began", "complete", "failure", "has_head", "headers", "keep_alive", "status",
+        "_take", "_waiter", "began", "complete", "failure", "has_head", "headers", "keep_alive", "status",
     )  # fmt: skip
 
     def __init__(self, connection: "Connection", header_limit_bytes: int) -> None:
@@ -44,6 +44,8 @@ class Answer:
         self._buffered_bytes = 0
         self._barren_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
+        self._take: Callable[[bytes], bool] | None = None
+        """Takes what comes while ``pour`` waits; None once it wants no more."""
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
 
     @property
@@ -65,6 +67,24 @@ class Answer:
             if self.failure is not None:
                 raise failed(ErrorKind.UPSTREAM_CUT, "in the middle of its answer")
             await self._change()
+        return self._taken()
+
+    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+        """Hand on what arrives: see ``UpstreamStream.pour``."""
+        try:
+            while data := await self.read():
+                self._take = take if take(data) else None
+                if self._take is not None and not self.ended:
+                    await self._change()
+                if self._take is None:
+                    return True
+        finally:
+            self._take = None
+        return False
+
+    def _taken(self) -> bytes:
+        """Return what has arrived, and make room for as much again."""
+        pieces = self._pieces
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         if self._buffered_bytes > _BUFFER_LIMIT_BYTES:
@@ -92,10 +112,28 @@ class Answer:
                 sound = False
         if not sound:
             self.fail(ErrorKind.UPSTREAM_CUT if self.has_head else ErrorKind.UPSTREAM_PROTOCOL)
-        if self.ended:
+        if self.complete or self.failure is not None:
             self._parser = None  # it and this object hold each other
-        self._wake()
+            self._wake()
+        elif self._take is None or not self._hand_over(self._take):
+            self._wake()
         return sound
+
+    def _hand_over(self, take: Callable[[bytes], bool]) -> bool:
+        """Let ``take`` have what has arrived. False: that is left to the task in ``pour``, or no more is wanted."""
+        if not self._pieces:
+            return True
+        # A heap may be followed by another at once; a task leaves others their turn. One that was cancelled takes none.
+        if self._buffered_bytes > _BUFFER_LIMIT_BYTES or self._waiter is None or self._waiter.done():
+            return False
+        try:
+            goes_on = take(self._taken())
+        except Exception as error:  # noqa: BLE001 - whoever waits gets it
+            self._wake(error)
+            goes_on = False
+        if not goes_on:
+            self._take = None
+        return goes_on
 
     def end(self, *, orderly: bool) -> None:
         """Take the connection's end: of a body without a length it is the end too, if it is an orderly one."""
@@ -115,12 +153,14 @@ class Answer:
         waiter = self._waiter = asyncio.get_running_loop().create_future()
         await waiter
 
-    def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None:
-            self._waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
+    def _wake(self, error: Exception | None = None) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is None or waiter.done():
+            return
+        if error is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(error)
 
     # What follows is called by the parser, which stops when one of it raises.
 

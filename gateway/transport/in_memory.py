@@ -185,6 +185,13 @@ class _Answer:
         self._drained.set()
         return data
 
+    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+        """Hand on what arrives: see ``UpstreamStream.pour``."""
+        while data := await self.read():
+            if not take(data):
+                return True
+        return False
+
     async def wait_until_drained(self) -> None:
         """Wait until the gateway has taken what was written, but for a buffer's worth."""
         await self._drained.wait()

@@ -33,8 +33,8 @@ async def relay(port: int, upstream_url: str) -> None:
         )
         async with transport.send(request, connect_timeout_s=2.0) as answer:
             await exchange.start(answer.status, [(b"content-type", answer.headers.get("content-type", "").encode())])
-            while data := await answer.read():
-                await exchange.write(data)
+            while await answer.pour(exchange.write):
+                await exchange.drained()
 
     server = HttpServer({}, rest=handle)
     told = asyncio.Event()

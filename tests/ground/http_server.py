@@ -16,7 +16,7 @@ async def echo(exchange: Exchange) -> None:
     """Answer with the target and the body."""
     body = exchange.target + b" " + await exchange.read_body(1_000_000, 5.0)
     await exchange.start(200, [(b"content-length", str(len(body)).encode())])
-    await exchange.write(body)
+    exchange.write(body)
 
 
 class Served:

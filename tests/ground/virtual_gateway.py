@@ -36,10 +36,14 @@ class Answered:
         self.status = status
         self.headers = {name.decode(): value.decode() for name, value in headers}
 
-    async def write(self, data: bytes, *, last: bool = False) -> None:  # noqa: ARG002 - all are alike here
+    def write(self, data: bytes, *, last: bool = False) -> bool:  # noqa: ARG002 - all are alike here
         self.body += data
         if self.stream.feed(data) and self.first_content_s is None:
             self.first_content_s = asyncio.get_running_loop().time()
+        return True
+
+    async def drained(self) -> None:
+        pass
 
     @property
     def ttft_s(self) -> float:

@@ -50,7 +50,7 @@ async def test_an_answer_of_known_length_leaves_in_one_write(line: Recorder) -> 
     exchange = _exchange(line)
     exchange.complete()
     await exchange.start(200, [TYPE, (b"content-length", b"2")])
-    await exchange.write(b"ok")
+    exchange.write(b"ok")
     exchange.end()
     assert line.writes == [
         b"HTTP/1.1 200 OK\r\ndate: now\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nok",
@@ -63,9 +63,9 @@ async def test_a_stream_is_chunked_and_its_head_leaves_with_its_first_bytes(line
     exchange.complete()
     await exchange.start(200, [TYPE])
     assert line.writes == []
-    await exchange.write(b"")
-    await exchange.write(b"a" * 17)
-    await exchange.write(b"b")
+    exchange.write(b"")
+    exchange.write(b"a" * 17)
+    exchange.write(b"b")
     exchange.end()
     head = b"HTTP/1.1 200 OK\r\ndate: now\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n"
     assert line.writes == [head + b"11\r\n" + b"a" * 17 + b"\r\n", b"1\r\nb\r\n", b"0\r\n\r\n"]
@@ -77,8 +77,8 @@ async def test_the_last_bytes_of_a_stream_leave_together_with_its_end(tidying: b
     exchange = _exchange(line)
     exchange.complete()
     await exchange.start(200, [TYPE])
-    await exchange.write(b"a")
-    await exchange.write(b"b", last=True)
+    exchange.write(b"a")
+    exchange.write(b"b", last=True)
     if tidying:
         await asyncio.sleep(0)
     exchange.end()
@@ -91,8 +91,8 @@ async def test_an_answer_to_http_1_0_ends_with_the_connection(line: Recorder) ->
     exchange = _exchange(line, modern=False)
     exchange.complete()
     await exchange.start(200, [TYPE])
-    await exchange.write(b"a")
-    await exchange.write(b"b")
+    exchange.write(b"a")
+    exchange.write(b"b")
     exchange.end()
     head = b"HTTP/1.1 200 OK\r\ndate: now\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n"
     assert line.writes == [head + b"a", b"b"]
@@ -103,7 +103,7 @@ async def test_an_answer_that_may_have_no_body_has_none(method: bytes, status: i
     exchange = _exchange(line, method)
     exchange.complete()
     await exchange.start(status, [(b"content-length", b"2")] if method == b"HEAD" else [])
-    await exchange.write(b"ok")
+    exchange.write(b"ok")
     exchange.end()
     assert len(line.writes) == 1
     assert line.writes[0].endswith(b"\r\n\r\n")
@@ -116,7 +116,7 @@ async def test_an_answer_of_another_length_than_its_head_says_is_none(body: byte
     exchange = _exchange(line)
     exchange.complete()
     await exchange.start(200, [(b"content-length", b"2")])
-    await exchange.write(body)
+    exchange.write(body)
     exchange.end()
     assert not exchange.answered
 
@@ -164,7 +164,7 @@ async def test_only_a_body_that_is_wanted_is_called_for(line: Recorder) -> None:
     """``Expect: 100-continue``: the caller sends no body before the interim answer, so a refused one never travels."""
     refused = _exchange(line, expect="100-continue", content_length="4")
     await refused.start(401, [])
-    await refused.write(b"no")
+    refused.write(b"no")
     refused.end()
     assert b"connection: close" in line.writes.pop(0), "nobody knows whether the body will still come"
     assert b"100" not in b"".join(line.writes)

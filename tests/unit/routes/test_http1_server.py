@@ -83,7 +83,7 @@ async def test_a_request_that_arrives_while_the_one_before_tidies_up_is_answered
 
     async def dawdle(exchange: Exchange) -> None:
         await exchange.start(200, [(b"content-length", b"2")])
-        await exchange.write(b"ok")
+        exchange.write(b"ok")
         exchange.end()
         await tidy.wait()
 
@@ -112,7 +112,8 @@ async def test_a_caller_who_reads_slowly_is_waited_for() -> None:
         nonlocal written
         await exchange.start(200, [])
         for _ in range(400):
-            await exchange.write(b"x" * 100_000)
+            exchange.write(b"x" * 100_000)
+            await exchange.drained()
             written += 1
 
     async with serving(handle) as served:
@@ -135,7 +136,8 @@ async def test_a_caller_who_reads_nothing_is_let_go(monkeypatch: pytest.MonkeyPa
         await exchange.start(200, [])
         try:
             while True:
-                await exchange.write(b"x" * 100_000)
+                exchange.write(b"x" * 100_000)
+                await exchange.drained()
         finally:
             left.set()
 
@@ -221,7 +223,7 @@ async def test_a_refusal_reaches_a_caller_who_still_sends() -> None:
 
     async def refuse(exchange: Exchange) -> None:
         await exchange.start(401, [(b"content-length", b"2")])
-        await exchange.write(b"no")
+        exchange.write(b"no")
 
     async with serving(refuse) as served:
         head = b"POST / HTTP/1.1\r\nconnection: close\r\ncontent-length: 8000000\r\n\r\n"
@@ -253,7 +255,8 @@ async def test_an_answer_that_nobody_takes_holds_no_connection_for_ever(monkeypa
     async def handle(exchange: Exchange) -> None:
         served.only()._transport.set_write_buffer_limits(1 << 25)
         await exchange.start(200, [])
-        await exchange.write(b"x" * 20_000_000)
+        exchange.write(b"x" * 20_000_000)
+        await exchange.drained()
 
     async with serving(handle) as served, served.connected() as (reader, writer):
         reader._transport.pause_reading()  # type: ignore[attr-defined] # or the stream would read ahead
@@ -271,7 +274,7 @@ async def test_a_request_behind_a_refused_body_is_answered() -> None:
 
     async def refuse(exchange: Exchange) -> None:
         await exchange.start(401, [(b"content-length", b"2")])
-        await exchange.write(b"no")
+        exchange.write(b"no")
 
     async with serving(refuse=refuse) as served, served.connected() as (reader, writer):
         writer.write(b"POST /refuse HTTP/1.1\r\ncontent-length: 1000\r\n\r\n")
@@ -298,7 +301,7 @@ async def test_any_other_target_goes_to_the_rest(target: bytes) -> None:
 async def test_of_repeated_headers_the_first_counts() -> None:
     async def show(exchange: Exchange) -> None:
         await exchange.start(200, [])
-        await exchange.write(exchange.headers["authorization"].encode())
+        exchange.write(exchange.headers["authorization"].encode())
 
     async with serving(show) as served:
         keys = b"Authorization: one\r\nauthorization: two\r\nAuthorization: 3\r\n"
@@ -316,7 +319,7 @@ async def test_a_handler_that_fails_is_a_500_or_an_answer_that_breaks_off(
         if after != "nothing":
             await exchange.start(200, [])
         if after == "half of the body":
-            await exchange.write(b"half")
+            exchange.write(b"half")
         raise ValueError("a defect")
 
     async with serving(fail) as served:
@@ -358,7 +361,7 @@ async def test_who_is_not_done_when_the_drain_ends_is_cancelled_and_may_say_so()
         except asyncio.CancelledError:
             assert not exchange.has_left()
             await exchange.start(503, [])
-            await exchange.write(b"stopping")
+            exchange.write(b"stopping")
 
     async with serving(last_word) as served, served.connected() as (reader, writer):
         writer.write(GET % b"/")
