@@ -7,6 +7,7 @@ here awaits, so cancellation cannot come between a measurement and its ledger li
 
 import asyncio
 from collections.abc import Callable
+from itertools import pairwise
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
@@ -105,8 +106,6 @@ class Attempt:
     def __init__(self, instruments: Instruments, call: Call, candidate: Candidate, trace_id: str | None = None) -> None:
         self.id = instruments.ids("att")
         self.target = candidate.target
-        self.first_content_ns: int | None = None
-        self.last_content_ns: int | None = None
         self.upstream_status: int | None = None
         self.streamed = True
         """The upstream was asked for a stream. If not, all content comes at the end, and there is a duration only."""
@@ -120,7 +119,8 @@ class Attempt:
         self._entry: LedgerEntry | None = None
         self._events_seen = 0
         self._journalled_tokens = self._journalled_bytes = 0
-        self._gaps_ms: list[float] = []
+        self._arrivals_ns: list[int] = []
+        """When content came, and more content."""
         self._pays_by_the_hour = self.target.rates.hardware_nano_usd_per_hour is not None
         self._started_ns = instruments.clock.monotonic_ns()
         self._started_wall_ns = instruments.clock.wall_ns()
@@ -153,6 +153,11 @@ class Attempt:
             self.finish("failed", GatewayError(ErrorKind.INTERNAL, "internal error"))
 
     @property
+    def first_content_ns(self) -> int | None:
+        """When the first content came."""
+        return self._arrivals_ns[0] if self._arrivals_ns else None
+
+    @property
     def elsewhere(self) -> bool:
         """Whether it failed for a reason of its replica's own, and another replica could serve."""
         return self._lease.elsewhere
@@ -163,15 +168,11 @@ class Attempt:
         events = progress.content_events
         if events == self._events_seen:
             return
-        now_ns = self._now_ns()
-        if self.last_content_ns is None:
-            self.first_content_ns = now_ns
+        if not self._events_seen:
             self._lease.begun()
-        else:
-            self._gaps_ms.append((now_ns - self.last_content_ns) / _NS_PER_MS)
-        self.last_content_ns = now_ns
         self._events_seen = events
-        if self.streamed and (events > self._journalled_tokens or progress.content_bytes > self._journalled_bytes):
+        self._arrivals_ns.append(self._now_ns())
+        if (events > self._journalled_tokens or progress.content_bytes > self._journalled_bytes) and self.streamed:
             # Written ahead and by a quarter more each time: never below what was relayed, and few lines.
             tokens = estimate_output_tokens(events, progress.content_bytes)
             self._journalled_tokens = tokens + max(8, tokens // 4)
@@ -214,7 +215,8 @@ class Attempt:
             outcome, usage, cost, duration_ms=duration_ms, ttft_ms=ttft_ms, tpot_ms=tpot_ms, error=error
         )
         instruments.ledger.settle(entry)
-        instruments.observer.attempt_ended(entry, self._gaps_ms)
+        gaps_ms = [(after - before) / _NS_PER_MS for before, after in pairwise(self._arrivals_ns)]
+        instruments.observer.attempt_ended(entry, gaps_ms)
         return entry
 
     def _outcome_of(self, error: GatewayError) -> Outcome:
@@ -264,9 +266,9 @@ class Attempt:
         """
         if self._call.envelope.choices > 1 or shown < 2:
             return None
-        if self.first_content_ns is None or self.last_content_ns is None or not self._gaps_ms:
+        if len(self._arrivals_ns) < 2:
             return None
-        return (self.last_content_ns - self.first_content_ns) / _NS_PER_MS / (shown - 1)
+        return (self._arrivals_ns[-1] - self._arrivals_ns[0]) / _NS_PER_MS / (shown - 1)
 
     def _ledger_entry(
         self,

@@ -25,7 +25,7 @@ class Answer:
 
     __slots__ = (
         "_barren_bytes", "_buffered_bytes", "_connection", "_fields", "_header_limit_bytes", "_parser", "_pieces",
-        "_take", "_waiter", "began", "complete", "failure", "has_head", "headers", "keep_alive", "status",
+        "_take", "_waiter", "began", "complete", "failure", "has_head", "headers", "keep_alive", "on_body", "status",
     )  # fmt: skip
 
     def __init__(self, connection: "Connection", header_limit_bytes: int) -> None:
@@ -41,6 +41,7 @@ class Answer:
         self._header_limit_bytes = header_limit_bytes
         self._fields: dict[str, str] = {}
         self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append  # called by the parser, without a Python frame
         self._buffered_bytes = 0
         self._barren_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -97,13 +98,15 @@ class Answer:
         if self._parser is None:
             return False
         self.began = sound = True
-        buffered_bytes = self._buffered_bytes
+        pieces = len(self._pieces)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             sound = False
-        if self._buffered_bytes != buffered_bytes:
+        pieces = len(self._pieces) - pieces
+        if pieces and self.has_head:
             self._barren_bytes = 0
+            self._buffered_bytes += len(data) + pieces * _CHUNK_COST_BYTES
             if self._buffered_bytes > _BUFFER_LIMIT_BYTES:
                 self._connection.pause_reading()
         else:
@@ -162,7 +165,7 @@ class Answer:
         else:
             waiter.set_exception(error)
 
-    # What follows is called by the parser, which stops when one of it raises.
+    # What follows, and ``on_body``, is called by the parser, which stops when one of it raises.
 
     def on_message_begin(self) -> None:
         """Take the start of an answer: an interim one (1xx) may have come before."""
@@ -189,18 +192,13 @@ class Answer:
             self.status, self.headers = status, self._fields
             self.has_head = True
 
-    def on_body(self, body: bytes) -> None:
-        """Take a piece of the body."""
-        if not self.has_head:
-            raise ValueError("an interim answer has no body")
-        self._pieces.append(body)
-        self._buffered_bytes += len(body) + _CHUNK_COST_BYTES
-
     def on_message_complete(self) -> None:
         """Take the end."""
         if self.has_head and self._parser is not None:
             self.complete = True
             self.keep_alive = self._parser.should_keep_alive()
+        elif self._pieces:
+            raise ValueError("an interim answer has no body")
 
 
 class Connection(asyncio.Protocol):

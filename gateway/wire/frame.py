@@ -27,13 +27,15 @@ _decode_text = msgspec.json.Decoder(str).decode
 class Frame:
     """What stands around the content in events that differ in nothing else."""
 
-    __slots__ = ("_begin", "_closing", "_end", "_joint", "_line", "_lines", "_opening", "_prefix", "_suffix")
+    __slots__ = (
+        "_around_bytes", "_before", "_begin", "_behind", "_end", "_joint", "_line", "_lines", "_prefix", "_suffix"
+    )  # fmt: skip
 
     def __init__(self, prefix: bytes, suffix: bytes) -> None:
         self._prefix = prefix
         self._suffix = suffix
-        self._opening = len(prefix) - 1  # where the content's quotes are
-        self._closing = 1 - len(suffix)
+        self._before, self._behind = prefix[:-1], suffix[1:]  # of the content with its quotes
+        self._around_bytes = len(prefix) + len(suffix) - 2
         self._joint = suffix + prefix
         self._line = prefix.count(b"\n")
         self._lines = self._joint.count(b"\n")
@@ -50,9 +52,9 @@ class Frame:
 
         None when there is anything else: part of an event, another frame, an empty content.
         """
-        if not data.startswith(self._prefix) or not data.endswith(self._suffix):
+        quoted = data.removeprefix(self._before).removesuffix(self._behind)
+        if len(data) - len(quoted) != self._around_bytes:
             return None
-        quoted = data[self._opening : self._closing]
         contents = [quoted[1:-1]]
         if _LF in quoted:
             # To search for one byte is far faster than for two; for the whole frame it is slowest.
