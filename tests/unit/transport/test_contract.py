@@ -1,7 +1,7 @@
 """What every transport owes its caller, whatever the upstream does: one suite, run over the network and in memory."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +21,8 @@ from tests.ground.upstream import ScriptedUpstream
 SECRET = "sk-very-secret"
 THREE = Answer(chunks=(b"one", b"two", b"three"))
 
+ReadOn = Callable[[UpstreamStream, bytearray], Awaitable[None]]
+
 
 @dataclass
 class Ground:
@@ -29,6 +31,8 @@ class Ground:
     transport: Transport
     upstream: ScriptedUpstream
     url: str
+    read_on: ReadOn
+    """One of the two ways to read an answer to its end."""
 
     def request(self, path: str = "/v1/chat/completions", **overrides: Any) -> UpstreamRequest:
         """Build a request with a secret wherever one can be."""
@@ -38,15 +42,16 @@ class Ground:
     async def exchange(self, **overrides: Any) -> tuple[int, bytes]:
         """Send a request and read the answer to its end."""
         async with self.transport.send(self.request(**overrides), connect_timeout_s=2.0) as answer:
-            return answer.status, await read_all(answer)
+            received = bytearray()
+            await self.read_on(answer, received)
+            return answer.status, bytes(received)
 
     async def failure(self) -> tuple[ErrorKind, bytes]:
         """Send a request that must fail; return how, and what of the body came before."""
         received = bytearray()
         with pytest.raises(UpstreamError) as caught:
             async with self.transport.send(self.request(), connect_timeout_s=2.0) as answer:
-                while data := await answer.read():
-                    received += data
+                await self.read_on(answer, received)
         error = caught.value
         assert SECRET not in str(error)
         assert "127.0.0.1" not in str(error)
@@ -55,20 +60,37 @@ class Ground:
         return error.kind, bytes(received)
 
 
+async def read(answer: UpstreamStream, received: bytearray) -> None:
+    """Ask for the next bytes until none come."""
+    while data := await answer.read():
+        received += data
+
+
+async def pour(answer: UpstreamStream, received: bytearray) -> None:
+    """Have them handed on, with a rest now and then."""
+
+    def take(data: bytes) -> bool:
+        received.extend(data)
+        return len(received) % 2 == 0
+
+    while await answer.pour(take):
+        await asyncio.sleep(0)
+
+
 async def read_all(answer: UpstreamStream) -> bytes:
     """Read to the clean end."""
     received = bytearray()
-    while data := await answer.read():
-        received += data
+    await read(answer, received)
     return bytes(received)
 
 
-@pytest_asyncio.fixture(params=["network", "in_memory"])
+@pytest_asyncio.fixture(params=[("network", read), ("network", pour), ("in_memory", read), ("in_memory", pour)])
 async def ground(request: pytest.FixtureRequest) -> AsyncIterator[Ground]:
     """Start the transport under test in front of a healthy upstream."""
+    name, read_on = request.param
     upstream = ScriptedUpstream()
     async with AsyncExitStack() as cleanup:
-        if request.param == "network":
+        if name == "network":
             await cleanup.enter_async_context(upstream)
             transport: Transport = HttpTransport()
             url = upstream.url
@@ -77,7 +99,7 @@ async def ground(request: pytest.FixtureRequest) -> AsyncIterator[Ground]:
             transport = InMemoryTransport({url: upstream.serve})
         await transport.start()
         cleanup.push_async_callback(transport.stop)
-        yield Ground(transport, upstream, url)
+        yield Ground(transport, upstream, url, read_on)
 
 
 async def test_request_arrives_as_it_was_written(ground: Ground) -> None:

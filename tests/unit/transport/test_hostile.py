@@ -211,6 +211,14 @@ async def test_doubtful_framing_is_a_protocol_error(ground: Ground, head: bytes)
     assert await failure(transport, upstream.url) is ErrorKind.UPSTREAM_PROTOCOL
 
 
+async def test_interim_answer_with_a_body_is_a_protocol_error(ground: Ground) -> None:
+    """Its bytes are nobody's answer."""
+    transport, upstream = ground
+    interim = b"HTTP/1.1 103 Early Hints\r\ntransfer-encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n"
+    upstream.turns.append(interim + OK)
+    assert await failure(transport, upstream.url) is ErrorKind.UPSTREAM_PROTOCOL
+
+
 @pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified\r\ncontent-length: 7"])
 async def test_answer_without_a_body_gives_the_connection_back(ground: Ground, status: bytes) -> None:
     transport, upstream = ground
