@@ -65,6 +65,7 @@ async def _relay_stream(reply: Reply, sink: Sink) -> None:
     out = reply.head
 
     def take(chunk: bytes) -> bool:
+        """Send on what has just arrived; called by the event loop, for to wake this task costs more than all of it."""
         nonlocal out
         out = decoder.feed(chunk)
         attempt.observe(decoder)
