@@ -212,10 +212,9 @@ async def test_doubtful_framing_is_a_protocol_error(ground: Ground, head: bytes)
 
 
 async def test_interim_answer_with_a_body_is_a_protocol_error(ground: Ground) -> None:
-    """Its bytes are nobody's answer."""
+    """Its bytes are nobody's answer. Of the known ones (100, 103) the parser takes them for the next answer's head."""
     transport, upstream = ground
-    interim = b"HTTP/1.1 103 Early Hints\r\ntransfer-encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n"
-    upstream.turns.append(interim + OK)
+    upstream.turns.append(b"HTTP/1.1 199 Unknown\r\ncontent-length: 2\r\n\r\nno" + OK)
     assert await failure(transport, upstream.url) is ErrorKind.UPSTREAM_PROTOCOL
 
 
