@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -57,18 +57,23 @@ class Child:
         Then remove the shared memory that they had when ``stop`` was called, and the semaphores that nobody has any
         more: an engine that is killed leaves its own.
         """
-        deadline = time.monotonic() + patience_s
-        signum = signal.SIGTERM
-        while left := _session(self._process.pid):
-            for pid in left:
-                # It may have ended since.
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signum)
-            time.sleep(0.1)
-            if time.monotonic() > deadline:
-                signum = signal.SIGKILL
+        end_all(lambda: _session(self._process.pid), patience_s)
         for path in self._shared_memory | _orphaned_semaphores(self._started_at_s):
             path.unlink(missing_ok=True)
+
+
+def end_all(find: Callable[[], list[int]], patience_s: float) -> None:
+    """End the processes that ``find`` returns until it returns none: SIGTERM, after ``patience_s`` SIGKILL."""
+    deadline = time.monotonic() + patience_s
+    signum = signal.SIGTERM
+    while left := find():
+        for pid in left:
+            # It may have ended since.
+            with suppress(ProcessLookupError):
+                os.kill(pid, signum)
+        time.sleep(0.1)
+        if time.monotonic() > deadline:
+            signum = signal.SIGKILL
 
 
 def _session(leader: int) -> list[int]:

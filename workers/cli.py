@@ -75,9 +75,12 @@ def _guarded(command: "Callable[[argparse.Namespace], int]") -> "Callable[[argpa
 
 def _up(args: argparse.Namespace) -> int:
     from workers.check import require_startable
+    from workers.leftovers import end_leftovers
     from workers.ports import require_free
     from workers.up import up
 
+    # First: they may have the port, or the memory.
+    end_leftovers(print)
     require_free(args.port)
     require_startable(args.config, engine=args.engine)
     return up(
@@ -91,9 +94,11 @@ def _up(args: argparse.Namespace) -> int:
 
 def _workers_run(args: argparse.Namespace) -> int:
     from workers.check import require_startable
+    from workers.leftovers import end_leftovers
     from workers.ports import require_free
-    from workers.run import run_workers
+    from workers.run import PROGRESS, run_workers
 
+    end_leftovers(lambda line: print(PROGRESS + line, flush=True), args.temp_dir)
     require_free(args.port)
     require_startable(args.config)
     return run_workers(args.config, args.port, args.temp_dir, until_stdin_closes=args.until_stdin_closes)

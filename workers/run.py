@@ -1,13 +1,12 @@
 """``tollway workers run``: the models of one configuration on this machine, in the foreground, until a signal."""
 
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from workers.cluster import deploy, local_cluster
 from workers.errors import WorkerError
+from workers.leftovers import run_directory
 from workers.models import prepare
 from workers.ports import require_free
 from workers.signals import StopRequested, reload_on_hangup, stop_on_end_of_stdin, stop_on_signals
@@ -37,8 +36,10 @@ def run_workers(config: Path, port: int, temp_dir: Path | None, *, until_stdin_c
         stop_on_signals()
         if until_stdin_closes:
             stop_on_end_of_stdin()
-        with _directory(temp_dir) as directory:
+        with run_directory(temp_dir) as directory:
             models = _prepared(specs)
+            if os.environ.get("RAY_ADDRESS"):
+                _say("RAY_ADDRESS is left out: the models run on this machine, on a Ray of their own")
             _say("starting Ray")
             # The engine's sockets and scratch files go with the run's directory.
             os.environ["TMPDIR"] = str(directory)
@@ -78,13 +79,3 @@ def _prepared(specs: Mapping[str, ModelSpec]) -> dict[str, tuple[str, ModelSpec]
 
 def _say(line: str) -> None:
     print(PROGRESS + line, flush=True)
-
-
-@contextmanager
-def _directory(given: Path | None) -> Iterator[Path]:
-    if given is not None:
-        yield given
-    else:
-        # Not the user's TMPDIR, which may be too long for a socket's path.
-        with tempfile.TemporaryDirectory(prefix="tollway-", dir="/tmp", ignore_cleanup_errors=True) as made:
-            yield Path(made)

@@ -7,7 +7,6 @@ call it ready before a completion has come back through the gateway.
 import json
 import re
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -20,6 +19,7 @@ import yaml
 
 from workers.children import Child
 from workers.errors import WorkerError
+from workers.leftovers import run_directory
 from workers.ports import LOOPBACK, free_port, require_free
 from workers.run import PROGRESS, READY
 from workers.signals import StopRequested, stop_deferred, stop_on_end_of_stdin, stop_on_signals
@@ -51,9 +51,7 @@ def up(config: Path, *, engine: str | None, port: int, workers_port: int, until_
         stop_on_end_of_stdin()
     try:
         with ExitStack() as stack:
-            # Not the user's TMPDIR: a path to a socket may have 107 bytes, and Ray's own part takes most of them.
-            made = tempfile.TemporaryDirectory(prefix="tollway-", dir="/tmp", ignore_cleanup_errors=True)
-            directory = Path(stack.enter_context(made))
+            directory = stack.enter_context(run_directory())
             serve_port = free_port(workers_port)
             effective = _effective_config(config, engine, serve_port, directory)
             _Run(effective, serve_port=serve_port, port=port, directory=directory, stack=stack).go()

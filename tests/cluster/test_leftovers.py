@@ -1,0 +1,97 @@
+"""A Ray of another run: somebody else's is left alone and not asked, what a killed run of ours has left is ended."""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.ground.ray_cluster import running_cluster, viewing
+from workers.children import Child, _session
+from workers.leftovers import end_leftovers
+from workers.ports import free_port, is_free
+
+WORKERS = {"m": {"source": "-", "engine": "synthetic", "cpus_per_replica": 0.1}}
+_START_S = 240.0
+
+
+@pytest.fixture
+def foreign(monkeypatch: pytest.MonkeyPatch) -> Iterator[Child]:
+    """Run a Ray that is not ours, and name it where Ray looks for one: in the environment and in its own file."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        monkeypatch.setenv("RAY_TMPDIR", name)
+        options = ["--port=0", "--node-ip-address=127.0.0.1", "--include-dashboard=false", "--disable-usage-stats"]
+        ray = str(Path(sys.executable).with_name("ray"))
+        environment = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+        head = Child([ray, "start", "--head", "--block", *options], Path(name) / "log", environment)
+        try:
+            wait_until_it_says(head, "Ray runtime started")
+            monkeypatch.setenv("RAY_ADDRESS", (Path(name) / "ray" / "ray_current_cluster").read_text())
+            yield head
+        finally:
+            head.stop(20)
+            head.sweep()
+
+
+async def test_somebody_elses_ray_is_left_alone_and_not_asked(foreign: Child, tmp_path: Path) -> None:
+    before = _session(foreign._process.pid)
+    with running_cluster(tmp_path, WORKERS) as cluster:
+        async with viewing(cluster) as view:
+            await view.until(lambda: len(view.ready("m")) == 1)
+            assert (await view.stream("m", 5)).whole
+        assert len(cluster.pids("gcs_server")) == len(cluster.pids("ray::ServeController")) == 1
+        assert "[tollway] RAY_ADDRESS is left out" in (tmp_path / "log").read_text()
+    assert _session(foreign._process.pid) == before
+
+
+def test_what_a_killed_run_has_left_makes_way_for_the_next_one(tmp_path: Path) -> None:
+    """The gateway would keep its port for ever, and agents of Ray their memory."""
+    ports = free_port(18780), free_port(18790)
+    config = tmp_path / "tollway.yaml"
+    provider = {"type": "ray-serve", "base_url": f"http://127.0.0.1:{ports[1]}"}
+    model = {"provider": "cluster", "context": 8192, "hardware": {"name": "cpu", "usd_per_hour": 0.1}}
+    # YAML takes JSON.
+    config.write_text(json.dumps({"providers": {"cluster": provider}, "models": {"m": model}, "workers": WORKERS}))
+    with up(config, ports, tmp_path / "killed") as killed:
+        children = Path(f"/proc/{killed._process.pid}/task/{killed._process.pid}/children").read_text().split()
+        old = {pid for child in children for pid in _session(int(child))}
+        assert len(old) > 5
+        for pid in (killed._process.pid, int(children[0])):
+            os.kill(pid, signal.SIGKILL)
+        assert not is_free(ports[0])
+        with up(config, ports, tmp_path / "next") as following:
+            assert "ending what a killed run has left" in following.log.read_text()
+            assert {pid for pid in old if Path(f"/proc/{pid}/exe").exists()} == set()
+            with urllib.request.urlopen(f"http://127.0.0.1:{ports[0]}/v1/models", timeout=10) as reply:
+                assert [each["id"] for each in json.load(reply)["data"]] == ["m"]
+    assert following.exit_code == 0
+
+
+@contextmanager
+def up(config: Path, ports: tuple[int, int], log: Path) -> Iterator[Child]:
+    """Run ``tollway up`` until it is up and the context is left; what it leaves, killed, is ended then."""
+    command = [sys.executable, "-m", "gateway", "up", "--config", str(config), "--until-stdin-closes"]
+    options = ["--port", str(ports[0]), "--workers-port", str(ports[1])]
+    child = Child([*command, *options], log, {"PYTHONUNBUFFERED": "1", "XDG_STATE_HOME": str(config.parent)})
+    try:
+        wait_until_it_says(child, "Tollway is up")
+        yield child
+    finally:
+        child.stop(60)
+        end_leftovers(print)
+
+
+def wait_until_it_says(child: Child, words: str) -> None:
+    """Read the log of a child until these words are in it."""
+    deadline = time.monotonic() + _START_S
+    while words not in child.log.read_text(errors="replace"):
+        assert child.exit_code is None, child.log.read_text(errors="replace")
+        assert time.monotonic() < deadline, child.log.read_text(errors="replace")
+        time.sleep(0.05)
