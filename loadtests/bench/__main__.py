@@ -6,15 +6,13 @@ import json
 import os
 import platform
 import resource
-import signal
 import sys
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
+from loadtests.bench.command import begin, repeat
 from loadtests.bench.contenders import CONTENDERS
 from loadtests.bench.figures import DIRECT, Rounds, spread
-from loadtests.bench.install import InstallError, build_wire, cache_directory
 from loadtests.bench.run import Bench, entries_of, install
 from loadtests.bench.table import as_json, markdown
 from loadtests.bench.workloads import WORKLOADS
@@ -23,15 +21,7 @@ from loadtests.bench.workloads import WORKLOADS
 def main() -> int:
     """Run it; return 0 when Tollway was measured without an error, 1 when not, 130 when interrupted."""
     arguments = _parser().parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-    cache = cache_directory()
-    cache.mkdir(parents=True, exist_ok=True)
-    try:
-        wire = build_wire(cache)
-    except InstallError as error:
-        print(error, file=sys.stderr)
-        return 1
+    cache, wire = begin()
     wanted = [one for one in CONTENDERS if one.name in arguments.contenders]
     entries = entries_of(wanted, cache, direct=DIRECT in arguments.contenders)
     for entry in entries:
@@ -42,13 +32,7 @@ def main() -> int:
         print(problem, file=sys.stderr)
         return 1
     bench = Bench(wire=wire, entries=entries, workloads=workloads, seconds=arguments.seconds)
-    interrupted = False
-    try:
-        for _ in range(arguments.rounds):
-            bench.round()
-    except KeyboardInterrupt:
-        interrupted = True
-        print("interrupted: what follows is what was measured until then", file=sys.stderr)
+    interrupted = repeat(arguments.rounds, bench.round)
     print(
         f"{dt.datetime.now(dt.UTC):%Y-%m-%d}, {len(bench.rounds)} round(s) of {arguments.seconds:g} s a "
         f"point, {os.cpu_count()} cores, {_processor()}, Python {platform.python_version()}; other programs took "
@@ -129,13 +113,6 @@ def _processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
-
-
-def _interrupt(_number: int, _frame: object) -> NoReturn:
-    """End the run in order, once: a second signal must not interrupt the clean-up."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: None)
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import http.client
 import json
 import os
 import platform
-import signal
 import subprocess
 import sys
 import tempfile
@@ -24,10 +23,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
+from loadtests.bench.command import begin, repeat
 from loadtests.bench.figures import Measure, measure_of
-from loadtests.bench.install import REPOSITORY, InstallError, build_wire, cache_directory
+from loadtests.bench.install import REPOSITORY
 from loadtests.bench.process import Process, StartError, core_busy_s, wait_until
 from loadtests.bench.run import free_port
 from loadtests.workers.servers import MODEL
@@ -209,27 +208,13 @@ def _answers(way: _Way) -> str | None:
 def main() -> int:
     """Run it and print the table; return 0 when every way was measured without an error, 130 when interrupted."""
     arguments = _parser().parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-    cache = cache_directory()
-    cache.mkdir(parents=True, exist_ok=True)
-    try:
-        wire = build_wire(cache)
-    except InstallError as error:
-        print(error, file=sys.stderr)
-        return 1
+    _, wire = begin()
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         print("two cores are needed: one for the servers, one for the client", file=sys.stderr)
         return 1
     run = _Run(wire, arguments.seconds, arguments.streams, cores[0], cores[1])
-    interrupted = False
-    try:
-        for _ in range(arguments.rounds):
-            run.round(arguments.groups)
-    except KeyboardInterrupt:
-        interrupted = True
-        print("interrupted: what follows is what was measured until then", file=sys.stderr)
+    interrupted = repeat(arguments.rounds, partial(run.round, arguments.groups))
     head = (
         f"{dt.datetime.now(dt.UTC):%Y-%m-%d}, {len(run.rounds)} round(s) of {arguments.seconds:g} s a point, "
         f"{_TOKENS} tokens a stream, {os.cpu_count()} cores, Python {platform.python_version()}; programs of others "
@@ -268,13 +253,6 @@ def _groups(text: str) -> list[str]:
     if unknown := set(chosen) - set(GROUPS):
         raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}")
     return chosen
-
-
-def _interrupt(_number: int, _frame: object) -> NoReturn:
-    """End the run in order, once: a second signal must not interrupt the clean-up."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: None)
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
