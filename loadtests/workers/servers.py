@@ -13,10 +13,9 @@ import signal
 import sys
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import uvicorn
 
@@ -61,43 +60,43 @@ def _cluster(port: int, directory: Path) -> None:
         if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
             ways = {"HAProxy": ways.popitem()[1]}
         elif os.environ.get("RAY_SERVE_ENABLE_DIRECT_INGRESS") == "1":
-            ways = {"direct ingress": [_until(_ingress_port), f"/{MODEL}{_CHAT}"]}
+            ways = {"direct ingress": [_ingress_port(), f"/{MODEL}{_CHAT}"]}
         else:
             _deploy_handle()
             ways["proxy and handle"] = [port, f"/handle{_CHAT}"]
-            ways["direct"] = [_until(lambda: _replica_port(port)), _CHAT]
+            ways["direct"] = [_replica_port(port), _CHAT]
         (directory / "ready.part").write_text(json.dumps(ways))
         (directory / "ready.part").rename(directory / "ready.json")
         while True:
             signal.pause()
 
 
-def _until(find: Callable[[], int | None]) -> int:
-    """Return what ``find`` finds, at last."""
+def _replica_port(port: int) -> int:
+    """Ask the directory, as a gateway does, until a replica has announced itself: it answers when there is news."""
     until = time.monotonic() + _READY_S
-    while (found := find()) is None:
-        if time.monotonic() > until:
-            raise TimeoutError("the replica's address is not known")
-        time.sleep(0.2)
-    return found
+    after = ""
+    while time.monotonic() < until:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/tollway/replicas{after}", timeout=15) as reply:
+            said = json.load(reply)
+        for replica in said["models"][MODEL]["replicas"]:
+            return int(replica["url"].rpartition(":")[2])
+        after = f"?after={said['version']}"
+    raise TimeoutError("the replica's address is not known")
 
 
-def _replica_port(port: int) -> int | None:
-    """Ask the directory, as a gateway does."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/tollway/replicas", timeout=15) as reply:
-        replicas = json.load(reply)["models"][MODEL]["replicas"]
-    return urlsplit(replicas[0]["url"]).port if replicas else None
-
-
-def _ingress_port() -> int | None:
-    """Ask Serve where the ingress replica of the engine listens."""
+def _ingress_port() -> int:
+    """Ask Serve where the ingress replica of the engine listens, until it knows."""
     from ray.serve.context import _get_global_client
 
-    for group in _get_global_client().get_serve_details()["target_groups"]:
-        if str(group["protocol"]).endswith("HTTP") and group.get("route_prefix") == f"/{MODEL}":
-            for target in group["targets"]:
-                return int(target["port"])
-    return None
+    until = time.monotonic() + _READY_S
+    while time.monotonic() < until:
+        for group in _get_global_client().get_serve_details()["target_groups"]:
+            if str(group["protocol"]).endswith("HTTP") and group.get("route_prefix") == f"/{MODEL}":
+                for target in group["targets"]:
+                    return int(target["port"])
+        # Its controller tells proxies of news, but nobody else.
+        time.sleep(0.2)
+    raise TimeoutError("the replica's address is not known")
 
 
 def _deploy_handle() -> None:

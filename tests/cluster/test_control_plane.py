@@ -37,6 +37,7 @@ async def test_a_killed_controller_comes_back_and_replaces_replicas_again(cluste
         async with callers(view, "m", 4, 50) as done:
             os.kill(controller, signal.SIGKILL)
             begun = time.monotonic()
+            # Nothing tells of another's process.
             while cluster.pids("ray::ServeController") in ([], [controller]):
                 await asyncio.sleep(0.05)
             back_s = time.monotonic() - begun

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import tempfile
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.ground.ray_cluster import running_cluster, viewing
+from tests.ground.ray_cluster import running_cluster, viewing, wait_until_it_says
 from workers.children import Child, _session
 from workers.leftovers import end_leftovers
 from workers.ports import free_port, is_free
 
 WORKERS = {"m": {"source": "-", "engine": "synthetic", "cpus_per_replica": 0.1}}
-_START_S = 240.0
 
 
 @pytest.fixture
@@ -86,12 +84,3 @@ def up(config: Path, ports: tuple[int, int], log: Path) -> Iterator[Child]:
     finally:
         child.stop(60)
         end_leftovers(print)
-
-
-def wait_until_it_says(child: Child, words: str) -> None:
-    """Read the log of a child until these words are in it."""
-    deadline = time.monotonic() + _START_S
-    while words not in child.log.read_text(errors="replace"):
-        assert child.exit_code is None, child.log.read_text(errors="replace")
-        assert time.monotonic() < deadline, child.log.read_text(errors="replace")
-        time.sleep(0.05)

@@ -46,15 +46,7 @@ class Cluster:
 
     def wait_until_it_says(self, line: str) -> None:
         """Read on in the log up to this line of progress."""
-        deadline = time.monotonic() + _START_S
-        while True:
-            found = self._child.log.read_text(errors="replace").find(line, self._said)
-            if found >= 0:
-                self._said = found + len(line)
-                return
-            assert self._child.exit_code is None, self._child.log.read_text(errors="replace")
-            assert time.monotonic() < deadline, self._child.log.read_text(errors="replace")
-            time.sleep(0.05)
+        self._said = wait_until_it_says(self._child, line, self._said)
 
     async def reload(self, workers: dict[str, Any]) -> None:
         """Write another configuration and return when the models are as it says."""
@@ -93,6 +85,19 @@ class Cluster:
 
     def _write(self, workers: dict[str, Any]) -> None:
         self._config.write_text(yaml.safe_dump({"workers": workers}))
+
+
+def wait_until_it_says(child: Child, words: str, after: int = 0) -> int:
+    """Read a child's log, from this character on, until these words are in it; return where they end."""
+    deadline = time.monotonic() + _START_S
+    while True:
+        text = child.log.read_text(errors="replace")
+        if (found := text.find(words, after)) >= 0:
+            return found + len(words)
+        assert child.exit_code is None, text
+        assert time.monotonic() < deadline, text
+        # Nothing tells of a line in a file; a pipe would have to be read for as long as the child runs.
+        time.sleep(0.05)
 
 
 @contextmanager
@@ -186,6 +191,7 @@ class View:
                     if reply.status == 200:
                         self._take(await reply.json())
                         continue
+            # The directory is away; nothing tells when it is back.
             await asyncio.sleep(0.1)
 
     def _take(self, said: dict[str, Any]) -> None:
