@@ -2,13 +2,14 @@
 
 A run that is killed cannot clean up. Its Ray goes with it, but agents of Ray, an engine or the gateway may stay, with
 their memory and ports. So every run holds a lock on a file in its directory, which the system lets go of however the
-run ends, and all of its processes have the directory's path in their environment. What names a directory whose lock is
-free is provably ours and of no use to anyone; nothing else is touched, no other Ray either.
+run ends, and all of its processes have the directory's path in their environment, or write to a file below it. Who
+does so while the lock is free is ours and of no use to anyone; nothing else is touched, no other Ray either.
 """
 
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -85,11 +86,20 @@ def _held(directory: Path) -> Iterator[None]:
 
 def _processes(directory: Path) -> list[int]:
     """Return the living processes of a run, those of a run within it too."""
-    mark = f"{RUN}={directory.absolute()}"
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            values = (process / "environ").read_bytes().decode(errors="replace").split("\0")
-            if any(value == mark or value.startswith(f"{mark}/") for value in values):
-                found.append(int(process.name))
+    path = str(directory.absolute())
+    found = [int(process.name) for process in Path("/proc").glob("[0-9]*") if _belongs(process, path)]
     return [pid for pid in found if pid != os.getpid()]
+
+
+def _belongs(process: Path, path: str) -> bool:
+    mark = f"{RUN}={path}"
+    with suppress(OSError):
+        values = (process / "environ").read_bytes().decode(errors="replace").split("\0")
+        if any(value == mark or value.startswith(f"{mark}/") for value in values):
+            return True
+        # Ray's agents write their titles over a part of their environment; but they write logs below the directory.
+        return any(
+            entry.lstat().st_mode & stat.S_IWUSR and str(entry.readlink()).startswith(f"{path}/")
+            for entry in (process / "fd").iterdir()
+        )
+    return False

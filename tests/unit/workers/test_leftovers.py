@@ -119,3 +119,19 @@ def test_a_directory_that_is_not_there_is_one_plain_sentence(tmp_path: Path) -> 
         run_directory(tmp_path / "nowhere"),
     ):
         pass
+
+
+def test_a_process_that_lost_its_environment_is_known_by_what_it_writes(parent: Path) -> None:
+    """Ray's agents write their titles over a part of it. Who only reads there is somebody else."""
+    said: list[str] = []
+    with a_run(parent) as (run, directory, _):
+        run.kill()
+        run.wait()
+        with (directory / "log").open("wb") as log, subprocess.Popen(["sleep", "600"], stdout=log, env={}) as writer:
+            with (directory / "log").open("rb") as read, subprocess.Popen(["sleep", "600"], stdin=read) as reader:
+                log.close()
+                end_leftovers(said.append)
+                assert writer.wait() == -signal.SIGTERM
+                assert reader.poll() is None
+                reader.kill()
+    assert said == [f"ending what a killed run has left: 2 processes of {directory}"]
