@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import Any
 
 import ray
 from ray import serve
@@ -18,10 +19,7 @@ from workers.autoscaling import REQUESTS, TTFT_MS, autoscaling_config
 from workers.directory import ANNOUNCE_S, Directory, DirectoryApp, Listed
 from workers.placement import ray_options
 from workers.replica import Place, ReplicaApp
-from workers.spec import ModelSpec
-
-DIRECTORY = "tollway"
-"""The name of the directory's application, and of its route."""
+from workers.spec import DIRECTORY, ModelSpec
 
 _HINT_HOLDS_S = 3.0
 _CALL_S = 2.0
@@ -65,7 +63,7 @@ class _DirectoryReplica:
 
 
 def application(name: str, model: str, spec: ModelSpec) -> serve.Application:
-    """Build the Serve application of one model; ``model`` is what ``models.prepare`` returned for its source."""
+    """Build the Serve application of one model; for ``model`` see ``ReplicaApp``."""
     ingress = serve.ingress(ReplicaApp(name, model, spec, partial(_place, name)))(_Replica)
     scaling = spec.autoscaling
     deployment = serve.deployment(
@@ -84,6 +82,16 @@ def application(name: str, model: str, spec: ModelSpec) -> serve.Application:
         **ray_options(spec),
     )(ingress)
     return deployment.bind()
+
+
+def model_from(arguments: dict[str, Any]) -> serve.Application:
+    """Build a model's application from the arguments that ``deploy`` put into Serve's configuration."""
+    return application(arguments["name"], "", ModelSpec.model_validate(arguments["spec"]))
+
+
+def directory_from(arguments: dict[str, Any]) -> serve.Application:
+    """Build the directory's application likewise."""
+    return directory_application({name: ModelSpec.model_validate(spec) for name, spec in arguments["models"].items()})
 
 
 def directory_application(models: Mapping[str, ModelSpec]) -> serve.Application:

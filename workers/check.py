@@ -35,21 +35,24 @@ Note = Callable[[str], None]
 def check(path: Path) -> list[str]:
     """Return everything that is wrong with a file's ``workers:`` section, a line each; notes go to standard error.
 
-    With ``RAY_ADDRESS`` in the environment the cluster is elsewhere, and this machine's size does not matter.
+    With ``RAY_DASHBOARD_ADDRESS`` in the environment the cluster is elsewhere, and this machine's size does not matter.
     """
-    machine = None if os.environ.get("RAY_ADDRESS") else this_machine()
+    machine = None if os.environ.get("RAY_DASHBOARD_ADDRESS") else this_machine()
     try:
         return check_file(path, machine, lambda sentence: print(f"note: {sentence}", file=sys.stderr))
     except WorkerError as error:
         return [str(error)]
 
 
-def require_startable(path: Path, *, engine: Literal["vllm", "synthetic"] | None = None) -> None:
+def require_startable(
+    path: Path, *, engine: Literal["vllm", "synthetic"] | None = None, elsewhere: bool = False
+) -> None:
     """Raise ``WorkerError`` with the first thing that keeps the workers of a file from starting on this machine.
 
-    ``engine`` takes the place of every worker's own. Notes are left to ``tollway check``.
+    ``engine`` takes the place of every worker's own; ``elsewhere``, this machine's size does not matter. Notes are left
+    to ``tollway check``.
     """
-    if problems := check_file(path, this_machine(), lambda _: None, engine=engine):
+    if problems := check_file(path, None if elsewhere else this_machine(), lambda _: None, engine=engine):
         more = f" ({len(problems) - 1} more: `tollway check --config {path}`)" if problems[1:] else ""
         raise WorkerError(problems[0] + more)
 

@@ -1,10 +1,11 @@
-"""The workers' commands of ``tollway``: ``up``, ``workers run``, ``workers status`` and ``size``.
+"""The workers' commands of ``tollway``: ``up``, ``workers run|deploy|remove|status`` and ``size``.
 
 Only parsers are made here; what a command does is imported when it runs, so that ``tollway --help`` needs no Ray.
 """
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ def add_up(subparsers: "Subparsers") -> None:
 
 
 def add_workers(subparsers: "Subparsers") -> None:
-    """Add ``tollway workers``: ``run`` serves the configured models without a gateway, ``status`` shows them."""
+    """Add ``tollway workers``: serve the configured models without a gateway, here or on a cluster, and show them."""
     parser = subparsers.add_parser("workers", help="open models on Ray Serve and vLLM")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="serve the models of a configuration on this machine until Ctrl-C")
@@ -39,10 +40,27 @@ def add_workers(subparsers: "Subparsers") -> None:
     run.add_argument("--temp-dir", type=Path, help="a short path for Ray's session files (default: a new one)")
     run.add_argument("--until-stdin-closes", action="store_true", help="also stop when standard input ends")
     run.set_defaults(run=_guarded(_workers_run))
+    deploy = commands.add_parser("deploy", help="bring the models of a configuration to a Ray cluster that is there")
+    deploy.add_argument(
+        "--config", type=Path, required=True, help="the tollway.yaml whose `workers:` section to deploy"
+    )
+    _add_address(deploy)
+    deploy.add_argument("--host", default="127.0.0.1", help="where Serve's proxies listen if it is not running yet")
+    deploy.add_argument("--port", type=int, default=8000, help="their port, likewise (default %(default)s)")
+    deploy.add_argument("--print", action="store_true", help="print Serve's configuration (KubeRay) and do nothing")
+    deploy.set_defaults(run=_guarded(_workers_deploy))
+    remove = commands.add_parser("remove", help="take the models off a Ray cluster again")
+    _add_address(remove)
+    remove.set_defaults(run=_guarded(_workers_remove))
     status = commands.add_parser("status", help="show models, replicas, load, speed and cost")
     status.add_argument("--url", default="http://127.0.0.1:8000", help="of the workers (default %(default)s)")
     status.add_argument("--json", action="store_true", help="print JSON")
     status.set_defaults(run=_guarded(_workers_status))
+
+
+def _add_address(parser: argparse.ArgumentParser) -> None:
+    address = os.environ.get("RAY_DASHBOARD_ADDRESS", "http://127.0.0.1:8265")
+    parser.add_argument("--address", default=address, help="of the cluster's dashboard (default %(default)s)")
 
 
 def add_size(subparsers: "Subparsers") -> None:
@@ -102,6 +120,25 @@ def _workers_run(args: argparse.Namespace) -> int:
     require_free(args.port)
     require_startable(args.config)
     return run_workers(args.config, args.port, args.temp_dir, until_stdin_closes=args.until_stdin_closes)
+
+
+def _workers_deploy(args: argparse.Namespace) -> int:
+    from workers.check import require_startable
+    from workers.deploy import applications, deploy, rendered
+
+    require_startable(args.config, elsewhere=True)
+    if args.print:
+        print(rendered(args.config), end="")
+    else:
+        deploy(applications(args.config), args.address, {"host": args.host, "port": args.port}, print)
+    return 0
+
+
+def _workers_remove(args: argparse.Namespace) -> int:
+    from workers.deploy import deploy
+
+    deploy([], args.address, {}, print)
+    return 0
 
 
 def _workers_status(args: argparse.Namespace) -> int:

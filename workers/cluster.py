@@ -13,7 +13,7 @@ from pathlib import Path
 from workers.causes import STOP_FILE, told
 from workers.errors import WorkerError
 from workers.models import Report
-from workers.spec import ModelSpec
+from workers.spec import DIRECTORY, ModelSpec
 
 # Serve passes requests by HTTP, not through the object store, so a small one does.
 _OBJECT_STORE_BYTES = 128 * 1024 * 1024
@@ -84,7 +84,7 @@ def deploy(models: Models, running: MutableMapping[str, tuple[str, ModelSpec] | 
     """
     from ray import serve
 
-    from workers.app import DIRECTORY, directory_application
+    from workers.app import directory_application
 
     specs = {name: spec for name, (_, spec) in models.items()}
     if specs != {name: model and model[1] for name, model in running.items()}:

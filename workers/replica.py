@@ -48,8 +48,9 @@ def alone() -> Place:
 class ReplicaApp:
     """Serve one model. The engine starts on ``lifespan.startup`` and is gone after ``lifespan.shutdown``.
 
-    ``model`` is what ``models.prepare`` returned for the spec's source. Cheap to make and to pickle before start-up.
-    The shutdown takes as long as open requests last, at most the spec's ``drain_s``.
+    ``model`` is what ``models.prepare`` returned for the spec's source; if it is empty, the start-up prepares it.
+    Cheap to make and to pickle before start-up. The shutdown takes as long as open requests last, at most the spec's
+    ``drain_s``.
     """
 
     def __init__(self, name: str, model: str, spec: ModelSpec, find_place: Callable[[], Place] = alone) -> None:
@@ -157,7 +158,9 @@ async def _open(name: str, model: str, spec: ModelSpec) -> AsyncIterator[OpenEng
         async with open_synthetic(name, spec.synthetic, spec.serves(name)[1:]) as engine:
             yield engine
     else:
+        from workers.models import prepare
         from workers.vllm_engine import open_vllm
 
+        model = model or await asyncio.to_thread(prepare, spec.source, _log.info)
         async with open_vllm(name, model, spec) as engine:
             yield engine

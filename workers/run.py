@@ -39,7 +39,7 @@ def run_workers(config: Path, port: int, temp_dir: Path | None, *, until_stdin_c
         with run_directory(temp_dir) as directory:
             models = _prepared(specs)
             if os.environ.get("RAY_ADDRESS"):
-                _say("RAY_ADDRESS is left out: the models run on this machine, on a Ray of their own")
+                _say("RAY_ADDRESS is left out: this Ray is our own, and `tollway workers deploy` is for others")
             _say("starting Ray")
             # The engine's sockets and scratch files go with the run's directory.
             os.environ["TMPDIR"] = str(directory)

@@ -21,8 +21,8 @@ EngineValue = str | int | float | bool | dict[str, object] | list[object] | None
 
 # A worker's name is a path segment (Serve's route prefix), a served model name and a metric label.
 _NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
-# The directory of replicas is an application beside the models'.
-_RESERVED = frozenset({"tollway"})
+DIRECTORY = "tollway"
+"""The application beside the models' that tells where their replicas are, and its route."""
 
 
 class AutoscalingSpec(Strict):
@@ -247,7 +247,7 @@ def read_workers(section: object) -> tuple[dict[str, ModelSpec], list[Problem]]:
                 Problem(place, "a worker's name is 1 to 63 of a-z, 0-9, '.', '_' and '-' and begins with a-z or 0-9")
             )
         for served in spec.serves(name):
-            if served in _RESERVED:
+            if served == DIRECTORY:
                 problems.append(Problem(place, f"the name {served!r} is taken by the directory of replicas"))
             elif served in owners:
                 problems.append(Problem(place, f"the name {served!r} is served twice, by {owners[served]!r} too"))

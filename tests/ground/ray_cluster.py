@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 import yaml
@@ -25,8 +25,8 @@ from workers.run import READY, RELOADED
 
 _ROOT = Path(__file__).parents[2]
 _START_S = 240.0
-_TOKEN = "of-this-cluster"
-BEARER = {"authorization": f"Bearer {_TOKEN}"}
+TOKEN = "of-this-cluster"
+BEARER = {"authorization": f"Bearer {TOKEN}"}
 """What every request to a replica or the directory needs."""
 
 
@@ -40,7 +40,7 @@ class Cluster:
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "gateway", "workers", "run", "--until-stdin-closes"]
         options = ["--config", str(self._config), "--port", str(port)]
-        environment = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(_ROOT), "TOLLWAY_REPLICA_TOKEN": _TOKEN}
+        environment = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(_ROOT), "TOLLWAY_REPLICA_TOKEN": TOKEN}
         self._child = Child([*command, *options], directory / "log", environment)
         self._said = 0
 
@@ -218,8 +218,16 @@ class View:
             self._changed.set()
 
 
+class Addressed(Protocol):
+    """A cluster that answers at a base URL."""
+
+    @property
+    def url(self) -> str:
+        """Return it."""
+
+
 @asynccontextmanager
-async def viewing(cluster: Cluster) -> AsyncIterator[View]:
+async def viewing(cluster: Addressed) -> AsyncIterator[View]:
     """Watch a cluster until the context is left."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=2)
     connector = aiohttp.TCPConnector(limit=0)

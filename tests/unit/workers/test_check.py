@@ -290,7 +290,7 @@ def test_the_machine_is_left_out_where_ray_is_elsewhere(tmp_path: Path, monkeypa
     config = tmp_path / "tollway.yaml"
     config.write_text("workers: {m: {source: x, engine: synthetic, cpus_per_replica: 100000}}", encoding="utf-8")
     assert "CPUs" in check(config)[0]
-    monkeypatch.setenv("RAY_ADDRESS", "ray://10.0.0.1:10001")
+    monkeypatch.setenv("RAY_DASHBOARD_ADDRESS", "http://10.0.0.1:8265")
     assert check(config) == []
 
 

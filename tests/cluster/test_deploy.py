@@ -1,0 +1,137 @@
+"""``tollway workers deploy`` on a Ray cluster that others have started, and where others run something too."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.ground.ray_cluster import TOKEN, View, viewing, wait_until_it_says
+from workers.children import Child
+from workers.ports import free_port
+
+M = {"source": "-", "engine": "synthetic", "cpus_per_replica": 0.1}
+THEIRS = """
+from ray import serve
+
+@serve.deployment(ray_actor_options={"num_cpus": 0})
+class Theirs:
+    async def __call__(self, request):
+        import os
+        return {"pid": os.getpid()}
+
+app = Theirs.bind()
+"""
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """A cluster that is not ours: the ports of its dashboard and of Serve's proxy, and where its files are."""
+
+    dashboard_port: int
+    port: int
+    directory: Path
+
+    @property
+    def url(self) -> str:
+        """Return the base URL of a gateway's provider."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def put(self, *applications: dict[str, Any]) -> None:
+        """Declare their own applications, as ``serve deploy`` does."""
+        config = {"http_options": {"host": "127.0.0.1", "port": self.port}, "applications": applications}
+        body, headers = json.dumps(config).encode(), {"content-type": "application/json"}
+        url = f"http://127.0.0.1:{self.dashboard_port}/api/serve/applications/"
+        request = urllib.request.Request(url, body, headers, method="PUT")
+        urllib.request.urlopen(request, timeout=60).close()  # noqa: S310 - the same
+
+    def running(self) -> dict[str, str]:
+        """Return the status of every application."""
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self.dashboard_port}/api/serve/applications/", timeout=60
+        ) as reply:
+            return {name: each["status"] for name, each in json.load(reply)["applications"].items()}
+
+    def their_pid(self) -> int:
+        """Return the process of their own replica."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/theirs", timeout=60) as reply:
+            pid: int = json.load(reply)["pid"]
+        return pid
+
+    def tollway(self, *command: str, workers: dict[str, Any] | None = None) -> tuple[int, str]:
+        """Run ``tollway workers`` and return its code and the last line of what it said."""
+        options = ["--address", f"http://127.0.0.1:{self.dashboard_port}"]
+        if workers is not None:
+            config = self.directory / "tollway.yaml"
+            config.write_text(json.dumps({"workers": workers}))  # YAML takes JSON
+            options += ["--config", str(config), "--port", str(self.port)]
+        run = [sys.executable, "-m", "gateway", "workers", *command, *options]
+        done = subprocess.run(run, capture_output=True, text=True, timeout=200, check=False)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, (done.stdout + done.stderr).strip().rpartition("\n")[2]
+
+
+@pytest.fixture(scope="module")
+def theirs() -> Iterator[Theirs]:
+    """Start a Ray with a dashboard, as an operator does, and an application on it."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        port = free_port(18830)
+        (Path(name) / "theirs.py").write_text(THEIRS)
+        options = ["--port=0", "--node-ip-address=127.0.0.1", f"--dashboard-port={port}", "--disable-usage-stats"]
+        environment = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_TMPDIR": name, "TOLLWAY_REPLICA_TOKEN": TOKEN}
+        environment["PYTHONPATH"] = f"{Path(__file__).parents[2]}:{name}"
+        ray = str(Path(sys.executable).with_name("ray"))
+        head = Child([ray, "start", "--head", "--block", *options], Path(name) / "log", environment)
+        try:
+            wait_until_it_says(head, "Ray runtime started")
+            cluster = Theirs(port, free_port(18840), Path(name))
+            cluster.put({"name": "theirs", "route_prefix": "/theirs", "import_path": "theirs:app"})
+            yield cluster
+        finally:
+            head.stop(20)
+            head.sweep()
+
+
+async def ready_within(view: View, count: int) -> set[str]:
+    """Return the replicas of m when there are so many."""
+    await view.until(lambda: len(view.ready("m")) == count)
+    return set(view.ready("m"))
+
+
+async def test_models_come_to_a_cluster_change_there_and_go_and_what_others_run_stays(theirs: Theirs) -> None:
+    assert theirs.tollway("deploy", workers={"m": M}) == (0, "tollway is ready")
+    pid = theirs.their_pid()
+    async with viewing(theirs) as view:
+        first = await ready_within(view, 1)
+        assert (await view.stream("m", 5)).whole
+
+        assert theirs.tollway("deploy", workers={"m": M})[0] == 0
+        assert await ready_within(view, 1) == first, "what is equal is left alone"
+
+        assert theirs.tollway("deploy", workers={"m": {**M, "replicas": 2}, "n": M})[0] == 0
+        assert not await ready_within(view, 2) & first
+        assert (await view.stream("n", 5)).whole
+
+        assert theirs.tollway("deploy", workers={"m": {**M, "replicas": 2}})[0] == 0
+        await view.until(lambda: not view.listed("n"))
+    assert theirs.tollway("remove")[0] == 0
+    assert {name for name, status in theirs.running().items() if status != "DELETING"} == {"theirs"}
+    assert theirs.their_pid() == pid, "theirs was never touched"
+
+
+def test_a_name_that_others_have_is_refused(theirs: Theirs) -> None:
+    code, said = theirs.tollway("deploy", workers={"theirs": M})
+    assert code == 1
+    assert said.endswith("has an application 'theirs' that is not Tollway's; rename the worker.")
+
+
+def test_a_model_that_cannot_start_is_one_sentence(theirs: Theirs) -> None:
+    """Its replica has no port of its own: the certificate is nowhere."""
+    code, said = theirs.tollway("deploy", workers={"m": {**M, "gpus_per_replica": 0, "engine": "vllm"}})
+    assert (code, said) == (1, "")
