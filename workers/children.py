@@ -13,6 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from workers.errors import WorkerError
+
+# Memory of many gigabytes takes a while to give back.
+_DYING_S = 10.0
+
 
 class Child:
     """One process whose output goes to ``log``. Its standard input is a pipe that closes when this process ends."""
@@ -55,7 +60,7 @@ class Child:
         """End every process left in this one's session: SIGTERM, after ``patience_s`` SIGKILL. Linux only, by /proc.
 
         Then remove the shared memory that they had when ``stop`` was called, and the semaphores that nobody has any
-        more: an engine that is killed leaves its own.
+        more: an engine that is killed leaves its own. Raises ``WorkerError`` when a process does not end.
         """
         end_all(lambda: _session(self._process.pid), patience_s)
         for path in self._shared_memory | _orphaned_semaphores(self._started_at_s):
@@ -63,17 +68,33 @@ class Child:
 
 
 def end_all(find: Callable[[], list[int]], patience_s: float) -> None:
-    """End the processes that ``find`` returns until it returns none: SIGTERM, after ``patience_s`` SIGKILL."""
+    """End the processes that ``find`` returns until it returns none: SIGTERM, after ``patience_s`` SIGKILL.
+
+    Raises ``WorkerError`` when some are still there long after that.
+    """
     deadline = time.monotonic() + patience_s
-    signum = signal.SIGTERM
+    asked = set()
     while left := find():
+        late_s = time.monotonic() - deadline
+        if late_s > _DYING_S:
+            raise WorkerError(f"Killed, but not gone (a device may hold them): {', '.join(map(str, left))}.")
         for pid in left:
             # It may have ended since.
             with suppress(ProcessLookupError):
-                os.kill(pid, signum)
+                # Once: to a gateway the second SIGTERM says to wait for no stream.
+                if pid not in asked:
+                    os.kill(pid, signal.SIGTERM)
+                elif late_s > 0:
+                    os.kill(pid, signal.SIGKILL)
+            asked.add(pid)
         time.sleep(0.1)
-        if time.monotonic() > deadline:
-            signum = signal.SIGKILL
+
+
+def parent_of(pid: int) -> int:
+    """Return the number of a process's parent, 0 when there is none or the process is gone."""
+    with suppress(OSError):
+        return int(_stat(Path(f"/proc/{pid}"))[1])
+    return 0
 
 
 def _session(leader: int) -> list[int]:
@@ -81,11 +102,15 @@ def _session(leader: int) -> list[int]:
     found = []
     for directory in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            # After the command's name, which may hold anything: state, parent, process group, session.
-            state, _, _, session = (directory / "stat").read_text(errors="replace").rpartition(")")[2].split()[:4]
+            state, _, _, session = _stat(directory)
             if int(session) == leader and state != "Z":
                 found.append(int(directory.name))
     return found
+
+
+def _stat(process: Path) -> list[str]:
+    """Return the state, parent, process group and session; they stand after the name, which may hold anything."""
+    return (process / "stat").read_text(errors="replace").rpartition(")")[2].split()[:4]
 
 
 def _shared_memory(pid: int) -> set[Path]:

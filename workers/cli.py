@@ -37,7 +37,8 @@ def add_workers(subparsers: "Subparsers") -> None:
     run = commands.add_parser("run", help="serve the models of a configuration on this machine until Ctrl-C")
     run.add_argument("--config", type=Path, required=True, help="the tollway.yaml whose `workers:` section to serve")
     run.add_argument("--port", type=int, default=8000, help="the port on 127.0.0.1 (default %(default)s)")
-    run.add_argument("--temp-dir", type=Path, help="a short path for Ray's session files (default: a new one)")
+    temp_dir = "a directory of the run's own is made there and removed; a short path (default: /tmp)"
+    run.add_argument("--temp-dir", type=Path, help=temp_dir)
     run.add_argument("--until-stdin-closes", action="store_true", help="also stop when standard input ends")
     run.set_defaults(run=_guarded(_workers_run))
     deploy = commands.add_parser("deploy", help="bring the models of a configuration to a Ray cluster that is there")

@@ -40,8 +40,6 @@ def local_cluster(port: int, temp_dir: Path) -> Iterator[None]:
     ``temp_dir`` takes Ray's session files and sockets; its path must be short (a socket's path has at most 107 bytes).
     """
     stop_file = temp_dir / "stopping"
-    # An earlier run in the same directory may have left it.
-    stop_file.unlink(missing_ok=True)
     os.environ.update({**ray_environment(), STOP_FILE: str(stop_file)})
     # Another Ray's: neither ours nor an engine's own processes may join it.
     os.environ.pop("RAY_ADDRESS", None)

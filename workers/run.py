@@ -27,8 +27,8 @@ def run_workers(config: Path, port: int, temp_dir: Path | None, *, until_stdin_c
     SIGHUP, where there is no terminal, reads the file again and upgrades what has changed without a gap.
 
     ``until_stdin_closes`` makes the end of standard input a stop as well, so that a parent that dies, however it dies,
-    takes the workers with it. ``temp_dir`` must exist and is left to its owner; without one a temporary directory is
-    made and removed. Raises ``WorkerError`` when something cannot start; nothing is left running then.
+    takes the workers with it. A directory of the run's own is made in ``temp_dir``, else in /tmp, and removed at the
+    end. Raises ``WorkerError`` when something cannot start; nothing is left running then.
     """
     specs = _specs(config)
     require_free(port)

@@ -77,10 +77,9 @@ class _Run:
 
     def go(self) -> None:
         """Start, prove, print, watch. Ends by an exception only: a stop request or a ``WorkerError``."""
-        ray = self._directory / "ray"
-        ray.mkdir()
         tollway = str(Path(sys.executable).with_name("tollway"))
-        run = ["workers", "run", "--config", str(self._config), "--port", str(self._serve_port), "--temp-dir", str(ray)]
+        run = ["workers", "run", "--config", str(self._config), "--port", str(self._serve_port)]
+        run += ["--temp-dir", str(self._directory)]
         serve = ["serve", "--config", str(self._config), "--host", LOOPBACK, "--port", str(self._port)]
         # Left in the reverse order: the gateway first, so that no request meets workers that go.
         workers = self._child("workers", [tollway, *run, "--until-stdin-closes"], patience_s=40)

@@ -3,11 +3,17 @@
 import mmap
 import multiprocessing
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
-from workers.children import Child
+import pytest
+
+from workers import children
+from workers.children import Child, end_all
+from workers.errors import WorkerError
 
 # A child that leaves a grandchild behind which ignores SIGTERM, prints its pid, and then does as it is told.
 FAMILY = """
@@ -58,6 +64,25 @@ def test_a_child_that_will_not_stop_is_killed(tmp_path: Path) -> None:
     child.stop(patience_s=0.2)
     assert child.exit_code == -9
     child.sweep(patience_s=0)
+
+
+def test_a_process_is_asked_once_and_then_killed(tmp_path: Path) -> None:
+    """A second SIGTERM would tell a gateway to wait for none of its streams."""
+    code = "import signal; signal.signal(15, lambda *_: print('asked', flush=True)); print(flush=True)"
+    forever = "\nwhile True: signal.pause()"
+    with subprocess.Popen([sys.executable, "-c", code + forever], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        end_all(lambda: [process.pid] if process.poll() is None else [], 0.5)
+        assert process.stdout.read() == b"asked\n"
+        assert process.wait() == -signal.SIGKILL
+
+
+def test_a_process_that_cannot_be_ended_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that waits for a device; a zombie, which nobody has waited for, does not go either."""
+    monkeypatch.setattr(children, "_DYING_S", 0.3)
+    with subprocess.Popen(["true"]) as process, pytest.raises(WorkerError, match=rf"not gone .*: {process.pid}\.$"):
+        end_all(lambda: [process.pid], 0.0)
 
 
 def test_semaphores_that_nobody_has_any_more_are_removed(tmp_path: Path) -> None:

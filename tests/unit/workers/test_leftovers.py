@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from workers import leftovers
 from workers.errors import WorkerError
+from workers.leftovers import _MARKER as MARKER
 from workers.leftovers import RUN, end_leftovers, run_directory
 
 # A run whose child ignores SIGTERM and outlives it; it prints its directory when all of that is so.
@@ -34,6 +36,13 @@ def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(leftovers, "_PARENT", tmp_path)
     monkeypatch.setattr(leftovers, "_PATIENCE_S", 0.0)
     return tmp_path
+
+
+def killed(parent: Path) -> Path:
+    """Return the directory that a killed run without children has left."""
+    (directory := parent / "tollway-killed").mkdir()
+    (directory / MARKER).touch()
+    return directory
 
 
 @contextmanager
@@ -68,7 +77,7 @@ def test_what_a_killed_run_has_left_is_ended_and_removed(parent: Path) -> None:
         end_leftovers(said.append)
         assert not is_alive(child)
     assert not directory.exists()
-    assert said == [f"ending what a killed run has left: 1 process of {directory}"]
+    assert said == [f"ending what a killed run has left: {directory}, 1 process"]
 
 
 def test_a_run_that_lives_keeps_its_processes_and_its_directory(parent: Path) -> None:
@@ -89,20 +98,99 @@ def test_a_directory_that_no_run_has_marked_is_left_alone(parent: Path) -> None:
     assert (parent / "tollway-mine" / "notes").exists()
 
 
-def test_a_directory_of_ones_own_is_emptied_of_processes_and_kept(parent: Path, tmp_path: Path) -> None:
-    mine = tmp_path / "mine"
-    mine.mkdir()
+def test_a_given_directory_takes_those_of_runs_and_keeps_what_is_its_owners(parent: Path) -> None:
+    """Two runs have it at once; who works in it, names it or writes a log there is nobody's leftover."""
+    given = parent / "given"
+    given.mkdir()
     said: list[str] = []
-    with a_run(parent, mine) as (run, directory, child):
-        assert directory == mine
-        with pytest.raises(WorkerError, match="is not over"):
-            end_leftovers(said.append, mine)
+    with (given / "log").open("wb") as log:
+        owners = subprocess.Popen(["sleep", "600"], stdout=log, env={RUN: str(given)})
+    with owners, a_run(parent, given) as (first, old, child), a_run(parent, given) as (second, living, _):
+        assert old.parent == living.parent == given
+        first.kill()
+        first.wait()
+        end_leftovers(said.append, given)
+        assert not is_alive(child)
+        assert [each.poll() for each in (second, owners)] == [None, None]
+        assert set(given.iterdir()) == {given / "log", living}
+        second.communicate()
+        end_leftovers(said.append)
+        end_leftovers(said.append, given)
+        assert owners.poll() is None
+        owners.kill()
+    assert list(given.iterdir()) == [given / "log"]
+    assert said == [f"ending what a killed run has left: {old}, 1 process"]
+
+
+def test_a_given_directory_may_have_two_names(parent: Path) -> None:
+    """A link to it is a way to a short path."""
+    (given := parent / "given").mkdir()
+    (link := parent / "link").symlink_to(given)
+    with a_run(parent, link) as (run, directory, child):
+        assert directory.parent == link
         run.kill()
         run.wait()
-        end_leftovers(said.append, mine)
+        end_leftovers(lambda _: None, given)
         assert not is_alive(child)
-    assert mine.exists()
-    assert len(said) == 1
+    assert list(given.iterdir()) == []
+
+
+def test_what_this_process_runs_under_is_not_ended(parent: Path) -> None:
+    """Such as a shell that was started by a run now killed, and starts the next one."""
+    directory = killed(parent)
+    ask = "import sys; from pathlib import Path; from workers import leftovers; leftovers._PARENT = Path(sys.argv[1])"
+    shell = f"{sys.executable} -c '{ask}; leftovers.end_leftovers(print)' {parent}; echo still there"
+    environment = {**os.environ, RUN: str(directory)}
+    done = subprocess.run(["bash", "-c", shell], env=environment, capture_output=True, text=True, check=False)
+    said = f"ending what a killed run has left: {directory}, no processes"
+    assert done.stdout.splitlines() == [said, "still there"], done.stderr
+
+
+def test_a_directory_without_processes_is_removed_and_said(parent: Path) -> None:
+    directory = killed(parent)
+    said: list[str] = []
+    end_leftovers(said.append)
+    assert said == [f"ending what a killed run has left: {directory}, no processes"]
+    assert not directory.exists()
+
+
+def test_odd_entries_are_passed_over(parent: Path) -> None:
+    """Anybody may put such into /tmp; none keeps a run from starting, or from ending what is left."""
+    odd = [parent / f"tollway-{name}" for name in ("directory", "loop", "elsewhere", "socket", "pipe")]
+    for each in odd:
+        each.mkdir()
+    directory, loop, elsewhere, listening, pipe = [each / MARKER for each in odd]
+    directory.mkdir()
+    loop.symlink_to(loop)
+    (parent / "file").touch()
+    elsewhere.symlink_to(parent / "file")
+    os.mkfifo(pipe)
+    (parent / "mine").mkdir()
+    (parent / "mine" / MARKER).touch()
+    (parent / "tollway-link").symlink_to(parent / "mine")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(listening))
+        before = set(parent.rglob("*"))
+        end_leftovers(pytest.fail)
+    assert set(parent.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make what is another user's")
+@pytest.mark.parametrize("entry", [".", MARKER])
+def test_what_is_another_users_is_left_alone(parent: Path, entry: str) -> None:
+    directory = killed(parent)
+    os.chown(directory / entry, 12345, 12345)
+    end_leftovers(pytest.fail)
+    assert directory.exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can run as another user")
+def test_a_process_of_another_user_is_left_alone(parent: Path) -> None:
+    directory = killed(parent)
+    with subprocess.Popen(["sleep", "600"], env={RUN: str(directory)}, user=12345) as other:
+        end_leftovers(lambda _: None)
+        assert other.poll() is None
+        other.kill()
 
 
 def test_a_run_that_ends_by_itself_leaves_no_directory(parent: Path) -> None:
@@ -115,7 +203,7 @@ def test_a_run_that_ends_by_itself_leaves_no_directory(parent: Path) -> None:
 
 def test_a_directory_that_is_not_there_is_one_plain_sentence(tmp_path: Path) -> None:
     with (
-        pytest.raises(WorkerError, match=r"nowhere cannot be the directory of a run: No such file"),
+        pytest.raises(WorkerError, match=r"nowhere cannot take the directory of a run: No such file"),
         run_directory(tmp_path / "nowhere"),
     ):
         pass
@@ -134,4 +222,4 @@ def test_a_process_that_lost_its_environment_is_known_by_what_it_writes(parent: 
                 assert writer.wait() == -signal.SIGTERM
                 assert reader.poll() is None
                 reader.kill()
-    assert said == [f"ending what a killed run has left: 2 processes of {directory}"]
+    assert said == [f"ending what a killed run has left: {directory}, 2 processes"]
