@@ -27,15 +27,12 @@ _decode_text = msgspec.json.Decoder(str).decode
 class Frame:
     """What stands around the content in events that differ in nothing else."""
 
-    __slots__ = (
-        "_around_bytes", "_before", "_begin", "_behind", "_end", "_joint", "_line", "_lines", "_prefix", "_suffix"
-    )  # fmt: skip
+    __slots__ = ("_around_bytes", "_begin", "_end", "_joint", "_line", "_lines", "_prefix", "_suffix")
 
     def __init__(self, prefix: bytes, suffix: bytes) -> None:
         self._prefix = prefix
         self._suffix = suffix
-        self._before, self._behind = prefix[:-1], suffix[1:]  # of the content with its quotes
-        self._around_bytes = len(prefix) + len(suffix) - 2
+        self._around_bytes = len(prefix) + len(suffix)
         self._joint = suffix + prefix
         self._line = prefix.count(b"\n")
         self._lines = self._joint.count(b"\n")
@@ -52,21 +49,21 @@ class Frame:
 
         None when there is anything else: part of an event, another frame, an empty content.
         """
-        quoted = data.removeprefix(self._before).removesuffix(self._behind)
-        if len(data) - len(quoted) != self._around_bytes:
+        inner = data.removeprefix(self._prefix).removesuffix(self._suffix)
+        if len(data) - len(inner) != self._around_bytes:
             return None
-        contents = [quoted[1:-1]]
-        if _LF in quoted:
+        contents = [inner]
+        if _LF in inner:
             # To search for one byte is far faster than for two; for the whole frame it is slowest.
             lines = data.split(b"\n")[self._line : -1 : self._lines]
             contents = [line[self._begin : self._end] for line in lines]
             if self._prefix + self._joint.join(contents) + self._suffix != data:
                 return None
-            quoted = b'"%b"' % b" ".join(contents)
+            inner = b" ".join(contents)
         if b"" in contents:
             return None
         try:
-            text = _decode_text(quoted)
+            text = _decode_text(b'"%b"' % inner)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
         # The spaces between the contents are not theirs.

@@ -139,6 +139,7 @@ def _played(make: Callable[[], Decoder], reads: list[bytes]) -> list[Any]:
 
 CHAT = LEARNT["chat"]
 STOP = CHAT.replace(b"null", b'"stop"')
+SPACED = CHAT.replace(b'"CONTENT', b' "CONTENT')
 UNKNOWN = CHAT.replace(b"content", b"contemt")
 
 
@@ -155,6 +156,9 @@ def _framed(frame: bytes, *contents: bytes) -> bytes:
 @example([_framed(CHAT, b"a"), _framed(CHAT, b"b", b"c")[:-1], b"\n"], True, False)
 @example([_framed(CHAT, b"a"), _framed(UNKNOWN, b"b")], True, False)
 @example([_framed(CHAT, b"a"), _framed(CHAT, b"b") + _framed(UNKNOWN, b"b") + _framed(CHAT, b"c")], True, False)
+@example([_framed(CHAT, b"a"), _framed(SPACED, b"b"), b"data: [DONE]\n\n"], False, False)
+@example([_framed(CHAT, b"a"), _framed(SPACED, b"")], True, False)
+@example([_framed(CHAT, b"a"), _framed(CHAT.replace(b'T"', b'T"\r'), b"b")], True, False)
 @example([_framed(CHAT, b"a"), b": x", _framed(CHAT, b"b")], True, False)
 @example([_framed(CHAT, b"a"), b": x", _framed(CHAT, b"b"), b"data: [DONE]\n\n"], False, False)
 @example([b':"content":"\n' + _framed(CHAT, b"a")], True, False)
