@@ -151,12 +151,19 @@ def _config(spec: ModelSpec, name: str, note: Note) -> tuple[Mapping[str, Any], 
 
 
 def _overridden(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Change a config as vLLM does: where both have an object, only the members that are named."""
+    """Change a config as vLLM does: of a config within it only what is named, any other member as a whole."""
+    # Of those within, this is the only one that is looked at here.
+    own, text = config.get("text_config"), overrides.get("text_config")
+    merged = {"text_config": _merged(own, text)} if isinstance(own, dict) and isinstance(text, dict) else {}
+    return {**config, **overrides, **merged}
+
+
+def _merged(own: Mapping[str, Any], overrides: Mapping[str, Any]) -> Mapping[str, Any]:
     changes = {
-        key: _overridden(config[key], value) if isinstance(value, dict) and isinstance(config.get(key), dict) else value
+        key: _merged(own[key], value) if isinstance(value, dict) and isinstance(own.get(key), dict) else value
         for key, value in overrides.items()
     }
-    return {**config, **changes}
+    return {**own, **changes}
 
 
 def _has_weights(directory: Path) -> bool:

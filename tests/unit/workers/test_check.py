@@ -81,14 +81,26 @@ def test_a_good_model_has_no_problem(tmp_path: Path) -> None:
 
 
 def test_the_size_is_that_of_the_config_as_vllm_overrides_it(tmp_path: Path) -> None:
-    """One layer of four: a block takes a quarter of the memory. Of a member that is an object, the rest stays."""
+    """One layer of four: a block takes a quarter of the memory. An object takes the place of the whole old one."""
     override = {"num_hidden_layers": 1, "rope_parameters": {"factor": 2.0}}
     source = model_at(tmp_path / "scaled", rope_parameters={"rope_type": "yarn", "factor": 1.0})
     figures: dict[str, Any] = {"source": source, "kv_cache_memory": "5MiB", "max_model_len": 2048}
     (problem,) = found(tmp_path, **figures)
     assert "holds 10 blocks of 128; a request of 2,048 tokens needs 16" in problem
     assert found(tmp_path, **figures, engine_args={"hf_overrides": override}) == []
-    assert found(tmp_path, **figures | {"max_model_len": 4096}, engine_args={"hf_overrides": override}) == []
+    (problem,) = found(tmp_path, **figures | {"max_model_len": 4096}, engine_args={"hf_overrides": override})
+    assert "4,096 is beyond the model's 2,048 tokens" in problem
+
+
+def test_of_a_config_within_only_what_is_named_is_overridden(tmp_path: Path) -> None:
+    """With its rope still of the kind that reaches further, 4,096 tokens are not beyond the model."""
+    within = CONFIG | {"rope_parameters": {"rope_type": "yarn", "factor": 1.0}}
+    source = model_at(tmp_path / "nested", text_config=within)
+    figures: dict[str, Any] = {"source": source, "kv_cache_memory": "5MiB", "max_model_len": 4096}
+    override = {"text_config": {"num_hidden_layers": 1, "rope_parameters": {"factor": 2.0}}}
+    (problem,) = found(tmp_path, **figures)
+    assert "holds 10 blocks of 128; a request of 4,096 tokens needs 32" in problem
+    assert found(tmp_path, **figures, engine_args={"hf_overrides": override}) == []
 
 
 @pytest.mark.parametrize(
