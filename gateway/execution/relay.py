@@ -86,7 +86,6 @@ async def _relay_stream(reply: Reply, sink: Sink) -> None:
             attempt.observe(decoder)
     # Settled before the end marker leaves: clients hang up once they have read it.
     entry = attempt.finish("ok")
-    patience.for_caller()
     sink.write(out + _cost_comment(entry), last=True)
 
 
