@@ -7,7 +7,8 @@ the others; each turn is asked a while after the last answer, with the answers t
 of the caller: TTFT from the request to the first content, cached tokens as ``usage.prompt_tokens_details`` has them
 (vLLM: ``--enable-prompt-tokens-details``). In a round every model is asked the same, one model after the other, and the
 order turns by one from round to round; but every run puts a word of its own before each conversation, so that none
-finds in the caches what an earlier one left there.
+finds in the caches what an earlier one left there. The last column is the median of a request's TTFT over that of the
+same request to the first model.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from random import Random
 from secrets import token_hex
-from statistics import quantiles
+from statistics import median, quantiles
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -147,16 +148,20 @@ def replay(caller: Caller, sessions: Sequence[Session]) -> list[Measured | Askin
         return [outcome for outcomes in played for outcome in outcomes]
 
 
-def row(model: str, trace: str, outcomes: Sequence[Measured | AskingError]) -> str:
-    """Write a row of the table; without two answers there is nothing to say."""
+def row(model: str, trace: str, outcomes: Sequence[Measured | AskingError], first: Sequence[Any]) -> str:
+    """Write a row of the table; without two answers there is nothing to say. ``first``: the first model's outcomes."""
     answers = [outcome for outcome in outcomes if isinstance(outcome, Measured)]
     failed = len(outcomes) - len(answers)
     if len(answers) < 2:
-        return f"| {trace} | {model} | {len(outcomes)} | {failed} | - | - | - | - |"
+        return f"| {trace} | {model} | {len(outcomes)} | {failed} | - | - | - | - | - |"
     cuts = quantiles([answer.ttft_ms for answer in answers], n=100, method="inclusive")
     cached = sum(answer.cached_tokens for answer in answers) / sum(answer.prompt_tokens for answer in answers)
     ttft = " | ".join(f"{cuts[percent - 1]:.0f}" for percent in (50, 90, 99))
-    return f"| {trace} | {model} | {len(outcomes)} | {failed} | {cached:.1%} | {ttft} |"
+    # Where none failed, the same request is at the same place in both.
+    whole = not failed and all(isinstance(outcome, Measured) for outcome in first)
+    pairs = [ours.ttft_ms / theirs.ttft_ms for ours, theirs in zip(answers, first, strict=True)] if whole else []
+    ratio = f"{median(pairs):.3f}" if pairs else "-"
+    return f"| {trace} | {model} | {len(outcomes)} | {failed} | {cached:.1%} | {ttft} | {ratio} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -181,7 +186,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sizes = Sizes(**{field.name: getattr(options, field.name) for field in fields(Sizes)})
     models = options.models.split(",")
     failures: list[AskingError] = []
-    print("| trace | model | requests | failed | cached tokens | TTFT p50 ms | p90 | p99 |\n" + "|---" * 8 + "|")
+    print(
+        f"| trace | model | requests | failed | cached tokens | TTFT p50 ms | p90 | p99 | of {models[0]}'s |\n"
+        + "|---" * 9
+        + "|"
+    )
     for trace in options.traces.split(","):
         outcomes: dict[str, list[Measured | AskingError]] = {model: [] for model in models}
         for turn in range(options.rounds):
@@ -193,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 own = [replace(session, system=f"{nonce} {session.system}") for session in sessions]
                 outcomes[model] += replay(Caller(urlsplit(options.url), model, options.api_key), own)
         for model in models:
-            print(row(model, trace, outcomes[model]), flush=True)
+            print(row(model, trace, outcomes[model], outcomes[models[0]]), flush=True)
             failures += [outcome for outcome in outcomes[model] if isinstance(outcome, AskingError)]
     for failure in failures[:5]:
         print(f"tollway: {failure}", file=sys.stderr)

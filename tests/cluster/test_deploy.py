@@ -84,6 +84,7 @@ def theirs() -> Iterator[Theirs]:
         port = free_port(18830)
         (Path(name) / "theirs.py").write_text(THEIRS)
         options = ["--port=0", "--node-ip-address=127.0.0.1", f"--dashboard-port={port}", "--disable-usage-stats"]
+        options += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
         environment = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_TMPDIR": name, "TOLLWAY_REPLICA_TOKEN": TOKEN}
         environment["PYTHONPATH"] = f"{Path(__file__).parents[2]}:{name}"
         ray = str(Path(sys.executable).with_name("ray"))
@@ -94,7 +95,7 @@ def theirs() -> Iterator[Theirs]:
             cluster.put({"name": "theirs", "route_prefix": "/theirs", "import_path": "theirs:app"})
             yield cluster
         finally:
-            head.stop(20)
+            head.stop(5)
             head.sweep()
 
 
@@ -132,6 +133,14 @@ def test_a_name_that_others_have_is_refused(theirs: Theirs) -> None:
 
 
 def test_a_model_that_cannot_start_is_one_sentence(theirs: Theirs) -> None:
-    """Its replica has no port of its own: the certificate is nowhere."""
-    code, said = theirs.tollway("deploy", workers={"m": {**M, "gpus_per_replica": 0, "engine": "vllm"}})
-    assert (code, said) == (1, "")
+    """Its weights are an empty file, which only the engine finds."""
+    model = theirs.directory / "model"
+    model.mkdir()
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 1, "vocab_size": 64}
+    config |= {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 1, "max_position_embeddings": 64}
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "model.safetensors").touch()
+    code, said = theirs.tollway("deploy", workers={"m": {"source": str(model), "kv_cache_memory": "16MiB"}})
+    assert code == 1
+    assert said.startswith("tollway: The replicas of m did not start: ")
+    assert theirs.tollway("remove")[0] == 0

@@ -34,7 +34,7 @@ def foreign(monkeypatch: pytest.MonkeyPatch) -> Iterator[Child]:
             monkeypatch.setenv("RAY_ADDRESS", (Path(name) / "ray" / "ray_current_cluster").read_text())
             yield head
         finally:
-            head.stop(20)
+            head.stop(5)
             head.sweep()
 
 

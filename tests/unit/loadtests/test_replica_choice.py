@@ -139,4 +139,10 @@ def test_an_answer_that_is_not_whole_is_a_failure(lines: list[bytes], says: str)
 
 def test_the_cached_share_is_that_of_all_prompt_tokens() -> None:
     outcomes = [Measured("", 10.0, 100, 0), Measured("", 20.0, 300, 200), AskingError()]
-    assert row("p", "t", outcomes) == "| t | p | 3 | 1 | 50.0% | 15 | 19 | 20 |"
+    assert row("p", "t", outcomes, outcomes) == "| t | p | 3 | 1 | 50.0% | 15 | 19 | 20 | - |"
+
+
+def test_a_request_is_compared_with_the_same_one_to_the_first_model() -> None:
+    first = [Measured("", ttft_ms, 100, 0) for ttft_ms in (100.0, 10.0, 1.0)]
+    ours = [Measured("", ttft_ms, 100, 0) for ttft_ms in (50.0, 20.0, 0.1)]
+    assert row("p", "t", ours, first).endswith(" | 0.500 |")
