@@ -11,6 +11,7 @@ import statistics
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,13 +22,15 @@ import pytest
 from tests.ground.builders import chat_body
 from tests.ground.gateway import running_gateway
 from tests.ground.model import ScriptedModel
+from tests.ground.script import Answer, Seen
 from tests.ground.upstream import ScriptedUpstream
 
 MEASURED = {
     "short chat": (12_000, 404),
-    "stream of 200 tokens": (18_700, 560),
+    "200 tokens at once": (18_600, 557),
+    "50 tokens one by one": (50_300, 1_917),
 }
-"""Instructions and calls into C, of one request."""
+"""Instructions and calls into C, of one request. How many reads a stream comes in must not be left to chance."""
 WARM_UP = 40
 REQUESTS = 15
 
@@ -73,9 +76,17 @@ class Meter:
 
 
 @asynccontextmanager
-async def everything_on(path: Path) -> AsyncIterator[Callable[[bytes], Any]]:
-    """Yield a function that sends one body and reads the answer."""
-    async with ScriptedUpstream(ScriptedModel(tokens=200)) as upstream:
+async def everything_on(path: Path, model: ScriptedModel, *, at_once: bool) -> AsyncIterator[Callable[[bytes], Any]]:
+    """Yield a function that sends one body and reads the answer, which the upstream writes ``at_once``."""
+
+    def written(seen: Seen) -> Answer:
+        answer = model.answer(seen)
+        whole = b"".join(chunk if isinstance(chunk, bytes) else chunk.data for chunk in answer.chunks)
+        return replace(answer, chunks=(whole,))
+
+    async with ScriptedUpstream(model) as upstream:
+        if at_once:
+            upstream.on_path("/v1/chat/completions", written)
         names = [f"candidate-{number}" for number in range(1, 6)]
         config = {
             "providers": {"upstream": {"type": "openai-compatible", "base_url": f"{upstream.url}/v1"}},
@@ -100,16 +111,17 @@ async def everything_on(path: Path) -> AsyncIterator[Callable[[bytes], Any]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "body"),
+    ("name", "body", "model"),
     [
-        ("short chat", chat_body(max_tokens=16)),
-        ("stream of 200 tokens", chat_body(stream=True)),
+        ("short chat", chat_body(max_tokens=16), ScriptedModel(tokens=200)),
+        ("200 tokens at once", chat_body(stream=True), ScriptedModel(tokens=200)),
+        ("50 tokens one by one", chat_body(stream=True), ScriptedModel(tokens=50, tpot_s=0.003)),
     ],
 )
-async def test_a_request_costs_what_it_did(tmp_path: Path, name: str, body: bytes) -> None:
+async def test_a_request_costs_what_it_did(tmp_path: Path, name: str, body: bytes, model: ScriptedModel) -> None:
     """Within a tenth of what was measured last, up or down."""
     instructions, calls = [], []
-    async with everything_on(tmp_path) as ask:
+    async with everything_on(tmp_path, model, at_once=not model.tpot_s) as ask:
         for _ in range(WARM_UP):
             await ask(body)
         for _ in range(REQUESTS):
