@@ -153,7 +153,7 @@ _chat = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(body=st.one_of(st.binary(max_size=200), _chat.map(lambda value: json.dumps(value).encode("utf-8", "replace"))))
 def test_no_body_makes_a_5xx(body: bytes, fuzzed: "Fuzzed") -> None:
     """Random bytes, and requests with random members: a healthy upstream and never a 5xx."""
