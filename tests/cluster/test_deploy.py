@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.ground.ray_cluster import TOKEN, View, viewing, wait_until_it_says
-from workers.children import Child
+from tests.ground.ray_cluster import TOKEN, View, somebody_elses_ray, viewing
 from workers.ports import free_port
 
 M = {"source": "-", "engine": "synthetic", "cpus_per_replica": 0.1}
@@ -49,7 +47,7 @@ class Theirs:
         body, headers = json.dumps(config).encode(), {"content-type": "application/json"}
         url = f"http://127.0.0.1:{self.dashboard_port}/api/serve/applications/"
         request = urllib.request.Request(url, body, headers, method="PUT")
-        urllib.request.urlopen(request, timeout=60).close()  # noqa: S310 - the same
+        urllib.request.urlopen(request, timeout=60).close()  # noqa: S310 - to loopback
 
     def running(self) -> dict[str, str]:
         """Return the status of every application."""
@@ -80,43 +78,39 @@ class Theirs:
 @pytest.fixture(scope="module")
 def theirs() -> Iterator[Theirs]:
     """Start a Ray with a dashboard, as an operator does, and an application on it."""
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        port = free_port(18830)
-        (Path(name) / "theirs.py").write_text(THEIRS)
-        options = ["--port=0", "--node-ip-address=127.0.0.1", f"--dashboard-port={port}", "--disable-usage-stats"]
-        options += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
-        environment = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_TMPDIR": name, "TOLLWAY_REPLICA_TOKEN": TOKEN}
-        environment["PYTHONPATH"] = f"{Path(__file__).parents[2]}:{name}"
-        ray = str(Path(sys.executable).with_name("ray"))
-        head = Child([ray, "start", "--head", "--block", *options], Path(name) / "log", environment)
-        try:
-            wait_until_it_says(head, "Ray runtime started")
-            cluster = Theirs(port, free_port(18840), Path(name))
-            cluster.put({"name": "theirs", "route_prefix": "/theirs", "import_path": "theirs:app"})
-            yield cluster
-        finally:
-            head.stop(5)
-            head.sweep()
+    port = free_port(18830)
+    options = (
+        f"--dashboard-port={port}",
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+        "--dashboard-agent-listen-port=0",
+    )
+    with somebody_elses_ray(*options, TOLLWAY_REPLICA_TOKEN=TOKEN) as (_, directory):
+        (directory / "theirs.py").write_text(THEIRS)
+        cluster = Theirs(port, free_port(18840), directory)
+        cluster.put({"name": "theirs", "route_prefix": "/theirs", "import_path": "theirs:app"})
+        yield cluster
 
 
-async def ready_within(view: View, count: int) -> set[str]:
-    """Return the replicas of m when there are so many."""
-    await view.until(lambda: len(view.ready("m")) == count)
-    return set(view.ready("m"))
+async def ready(view: View, model: str, count: int, but: frozenset[str] = frozenset()) -> frozenset[str]:
+    """Return the replicas of a model when there are so many, and none of those that were there before."""
+    await view.until(lambda: len(view.ready(model)) == count and not but & view.ready(model).keys())
+    return frozenset(view.ready(model))
 
 
 async def test_models_come_to_a_cluster_change_there_and_go_and_what_others_run_stays(theirs: Theirs) -> None:
     assert theirs.tollway("deploy", workers={"m": M}) == (0, "tollway is ready")
     pid = theirs.their_pid()
     async with viewing(theirs) as view:
-        first = await ready_within(view, 1)
+        first = await ready(view, "m", 1)
         assert (await view.stream("m", 5)).whole
 
         assert theirs.tollway("deploy", workers={"m": M})[0] == 0
-        assert await ready_within(view, 1) == first, "what is equal is left alone"
+        assert await ready(view, "m", 1) == first, "what is equal is left alone"
 
         assert theirs.tollway("deploy", workers={"m": {**M, "replicas": 2}, "n": M})[0] == 0
-        assert not await ready_within(view, 2) & first
+        await ready(view, "m", 2, but=first)
+        await ready(view, "n", 1)
         assert (await view.stream("n", 5)).whole
 
         assert theirs.tollway("deploy", workers={"m": {**M, "replicas": 2}})[0] == 0

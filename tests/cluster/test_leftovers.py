@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ground.ray_cluster import running_cluster, viewing, wait_until_it_says
+from tests.ground.ray_cluster import running_cluster, somebody_elses_ray, viewing, wait_until_it_says
 from workers.children import Child, _session
 from workers.leftovers import end_leftovers
 from workers.ports import free_port, is_free
@@ -23,19 +22,10 @@ WORKERS = {"m": {"source": "-", "engine": "synthetic", "cpus_per_replica": 0.1}}
 @pytest.fixture
 def foreign(monkeypatch: pytest.MonkeyPatch) -> Iterator[Child]:
     """Run a Ray that is not ours, and name it where Ray looks for one: in the environment and in its own file."""
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        monkeypatch.setenv("RAY_TMPDIR", name)
-        options = ["--port=0", "--node-ip-address=127.0.0.1", "--include-dashboard=false", "--disable-usage-stats"]
-        ray = str(Path(sys.executable).with_name("ray"))
-        environment = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-        head = Child([ray, "start", "--head", "--block", *options], Path(name) / "log", environment)
-        try:
-            wait_until_it_says(head, "Ray runtime started")
-            monkeypatch.setenv("RAY_ADDRESS", (Path(name) / "ray" / "ray_current_cluster").read_text())
-            yield head
-        finally:
-            head.stop(5)
-            head.sweep()
+    with somebody_elses_ray("--include-dashboard=false") as (head, directory):
+        monkeypatch.setenv("RAY_TMPDIR", str(directory))
+        monkeypatch.setenv("RAY_ADDRESS", (directory / "ray" / "ray_current_cluster").read_text())
+        yield head
 
 
 async def test_somebody_elses_ray_is_left_alone_and_not_asked(foreign: Child, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -98,6 +99,22 @@ def wait_until_it_says(child: Child, words: str, after: int = 0) -> int:
         assert time.monotonic() < deadline, text
         # Nothing tells of a line in a file; a pipe would have to be read for as long as the child runs.
         time.sleep(0.05)
+
+
+@contextmanager
+def somebody_elses_ray(*options: str, **environment: str) -> Iterator[tuple[Child, Path]]:
+    """Start a Ray as an operator does; return it and the directory of its files, which its Python also imports from."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--port=0"]
+        command += ["--node-ip-address=127.0.0.1", "--disable-usage-stats", *options]
+        own = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_TMPDIR": name, "PYTHONPATH": f"{_ROOT}:{name}"}
+        head = Child(command, Path(name) / "log", own | environment)
+        try:
+            wait_until_it_says(head, "Ray runtime started")
+            yield head, Path(name)
+        finally:
+            head.stop(5)
+            head.sweep()
 
 
 @contextmanager
