@@ -29,9 +29,15 @@ class Network(asyncio.Transport):
 
 
 class Pouring:
-    """An answer that has begun, and a task that pours it into ``take``."""
+    """An answer that has begun, and a task that pours it; ``taken`` is what came, of which ``goes_on`` has its say."""
 
-    def __init__(self, take: Callable[[bytes], bool]) -> None:
+    def __init__(self, goes_on: Callable[[list[bytes]], bool] = lambda _taken: True) -> None:
+        self.taken: list[bytes] = []
+
+        def take(data: bytes) -> bool:
+            self.taken.append(data)
+            return goes_on(self.taken)
+
         self.network = Network()
         self.connection = Connection(8190, lambda _: None)
         self.connection.connection_made(self.network)
@@ -42,38 +48,26 @@ class Pouring:
 
 async def test_bytes_are_taken_while_they_are_received() -> None:
     """Not a turn of the event loop later, and what came together comes together."""
-    taken: list[bytes] = []
-
-    def take(data: bytes) -> bool:
-        taken.append(data)
-        return True
-
-    pouring = Pouring(take)
+    pouring = Pouring()
     await asyncio.sleep(0)
-    assert taken == [b"0"]
+    assert pouring.taken == [b"0"]
     pouring.connection.data_received(b"1")
     pouring.connection.data_received(b"22")
-    assert taken == [b"0", b"1", b"22"]
+    assert pouring.taken == [b"0", b"1", b"22"]
     pouring.task.cancel()
 
 
 @pytest.mark.parametrize("turns", [0, 1])
 async def test_what_comes_behind_a_refusal_waits_for_whoever_asks_next(turns: int) -> None:
     """In order, and once there is much of it the upstream is held back."""
-    taken: list[bytes] = []
-
-    def take_two(data: bytes) -> bool:
-        taken.append(data)
-        return len(taken) < 2
-
-    pouring = Pouring(take_two)
+    pouring = Pouring(lambda taken: len(taken) < 2)
     await asyncio.sleep(0)
     pouring.connection.data_received(b"1")
     for _ in range(turns):
         await asyncio.sleep(0)
     pouring.connection.data_received(b"2")
     pouring.connection.data_received(b"3" * 100_000)
-    assert taken == [b"0", b"1"]
+    assert pouring.taken == [b"0", b"1"]
     assert not pouring.network.reading
     assert await pouring.task
     assert await pouring.answer.read() == b"2" + b"3" * 100_000
@@ -82,21 +76,15 @@ async def test_what_comes_behind_a_refusal_waits_for_whoever_asks_next(turns: in
 
 async def test_a_heap_is_left_to_the_task() -> None:
     """Another may be behind it at once, and other connections have their turn first; nothing overtakes it."""
-    taken = bytearray()
-
-    def take(data: bytes) -> bool:
-        taken.extend(data)
-        return True
-
-    pouring = Pouring(take)
+    pouring = Pouring()
     await asyncio.sleep(0)
     pouring.connection.data_received(b"1" * 100_000)
     pouring.connection.data_received(b"2")
-    assert taken == b"0"
+    assert b"".join(pouring.taken) == b"0"
     assert not pouring.network.reading
     await asyncio.sleep(0)
     pouring.connection.data_received(b"3")
-    assert taken == b"0" + b"1" * 100_000 + b"23"
+    assert b"".join(pouring.taken) == b"0" + b"1" * 100_000 + b"23"
     assert pouring.network.reading
     pouring.task.cancel()
 
@@ -104,8 +92,8 @@ async def test_a_heap_is_left_to_the_task() -> None:
 async def test_what_is_raised_while_taking_is_raised_where_it_is_poured() -> None:
     """And the connection does not notice."""
 
-    def refuse(data: bytes) -> bool:
-        if data == b"1":
+    def refuse(taken: list[bytes]) -> bool:
+        if taken[-1] == b"1":
             raise ZeroDivisionError
         return True
 
@@ -120,16 +108,10 @@ async def test_what_is_raised_while_taking_is_raised_where_it_is_poured() -> Non
 
 async def test_nothing_is_taken_for_a_task_that_was_cancelled() -> None:
     """Bytes may come before it learns of that."""
-    taken: list[bytes] = []
-
-    def take(data: bytes) -> bool:
-        taken.append(data)
-        return True
-
-    pouring = Pouring(take)
+    pouring = Pouring()
     await asyncio.sleep(0)
     pouring.task.cancel()
     pouring.connection.data_received(b"1")
     with pytest.raises(asyncio.CancelledError):
         await pouring.task
-    assert taken == [b"0"]
+    assert pouring.taken == [b"0"]
