@@ -110,7 +110,8 @@ def somebody_elses_ray(*options: str, **environment: str) -> Iterator[tuple[Chil
         own = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_TMPDIR": name, "PYTHONPATH": f"{_ROOT}:{name}"}
         head = Child(command, Path(name) / "log", own | environment)
         try:
-            wait_until_it_says(head, "Ray runtime started")
+            # Its last words at a start: the file that names the cluster is written before them.
+            wait_until_it_says(head, "will now block")
             yield head, Path(name)
         finally:
             head.stop(5)
