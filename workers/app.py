@@ -11,11 +11,12 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
+import msgspec
 import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from workers.autoscaling import REQUESTS, TTFT_MS, autoscaling_config
+from workers.autoscaling import REQUESTS, TTFT_MS, scale
 from workers.directory import ANNOUNCE_S, Directory, DirectoryApp, Listed
 from workers.placement import ray_options
 from workers.replica import Place, ReplicaApp
@@ -62,13 +63,15 @@ class _DirectoryReplica:
         self.app.directory.withdraw(model, replica)
 
 
-def application(name: str, model: str, spec: ModelSpec) -> serve.Application:
-    """Build the Serve application of one model; for ``model`` see ``ReplicaApp``."""
-    ingress = serve.ingress(ReplicaApp(name, model, spec, partial(_place, name)))(_Replica)
-    scaling = spec.autoscaling
+def application(name: str, model: str, spec: ModelSpec, version: str | None = None) -> serve.Application:
+    """Build the Serve application of one model; for ``model`` see ``ReplicaApp``.
+
+    Replicas of the same version stay; without one, Serve replaces them all.
+    """
+    ingress = serve.ingress(ReplicaApp(name, model, spec.of_one_replica(), partial(_place, name)))(_Replica)
     deployment = serve.deployment(
         name=name,
-        **({"num_replicas": spec.replicas} if scaling is None else {"autoscaling_config": autoscaling_config(scaling)}),
+        **scale(spec),
         # Serve's own defaults are five at once and an unbounded queue.
         max_ongoing_requests=spec.max_ongoing_requests,
         max_queued_requests=spec.max_queued_requests,
@@ -81,7 +84,7 @@ def application(name: str, model: str, spec: ModelSpec) -> serve.Application:
         max_constructor_retry_count=1,
         **ray_options(spec),
     )(ingress)
-    return deployment.bind()
+    return deployment.options(version=version, _internal=True).bind()
 
 
 def model_from(arguments: dict[str, Any]) -> serve.Application:
@@ -91,15 +94,14 @@ def model_from(arguments: dict[str, Any]) -> serve.Application:
 
 def directory_from(arguments: dict[str, Any]) -> serve.Application:
     """Build the directory's application likewise."""
-    return directory_application({name: ModelSpec.model_validate(spec) for name, spec in arguments["models"].items()})
+    return directory_application(msgspec.convert(arguments["models"], dict[str, Listed]))
 
 
-def directory_application(models: Mapping[str, ModelSpec]) -> serve.Application:
+def directory_application(models: Mapping[str, Listed]) -> serve.Application:
     """Build the directory's application for these models."""
-    listed = {name: Listed(spec.serves(name), spec.usd_per_hour) for name, spec in models.items()}
 
     def make() -> DirectoryApp:
-        return DirectoryApp(Directory(listed), _Waker(), os.environ.get("TOLLWAY_REPLICA_TOKEN") or None)
+        return DirectoryApp(Directory(models), _Waker(), os.environ.get("TOLLWAY_REPLICA_TOKEN") or None)
 
     deployment = serve.deployment(
         name="directory",

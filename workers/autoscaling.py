@@ -5,14 +5,10 @@ for anything: the replicas push their figures (``record_autoscaling_stats``), an
 call in a Serve handle's queue, which Serve counts by itself. Delays and bounds are Serve's.
 """
 
-import warnings
 from math import ceil
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from workers.spec import AutoscalingSpec
-
-if TYPE_CHECKING:
-    from ray.serve.config import AutoscalingConfig
+from workers.spec import ModelSpec
 
 REQUESTS, TTFT_MS = "requests", "ttft_ms"
 """The figures of a replica, by the names under which it reports them."""
@@ -50,24 +46,22 @@ class Policy:
         return wanted, {}
 
 
-def autoscaling_config(spec: AutoscalingSpec) -> "AutoscalingConfig":
-    """Return Serve's configuration. A model with ``min_replicas: 0`` starts at zero."""
-    # Imported late: the policy itself needs no Ray.
-    from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
-
-    kwargs = {"target_requests": spec.target_requests, "target_ttft_ms": spec.target_ttft_ms}
-    with warnings.catch_warnings():
+def scale(spec: ModelSpec) -> dict[str, object]:
+    """Return Serve's options for the number of replicas. A model with ``min_replicas: 0`` starts at zero."""
+    if (scaling := spec.autoscaling) is None:
+        return {"num_replicas": spec.replicas}
+    targets = {"target_requests": scaling.target_requests, "target_ttft_ms": scaling.target_ttft_ms}
+    config = {
+        "min_replicas": scaling.min_replicas,
+        "max_replicas": scaling.max_replicas,
+        # No `initial_replicas`: Serve would go back to it whenever its controller restarts.
+        "target_ongoing_requests": scaling.target_requests,
         # Deprecated in favour of environment variables of every process of the cluster, which are not ours to set.
-        warnings.filterwarnings("ignore", message=".*metrics_interval_s", category=DeprecationWarning)
-        return AutoscalingConfig(
-            min_replicas=spec.min_replicas,
-            max_replicas=spec.max_replicas,
-            # No `initial_replicas`: Serve would go back to it whenever its controller restarts.
-            target_ongoing_requests=spec.target_requests,
-            metrics_interval_s=1.0,
-            look_back_period_s=2.0,
-            upscale_delay_s=spec.upscale_delay_s,
-            downscale_delay_s=spec.downscale_delay_s,
-            downscale_to_zero_delay_s=spec.to_zero_delay_s,
-            policy=AutoscalingPolicy(policy_function=Policy, policy_kwargs=kwargs),
-        )
+        "metrics_interval_s": 1.0,
+        "look_back_period_s": 2.0,
+        "upscale_delay_s": scaling.upscale_delay_s,
+        "downscale_delay_s": scaling.downscale_delay_s,
+        "downscale_to_zero_delay_s": scaling.to_zero_delay_s,
+        "policy": {"policy_function": f"{__name__}:{Policy.__name__}", "policy_kwargs": targets},
+    }
+    return {"autoscaling_config": config}

@@ -9,8 +9,10 @@ import secrets
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from workers.causes import STOP_FILE, told
+from workers.directory import listed
 from workers.errors import WorkerError
 from workers.models import Report
 from workers.spec import DIRECTORY, ModelSpec
@@ -73,40 +75,72 @@ Models = Mapping[str, tuple[str, ModelSpec]]
 """Name -> what to load, spec."""
 
 
-def deploy(models: Models, running: MutableMapping[str, tuple[str, ModelSpec] | None], report: Report) -> None:
+class Deployed(NamedTuple):
+    """A model that the cluster runs; its replicas stay as long as ``version`` does."""
+
+    model: str
+    spec: ModelSpec
+    version: str
+
+    def of(self, model: str, spec: ModelSpec) -> "Deployed":
+        """Return what comes in its place: of the same version if a replica of it would be the same."""
+        same = (model, spec.of_one_replica()) == (self.model, self.spec.of_one_replica())
+        return Deployed(model, spec, self.version if same else _new_version())
+
+
+def deploy(models: Models, running: MutableMapping[str, Deployed | None], report: Report) -> None:
     """Make the cluster run these models, one Serve application each, and return when all can serve.
 
     ``running`` is what it runs (none for what did not come up) and is kept up to date: empty at first. What is equal
-    there is left alone, what differs is upgraded without a gap, what is no longer wanted drains and goes. Raises
-    ``WorkerError`` when a model does not come up; the replicas it had before then go on.
+    there is left alone; where only the number of replicas differs, some come or go; what else differs is upgraded
+    without a gap, what is no longer wanted drains and goes. Raises ``WorkerError`` when a model does not come up; the
+    replicas it had before then go on.
     """
     from ray import serve
 
     from workers.app import directory_application
 
-    specs = {name: spec for name, (_, spec) in models.items()}
-    if specs != {name: model and model[1] for name, model in running.items()}:
-        serve.run(directory_application(specs), name=DIRECTORY, route_prefix=f"/{DIRECTORY}")
+    known = listed({name: spec for name, (_, spec) in models.items()})
+    up = {name: deployed.spec for name, deployed in running.items() if deployed is not None}
+    # The directory knows of what did not come up, too.
+    if known != listed(up) or up.keys() != running.keys():
+        serve.run(directory_application(known), name=DIRECTORY, route_prefix=f"/{DIRECTORY}")
     for name in set(running) - set(models):
         report(f"stopping {name}")
         serve.delete(name, _blocking=False)
         del running[name]
     # One start after another, for an engine that starts takes what it finds free; but upgrades all at once, for each
     # ends only when the old replicas have.
-    for name in [name for name in models if running.get(name) is None]:
-        report(f"starting {_replicas(models[name][1])} of {name} ({models[name][1].engine})")
-        running[name] = None
-        _run({name: models[name]})
-        running[name] = models[name]
-        report(f"{name} is ready")
-    if changed := {name: model for name, model in models.items() if running[name] != model}:
-        report(f"upgrading {', '.join(changed)} (this takes room for as many replicas again)")
+    for name, (model, spec) in models.items():
+        if running.get(name) is None:
+            report(f"starting {_replicas(spec)} of {name} ({spec.engine})")
+            running[name] = None
+            started = Deployed(model, spec, _new_version())
+            _run({name: started})
+            running[name] = started
+            report(f"{name} is ready")
+    changed = {
+        name: deployed.of(*models[name])
+        for name, deployed in running.items()
+        if deployed is not None and models[name] != (deployed.model, deployed.spec)
+    }
+    stay = {deployed.version for deployed in running.values() if deployed is not None}
+    for name, deployed in changed.items():
+        if deployed.version in stay:
+            report(f"{name} shall have {_replicas(deployed.spec)}")
+        else:
+            report(f"upgrading {name} (this takes room for as many replicas again)")
+    if changed:
         running.update(dict.fromkeys(changed))
         _run(changed)
         running.update(changed)
 
 
-def _run(models: Models) -> None:
+def _new_version() -> str:
+    return secrets.token_hex(8)
+
+
+def _run(models: Mapping[str, Deployed]) -> None:
     from ray import serve
 
     from workers.app import application

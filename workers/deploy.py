@@ -10,12 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
+from workers.autoscaling import scale
 from workers.causes import told
+from workers.directory import listed
 from workers.errors import WorkerError
 from workers.models import Report
-from workers.spec import DIRECTORY, load_workers
+from workers.spec import DIRECTORY, ModelSpec, load_workers
 
 _OURS = "workers.app:"
 _LOOK_S = 1.0
@@ -29,9 +32,8 @@ def applications(config: Path) -> Applications:
     specs = load_workers(config)
     if not specs:
         raise WorkerError(f"{config} has no `workers:` section, so there is nothing to deploy.")
-    said = {name: spec.model_dump(mode="json", exclude_unset=True) for name, spec in specs.items()}
-    models = [_application(name, "model_from", {"name": name, "spec": spec}) for name, spec in said.items()]
-    return [_application(DIRECTORY, "directory_from", {"models": said}), *models]
+    known = msgspec.to_builtins(listed(specs))
+    return [_application(DIRECTORY, "directory_from", {"models": known}), *map(_model, specs, specs.values())]
 
 
 def rendered(config: Path) -> str:
@@ -47,14 +49,20 @@ def deploy(wanted: Applications, address: str, http: Mapping[str, object], repor
     an application of that name which is not ours, or when a model does not come up; what it had before then goes on.
     """
     cluster = _Cluster(address)
-    running = {name: application.get("deployed_app_config") for name, application in cluster.applications().items()}
-    ours = {name for name, config in running.items() if config and config["import_path"].startswith(_OURS)}
-    others = [config for name, config in running.items() if config and name not in ours]
+    running = cluster.applications()
+    configs = {name: config for name, each in running.items() if (config := each.get("deployed_app_config"))}
+    ours = {name for name, config in configs.items() if config["import_path"].startswith(_OURS)}
+    others = [config for name, config in configs.items() if name not in ours]
     names = {application["name"] for application in wanted}
     if taken := names & (running.keys() - ours):
         raise WorkerError(f"{address} has an application {min(taken)!r} that is not Tollway's; rename the worker.")
     for name in sorted(ours - names):
         report(f"stopping {name}")
+    for application in wanted:
+        if (name := application["name"]) in ours:
+            # Serve does not try again what has failed and is asked for as it was.
+            failures = configs[name]["args"].get("failures", 0) + (running[name]["status"] == "DEPLOY_FAILED")
+            application["args"] |= {"failures": failures} if failures else {}
     if wanted or ours:
         cluster.put({"http_options": dict(http), "applications": others + wanted})
     for name in sorted(names):
@@ -109,6 +117,13 @@ class _Cluster:
     def _said(self, what: str, error: Exception) -> WorkerError:
         reason = str(error).strip().partition("\n")[0]
         return WorkerError(f"The Ray dashboard at {self._address} {what}: {reason}")
+
+
+def _model(name: str, spec: ModelSpec) -> dict[str, object]:
+    # How many replicas is said beside the arguments: Serve replaces all of an application's when those have changed.
+    replica = spec.of_one_replica().model_dump(mode="json", exclude_unset=True)
+    application = _application(name, "model_from", {"name": name, "spec": replica})
+    return application | {"deployments": [{"name": name, **scale(spec)}]}
 
 
 def _application(name: str, builder: str, arguments: dict[str, object]) -> dict[str, object]:

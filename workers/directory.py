@@ -13,6 +13,7 @@ import msgspec
 
 from workers.asgi import answer, carries, gone, local_path, read_body, refuse
 from workers.engine import Message, Receive, Send
+from workers.spec import ModelSpec
 
 ANNOUNCE_S = 1.0
 """How often a replica announces itself."""
@@ -27,6 +28,11 @@ class Listed(msgspec.Struct, frozen=True):
 
     serves: tuple[str, ...]
     usd_per_hour: float
+
+
+def listed(specs: Mapping[str, ModelSpec]) -> dict[str, Listed]:
+    """Return what the directory has to know of a configuration: while that is equal, it can stay as it is."""
+    return {name: Listed(spec.serves(name), spec.usd_per_hour) for name, spec in specs.items()}
 
 
 class _Hint(msgspec.Struct):

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from workers.cluster import deploy, local_cluster
+from workers.cluster import Deployed, deploy, local_cluster
 from workers.errors import WorkerError
 from workers.leftovers import run_directory
 from workers.models import prepare
@@ -47,7 +47,7 @@ def run_workers(config: Path, port: int, temp_dir: Path | None, *, until_stdin_c
                 # Again: Ray has put its own handler in the place of ours.
                 stop_on_signals()
                 reloads = reload_on_hangup()
-                running: dict[str, tuple[str, ModelSpec] | None] = {}
+                running: dict[str, Deployed | None] = {}
                 deploy(models, running, _say)
                 _say(READY)
                 while reloads.get():
@@ -57,7 +57,7 @@ def run_workers(config: Path, port: int, temp_dir: Path | None, *, until_stdin_c
     return 0
 
 
-def _reload(config: Path, running: dict[str, tuple[str, ModelSpec] | None]) -> None:
+def _reload(config: Path, running: dict[str, Deployed | None]) -> None:
     """Bring the models in line with the file as it is now; a file or a model that is wrong changes nothing else."""
     try:
         deploy(_prepared(_specs(config)), running, _say)

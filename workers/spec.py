@@ -183,6 +183,13 @@ class ModelSpec(Strict):
         """Return how many replicas there may be at once."""
         return self.replicas if self.autoscaling is None else self.autoscaling.max_replicas
 
+    def of_one_replica(self) -> Self:
+        """Return what one replica has to know: a change of anything else needs no new replicas."""
+        said = self.model_dump(exclude_unset=True, exclude={"replicas", "autoscaling", "usd_per_hour"})
+        # Engines without a GPU divide the machine's cores among them.
+        shared = {"replicas": self.most_replicas} if self.engine == "vllm" and not self.gpus_per_replica else {}
+        return self.model_validate(said | shared)
+
     def serves(self, name: str) -> tuple[str, ...]:
         """Return the names that the engine of the worker ``name`` answers to: its own first, adapters last."""
         return (name, *self.served_names, *self.adapters)

@@ -109,11 +109,13 @@ async def test_models_come_to_a_cluster_change_there_and_go_and_what_others_run_
         assert await ready(view, "m", 1) == first, "what is equal is left alone"
 
         assert theirs.tollway("deploy", workers={"m": {**M, "replicas": 2}, "n": M})[0] == 0
-        await ready(view, "m", 2, but=first)
+        assert await ready(view, "m", 2) > first, "another number is no upgrade"
         await ready(view, "n", 1)
         assert (await view.stream("n", 5)).whole
 
-        assert theirs.tollway("deploy", workers={"m": {**M, "replicas": 2}})[0] == 0
+        autoscaling = {"min_replicas": 1, "max_replicas": 2}
+        assert theirs.tollway("deploy", workers={"m": {**M, "drain_s": 9, "autoscaling": autoscaling}})[0] == 0
+        await ready(view, "m", 1, but=first)
         await view.until(lambda: not view.listed("n"))
     assert theirs.tollway("remove")[0] == 0
     assert {name for name, status in theirs.running().items() if status != "DELETING"} == {"theirs"}
@@ -134,7 +136,12 @@ def test_a_model_that_cannot_start_is_one_sentence(theirs: Theirs) -> None:
     config |= {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 1, "max_position_embeddings": 64}
     (model / "config.json").write_text(json.dumps(config))
     (model / "model.safetensors").touch()
-    code, said = theirs.tollway("deploy", workers={"m": {"source": str(model), "kv_cache_memory": "16MiB"}})
+    broken = {"m": {"source": str(model), "kv_cache_memory": "16MiB"}}
+    code, said = theirs.tollway("deploy", workers=broken)
     assert code == 1
     assert said.startswith("tollway: The replicas of m did not start: ")
+    (model / "model.safetensors").unlink()
+    code, again = theirs.tollway("deploy", workers=broken)
+    assert code == 1
+    assert again != said, "it was tried again"
     assert theirs.tollway("remove")[0] == 0

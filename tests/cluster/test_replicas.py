@@ -14,6 +14,7 @@ WORKERS = {
     "told": {**ENGINE, "usd_per_hour": 0.08, "max_ongoing_requests": 5, "max_queued_requests": 1},
     "upgraded": {**ENGINE, "replicas": 2, "drain_s": 60},
     "killed": {**ENGINE, "replicas": 2},
+    "scaled": ENGINE,
 }
 
 
@@ -79,6 +80,18 @@ async def test_an_upgrade_under_streams_loses_none_and_leaves_no_gap(cluster: Cl
         print(f"upgrade in {upgraded_s:.1f} s: {len(view.failed)} of {len(long) + len(short)} streams failed")
         assert len(short) > 20
         assert view.failed == []
+
+
+async def test_more_replicas_start_beside_those_that_run_and_another_price_touches_none(cluster: Cluster) -> None:
+    """Replicas that an upgrade would replace take as much room again, and with it their cache would go."""
+    async with viewing(cluster) as view:
+        await view.until(lambda: len(view.ready("scaled")) == 1)
+        first = set(view.ready("scaled"))
+        await cluster.reload({**WORKERS, "scaled": {**ENGINE, "replicas": 2, "usd_per_hour": 3}})
+        await view.until(lambda: len(view.ready("scaled")) == 2 and view.models["scaled"]["usd_per_hour"] == 3)
+        assert first < set(view.ready("scaled"))
+        await cluster.reload({**WORKERS, "scaled": {**ENGINE, "autoscaling": {"min_replicas": 2, "max_replicas": 3}}})
+        assert first < set(view.ready("scaled"))
 
 
 async def test_a_killed_replica_is_gone_at_once_and_replaced(cluster: Cluster) -> None:

@@ -19,7 +19,13 @@ def models(**specs: dict[str, Any]) -> dict[str, Model]:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def versions() -> dict[str, str]:
+    """Note the version that each model was last run in."""
+    return {}
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str]) -> Iterator[list[str]]:
     """Stand in for Serve, where a model with four replicas does not come up: no engine here fails by itself."""
     serve = pytest.importorskip("ray.serve")
     said: list[str] = []
@@ -27,6 +33,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     def run_many(targets: list[Any]) -> None:
         for target in targets:
             said.append(f"run {target.name}")
+            versions[target.name] = target.target._bound_deployment.version
             if target.target._bound_deployment.num_replicas == 4:
                 raise RuntimeError("it did not come up")
 
@@ -39,7 +46,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def test_a_model_that_did_not_come_up_goes_when_it_is_taken_back(told: list[str]) -> None:
-    running: dict[str, Model | None] = {}
+    running: dict[str, cluster.Deployed | None] = {}
     cluster.deploy(models(a={}), running, told.append)
     with pytest.raises(WorkerError, match="replicas of b did not start"):
         cluster.deploy(models(a={}, b={"replicas": 4}), running, told.append)
@@ -49,7 +56,7 @@ def test_a_model_that_did_not_come_up_goes_when_it_is_taken_back(told: list[str]
 
 
 def test_an_upgrade_that_did_not_come_up_is_taken_back(told: list[str]) -> None:
-    running: dict[str, Model | None] = {}
+    running: dict[str, cluster.Deployed | None] = {}
     cluster.deploy(models(a={}), running, told.append)
     with pytest.raises(WorkerError, match="replicas of a did not start"):
         cluster.deploy(models(a={"replicas": 4}), running, told.append)
@@ -59,3 +66,17 @@ def test_an_upgrade_that_did_not_come_up_is_taken_back(told: list[str]) -> None:
     told.clear()
     cluster.deploy(models(a={}), running, told.append)
     assert told == []
+
+
+def test_another_number_of_replicas_or_another_price_leaves_those_that_run(
+    told: list[str], versions: dict[str, str]
+) -> None:
+    running: dict[str, cluster.Deployed | None] = {}
+    cluster.deploy(models(a={}, b={}), running, told.append)
+    first = dict(versions)
+    told.clear()
+    cluster.deploy(models(a={"replicas": 2, "usd_per_hour": 3}, b={"drain_s": 5}), running, told.append)
+    assert versions["a"] == first["a"]
+    assert versions["b"] != first["b"]
+    assert "a shall have 2 replicas" in told
+    assert "upgrading b (this takes room for as many replicas again)" in told

@@ -6,13 +6,14 @@ import pytest
 import yaml
 
 from gateway.cli import main
+from workers.autoscaling import scale
 from workers.spec import ModelSpec, load_workers
 
 # Ray writes its own settings with what pydantic no longer wants.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 WORKERS = """
 workers:
-  m: {source: org/name, engine: synthetic, autoscaling: {min_replicas: 0, max_replicas: 2}}
+  m: {source: org/name, engine: synthetic, usd_per_hour: 2.5, autoscaling: {min_replicas: 0, max_replicas: 2}}
   large: {source: org/large, engine: synthetic, accelerator: H100-80GB, tensor_parallel: 4, kv_cache_memory: 8GiB}
 """
 
@@ -34,10 +35,15 @@ def test_the_configuration_is_printed_as_serve_takes_it(config: Path, capsys: py
         "/m",
         "/large",
     ]
+    directory, small, large = said["applications"]
+    assert directory["args"] == {
+        "models": {"m": {"serves": ["m"], "usd_per_hour": 2.5}, "large": {"serves": ["large"], "usd_per_hour": 0.0}}
+    }
     specs = load_workers(config)
-    directory, *models = (each["args"] for each in said["applications"])
-    assert {each["name"]: ModelSpec.model_validate(each["spec"]) for each in models} == specs
-    assert {name: ModelSpec.model_validate(spec) for name, spec in directory["models"].items()} == specs
+    assert ModelSpec.model_validate(large["args"]["spec"]) == specs["large"]
+    assert small["args"]["spec"] == {"source": "org/name", "engine": "synthetic"}
+    assert small["deployments"] == [{"name": "m", **scale(specs["m"])}]
+    assert large["deployments"] == [{"name": "large", "num_replicas": 1}]
 
 
 @pytest.mark.parametrize("command", [["deploy", "--config", "CONFIG"], ["remove"]])
