@@ -43,8 +43,9 @@ GROUPS: Mapping[str, tuple[Sequence[str], Mapping[str, str]]] = {
     "own": (["direct", _GATEWAY, "Serve's proxy", "proxy and handle"], {}),
     "ingress": (["direct ingress"], {"RAY_SERVE_ENABLE_DIRECT_INGRESS": "1"}),
     "haproxy": (["HAProxy"], {"RAY_SERVE_ENABLE_HA_PROXY": "1"}),
+    "port": (["direct"], {}),
 }
-"""Groups of ways, each with the variables of its Ray."""
+"""Groups of ways, each with the variables of its Ray; ``port`` is a part of ``own``, to be measured often."""
 
 _PLACE = "<!-- the table of a run: python -m loadtests.workers --markdown -->\n"
 
@@ -65,6 +66,7 @@ class _Way:
 class _Run:
     wire: Path
     seconds: float
+    turns: int
     streams: Sequence[int]
     server_core: int
     client_core: int
@@ -73,11 +75,11 @@ class _Run:
     """Groups that did not start, each with the reason."""
 
     def round(self, groups: Sequence[str]) -> None:
-        """Measure every way of every group once, for each number of streams, and the bare server beside each group."""
-        measures: dict[tuple[str, int, str], Measure] = {}
-        self.rounds.append(measures)  # what an interrupted round has measured counts too
-        turn = len(self.rounds) % len(groups)
-        for group in [*groups[turn:], *groups[:turn]]:
+        """Start every group once and measure its ways and the bare server in turns, for each number of streams."""
+        turns: Rounds = [{} for _ in range(self.turns)]
+        first = len(self.rounds) // self.turns % len(groups)
+        self.rounds += turns  # what an interrupted round has measured counts too
+        for group in [*groups[first:], *groups[:first]]:
             # A short path: Ray's sockets are below it.
             with tempfile.TemporaryDirectory(prefix="tw-", dir="/tmp") as name, ExitStack() as scope:
                 try:
@@ -86,10 +88,11 @@ class _Run:
                     self.problems[group] = str(error)
                     continue
                 beside = list({id(program): program for way in ways for program in way.programs}.values())
-                for streams in self.streams:
-                    shift = (len(self.rounds) + streams) % len(ways)
-                    for way in [*ways[shift:], *ways[:shift]]:
-                        measures[group, streams, way.name] = self._measure(way, streams, beside)
+                for number, measures in enumerate(turns, len(self.rounds)):
+                    for place, streams in enumerate(self.streams):
+                        shift = (number + place) % len(ways)
+                        for way in [*ways[shift:], *ways[:shift]]:
+                            measures[group, streams, way.name] = self._measure(way, streams, beside)
 
     def _start(self, group: str, work: Path, scope: ExitStack) -> list[_Way]:
         names, variables = GROUPS[group]
@@ -213,12 +216,12 @@ def main() -> int:
     if len(cores) < 2:
         print("two cores are needed: one for the servers, one for the client", file=sys.stderr)
         return 1
-    run = _Run(wire, arguments.seconds, arguments.streams, cores[0], cores[1])
+    run = _Run(wire, arguments.seconds, arguments.turns, arguments.streams, cores[0], cores[1])
     interrupted = repeat(arguments.rounds, partial(run.round, arguments.groups))
     head = (
-        f"{dt.datetime.now(dt.UTC):%Y-%m-%d}, {len(run.rounds)} round(s) of {arguments.seconds:g} s a point, "
-        f"{_TOKENS} tokens a stream, {os.cpu_count()} cores, Python {platform.python_version()}; programs of others "
-        f"took {others(run.rounds)} of the servers' core"
+        f"{dt.datetime.now(dt.UTC):%Y-%m-%d}, {arguments.rounds} round(s) of {arguments.turns} turn(s), "
+        f"{arguments.seconds:g} s a point, {_TOKENS} tokens a stream, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}; programs of others took {others(run.rounds)} of the servers' core"
     )
     ways = [(group, name) for group, (names, _) in GROUPS.items() for name in (BARE, *names, ALONE)]
     page = f"{head}\n\n{markdown(run.rounds, ways, run.problems)}\n"
@@ -235,9 +238,15 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m loadtests.workers", description="Measure the ways from an engine in Ray Serve to its caller."
     )
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=1, help="how often each round measures; default 1")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each point")
     parser.add_argument("--streams", type=_numbers, default=[1, 16, 64], help="with commas between; default 1,16,64")
-    parser.add_argument("--groups", type=_groups, default=list(GROUPS), help=f"some of {','.join(GROUPS)}; default all")
+    parser.add_argument(
+        "--groups",
+        type=_groups,
+        default=["own", "ingress", "haproxy"],
+        help="some of these and port; default %(default)s",
+    )
     parser.add_argument(
         "--markdown", type=Path, help="put the table at the end of this file, in place of the last one's"
     )
