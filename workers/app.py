@@ -18,12 +18,14 @@ from ray.serve.handle import DeploymentHandle
 
 from workers.autoscaling import REQUESTS, TTFT_MS, scale
 from workers.directory import ANNOUNCE_S, Directory, DirectoryApp, Listed
+from workers.errors import WorkerError
 from workers.placement import ray_options
 from workers.replica import Place, ReplicaApp
 from workers.spec import DIRECTORY, ModelSpec
 
 _HINT_HOLDS_S = 3.0
 _CALL_S = 2.0
+_AGAIN_S = 0.25
 # What a replica needs after its streams have ended: its own port closes, then the engine.
 _CLOSING_S = 15.0
 
@@ -35,6 +37,13 @@ class _Replica:
     """
 
     app: ReplicaApp
+
+    async def _run_asgi_lifespan_startup(self) -> None:
+        """Do as Serve does, but raise the reason of a failure where Serve says that the log has it."""
+        try:
+            await super()._run_asgi_lifespan_startup()  # type: ignore[misc] # of the class that Serve makes of this one
+        except RuntimeError as error:
+            raise WorkerError(self.app.failure) from error
 
     async def check_health(self) -> None:
         """Raise when the engine cannot serve; after three times Serve replaces the replica."""
@@ -147,17 +156,25 @@ def _place(model: str) -> Place:
 
 @asynccontextmanager
 async def _announced(model: str, replica: str, url: str) -> AsyncIterator[None]:
+    announced = asyncio.Event()
+
     async def forever() -> None:
         handle: DeploymentHandle | None = None
         while True:
             # Without a directory the replica serves all the same, and goes on trying.
+            pause_s = _AGAIN_S
             with suppress(Exception):
                 handle = handle or await _handle("directory", DIRECTORY)
                 await asyncio.wait_for(handle.announce.remote(model, replica, url), _CALL_S)
-            await asyncio.sleep(ANNOUNCE_S)
+                announced.set()
+                pause_s = ANNOUNCE_S
+            await asyncio.sleep(pause_s)
 
     task = asyncio.create_task(forever())
     try:
+        # In an upgrade the old replicas go once this one has started: by then it should be known.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(announced.wait(), _CALL_S)
         yield
     finally:
         task.cancel()

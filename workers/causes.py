@@ -1,8 +1,7 @@
 """Why a start failed, carried from the process that knows it to the command that says it.
 
-vLLM says the cause only in the log of its own processes, and Ray Serve says of a replica only that it did not start. So
-vLLM's processes also write their errors to a file that the replica reads, and the replica writes its own beside the
-run's stop file, where the command that started the cluster finds it. On other machines the cause stays in the log.
+vLLM says the cause only in the log of its own processes, so they also write their errors to a file that the replica
+reads. Ray Serve says of an ASGI app only that its start failed, so the replica raises its reason in place of that.
 """
 
 import json
@@ -43,25 +42,18 @@ def root_cause(error: Exception, log: Path) -> Exception:
     return error
 
 
-def tell(model: str, error: Exception) -> None:
-    """Leave the reason for the command that started this replica, if it is of this machine."""
-    if (path := _told_at(model)) is not None:
-        # What pydantic raises, vLLM's own configuration too, has its reason only further down.
-        said = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else error
-        path.write_text(f"{type(error).__name__}: {said}", encoding="utf-8")
+def reason(error: Exception) -> str:
+    """Return in one line what went wrong."""
+    # What pydantic raises, vLLM's own configuration too, has its reason only further down.
+    said = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else error
+    return f"{type(error).__name__}: {said}".partition("\n")[0]
 
 
-def told(model: str, otherwise: str) -> WorkerError:
-    """Return the error that says why a model's replicas did not start; ``otherwise`` where none of them told."""
-    path = _told_at(model)
-    if path is not None and path.is_file():
-        reason = path.read_text(encoding="utf-8").partition("\n")[0]
-        path.unlink()
-    else:
-        reason = otherwise.strip().rpartition("\n")[2] or "Ray Serve gave no reason"
-    return WorkerError(f"The replicas of {model} did not start: {reason}")
+def not_started(model: str, said: str) -> WorkerError:
+    """Return the error that says why a model's replicas did not start; ``said`` is what Serve has to say of them.
 
-
-def _told_at(model: str) -> Path | None:
-    stop_file = os.environ.get(STOP_FILE)
-    return Path(stop_file).with_name(f"failed-{model}") if stop_file else None
+    A replica's reason stands at the end of Serve's traceback, as a ``WorkerError``.
+    """
+    last = said.strip().rpartition("\n")[2]
+    cause = last.rpartition(f"{WorkerError.__name__}: ")[2] or "Ray Serve gave no reason"
+    return WorkerError(f"The replicas of {model} did not start: {cause}")

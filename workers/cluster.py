@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from workers.causes import STOP_FILE, told
+from workers.causes import STOP_FILE, not_started
 from workers.directory import listed
 from workers.errors import WorkerError
 from workers.models import Report
@@ -58,7 +58,7 @@ def local_cluster(port: int, temp_dir: Path) -> Iterator[None]:
             _node_ip_address="127.0.0.1",
             _temp_dir=str(temp_dir),
         )
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except Exception as error:
         ray.shutdown()
         raise WorkerError(f"Ray did not start: {str(error).strip().partition(chr(10))[0]}") from error
     try:
@@ -150,9 +150,9 @@ def _run(models: Mapping[str, Deployed]) -> None:
         serve.run_many(targets)
     except RuntimeError as error:
         applications = serve.status().applications
-        failed = [(name, applications[name].message) for name in models if applications[name].status == "DEPLOY_FAILED"]
-        name, said = failed[0] if failed else (next(iter(models)), "")
-        raise told(name, said or str(error)) from error
+        name = next((name for name in models if applications[name].status == "DEPLOY_FAILED"), next(iter(models)))
+        said = [deployment.message for deployment in applications[name].deployments.values()]
+        raise not_started(name, "\n".join(said) or str(error)) from error
 
 
 def _replicas(spec: ModelSpec) -> str:

@@ -14,7 +14,7 @@ import msgspec
 import yaml
 
 from workers.autoscaling import scale
-from workers.causes import told
+from workers.causes import not_started
 from workers.directory import listed
 from workers.errors import WorkerError
 from workers.models import Report
@@ -54,7 +54,8 @@ def deploy(wanted: Applications, address: str, http: Mapping[str, object], repor
     ours = {name for name, config in configs.items() if config["import_path"].startswith(_OURS)}
     others = [config for name, config in configs.items() if name not in ours]
     names = {application["name"] for application in wanted}
-    if taken := names & (running.keys() - ours):
+    others_names = {name for name, each in running.items() if name not in ours and each["status"] != "DELETING"}
+    if taken := names & others_names:
         raise WorkerError(f"{address} has an application {min(taken)!r} that is not Tollway's; rename the worker.")
     for name in sorted(ours - names):
         report(f"stopping {name}")
@@ -107,9 +108,9 @@ class _Cluster:
             application = self.applications().get(name, {"status": "NOT_STARTED", "message": "", "deployments": {}})
             if application["status"] == "RUNNING":
                 return
-            if application["status"] == "DEPLOY_FAILED":
-                raise told(name, application["message"])
             before, said = said, " ".join(each["message"] for each in application["deployments"].values())
+            if application["status"] == "DEPLOY_FAILED":
+                raise not_started(name, said or application["message"])
             if said != before:
                 report(f"{name}: {said}")
             time.sleep(_LOOK_S)

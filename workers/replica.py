@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from workers.causes import STOP_FILE, tell
+from workers.causes import STOP_FILE, reason
 from workers.engine import Message, OpenEngine, Receive, Send
 from workers.front import Front
 from workers.load import SAMPLE_S, Load
@@ -62,6 +62,8 @@ class ReplicaApp:
         self._load: Load | None = None
         self._front: Front | None = None
         self._port: OwnPort | None = None
+        self.failure = ""
+        """Why the start-up failed, if it has."""
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Speak ASGI 3."""
@@ -90,7 +92,7 @@ class ReplicaApp:
             try:
                 front, load = await self._start(stack)
             except Exception as error:
-                tell(self._name, error)
+                self.failure = reason(error)
                 await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
                 raise
             await send({"type": "lifespan.startup.complete"})

@@ -10,7 +10,7 @@ from typing import Annotated
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
 
-from workers.causes import STOP_FILE, log_to, root_cause, tell, told
+from workers.causes import log_to, not_started, reason, root_cause
 
 LOG = """EngineCore failed to start.
 Traceback (most recent call last):
@@ -23,9 +23,8 @@ RuntimeError: Engine core initialization failed
 
 
 @pytest.fixture(autouse=True)
-def _run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Be a process of a run with its directory."""
-    monkeypatch.setenv(STOP_FILE, str(tmp_path / "stopping"))
+def _own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restore the settings of vLLM's log."""
     monkeypatch.setenv("VLLM_CONFIGURE_LOGGING", "0")
     monkeypatch.setenv("VLLM_LOGGING_CONFIG_PATH", "")
 
@@ -59,22 +58,21 @@ def test_vllm_s_processes_write_errors_to_the_log(tmp_path: Path) -> None:
             logger.removeHandler(handler)
 
 
-def test_a_replica_s_reason_is_told_once(tmp_path: Path) -> None:
-    tell("m", ValueError("no room\nand more"))
-    assert str(told("m", "Ray says little")) == "The replicas of m did not start: ValueError: no room"
-    assert str(told("m", "first\nRay says little")) == "The replicas of m did not start: Ray says little"
-    assert str(told("m", "")) == "The replicas of m did not start: Ray Serve gave no reason"
+def test_the_reason_of_a_replica_stands_at_the_end_of_what_serve_says() -> None:
+    said = (
+        f"It failed 1 times in a row. Error:\n  File x\nworkers.errors.WorkerError: {reason(ValueError('no room'))}\n"
+    )
+    assert str(not_started("m", said)) == "The replicas of m did not start: ValueError: no room"
+    assert str(not_started("m", "first\nThe actor died")) == "The replicas of m did not start: The actor died"
+    assert str(not_started("m", "")) == "The replicas of m did not start: Ray Serve gave no reason"
+
+
+def test_a_reason_is_one_line() -> None:
+    assert reason(ValueError("no room\nand more")) == "ValueError: no room"
 
 
 def test_the_reason_of_a_validation_is_told_and_not_only_that_there_is_one() -> None:
     """The configuration of vLLM is pydantic's, too."""
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(Annotated[int, Field(le=8)]).validate_python(9)
-    tell("m", caught.value)
-    assert str(told("m", "")).endswith("ValidationError: Input should be less than or equal to 8")
-
-
-def test_on_another_machine_the_reason_stays_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(STOP_FILE)
-    tell("m", ValueError("no room"))
-    assert str(told("m", "Ray says little")) == "The replicas of m did not start: Ray says little"
+    assert reason(caught.value) == "ValidationError: Input should be less than or equal to 8"

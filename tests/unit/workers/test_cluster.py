@@ -40,7 +40,7 @@ def told(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str]) -> Iterator[
     monkeypatch.setattr(serve, "run", lambda *_, name, **__: said.append(f"run {name}"))
     monkeypatch.setattr(serve, "run_many", run_many)
     monkeypatch.setattr(serve, "delete", lambda name, **_: said.append(f"delete {name}"))
-    failed = SimpleNamespace(status="DEPLOY_FAILED", message="")
+    failed = SimpleNamespace(status="DEPLOY_FAILED", deployments={})
     monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications={"a": failed, "b": failed}))
     return said
 
