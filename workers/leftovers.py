@@ -53,6 +53,8 @@ def run_directory(given: Path | None = None) -> Iterator[Path]:
         try:
             yield directory
         finally:
+            # Ray does not wait for all of its own.
+            end_all(partial(_processes, directory), _PATIENCE_S)
             del os.environ[RUN]
 
 

@@ -26,10 +26,11 @@ def require_free(port: int) -> None:
 
 
 def free_port(preferred: int) -> int:
-    """Return ``preferred`` when it is free, otherwise some other free port. Nothing reserves it for the caller."""
-    if is_free(preferred):
-        return preferred
+    """Return ``preferred`` or the next free one after it, or else any. Nothing reserves it for the caller."""
+    # The system hands out ports from a range of its own, so one from there might be gone a moment later.
+    near = range(preferred, min(preferred + 100, 1 << 16))
+    if (port := next(filter(is_free, near), None)) is not None:
+        return port
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return int(probe.getsockname()[1])

@@ -7,7 +7,7 @@ import time
 
 import aiohttp
 
-from tests.ground.ray_cluster import Cluster, callers, viewing
+from tests.ground.ray_cluster import Cluster, Stream, callers, viewing
 
 ENGINE = {"source": "-", "engine": "synthetic", "cpus_per_replica": 0.1}
 WORKERS = {
@@ -53,17 +53,23 @@ async def test_requests_through_serves_proxy_are_counted_too(cluster: Cluster) -
     async with viewing(cluster) as view:
         await view.until(lambda: bool(view.ready("told")))
         [replica] = view.listed("told")
-        streaming = asyncio.create_task(view.stream("told", 100, f"{cluster.url}/told"))
-        await view.until(lambda: view.lines[replica]["in_flight"] == 1)
-        assert (await streaming).whole
+        before = view.lines[replica]["total"]["busy_s"]
+        assert (await view.stream("told", 100, f"{cluster.url}/told")).whole
+        await view.until(lambda: view.lines[replica]["total"]["busy_s"] > before)
 
 
 async def test_an_upgrade_under_streams_loses_none_and_leaves_no_gap(cluster: Cluster) -> None:
     async with viewing(cluster) as view:
         await view.until(lambda: len(view.ready("upgraded")) == 2)
         old = view.listed("upgraded")
-        # 25 seconds each: longer than the upgrade, so the old replicas have to wait for them.
-        long = [asyncio.create_task(view.stream("upgraded", 5000, url)) for url in old.values() for _ in range(4)]
+
+        async def until_it_drains(replica: str) -> list[Stream]:
+            streams = []
+            while replica in view.ready("upgraded"):
+                streams.append(await view.stream("upgraded", 1000, old[replica]))  # five seconds
+            return streams
+
+        long = [asyncio.create_task(until_it_drains(replica)) for replica in old for _ in range(4)]
         async with callers(view, "upgraded", 4, 20) as short:
             begun = time.monotonic()
             slower = {**WORKERS["upgraded"], "synthetic": {"ttft_ms": 60}}
@@ -72,8 +78,8 @@ async def test_an_upgrade_under_streams_loses_none_and_leaves_no_gap(cluster: Cl
             upgraded_s = time.monotonic() - begun
             assert {view.lines[replica]["state"] for replica in old} == {"draining"}
             assert len(view.ready("upgraded")) == 2
-            assert not any(stream.done() for stream in long)
-            assert all(stream.whole for stream in await asyncio.gather(*long))
+            assert not any(caller.done() for caller in long), "each old replica has to wait for the last of each"
+            assert all(stream.whole for streams in await asyncio.gather(*long) for stream in streams)
             await view.until(lambda: not set(view.listed("upgraded")) & set(old))
             await reloading
         assert all(models["upgraded"] for models in view.views)

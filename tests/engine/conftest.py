@@ -18,7 +18,7 @@ import pytest
 from workers.ports import free_port
 
 ROOT = Path(__file__).parents[2]
-_START_S = 600
+_START_S = 1800
 
 
 @dataclass(frozen=True, slots=True)

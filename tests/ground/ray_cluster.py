@@ -182,7 +182,10 @@ class View:
     async def stream(self, model: str, tokens: int, url: str | None = None) -> Stream:
         """Ask for so many tokens, of the least busy ready replica or at ``url``, and read to the end."""
         if url is None:
-            ready = self.ready(model)
+            # Those that drain still serve, as ADR 0006 has it.
+            ready = self.ready(model) or {
+                each: line["url"] for each, line in self.lines.items() if line["model"] == model
+            }
             replica = min(ready, key=lambda each: self.lines[each]["in_flight"])
             url = ready[replica]
         stream = Stream(url, tokens)

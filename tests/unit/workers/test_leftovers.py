@@ -201,6 +201,13 @@ def test_a_run_that_ends_by_itself_leaves_no_directory(parent: Path) -> None:
     assert list(parent.iterdir()) == []
 
 
+def test_a_run_that_ends_by_itself_leaves_no_process(parent: Path) -> None:
+    """Ray ends before the last of its agents does."""
+    with run_directory(parent):
+        left = subprocess.Popen(["sleep", "600"])
+    assert left.wait() == -signal.SIGTERM
+
+
 def test_a_directory_that_is_not_there_is_one_plain_sentence(tmp_path: Path) -> None:
     with (
         pytest.raises(WorkerError, match=r"nowhere cannot take the directory of a run: No such file"),
