@@ -43,7 +43,7 @@ class _Replica:
         try:
             await super()._run_asgi_lifespan_startup()  # type: ignore[misc] # of the class that Serve makes of this one
         except RuntimeError as error:
-            raise WorkerError(self.app.failure) from error
+            raise WorkerError(self.app.failure or error) from error
 
     async def check_health(self) -> None:
         """Raise when the engine cannot serve; after three times Serve replaces the replica."""
@@ -75,7 +75,7 @@ class _DirectoryReplica:
 def application(name: str, model: str, spec: ModelSpec, version: str | None = None) -> serve.Application:
     """Build the Serve application of one model; for ``model`` see ``ReplicaApp``.
 
-    Replicas of the same version stay; without one, Serve replaces them all.
+    Replicas of the same version stay; in a declarative configuration Serve has versions of its own.
     """
     ingress = serve.ingress(ReplicaApp(name, model, spec.of_one_replica(), partial(_place, name)))(_Replica)
     deployment = serve.deployment(
@@ -106,8 +106,8 @@ def directory_from(arguments: dict[str, Any]) -> serve.Application:
     return directory_application(msgspec.convert(arguments["models"], dict[str, Listed]))
 
 
-def directory_application(models: Mapping[str, Listed]) -> serve.Application:
-    """Build the directory's application for these models."""
+def directory_application(models: Mapping[str, Listed], version: str | None = None) -> serve.Application:
+    """Build the directory's application for these models; one of the same version stays."""
 
     def make() -> DirectoryApp:
         return DirectoryApp(Directory(models), _Waker(), os.environ.get("TOLLWAY_REPLICA_TOKEN") or None)
@@ -125,7 +125,7 @@ def directory_application(models: Mapping[str, Listed]) -> serve.Application:
         logging_config={"enable_access_log": False},
         ray_actor_options={"num_cpus": 0},
     )(serve.ingress(make)(_DirectoryReplica))
-    return deployment.bind()
+    return deployment.options(version=version, _internal=True).bind()
 
 
 class _Waker:

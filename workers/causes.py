@@ -16,6 +16,9 @@ from workers.errors import WorkerError
 STOP_FILE = "TOLLWAY_STOP_FILE"
 """The environment variable with the path of a file that appears when all of this machine's replicas are to stop."""
 
+FAILED = "failed to start"
+"""In Serve's message of a deployment when one of its replicas did not; where others did, it goes on trying."""
+
 # The last line of a traceback; the first in a log is what failed first.
 _ERROR = re.compile(r"^[^\n]*?((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception): [^\n]+)$", re.MULTILINE)
 

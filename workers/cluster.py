@@ -4,21 +4,30 @@ All of it listens on loopback only, with one exception that Ray 2.60 does not le
 binds every interface. A token that is made anew for each run keeps others out of it.
 """
 
+import hashlib
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from workers.causes import STOP_FILE, not_started
+import msgspec
+
+from workers.causes import FAILED, STOP_FILE, not_started
 from workers.directory import listed
 from workers.errors import WorkerError
 from workers.models import Report
 from workers.spec import DIRECTORY, ModelSpec
 
+if TYPE_CHECKING:
+    from ray.serve import RunTarget
+    from ray.serve.schema import ApplicationStatusOverview
+
 # Serve passes requests by HTTP, not through the object store, so a small one does.
 _OBJECT_STORE_BYTES = 128 * 1024 * 1024
+_LOOK_S = 0.2
 
 
 def ray_environment() -> dict[str, str]:
@@ -84,8 +93,13 @@ class Deployed(NamedTuple):
 
     def of(self, model: str, spec: ModelSpec) -> "Deployed":
         """Return what comes in its place: of the same version if a replica of it would be the same."""
-        same = (model, spec.of_one_replica()) == (self.model, self.spec.of_one_replica())
+        same = (model, _of_one(spec)) == (self.model, _of_one(self.spec))
         return Deployed(model, spec, self.version if same else _new_version())
+
+
+def _of_one(spec: ModelSpec) -> tuple[ModelSpec, bool]:
+    # A replica tells Serve's autoscaler how it is only if there was one when it started.
+    return spec.of_one_replica(), spec.autoscaling is None
 
 
 def deploy(models: Models, running: MutableMapping[str, Deployed | None], report: Report) -> None:
@@ -101,58 +115,76 @@ def deploy(models: Models, running: MutableMapping[str, Deployed | None], report
     from workers.app import directory_application
 
     known = listed({name: spec for name, (_, spec) in models.items()})
-    up = {name: deployed.spec for name, deployed in running.items() if deployed is not None}
-    # The directory knows of what did not come up, too.
-    if known != listed(up) or up.keys() != running.keys():
-        serve.run(directory_application(known), name=DIRECTORY, route_prefix=f"/{DIRECTORY}")
+    version = hashlib.sha256(msgspec.json.encode(known)).hexdigest()
+    serve.run(directory_application(known, version), name=DIRECTORY, route_prefix=f"/{DIRECTORY}")
     for name in set(running) - set(models):
         report(f"stopping {name}")
         serve.delete(name, _blocking=False)
         del running[name]
     # One start after another, for an engine that starts takes what it finds free; but upgrades all at once, for each
     # ends only when the old replicas have.
+    upgraded: dict[str, Deployed] = {}
     for name, (model, spec) in models.items():
-        if running.get(name) is None:
+        if (before := running.get(name)) is None:
             report(f"starting {_replicas(spec)} of {name} ({spec.engine})")
             running[name] = None
             started = Deployed(model, spec, _new_version())
             _run({name: started})
             running[name] = started
             report(f"{name} is ready")
-    changed = {
-        name: deployed.of(*models[name])
-        for name, deployed in running.items()
-        if deployed is not None and models[name] != (deployed.model, deployed.spec)
-    }
-    stay = {deployed.version for deployed in running.values() if deployed is not None}
-    for name, deployed in changed.items():
-        if deployed.version in stay:
-            report(f"{name} shall have {_replicas(deployed.spec)}")
+        elif (after := before.of(model, spec)) == before:
+            continue
+        elif after.version == before.version:
+            report(f"{name}: {_replicas(spec)}")
+            _scale(name, before, after)
+            running[name] = after
         else:
             report(f"upgrading {name} (this takes room for as many replicas again)")
-    if changed:
-        running.update(dict.fromkeys(changed))
-        _run(changed)
-        running.update(changed)
+            upgraded[name] = after
+    if upgraded:
+        running.update(dict.fromkeys(upgraded))
+        _run(upgraded)
+        running.update(upgraded)
 
 
 def _new_version() -> str:
     return secrets.token_hex(8)
 
 
+def _scale(name: str, before: Deployed, after: Deployed) -> None:
+    """Change the number of a model's replicas; if one does not start, take that back and raise ``WorkerError``."""
+    from ray import serve
+
+    serve.run_many([_target(name, after)], wait_for_applications_running=False)
+    while (application := serve.status().applications[name]).status != "RUNNING":
+        said = _messages(application)
+        if FAILED in said:
+            serve.run_many([_target(name, before)], wait_for_applications_running=False)
+            raise not_started(name, said)
+        time.sleep(_LOOK_S)
+
+
 def _run(models: Mapping[str, Deployed]) -> None:
+    from ray import serve
+
+    try:
+        serve.run_many([_target(name, deployed) for name, deployed in models.items()])
+    except RuntimeError as error:
+        applications = serve.status().applications
+        name = next((name for name in models if applications[name].status == "DEPLOY_FAILED"), next(iter(models)))
+        raise not_started(name, _messages(applications[name]) or str(error)) from error
+
+
+def _target(name: str, deployed: Deployed) -> "RunTarget":
     from ray import serve
 
     from workers.app import application
 
-    targets = [serve.RunTarget(application(name, *model), name, f"/{name}") for name, model in models.items()]
-    try:
-        serve.run_many(targets)
-    except RuntimeError as error:
-        applications = serve.status().applications
-        name = next((name for name in models if applications[name].status == "DEPLOY_FAILED"), next(iter(models)))
-        said = [deployment.message for deployment in applications[name].deployments.values()]
-        raise not_started(name, "\n".join(said) or str(error)) from error
+    return serve.RunTarget(application(name, *deployed), name, f"/{name}")
+
+
+def _messages(application: "ApplicationStatusOverview") -> str:
+    return "\n".join(deployment.message for deployment in application.deployments.values())
 
 
 def _replicas(spec: ModelSpec) -> str:

@@ -14,7 +14,7 @@ import msgspec
 import yaml
 
 from workers.autoscaling import scale
-from workers.causes import not_started
+from workers.causes import FAILED, not_started
 from workers.directory import listed
 from workers.errors import WorkerError
 from workers.models import Report
@@ -61,9 +61,11 @@ def deploy(wanted: Applications, address: str, http: Mapping[str, object], repor
         report(f"stopping {name}")
     for application in wanted:
         if (name := application["name"]) in ours:
+            before = {**configs[name]["args"]}
+            failures = before.pop("failures", 0) + (running[name]["status"] == "DEPLOY_FAILED")
             # Serve does not try again what has failed and is asked for as it was.
-            failures = configs[name]["args"].get("failures", 0) + (running[name]["status"] == "DEPLOY_FAILED")
-            application["args"] |= {"failures": failures} if failures else {}
+            if failures and before == application["args"]:
+                application["args"] = {**before, "failures": failures}
     if wanted or ours:
         cluster.put({"http_options": dict(http), "applications": others + wanted})
     for name in sorted(names):
@@ -109,7 +111,7 @@ class _Cluster:
             if application["status"] == "RUNNING":
                 return
             before, said = said, " ".join(each["message"] for each in application["deployments"].values())
-            if application["status"] == "DEPLOY_FAILED":
+            if application["status"] == "DEPLOY_FAILED" or FAILED in said:
                 raise not_started(name, said or application["message"])
             if said != before:
                 report(f"{name}: {said}")

@@ -54,7 +54,7 @@ def run_directory(given: Path | None = None) -> Iterator[Path]:
             yield directory
         finally:
             # Ray does not wait for all of its own.
-            end_all(partial(_processes, directory), _PATIENCE_S)
+            end_all(partial(_processes, directory.resolve()), _PATIENCE_S)
             del os.environ[RUN]
 
 

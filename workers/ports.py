@@ -25,11 +25,14 @@ def require_free(port: int) -> None:
         raise WorkerError(f"Port {port} on {LOOPBACK} is in use; choose another port or stop what listens there.")
 
 
-def free_port(preferred: int) -> int:
-    """Return ``preferred`` or the next free one after it, or else any. Nothing reserves it for the caller."""
+def free_port(preferred: int, but: int = 0) -> int:
+    """Return ``preferred`` or the next free one after it, or else any, not ``but``. Nothing reserves it for the caller.
+
+    ``but`` is below the range from which the system chooses.
+    """
     # The system hands out ports from a range of its own, so one from there might be gone a moment later.
     near = range(preferred, min(preferred + 100, 1 << 16))
-    if (port := next(filter(is_free, near), None)) is not None:
+    if (port := next((port for port in near if port != but and is_free(port)), None)) is not None:
         return port
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))

@@ -52,7 +52,7 @@ def up(config: Path, *, engine: str | None, port: int, workers_port: int, until_
     try:
         with ExitStack() as stack:
             directory = stack.enter_context(run_directory())
-            serve_port = free_port(workers_port)
+            serve_port = free_port(workers_port, but=port)
             effective = _effective_config(config, engine, serve_port, directory)
             _Run(effective, serve_port=serve_port, port=port, directory=directory, stack=stack).go()
     except StopRequested:

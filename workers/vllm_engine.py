@@ -29,12 +29,13 @@ def engine_environment(spec: ModelSpec, cpus: int) -> dict[str, str]:
         "VLLM_DO_NOT_TRACK": "1",
         # vLLM's logging set-up would close the handlers of Serve's replica.
         "VLLM_CONFIGURE_LOGGING": "0",
-        # Ray limits OpenMP to the CPUs a replica reserved (one); the engine is to use the machine. But the threads of
-        # two busy engines on the same cores wait for each other actively, and both then crawl.
-        "OMP_NUM_THREADS": str(max(1, cpus // spec.most_replicas)),
         # Pinning threads to cores starves whatever else runs on a small machine, the gateway first.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     }
+    if not spec.gpus_per_replica:
+        # Ray limits OpenMP to the CPUs a replica reserved (one); the engine is to use the machine. But the threads of
+        # two busy engines on the same cores wait for each other actively, and both then crawl.
+        environment["OMP_NUM_THREADS"] = str(max(1, cpus // spec.most_replicas))
     if spec.engine_args.get("enforce_eager") is True:
         # Some of vLLM's small functions (log-probabilities) are compiled at their first use even then, which on a CPU
         # takes longer than any caller waits.
@@ -118,7 +119,10 @@ async def open_vllm(name: str, model: str, spec: ModelSpec) -> AsyncIterator[Ope
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    args = make_arg_parser(FlexibleArgumentParser()).parse_args(engine_arguments(name, model, spec))
+    try:
+        args = make_arg_parser(FlexibleArgumentParser()).parse_args(engine_arguments(name, model, spec))
+    except SystemExit as error:
+        raise ValueError("vLLM refuses its arguments; `tollway check` names them") from error
     validate_parsed_serve_args(args)
     async with AsyncExitStack() as stack:
         log = causes.log_to(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vllm-"))))

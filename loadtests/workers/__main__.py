@@ -219,7 +219,7 @@ def main() -> int:
     run = _Run(wire, arguments.seconds, arguments.turns, arguments.streams, cores[0], cores[1])
     interrupted = repeat(arguments.rounds, partial(run.round, arguments.groups))
     head = (
-        f"{dt.datetime.now(dt.UTC):%Y-%m-%d}, {arguments.rounds} round(s) of {arguments.turns} turn(s), "
+        f"{dt.datetime.now(dt.UTC):%Y-%m-%d}, {len(run.rounds)} turn(s) in rounds of {arguments.turns}, "
         f"{arguments.seconds:g} s a point, {_TOKENS} tokens a stream, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}; programs of others took {others(run.rounds)} of the servers' core"
     )

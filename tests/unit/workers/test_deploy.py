@@ -6,7 +6,6 @@ import pytest
 import yaml
 
 from gateway.cli import main
-from workers.autoscaling import scale
 from workers.spec import ModelSpec, load_workers
 
 # Ray writes its own settings with what pydantic no longer wants.
@@ -42,7 +41,9 @@ def test_the_configuration_is_printed_as_serve_takes_it(config: Path, capsys: py
     specs = load_workers(config)
     assert ModelSpec.model_validate(large["args"]["spec"]) == specs["large"]
     assert small["args"]["spec"] == {"source": "org/name", "engine": "synthetic"}
-    assert small["deployments"] == [{"name": "m", **scale(specs["m"])}]
+    [scaled] = small["deployments"]
+    assert (scaled["name"], scaled["autoscaling_config"]["max_replicas"]) == ("m", 2)
+    assert scaled["autoscaling_config"]["policy"]["policy_function"] == "workers.autoscaling:Policy"
     assert large["deployments"] == [{"name": "large", "num_replicas": 1}]
 
 

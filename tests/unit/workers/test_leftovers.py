@@ -203,7 +203,8 @@ def test_a_run_that_ends_by_itself_leaves_no_directory(parent: Path) -> None:
 
 def test_a_run_that_ends_by_itself_leaves_no_process(parent: Path) -> None:
     """Ray ends before the last of its agents does."""
-    with run_directory(parent):
+    (link := parent / "link").symlink_to(parent)
+    with run_directory(link):
         left = subprocess.Popen(["sleep", "600"])
     assert left.wait() == -signal.SIGTERM
 

@@ -134,6 +134,10 @@ def test_replicas_share_the_cores_of_a_machine() -> None:
     """Threads of two engines on one core wait for each other actively: both then crawl."""
     assert engine_environment(spec(replicas=2), 4)["OMP_NUM_THREADS"] == "2"
     assert engine_environment(spec(autoscaling={"max_replicas": 8}), 4)["OMP_NUM_THREADS"] == "1"
+    assert engine_environment(spec(replicas=2).of_one_replica(), 4)["OMP_NUM_THREADS"] == "2"
+    on_gpus = spec(gpus_per_replica=1, replicas=2).of_one_replica()
+    assert on_gpus == spec(gpus_per_replica=1)
+    assert "OMP_NUM_THREADS" not in engine_environment(on_gpus, 4), "vLLM and Ray know better"
 
 
 def test_no_usage_report_leaves_the_machine() -> None:
