@@ -318,18 +318,17 @@ def _check_counts(run: Run) -> None:
 def _check_latency(run: Run) -> None:
     timed = [heard for heard in run.app.heard if heard.model in {"cheap", "dear"} and heard.ttft_ms]
     assert len(timed) == 2 * STREAMS
-    ttft_off: list[float] = []
     tpot_off: list[float] = []
     for heard in timed:
         page = run.pages[heard.call_id]
-        assert page["ttft_ms"] >= TTFT_MS
-        ttft_off.append(abs(page["ttft_ms"] - heard.ttft_ms) / max(5.0, heard.ttft_ms * 0.05))
+        # One clock, and one time within the other: the upstream's wait, the gateway's time, the caller's.
+        assert TTFT_MS <= page["ttft_ms"] <= heard.ttft_ms
         # Stricter than 5 ms, in which a TPOT that included TTFT would hide, and than the 5% of a division by n.
         tpot_off.append(abs(page["tpot_ms"] - heard.tpot_ms) / (heard.tpot_ms * 0.04))
     # Between the gateway's clock and the caller's lies the scheduler of a machine with other work: it may keep one
     # sample in four waiting. What is measured wrongly is wrong in all of them.
-    for off in (sorted(ttft_off), sorted(tpot_off)):
-        assert off[-1 - len(off) // 4] <= 1, off
+    tpot_off.sort()
+    assert tpot_off[-1 - len(tpot_off) // 4] <= 1, tpot_off
 
 
 async def test_callers_cannot_make_series(tmp_path: Path) -> None:

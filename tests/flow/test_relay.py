@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,14 +148,22 @@ async def test_time_per_token_counts_the_reasoning_that_is_shown(member: str | N
     events = [{"choices": [{"index": 0, "delta": piece}]} for piece in pieces]
     details = {"reasoning_tokens": 8}
     usage = {"prompt_tokens": 3, "completion_tokens": 10 if member else 18, "completion_tokens_details": details}
-    answer = play([*events, {"choices": [], "usage": usage}, b"data: [DONE]\n\n"], per_chunk_delay_s=0.02)
+    due_s: list[float] = []
+
+    def pace() -> float:
+        due_s.append(time.monotonic())
+        return 0.02
+
+    answer = play([*events, {"choices": [], "usage": usage}, b"data: [DONE]\n\n"], per_chunk_delay_s=pace)
     async with (
         ScriptedUpstream().then(answer) as upstream,
         running_gateway(one_model(upstream.url), tmp_path) as running,
     ):
-        attempt = await _attempt(running)
+        attempt, heard_s = await _attempt(running)
     assert attempt["usage"]["reasoning_tokens"] == 8
-    assert 15 < attempt["tpot_ms"] < 40
+    # The gateway has a piece after the upstream began to wait before it, and before the caller: so long at least passed
+    # between the first and the last of ten shown tokens, and so long at most.
+    assert due_s[9] - heard_s[0] <= 9 * attempt["tpot_ms"] / 1e3 <= heard_s[-1] - due_s[0]
 
 
 async def test_an_answer_that_comes_all_at_once_has_no_time_per_token(tmp_path: Path) -> None:
@@ -162,18 +171,17 @@ async def test_an_answer_that_comes_all_at_once_has_no_time_per_token(tmp_path: 
     events = [sse_event({"choices": [{"index": 0, "delta": {"content": "w"}}]})] * 10
     async with ScriptedUpstream().then(play(b"".join([*events, b"data: [DONE]\n\n"]))) as upstream:
         async with running_gateway(one_model(upstream.url), tmp_path) as running:
-            attempt = await _attempt(running)
+            attempt, _ = await _attempt(running)
     assert attempt["usage"]["output_tokens"] == 10
     assert attempt["tpot_ms"] is None
 
 
-async def _attempt(running: RunningGateway) -> dict[str, Any]:
-    """Make one streamed call, and return what is told of its only attempt."""
+async def _attempt(running: RunningGateway) -> tuple[dict[str, Any], list[float]]:
+    """Make one streamed call; return what is told of its only attempt, and when pieces of the answer were heard."""
     async with aiohttp.ClientSession() as client:
         async with client.post(f"{running.base_url}/chat/completions", json={**CHAT, "stream": True}) as answer:
-            await answer.read()
+            heard_s = [time.monotonic() async for _ in answer.content.iter_any()]
             call_id = answer.headers["x-tollway-request-id"]
         async with client.get(f"{running.base_url}/requests/{call_id}") as answer:
             told = await answer.json()
-    attempt: dict[str, Any] = told["attempts"][0]
-    return attempt
+    return told["attempts"][0], heard_s

@@ -152,7 +152,7 @@ def play(
     *,
     status: int = 200,
     content_type: str = "text/event-stream",
-    per_chunk_delay_s: float = 0.0,
+    per_chunk_delay_s: float | Callable[[], float] = 0.0,
 ) -> Answer:
     """Replay a recorded answer: raw bytes as they are, or events, one chunk each.
 
