@@ -34,9 +34,10 @@ class Ground:
         async with self.client.post(url, json=CHAT | members) as answer:
             return answer.status, answer.headers.get("x-tollway-target", ""), await answer.read()
 
-    def ready(self) -> int:
-        """Return how many replicas the gateway would use."""
-        return len(self.fleet().usable())
+    def ready(self) -> int | None:
+        """Return how many replicas the gateway would use; None until the directory has told it of the model."""
+        fleet = self.fleet()
+        return None if fleet is None else len(fleet.usable())
 
     def fleet(self) -> Any:
         """Return what the gateway knows of the replicas."""
@@ -98,8 +99,11 @@ async def test_a_replica_that_dies_within_streams_is_told_and_left(tmp_path: Pat
     """Its streams end in an error event without an end marker; those of the other go on, and so do new calls."""
     async with ground(tmp_path, 2, tpot_ms=20) as made:
         calls = [asyncio.create_task(made.chat(stream=True, max_tokens=30, ignore_eos=True)) for _ in range(6)]
-        await until(lambda: all(replica.load.in_flight == 3 for replica in made.cluster.replicas))
-        await asyncio.sleep(0.1)  # a few tokens
+
+        def all_have_begun() -> bool:
+            return all(each.in_flight == 3 and not each.uncached_tokens for each in made.fleet().usable())
+
+        await until(all_have_begun)
         made.cluster.replicas[0].kill()
         bodies = [body for _, _, body in await asyncio.gather(*calls)]
         broken = [body for body in bodies if b"[DONE]" not in body]
@@ -146,7 +150,9 @@ async def test_full_replicas_answer_503_with_retry_after(tmp_path: Path) -> None
                 assert (refused.status, refused.headers["retry-after"]) == (503, "1")
                 assert "as many requests as they take" in await refused.text()
             assert {status for status, _, _ in await asyncio.gather(*busy)} == {200}
+            # By their own count, and by the gateway's, which their next line brings up to date.
             await until(lambda: not any(replica.load.in_flight for replica in cluster.replicas))
+            await until(lambda: not any(each.requests for each in made.fleet().usable()))
             assert (await made.chat())[0] == 200
 
 

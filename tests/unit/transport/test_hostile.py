@@ -17,6 +17,7 @@ from gateway.transport.http1_connect import default_tls
 from tests.ground.builders import build_upstream_request
 from tests.ground.script import Answer, json_answer
 from tests.ground.upstream import ScriptedUpstream
+from tests.ground.waiting import until
 
 CERTIFICATE = Path(__file__).with_name("upstream_test.pem")
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -31,12 +32,13 @@ class RawUpstream:
     def __init__(self) -> None:
         self.turns: list[Turn | bytes] = []
         self.connections = 0
+        self.connections_open = 0
         self.requests: list[bytes] = []
-        self.ended = asyncio.Event()
         self.url = ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.connections_open += 1
         with suppress(OSError, asyncio.IncompleteReadError, ssl.SSLError):
             while True:
                 self.requests.append(await reader.readuntil(b"\r\n\r\n"))
@@ -47,8 +49,8 @@ class RawUpstream:
                     await writer.drain()
                 else:
                     await turn(reader, writer)
-        self.ended.set()
         writer.transport.abort()
+        self.connections_open -= 1
 
 
 @pytest_asyncio.fixture
@@ -62,8 +64,7 @@ async def ground() -> AsyncIterator[tuple[HttpTransport, RawUpstream]]:
     yield transport, upstream
     await transport.stop()
     server.close()
-    if upstream.connections:
-        await upstream.ended.wait()
+    await until(lambda: not upstream.connections_open)
     await asyncio.sleep(0)
 
 
