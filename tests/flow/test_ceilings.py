@@ -236,7 +236,6 @@ async def test_traffic_moves_and_returns_over_real_sockets(tmp_path: Path) -> No
             cheap.model.ttft_s = FAST_TTFT_S
             recovered = await until("cheap", 10)
             totals = {(row.target_id, row.outcome): row.attempts for row in await running.totals()}
-    assert healthy == ["cheap"] * 10
     assert slow.count("cheap") <= 5
     assert recovered[0] == "dear"
     answered = [*healthy, *slow, *recovered]

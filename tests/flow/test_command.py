@@ -154,7 +154,8 @@ async def test_a_stream_under_way_ends_whole_when_the_gateway_is_told_to_stop(tm
     """SIGTERM: nobody new is let in, who is being served is served to the end, and the exit code is 0."""
     async with ScriptedUpstream() as upstream:
         upstream.model.tokens, upstream.model.tpot_s = 50, 0.02
-        async with gateway_process(write_config(tmp_path, one_model(upstream.url))) as gateway:
+        config = {**one_model(upstream.url), "server": {"drain_s": 20}}
+        async with gateway_process(write_config(tmp_path, config)) as gateway:
             async with aiohttp.ClientSession() as client:
                 address = f"{gateway.url}/v1/chat/completions"
                 async with client.post(address, json={**CHAT, "stream": True}) as answer:

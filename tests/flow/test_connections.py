@@ -45,7 +45,7 @@ async def test_a_caller_who_leaves_behind_a_second_request_frees_the_upstream(st
                 seen = await upstream.arrived()
                 writer.write(_request())
                 await asyncio.sleep(0.1)
-            await asyncio.wait_for(seen.ended.wait(), 1)
+            await asyncio.wait_for(seen.ended.wait(), 5)
             assert seen.disconnected_at_s is not None
             assert len(upstream.seen) == 1
 
@@ -64,7 +64,7 @@ async def test_nothing_is_said_of_a_bad_request_in_the_middle_of_an_answer(tmp_p
             writer.write(_request(stream=True))
             received = await reader.readuntil(b"data: ")
             writer.write(b"no HTTP at all\r\n\r\n")
-            received += await asyncio.wait_for(reader.read(-1), 1)
+            received += await asyncio.wait_for(reader.read(-1), 5)
             assert received.count(b"HTTP/1.1") == 1
 
 
@@ -172,7 +172,7 @@ async def test_a_caller_who_closes_only_his_sending_side_has_left(tmp_path: Path
             writer.write(_request(stream=True))
             seen = await upstream.arrived()
             writer.write_eof()
-            await asyncio.wait_for(seen.ended.wait(), 1)
+            await asyncio.wait_for(seen.ended.wait(), 5)
             assert seen.disconnected_at_s is not None
             assert [row.outcome for row in await running.totals()] == ["cancelled"]
 

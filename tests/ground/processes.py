@@ -9,7 +9,7 @@ from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
 _URL = re.compile(r"http://[\w.:]+")
-_START_S = 20.0
+_START_S = 60.0
 _END_S = 10.0
 
 
@@ -26,6 +26,10 @@ class Program:
     def pid(self) -> int:
         """Its number."""
         return self._process.pid
+
+    def check(self) -> None:
+        """Fail with what it said if it has ended."""
+        assert self._process.returncode is None, f"it has ended: {self.log.read_text()}"
 
     async def listening(self) -> None:
         """Wait until it has printed its address; fails with what it said instead."""

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 import yaml
 
-from tests.ground.processes import program
+from tests.ground.processes import Program, program
 
 SCRAPE_INTERVAL_S = 0.5
 _PATIENCE_S = 30.0
@@ -29,7 +29,8 @@ def executable(name: str) -> str:
 class Prometheus:
     """A running Prometheus."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, process: Program, url: str, session: aiohttp.ClientSession) -> None:
+        self._process = process
         self._url = url
         self._session = session
 
@@ -45,6 +46,7 @@ class Prometheus:
         now_s = time.time()
         async with asyncio.timeout(_PATIENCE_S):
             while True:
+                self._process.check()
                 try:
                     # Of a plain selector alone is this the sample's time; of any expression it is that of the query.
                     at = await self.query('timestamp(up{job="tollway"})')
@@ -74,7 +76,7 @@ async def running_prometheus(gateway_url: str, path: Path) -> AsyncIterator[Prom
         f"--storage.tsdb.path={path / 'tsdb'}",
         f"--web.listen-address=127.0.0.1:{port}",
     )
-    async with program(*command, log=path / "prometheus.log"), aiohttp.ClientSession() as session:
-        prometheus = Prometheus(f"http://127.0.0.1:{port}", session)
+    async with program(*command, log=path / "prometheus.log") as process, aiohttp.ClientSession() as session:
+        prometheus = Prometheus(process, f"http://127.0.0.1:{port}", session)
         await prometheus.scraped()
         yield prometheus

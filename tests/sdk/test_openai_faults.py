@@ -173,17 +173,17 @@ async def test_the_same_in_the_asynchronous_client(upstream: ScriptedUpstream, t
 async def test_the_clients_timeout_frees_the_upstream(
     use: Callable[[OpenAI], str], upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    """A client that waits no longer raises its own timeout, and the upstream is let go within a second."""
+    """A client that waits no longer raises its own timeout, and the upstream is let go."""
     upstream.then(Answer(raw=b"", stall_after=0))
     async with running_gateway(config(upstream.url), tmp_path, environ=KEYS) as running:
         error = await blocking(running, error_of(use), timeout=0.3)
-        await asyncio.wait_for(upstream.seen[0].ended.wait(), 1)
+        await asyncio.wait_for(upstream.seen[0].ended.wait(), 5)
         assert [row.outcome for row in await running.totals()] == ["cancelled"]
     assert isinstance(error, APITimeoutError)
 
 
 async def test_a_stream_closed_early_frees_the_upstream(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    """After ``close`` the upstream is let go within a second; what was sent is in the ledger as cancelled."""
+    """After ``close`` the upstream is let go; what was sent is in the ledger as cancelled."""
     upstream.model.tokens, upstream.model.tpot_s = 10_000, 0.01
 
     def use(client: OpenAI) -> None:
@@ -194,7 +194,7 @@ async def test_a_stream_closed_early_frees_the_upstream(upstream: ScriptedUpstre
 
     async with running_gateway(config(upstream.url), tmp_path, environ=KEYS) as running:
         await blocking(running, use)
-        await asyncio.wait_for(upstream.seen[0].ended.wait(), 1)
+        await asyncio.wait_for(upstream.seen[0].ended.wait(), 5)
         (row,) = await running.totals()
     assert upstream.seen[0].disconnected_at_s is not None
     assert row.outcome == "cancelled"
@@ -219,7 +219,7 @@ async def test_a_stream_that_was_read_to_its_end_marker_is_whole(upstream: Scrip
             return request_id
 
         request_id = await blocking(running, use)
-        await asyncio.wait_for(upstream.seen[0].ended.wait(), 1)
+        await asyncio.wait_for(upstream.seen[0].ended.wait(), 5)
         (row,) = await running.totals()
         found = await running.gateway.ledger.find(request_id)
     assert (row.outcome, row.input_tokens, row.output_tokens) == ("ok", 7, 5)

