@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
+from threading import Timer
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -40,6 +42,8 @@ _ERROR = re.compile(
     r"(?: \[type=.*| Supported architectures: .*)?| +(assert .*)\nAssertionError)$",
     re.MULTILINE,
 )
+_PATIENCE_S = 600.0
+"""For a host's next line: a family takes a quarter of a minute, the imports before the first one more than that."""
 _UNWRITTEN = "transformers has no such model"
 
 
@@ -118,6 +122,7 @@ class _Host:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                process_group=0,
                 env={**os.environ, **_ENVIRONMENT},
             )
         about = self._read()
@@ -129,11 +134,19 @@ class _Host:
         pipe.flush()
 
     def _read(self) -> dict[str, Any]:
-        """Return the next line of JSON; libraries write other lines between."""
-        for line in self._pipe(self._process.stdout):
-            if line.startswith("{"):
-                said: dict[str, Any] = json.loads(line)
-                return said
+        """Return the next line of JSON; libraries write other lines between. Raises EOFError when none comes.
+
+        A host that hangs is killed together with its engines, which have the same pipe.
+        """
+        hung = Timer(_PATIENCE_S, os.killpg, (self._process.pid, signal.SIGKILL))
+        hung.start()
+        try:
+            for line in self._pipe(self._process.stdout):
+                if line.startswith("{"):
+                    said: dict[str, Any] = json.loads(line)
+                    return said
+        finally:
+            hung.cancel()
         raise EOFError
 
     def _reason(self, begin: int, said: str = "") -> str:
@@ -195,5 +208,8 @@ def ask_all(families: Iterable[Family], base: Path, hosts: int = 2) -> dict[str,
                 outcomes[family.name] = host.ask(family)
 
     with ThreadPoolExecutor(hosts) as pool:
-        list(pool.map(work, (base / str(number) for number in range(hosts))))
+        try:
+            list(pool.map(work, (base / str(number) for number in range(hosts))))
+        finally:
+            left.queue.clear()  # a run that is broken off waits for the families under way, not for all
     return outcomes

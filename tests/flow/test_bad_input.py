@@ -105,11 +105,11 @@ RAW = {
         b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b" 400 ",
     ),
-    "70 KB of headers": (
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nX-Large: " + b"a" * 70_000 + b"\r\n\r\n",
+    "40 KB of headers": (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nX-Large: " + b"a" * 40_000 + b"\r\n\r\n",
         b" 431 ",
     ),
-    "headers without an end": (b"POST /v1/chat/completions HTTP/1.1\r\nX-Large: " + b"a" * 70_000, b" 431 "),
+    "headers without an end": (b"POST /v1/chat/completions HTTP/1.1\r\nX-Large: " + b"a" * 40_000, b" 431 "),
     "not HTTP": (b"\x16\x03\x01\x02\x00\x01\x00", b" 400 "),
     "another method": (b"PUT /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", b" 405 "),
     "a body that never comes": (
@@ -125,11 +125,10 @@ async def test_bad_http_is_refused(name: str, running: RunningGateway) -> None:
     sent, status = RAW[name]
     reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
     writer.write(sent)
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
-    body = await asyncio.wait_for(reader.readuntil(b"}}"), 5)
+    answer = await asyncio.wait_for(reader.readuntil(b"}}"), 5)
     writer.close()
-    assert status in head.split(b"\r\n")[0]
-    assert b'"error"' in body
+    assert status in answer.split(b"\r\n")[0]
+    assert b'"error"' in answer.partition(b"\r\n\r\n")[2]
 
 
 _json = st.recursive(

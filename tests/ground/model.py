@@ -45,6 +45,8 @@ class ScriptedModel:
         if seen.method != "POST" or not path.endswith("/completions"):
             return error_answer(404, f"no such path: {path}")
         request = seen.json
+        if int(request.get("n") or 1) > 128:  # OpenAI's own limit; without one, a random number is written for ever
+            return error_answer(400, "n must be at most 128")
         writer = _Writer(self, request, chat=path.endswith("/chat/completions"))
         if request.get("stream"):
             return Answer(

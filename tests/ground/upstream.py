@@ -152,6 +152,8 @@ class ScriptedUpstream:
         connection_id = self.connections_made
         peer = _SocketPeer(reader, writer)
         self._peers.add(peer)
+        if not self.alive:  # accepted before the end, and begun after it
+            peer.reset()
         try:
             while (request := await peer.request()) is not None:
                 await self._answer(peer, self._note(*request, connection_id=connection_id))
@@ -168,8 +170,8 @@ class ScriptedUpstream:
         try:
             script = self._choose(seen)
             await perform(script if isinstance(script, Answer) else script(seen), peer, seen)
-        except ConnectionResetError:
-            if self.alive and peer.left.is_set() and not seen.completed:
+        except ConnectionError:  # of a write, maybe: before the reader has noticed, who sets ``left``
+            if self.alive and not seen.completed:
                 seen.disconnected_at_s = asyncio.get_running_loop().time()
             raise
         finally:

@@ -196,10 +196,11 @@ async def test_what_two_parsers_could_read_in_two_ways_is_refused(sent: bytes) -
 @pytest.mark.parametrize("head_bytes", [31_000, 34_000])
 async def test_only_the_head_counts_for_its_size(head_bytes: int) -> None:
     """A large body in the same packet does not."""
+    # No larger than one packet: what the server has not read when it closes takes its answer back.
     async with serving() as served:
         filler = b"x-filler: " + b"a" * (head_bytes - 60) + b"\r\n"
-        head = b"POST / HTTP/1.1\r\nconnection: close\r\ncontent-length: 50000\r\n" + filler
-        got = await served.send(head + b"\r\n" + b"x" * 50_000)
+        head = b"POST / HTTP/1.1\r\nconnection: close\r\ncontent-length: 20000\r\n" + filler
+        got = await served.send(head + b"\r\n" + b"x" * 20_000)
     assert (b" 200 OK" in got) == (head_bytes < 32_768)
     assert (b" 431 " in got) == (head_bytes > 32_768)
 

@@ -15,9 +15,10 @@ from workers import children
 from workers.children import Child, end_all
 from workers.errors import WorkerError
 
-# A child that leaves a grandchild behind which ignores SIGTERM, prints its pid, and then does as it is told.
+# A child that leaves a grandchild behind, prints its pid, and then does as it is told. Both ignore SIGTERM.
 FAMILY = """
-import subprocess, sys, time
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
 code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
 left = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
 left.stdout.readline()
@@ -42,7 +43,7 @@ def is_alive(pid: int) -> bool:
 
 
 def test_a_child_ends_when_its_standard_input_closes(tmp_path: Path) -> None:
-    child, left = start(tmp_path, "signal = __import__('signal'); signal.signal(15, signal.SIG_IGN); sys.stdin.read()")
+    child, left = start(tmp_path, "sys.stdin.read()")
     child.stop(patience_s=10)
     assert child.exit_code == 0
     child.sweep(patience_s=0)
@@ -60,7 +61,7 @@ def test_what_a_crashed_child_left_is_swept(tmp_path: Path) -> None:
 
 
 def test_a_child_that_will_not_stop_is_killed(tmp_path: Path) -> None:
-    child, _ = start(tmp_path, "signal = __import__('signal'); signal.signal(15, signal.SIG_IGN); time.sleep(600)")
+    child, _ = start(tmp_path, "time.sleep(600)")
     child.stop(patience_s=0.2)
     assert child.exit_code == -9
     child.sweep(patience_s=0)
