@@ -1,13 +1,14 @@
 """Large bodies and slow readers cost what they must, and others nothing."""
 
 import asyncio
+import gc
 import io
 import json
 import random
 import socket
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
+from gateway.wire.decode import decode
 from tests.ground.configs import one_model
 from tests.ground.gateway import running_gateway, write_config
 from tests.ground.model import ScriptedModel
@@ -24,8 +26,6 @@ from tests.ground.processes import gateway_process
 from tests.ground.script import Answer, Chunk, json_answer, sse_event
 from tests.ground.upstream import ScriptedUpstream
 
-MOST_HELD_MS = 60.0
-"""For so long may a body of 10 MB keep the event loop from everything else; 15 to 30 ms is usual."""
 PIECE = Chunk(sse_event({"choices": [{"index": 0, "delta": {"content": "x" * 65_000}}]}))
 PIECE_BYTES = len(PIECE.data)
 MOST_BUFFERED_BYTES = 2_000_000
@@ -57,12 +57,22 @@ class Held:
 
 @contextmanager
 def watched_loop() -> Iterator[Held]:
-    """Watch the running loop until the context is left."""
+    """Watch the running loop until the context is left. No garbage is collected meanwhile: much is of other tests."""
+    gc.collect()
+    gc.disable()
     held = Held()
     try:
         yield held
     finally:
         held.stop()
+        gc.enable()
+
+
+def cpu_ms(work: Callable[[], object]) -> float:
+    """Return the CPU time of some work here and now: what holds the loop is compared with that on any machine."""
+    begun_s = time.thread_time()
+    work()
+    return (time.thread_time() - begun_s) * 1e3
 
 
 def _chat(messages: list[dict[str, str]], **members: object) -> bytes:
@@ -72,7 +82,7 @@ def _chat(messages: list[dict[str, str]], **members: object) -> bytes:
 @pytest.mark.parametrize("messages", [1, 19_000], ids=["one message", "19,000 messages"])
 async def test_ten_megabytes_pass_byte_for_byte(messages: int, tmp_path: Path) -> None:
     """Up and down, and while they are read, decoded and sent on the event loop serves others."""
-    text = "word " * (2_000_000 // messages)
+    text = "word\n" * (1_700_000 // messages)
     body = _chat([{"role": "user", "content": text}] * messages)
     choice = {"index": 0, "message": {"role": "assistant", "content": random.randbytes(5_000_000).hex()}}
     script = json_answer({"choices": [choice], "usage": {"prompt_tokens": 1, "completion_tokens": 2}})
@@ -87,7 +97,8 @@ async def test_ten_megabytes_pass_byte_for_byte(messages: int, tmp_path: Path) -
     assert answer.status == 200
     assert upstream.seen[0].body == body
     assert (got,) == script.chunks
-    assert held.longest_ms < MOST_HELD_MS
+    # Copying and sending it take a third of what decoding takes, at most; only that is done beside the loop.
+    assert held.longest_ms < 0.75 * cpu_ms(lambda: decode("chat", "openai", body))
 
 
 async def test_a_prompt_of_128k_tokens_is_estimated_and_relayed(tmp_path: Path, upstream: ScriptedUpstream) -> None:
@@ -103,7 +114,8 @@ async def test_a_prompt_of_128k_tokens_is_estimated_and_relayed(tmp_path: Path, 
                 assert b"[DONE]" in await answer.read()
     assert answer.headers["x-tollway-target"] == "scripted"
     assert upstream.seen[0].json["messages"] == json.loads(body)["messages"]
-    assert held.longest_ms < MOST_HELD_MS
+    # Once or twice that is usual; a tokenizer would take a hundred times as long.
+    assert held.longest_ms < 10 * cpu_ms(lambda: decode("chat", "openai", body))
 
 
 async def test_a_long_answer_keeps_its_prompt_no_more_than_twice(tmp_path: Path) -> None:
@@ -138,7 +150,7 @@ async def test_a_scrape_of_many_names_is_written_beside_the_loop(tmp_path: Path,
         with watched_loop() as held:
             async with client.get(f"{running.url}/metrics") as answer:
                 assert len(await answer.read()) > 2_000_000
-    assert held.longest_ms < MOST_HELD_MS
+        assert held.longest_ms < cpu_ms(running.gateway.metrics.exposition) / 4
 
 
 @pytest.mark.parametrize("readers", [20, pytest.param(200, marks=pytest.mark.soak)])
