@@ -22,6 +22,7 @@ from workers.spec import DIRECTORY, ModelSpec, load_workers
 
 _OURS = "workers.app:"
 _LOOK_S = 1.0
+_NOTHING: Mapping[str, Any] = {"status": "NOT_STARTED", "message": "", "deployments": {}}
 
 Applications = list[dict[str, Any]]
 """As Serve's configuration has them."""
@@ -69,7 +70,7 @@ def deploy(wanted: Applications, address: str, http: Mapping[str, object], repor
     if wanted or ours:
         cluster.put({"http_options": dict(http), "applications": others + wanted})
     for name in sorted(names):
-        cluster.wait_for(name, report)
+        cluster.wait_for(name, _messages(running.get(name, _NOTHING)), report)
         report(f"{name} is ready")
 
 
@@ -103,15 +104,17 @@ class _Cluster:
         except self._errors as error:
             raise self._said("refused the applications", error) from error
 
-    def wait_for(self, name: str, report: Report) -> None:
-        """Return when an application can serve; raise ``WorkerError`` with the reason when it never will."""
-        said = ""
+    def wait_for(self, name: str, said: str, report: Report) -> None:
+        """Return when an application can serve; raise ``WorkerError`` with the reason when it never will.
+
+        ``said`` is what Serve had to say of its replicas before.
+        """
         while True:
-            application = self.applications().get(name, {"status": "NOT_STARTED", "message": "", "deployments": {}})
+            application = self.applications().get(name, _NOTHING)
             if application["status"] == "RUNNING":
                 return
-            before, said = said, " ".join(each["message"] for each in application["deployments"].values())
-            if application["status"] == "DEPLOY_FAILED" or FAILED in said:
+            before, said = said, _messages(application)
+            if application["status"] == "DEPLOY_FAILED" or (FAILED in said and said != before):
                 raise not_started(name, said or application["message"])
             if said != before:
                 report(f"{name}: {said}")
@@ -120,6 +123,10 @@ class _Cluster:
     def _said(self, what: str, error: Exception) -> WorkerError:
         reason = str(error).strip().partition("\n")[0]
         return WorkerError(f"The Ray dashboard at {self._address} {what}: {reason}")
+
+
+def _messages(application: Mapping[str, Any]) -> str:
+    return "\n".join(deployment["message"] for deployment in application["deployments"].values())
 
 
 def _model(name: str, spec: ModelSpec) -> dict[str, object]:
