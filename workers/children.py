@@ -97,6 +97,16 @@ def parent_of(pid: int) -> int:
     return 0
 
 
+def has_child(program: str) -> bool:
+    """Say whether a program of that name runs as a child of this process."""
+    for directory in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            state, parent, _, _ = _stat(directory)
+            if int(parent) == os.getpid() and state != "Z" and (directory / "comm").read_text() == f"{program}\n":
+                return True
+    return False
+
+
 def _session(leader: int) -> list[int]:
     """Return the living processes of a session. Its number is not given to another one while any of them is there."""
     found = []

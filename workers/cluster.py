@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from workers.causes import FAILED, STOP_FILE, not_started
+from workers.children import has_child
 from workers.directory import listed
 from workers.errors import WorkerError
 from workers.models import Report
@@ -76,7 +77,9 @@ def local_cluster(port: int, temp_dir: Path) -> Iterator[None]:
     finally:
         # Replicas wait for long streams when they are scaled down or upgraded, but not when everything ends.
         stop_file.touch()
-        serve.shutdown()
+        # Without Ray's control store, Serve would wait half a minute for its controller.
+        if has_child("gcs_server"):
+            serve.shutdown()
         ray.shutdown()
 
 

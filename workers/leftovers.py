@@ -29,6 +29,7 @@ _PREFIX = "tollway-"
 _MARKER = ".tollway-run"
 # A gateway settles what is under way, and workers that have lost their parent are stopping already.
 _PATIENCE_S = 10.0
+_AGENTS_PATIENCE_S = 1.0
 
 
 @contextmanager
@@ -53,8 +54,8 @@ def run_directory(given: Path | None = None) -> Iterator[Path]:
         try:
             yield directory
         finally:
-            # Ray does not wait for all of its own.
-            end_all(partial(_processes, directory.resolve()), _PATIENCE_S)
+            # All that had something to finish has ended; Ray does not wait for the last of its own.
+            end_all(partial(_processes, directory.resolve()), _AGENTS_PATIENCE_S)
             del os.environ[RUN]
 
 

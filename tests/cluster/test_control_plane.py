@@ -71,3 +71,4 @@ async def test_streams_and_new_requests_outlive_the_control_store(doomed: Cluste
         assert len(done) > 20
         assert view.failed == []
         assert view.gone == {}
+    assert await asyncio.to_thread(doomed.stop) < 25, "Serve's controller, which cannot go, is waited for"
