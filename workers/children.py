@@ -9,9 +9,10 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from workers.errors import WorkerError
 
@@ -99,23 +100,30 @@ def parent_of(pid: int) -> int:
 
 def has_child(program: str) -> bool:
     """Say whether a program of that name runs as a child of this process."""
-    for directory in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            state, parent, _, _ = _stat(directory)
-            if int(parent) == os.getpid() and state != "Z" and (directory / "comm").read_text() == f"{program}\n":
-                return True
-    return False
+    return any(process.parent == os.getpid() and process.name == program for process in _living())
 
 
 def _session(leader: int) -> list[int]:
     """Return the living processes of a session. Its number is not given to another one while any of them is there."""
-    found = []
+    return [process.pid for process in _living() if process.session == leader]
+
+
+class _Process(NamedTuple):
+    pid: int
+    name: str
+    """Of its program, the first fifteen characters."""
+    parent: int
+    session: int
+
+
+def _living() -> Iterator[_Process]:
+    """Find the processes of this machine that have not ended: a zombie has."""
     for directory in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            state, _, _, session = _stat(directory)
-            if int(session) == leader and state != "Z":
-                found.append(int(directory.name))
-    return found
+            state, parent, _, session = _stat(directory)
+            if state != "Z":
+                name = (directory / "comm").read_text(errors="replace").removesuffix("\n")
+                yield _Process(int(directory.name), name, int(parent), int(session))
 
 
 def _stat(process: Path) -> list[str]:

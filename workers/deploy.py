@@ -55,8 +55,7 @@ def deploy(wanted: Applications, address: str, http: Mapping[str, object], repor
     ours = {name for name, config in configs.items() if config["import_path"].startswith(_OURS)}
     others = [config for name, config in configs.items() if name not in ours]
     names = {application["name"] for application in wanted}
-    others_names = {name for name, each in running.items() if name not in ours and each["status"] != "DELETING"}
-    if taken := names & others_names:
+    if taken := {name for name in names & running.keys() - ours if running[name]["status"] != "DELETING"}:
         raise WorkerError(f"{address} has an application {min(taken)!r} that is not Tollway's; rename the worker.")
     for name in sorted(ours - names):
         report(f"stopping {name}")
