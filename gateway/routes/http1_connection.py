@@ -28,6 +28,8 @@ from gateway.wire.errors import render
 HEADER_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 75.0
 """Longer than the 60 s of common load balancers: who reuses connections should be the one who closes them."""
+LAST_CALL_S = 1.0
+"""With the server about to stop, a request may be under way on a connection that looks idle, or has just been made."""
 READER_TIMEOUT_S = 60.0
 """For so long a caller may take nothing of an answer that waits for him."""
 MAX_HEADER_BYTES = 32 * 1024
@@ -87,6 +89,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle
         self._reader_timer: asyncio.TimerHandle | None = None
         self._lingering = False
+        self._finishing = False
         self._paused = False
         self.full = False
         self._drain: asyncio.Future[None] | None = None
@@ -230,15 +233,22 @@ class Connection(asyncio.Protocol):
     # Called by the server.
 
     def finish(self) -> None:
-        """Close once the request that is being answered is."""
-        if self._current is None or self._lingering:
+        """Close as soon as the caller knows of it, or sends nothing for a while: no request of his may be lost."""
+        self._finishing = True
+        if self._lingering:
+            self._close()
+        elif self._current is not None:
+            if not self._current.started:
+                self._current.persistent = False
+        elif not self._loose_bytes:  # of a head that is arriving the deadline stands
+            self._rest()
+
+    def cut(self) -> None:
+        """Cancel the request that is being answered, which still may say so, and begin no other."""
+        if self._current is None:
             self._close()
         else:
             self._current.persistent = False
-
-    def cut(self) -> None:
-        """Cancel the request that is being answered; it still may say so."""
-        if self._current is not None:
             self._task.cancel()
 
     def abort(self) -> None:
@@ -248,6 +258,8 @@ class Connection(asyncio.Protocol):
     # The course of a request.
 
     def _begin(self, exchange: Exchange) -> None:
+        if self._finishing:
+            exchange.persistent = False
         self._current = exchange
         self._deadline_s = math.inf
         self._task = self._loop.create_task(self._serve(exchange))
@@ -325,6 +337,10 @@ class Connection(asyncio.Protocol):
         """Wait for the next request, or for the rest of one that is answered: for that no longer than for a head."""
         self._hurried = self._incoming is not None
         self._allow(HEADER_TIMEOUT_S if self._hurried else KEEP_ALIVE_S)
+        if self._finishing:
+            self._allow(LAST_CALL_S)
+            self._timer.cancel()
+            self._timer = self._loop.call_later(LAST_CALL_S, self._tick)
 
     def _tick(self) -> None:
         """See whether a deadline has passed. No deadline is nearer than the next tick, so one timer does for all."""

@@ -80,7 +80,7 @@ class HttpServer:
             self._loop.add_reader(listener, self._accept, listener, connection)
 
     async def stop(self, drain_s: float) -> None:
-        """Accept nobody new, close idle connections, and give running requests ``drain_s``; then ``cut``."""
+        """Accept nobody new, close connections as they become idle, give requests ``drain_s``; then ``cut``."""
         for listener in self._listening:
             self._loop.remove_reader(listener)
             listener.close()
@@ -97,7 +97,7 @@ class HttpServer:
                 await self._emptied(_LAST_WORD_S)
 
     def cut(self) -> None:
-        """Cancel all running requests; each may still say so to its caller."""
+        """Cancel all running requests; each may still say so to its caller. Close what is idle."""
         for connection in list(self._connections):
             connection.cut()
 

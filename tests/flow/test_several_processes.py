@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -43,9 +44,9 @@ class Ground:
         children = Path(f"/proc/{self.gateway.pid}/task/{self.gateway.pid}/children")
         return [int(pid) for pid in children.read_text().split()]
 
-    def busiest_first(self) -> list[int]:
-        """Return them by what they serve: chance alone decides who accepts a connection."""
-        return sorted(self.processes(), key=lambda pid: -len(list(Path(f"/proc/{pid}/fd").iterdir())))
+    def open_files(self) -> Counter[int]:
+        """Return how many each has open; what it serves is among them, for chance decides who accepts a connection."""
+        return Counter({pid: len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self.processes()})
 
     async def chat(self, **members: Any) -> tuple[int, str, ChatStream]:
         """Ask once; return status, request id and the stream, if it was one."""
@@ -108,7 +109,7 @@ async def test_a_limit_counts_once_for_all(tmp_path: Path) -> None:
 
 
 async def test_any_of_them_tells_the_truth_about_all(tmp_path: Path) -> None:
-    """Metrics, the page of every single request, and the database agree with what was asked; and all had work."""
+    """Metrics, the page of every single request, and the database agree with what was asked."""
     async with ScriptedUpstream() as upstream, several(tmp_path, upstream) as ground:
         answers = await asyncio.gather(*(ground.chat(stream=number % 2 == 0) for number in range(60)))
         assert {status for status, _, _ in answers} == {200}
@@ -118,9 +119,7 @@ async def test_any_of_them_tells_the_truth_about_all(tmp_path: Path) -> None:
             async with ground.session.get(f"{ground.gateway.url}/v1/requests/{request_id}", headers=KEY) as page:
                 assert page.status == 200, await page.text()
         assert await ground.rows() == {"ok": 60}
-        figures = [path.stat().st_blocks for path in (tmp_path / "state" / "processes").glob("*.figures")]
-        assert len(figures) == PROCESSES
-        assert all(figures)
+        assert len(list((tmp_path / "state" / "processes").glob("*.figures"))) == PROCESSES
 
 
 async def test_processes_are_replaced_without_a_lost_stream(tmp_path: Path) -> None:
@@ -137,10 +136,23 @@ async def test_processes_are_replaced_without_a_lost_stream(tmp_path: Path) -> N
                 answers.append(await ground.chat(stream=True))
             return answers
 
+        async def ask_in_vain(session: aiohttp.ClientSession) -> set[int]:
+            """Send what is refused at once, so that something is always just being sent; nobody sends a POST again."""
+            statuses = set()
+            while not replaced.is_set():
+                body = {"model": "auto", "messages": []}
+                async with session.post(f"{ground.gateway.url}/v1/chat/completions", json=body, headers=KEY) as answer:
+                    statuses.add(answer.status)
+                    await answer.read()
+            return statuses
+
         clients = [asyncio.create_task(ask_on()) for _ in range(12)]
-        ground.gateway.signal(signal.SIGUSR2)
-        await until(lambda: not set(ground.processes()) & set(before) and len(ground.processes()) == PROCESSES)
-        replaced.set()
+        async with aiohttp.ClientSession() as kept:
+            quick = [asyncio.create_task(ask_in_vain(session)) for session in (ground.session, kept) for _ in range(3)]
+            ground.gateway.signal(signal.SIGUSR2)
+            await until(lambda: not set(ground.processes()) & set(before) and len(ground.processes()) == PROCESSES)
+            replaced.set()
+            assert await asyncio.gather(*quick) == [{400}] * len(quick)
         answers = [answer for asked in await asyncio.gather(*clients) for answer in asked]
         assert {status for status, _, _ in answers} == {200}
         assert all(stream.done and stream.error is None for _, _, stream in answers)
@@ -166,22 +178,28 @@ async def test_a_process_that_is_killed_is_started_again(tmp_path: Path) -> None
     async with ScriptedUpstream(model) as upstream, several(tmp_path, upstream) as ground:
         for _ in range(10):
             await ground.chat()
-        running = [asyncio.create_task(ground.chat(stream=True)) for _ in range(30)]
-        await upstream.arrived(40)
-        victim, *others = ground.busiest_first()
+        model.tpot_s = 1.0  # none shall end before the kill
+        before, streams = ground.open_files(), Counter[int]()
+        running: list[asyncio.Task[tuple[int, str, ChatStream]]] = []
+        while sum(opened > 4 for opened in streams.values()) < 2:  # fewer may be files of its own
+            running += [asyncio.create_task(ground.chat(stream=True)) for _ in range(30)]
+            await upstream.arrived(10 + len(running))
+            streams = ground.open_files() - before
+        victim = max(streams, key=streams.__getitem__)
         os.kill(victim, signal.SIGKILL)
+        model.tpot_s = 0.02
         ends = await asyncio.gather(*running, return_exceptions=True)
         whole = sum(not isinstance(end, BaseException) and end[2].done for end in ends)
-        assert 0 < whole < 30
+        assert 0 < whole < len(running)
         await until(lambda: len(ground.processes()) == PROCESSES and victim not in ground.processes())
-        assert set(others) < set(ground.processes())
+        assert set(before) - {victim} < set(ground.processes())
         assert await ground.ended(10 + whole) == 10 + whole
 
         async def all_are_rows() -> bool:
-            return sum((await ground.rows()).values()) == 40
+            return sum((await ground.rows()).values()) == 10 + len(running)
 
         await until(all_are_rows)
-        assert await ground.rows() == {"ok": 10 + whole, "interrupted": 30 - whole}
+        assert await ground.rows() == {"ok": 10 + whole, "interrupted": len(running) - whole}
 
 
 async def test_what_a_process_held_is_free_even_if_none_can_follow(tmp_path: Path) -> None:
@@ -193,7 +211,7 @@ async def test_what_a_process_held_is_free_even_if_none_can_follow(tmp_path: Pat
         assert (await ground.chat())[0] == 429
         file = tmp_path / "tollway.yaml"
         file.write_text(file.read_text().replace(str(tmp_path / "state"), str(tmp_path / "other")))
-        for victim in ground.busiest_first()[:2]:
+        for victim, _ in ground.open_files().most_common(2):
             os.kill(victim, signal.SIGKILL)
         await until(lambda: "state_dir cannot change" in ground.gateway.log.read_text())
         assert not (tmp_path / "other").exists()

@@ -7,6 +7,7 @@ import pytest
 from gateway.routes import http1_connection
 from gateway.routes.http1_exchange import Exchange
 from tests.ground.http_server import Held, read_answer, serving
+from tests.ground.waiting import until
 
 GET = b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n"
 
@@ -340,7 +341,7 @@ async def test_stopping_closes_the_idle_and_waits_for_the_running() -> None:
         await read_answer(idle[0])
         busy[1].write(GET % b"/slow" + GET % b"/never")
         await held.until(lambda: bool(held.begun))
-        stopping = asyncio.create_task(served.server.stop(5))
+        stopping = asyncio.create_task(served.server.stop(10))
         assert await asyncio.wait_for(idle[0].read(-1), 5) == b""
         assert not stopping.done()
         with pytest.raises(OSError, match="onnect"):
@@ -350,6 +351,66 @@ async def test_stopping_closes_the_idle_and_waits_for_the_running() -> None:
         assert got.endswith(b"/slow ")
         assert b"connection: close" in got
         await stopping
+
+
+@pytest.mark.parametrize("state", ["new", "used", "answering", "within a head"])
+async def test_a_request_under_way_while_the_server_stops_is_answered(state: str) -> None:
+    """It may be sent, and not be here yet, when the server is told; its answer is the first to say that it is the last.
+
+    A caller's connection looks idle then, or has only just been made; or he knows of no end, for the head of an
+    earlier answer had left without a word of it.
+    """
+    held = Held()
+
+    async def in_pieces(exchange: Exchange) -> None:
+        await exchange.start(200, [(b"content-length", b"2")])
+        exchange.write(b"a")
+        await held.let_go.wait()
+        exchange.write(b"b")
+
+    async with serving(pieces=in_pieces) as served, served.connected() as (reader, writer):
+        request = GET % b"/last"
+        if state in ("used", "within a head"):
+            writer.write(GET % b"/first")
+            await read_answer(reader)
+        elif state == "answering":
+            writer.write(GET % b"/pieces")
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\na"), 5)
+        if state == "within a head":
+            writer.write(request[:9])
+            await until(lambda: bool(served.only()._loose_bytes))
+            request = request[9:]
+        await until(lambda: bool(served.server._connections))
+        stopping = asyncio.create_task(served.server.stop(10))
+        await until(lambda: served.only()._finishing)
+        if state == "answering":
+            held.let_go.set()
+            assert await reader.readexactly(1) == b"b"
+        writer.write(request)
+        got = await asyncio.wait_for(reader.read(-1), 5)
+        assert got.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" in got
+        assert got.endswith(b"/last ")
+        await asyncio.wait_for(stopping, 5)
+
+
+async def test_who_is_cut_off_begins_nothing_more() -> None:
+    held = Held()
+
+    async def in_pieces(exchange: Exchange) -> None:
+        await exchange.start(200, [])
+        exchange.write(b"a")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            exchange.write(b"cut")
+
+    async with serving(held, pieces=in_pieces) as served, served.connected() as (reader, writer):
+        writer.write(GET % b"/pieces" + GET % b"/never")
+        await asyncio.wait_for(reader.readuntil(b"a\r\n"), 5)
+        await asyncio.wait_for(served.server.stop(0), 5)
+        assert (await asyncio.wait_for(reader.read(-1), 5)).endswith(b"cut\r\n0\r\n\r\n")
+        assert not held.begun
 
 
 async def test_who_is_not_done_when_the_drain_ends_is_cancelled_and_may_say_so() -> None:
