@@ -153,7 +153,9 @@ async def test_a_scrape_of_many_names_is_written_beside_the_loop(tmp_path: Path,
         assert held.longest_ms < cpu_ms(running.gateway.metrics.exposition) / 4
 
 
-@pytest.mark.parametrize("readers", [20, pytest.param(200, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "readers", [pytest.param(20, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.soak)]
+)
 async def test_readers_who_stop_hold_their_upstream_back_and_nobody_else(readers: int, tmp_path: Path) -> None:
     """Of 200 MB to each, no more is taken than small buffers hold, while another stream keeps its pace."""
     endless = Answer(headers=(("content-type", "text/event-stream"),), chunks=(PIECE,) * (200_000_000 // PIECE_BYTES))

@@ -97,6 +97,7 @@ async def test_the_load_is_told_at_once_when_it_changes_and_else_four_times_a_se
             assert line["total"]["output_tokens"] == 20
 
 
+@pytest.mark.slow
 async def test_a_draining_replica_says_so_serves_what_still_comes_and_ends_after_its_streams() -> None:
     async with replica() as (made, client), client.stream("GET", "/tollway/load") as lines:
         said = lines.aiter_lines()
@@ -150,6 +151,7 @@ async def test_when_its_engine_has_died_a_replica_is_gone_at_once(monkeypatch: p
                 await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
 async def test_nobody_waits_for_long_streams_when_everything_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
