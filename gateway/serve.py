@@ -166,7 +166,7 @@ async def _supervise(arguments: argparse.Namespace, snapshot: Snapshot, listener
         supervisor = Supervisor(
             command,
             count=snapshot.server.workers,
-            listener_fd=listener.fileno(),
+            listener=listener,
             drain_s=snapshot.server.drain_s,
             bury=bury,
         )

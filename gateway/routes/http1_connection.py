@@ -124,7 +124,7 @@ class Connection(asyncio.Protocol):
             return
         if self._loose_bytes > MAX_HEADER_BYTES:
             self._refuse(431, _TOO_LARGE)
-        elif self._current is None and not self._hurried:
+        elif self._current is None and not self._hurried and self._loose_bytes:
             self._hurried = True
             self._allow(HEADER_TIMEOUT_S)
         elif self._waiting:
@@ -235,21 +235,19 @@ class Connection(asyncio.Protocol):
     def finish(self) -> None:
         """Close as soon as the caller knows of it, or sends nothing for a while: no request of his may be lost."""
         self._finishing = True
-        if self._lingering:
-            self._close()
-        elif self._current is not None:
+        if self._current is not None:
             if not self._current.started:
                 self._current.persistent = False
-        elif not self._loose_bytes:  # of a head that is arriving the deadline stands
+        elif not self._transport.is_closing():  # the deadline of what still leaves stands
             self._rest()
 
     def cut(self) -> None:
         """Cancel the request that is being answered, which still may say so, and begin no other."""
-        if self._current is None:
+        if self._current is None or self._lingering:
             self._close()
         else:
             self._current.persistent = False
-            self._task.cancel()
+            self._loop.call_soon(self._task.cancel)  # cancelled before its first step it would never end the request
 
     def abort(self) -> None:
         """Break the connection."""
@@ -337,7 +335,7 @@ class Connection(asyncio.Protocol):
         """Wait for the next request, or for the rest of one that is answered: for that no longer than for a head."""
         self._hurried = self._incoming is not None
         self._allow(HEADER_TIMEOUT_S if self._hurried else KEEP_ALIVE_S)
-        if self._finishing:
+        if self._finishing and not self._hurried:
             self._allow(LAST_CALL_S)
             self._timer.cancel()
             self._timer = self._loop.call_later(LAST_CALL_S, self._tick)

@@ -34,6 +34,7 @@ class HttpServer:
         self._listening: list[socket] = []
         self._accepting: set[asyncio.Task[object]] = set()
         self._empty: asyncio.Future[None] | None = None
+        self._impatient = False
 
     async def start(self, listeners: Sequence[socket]) -> None:
         """Accept connections on bound sockets, which are closed with the server."""
@@ -89,17 +90,21 @@ class HttpServer:
             await asyncio.wait(self._accepting)
         for connection in list(self._connections):
             connection.finish()
-        if not await self._emptied(drain_s):
-            self.cut()
+        if not await self._emptied(0 if self._impatient else drain_s):
+            if not self._impatient:
+                self.cut()
             if not await self._emptied(_LAST_WORD_S):
                 for connection in list(self._connections):
                     connection.abort()
                 await self._emptied(_LAST_WORD_S)
 
     def cut(self) -> None:
-        """Cancel all running requests; each may still say so to its caller. Close what is idle."""
+        """Cancel all running requests, and wait no longer than for each to say so to its caller; close what is idle."""
+        self._impatient = True
         for connection in list(self._connections):
             connection.cut()
+        if self._empty is not None and not self._empty.done():
+            self._empty.set_result(None)
 
     def _lost(self, connection: Connection) -> None:
         """Forget a connection that has ended."""

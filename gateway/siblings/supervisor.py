@@ -1,6 +1,6 @@
 """Starts the processes of one gateway, keeps them running, and replaces them one by one without losing a stream.
 
-All of them accept from one listening socket, which this process opened and never closes: while a process is replaced,
+All of them accept from one listening socket, which this process opened and keeps open: while a process is replaced,
 connections wait in the socket's queue or go to the others, and none is refused. A *slot* is a number that a process has
 to itself: it names its journal, its figures and its socket to the others. A process that dies is started again in its
 slot, after a pause that doubles while it keeps dying at once.
@@ -18,6 +18,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine
+from socket import socket
 from typing import Any
 
 from gateway.admission.shared import SLOTS
@@ -52,15 +53,15 @@ class _Worker:
 
 
 class Supervisor:
-    """``count`` processes behind one socket, all inherit it as ``listener_fd``; ``bury`` hears whose slot is free."""
+    """``count`` processes behind one socket, which all inherit; ``bury`` hears whose slot is free."""
 
     def __init__(
-        self, command: Command, *, count: int, listener_fd: int, drain_s: float, bury: Callable[[int], None]
+        self, command: Command, *, count: int, listener: socket, drain_s: float, bury: Callable[[int], None]
     ) -> None:
         self._command = command
         self._bury = bury
         self._count = count
-        self._listener_fd = listener_fd
+        self._listener = listener
         self._drain_s = drain_s
         self._workers: dict[int, _Worker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -69,14 +70,19 @@ class Supervisor:
         """Held while a process takes a slot, so that two never take the same."""
 
     async def run(self, serving: Callable[[], None]) -> bool:
-        """Start all, call ``serving`` once all serve, and return after ``stop``; False: not all started."""
+        """Start all, call ``serving`` once all serve, and return after ``stop``; False: not all started.
+
+        The socket is closed as the stop begins: who connects later is refused, and waits for nobody.
+        """
         self._life_read, life_write = os.pipe()
         try:
-            good = all(await asyncio.gather(*(self._start(slot) for slot in range(self._count))))
+            async with self._starting:
+                good = all(await asyncio.gather(*(self._start(slot) for slot in range(self._count))))
             if good:
                 serving()
                 await self._stopping.wait()
             self._stopping.set()
+            self._listener.close()
             for worker in self._workers.values():
                 if not worker.retiring:  # told twice, it would cut what runs
                     worker.signal(signal.SIGTERM)
@@ -116,21 +122,25 @@ class Supervisor:
                 if free == SLOTS:
                     _log.error("too many replaced processes still finish their streams; what runs stays as it is")
                     return
-                if self._stopping.is_set() or not await self._start(free):
+                if not await self._start(free):
                     self._workers.pop(free, None)
                     _log.error("a replacement did not start; what runs stays as it is")
                     return
+                if self._stopping.is_set():
+                    return  # all have been told; told twice, the old one would cut what runs
                 old.retiring = True
                 old.signal(signal.SIGTERM)
             _log.info("all processes were replaced")
 
     async def _start(self, slot: int) -> bool:
-        """Start a process in a slot and wait until it serves; False when it does not."""
+        """Start a process in a slot and wait until it serves; False when it does not, or all are to end."""
+        if self._stopping.is_set():
+            return False
         ready_read, ready_write = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._command(slot, ready_write, self._life_read),
-                pass_fds=(self._listener_fd, ready_write, self._life_read),
+                pass_fds=(self._listener.fileno(), ready_write, self._life_read),
                 start_new_session=True,  # Ctrl-C is for us; they are told
             )
         except OSError as error:  # no more processes or memory, or the program is just being replaced
@@ -140,6 +150,8 @@ class Supervisor:
         finally:
             os.close(ready_write)
         worker = self._workers[slot] = _Worker(slot, process)
+        if self._stopping.is_set():
+            worker.signal(signal.SIGKILL)  # it was not there when the others were told
         if await _says_ready(ready_read):
             worker.serves = True
             if worker.reload_due:

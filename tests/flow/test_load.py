@@ -181,12 +181,14 @@ async def test_what_a_replay_has_no_answer_for_at_its_end_has_failed(
         return Answer(chunks=(Chunk(b"", delay_s=PATIENCE_S),))
 
     upstream.on_path("/v1/chat/completions", silence)
-    trace = _trace(tmp_path / "trace.csv", (0.0, 10, 2), (0.2, 10, 2), (9.0, 10, 2))
-    options = ("--trace", trace, "--replay-skip", "0", "--run-time", "2s")
+    trace = _trace(tmp_path / "trace.csv", (0.0, 10, 2), (0.2, 10, 2), (19.0, 10, 2))
+    options = ("--trace", trace, "--replay-skip", "0", "--run-time", "3s")
     run = await _locust(upstream.url, tmp_path, "--users", "1", *options, "ReplayUser")
     assert run.code == 1, run.said
+    sent = len(upstream.seen)  # both that were due, unless the machine was too busy to send the second in time
+    assert sent in (1, 2)
     for kind, name in (("POST", "stream auto"), ("GOODPUT", "stream auto, TTFT<=2000 TPOT<=200 ms")):
-        assert (run.rows[kind, name]["Request Count"], run.rows[kind, name]["Failure Count"]) == ("2", "2")
+        assert run.count(kind, name) == int(run.rows[kind, name]["Failure Count"]) == sent
     assert "not answered when the run ended" in run.said
 
 

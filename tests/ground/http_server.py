@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from socket import create_server
+from socket import create_server, socket
 
 from gateway.routes.http1_connection import Connection
 from gateway.routes.http1_exchange import Exchange
@@ -22,10 +22,11 @@ async def echo(exchange: Exchange) -> None:
 class Served:
     """A running server, and connections to it."""
 
-    def __init__(self, server: HttpServer, port: int) -> None:
+    def __init__(self, server: HttpServer, listener: socket) -> None:
         self.server = server
-        self.url = f"http://127.0.0.1:{port}"
-        self._port = port
+        self.listener = listener
+        self._port = listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}"
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[Streams]:
@@ -57,7 +58,7 @@ async def serving(
     server = HttpServer({f"/{path}": handler for path, handler in routes.items()}, rest)
     await server.start([listener])
     try:
-        yield Served(server, listener.getsockname()[1])
+        yield Served(server, listener)
     finally:
         await server.stop(0)
 

@@ -1,10 +1,11 @@
 """The HTTP server over real sockets: order, leaving, patience, and an orderly end."""
 
 import asyncio
+from socket import SO_RCVBUF, SO_SNDBUF, SOL_SOCKET, socket
 
 import pytest
 
-from gateway.routes import http1_connection
+from gateway.routes import http1_connection, http1_server
 from gateway.routes.http1_exchange import Exchange
 from tests.ground.http_server import Held, read_answer, serving
 from tests.ground.waiting import until
@@ -392,6 +393,122 @@ async def test_a_request_under_way_while_the_server_stops_is_answered(state: str
         assert b"connection: close" in got
         assert got.endswith(b"/last ")
         await asyncio.wait_for(stopping, 5)
+
+
+@pytest.mark.parametrize("request_head", [b"GET / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n"])
+async def test_an_answer_that_still_leaves_is_not_shortened_by_a_stop(
+    request_head: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is all written, and more than the system takes at once: a slow caller has the time that callers have."""
+    monkeypatch.setattr(http1_connection, "LAST_CALL_S", 0.05)
+    size = 60_000
+    answered = asyncio.Event()
+
+    async def large(exchange: Exchange) -> None:
+        await exchange.start(200, [(b"content-length", str(size).encode())])
+        exchange.write(b"x" * size)
+        answered.set()
+
+    async with serving(large) as served:
+        with socket() as caller:
+            caller.setsockopt(SOL_SOCKET, SO_RCVBUF, 2048)
+            caller.setblocking(False)
+            loop = asyncio.get_running_loop()
+            served.listener.setsockopt(SOL_SOCKET, SO_SNDBUF, 2048)
+            await loop.sock_connect(caller, served.listener.getsockname())
+            await loop.sock_sendall(caller, request_head)
+            await answered.wait()
+            await until(lambda: served.only()._current is None)
+            assert served.only()._transport.get_write_buffer_size() > 0
+            stopping = asyncio.create_task(served.server.stop(10))
+            await until(lambda: served.only()._finishing)
+            await asyncio.wait([stopping], timeout=0.2)
+            got = b""
+            while piece := await asyncio.wait_for(loop.sock_recv(caller, 4096), 5):
+                got += piece
+            assert got.endswith(b"x" * size)
+            await asyncio.wait_for(stopping, 5)
+
+
+@pytest.mark.parametrize("state", ["answered early", "refused"])
+async def test_who_still_sends_while_the_server_stops_gets_his_answer(
+    state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is closed on him would take it from him again."""
+    monkeypatch.setattr(http1_connection, "LAST_CALL_S", 0.05)
+
+    async def early(exchange: Exchange) -> None:
+        if state == "refused":
+            exchange.persistent = False
+        await exchange.start(200, [(b"content-length", b"5")])
+        exchange.write(b"early")
+
+    async with serving(early) as served, served.connected() as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\ncontent-length: 20\r\n\r\n")
+        await until(lambda: bool(served.server._connections) and served.only()._incoming is not None)
+        await until(lambda: served.only()._current is None or served.only()._lingering)
+        stopping = asyncio.create_task(served.server.stop(10))
+        for _ in range(4):
+            await asyncio.wait([stopping], timeout=0.05)
+            writer.write(b"piece")
+            await writer.drain()
+        assert (await asyncio.wait_for(reader.read(-1), 5)).endswith(b"early")
+        await asyncio.wait_for(stopping, 5)
+
+
+async def test_half_a_head_behind_an_answer_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that came while another request ran are no reason to wait as long as for a new head, or an idle caller."""
+    monkeypatch.setattr(http1_connection, "LAST_CALL_S", 0.05)
+    held = Held()
+    async with serving(held) as served, served.connected() as (reader, writer):
+        writer.write(GET % b"/")
+        await held.until(lambda: bool(held.begun))
+        writer.write(b"\r\n")
+        await until(lambda: bool(served.only()._loose_bytes))
+        held.let_go.set()
+        await read_answer(reader)
+        await asyncio.wait_for(served.server.stop(30), 5)
+
+
+async def test_told_twice_to_stop_the_server_does_not_wait_for_a_reader_who_has_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http1_server, "_LAST_WORD_S", 0.05)
+
+    async def endless(exchange: Exchange) -> None:
+        await exchange.start(200, [])
+        try:
+            while True:
+                exchange.write(b"x" * 100_000)
+                await exchange.drained()
+        except asyncio.CancelledError:
+            exchange.write(b"stopping")
+
+    async with serving(endless) as served, served.connected() as (_, writer):
+        writer.transport.pause_reading()
+        writer.write(GET % b"/")
+        await until(lambda: bool(served.server._connections) and served.only().full)
+        stopping = asyncio.create_task(served.server.stop(60))
+        await until(lambda: served.only()._finishing)
+        served.server.cut()
+        await asyncio.wait_for(stopping, 5)
+
+
+async def test_a_request_that_is_cut_before_its_first_step_is_told_so() -> None:
+    """It has begun and its task has not run: cancelled there and then, it would stay for ever."""
+
+    async def never(exchange: Exchange) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await exchange.start(503, [])
+            exchange.write(b"stopping")
+
+    async with serving(never) as served, served.connected() as (reader, _):
+        await until(lambda: bool(served.server._connections))
+        served.only().data_received(GET % b"/")
+        served.only().cut()
+        assert (await asyncio.wait_for(reader.read(-1), 5)).startswith(b"HTTP/1.1 503 ")
 
 
 async def test_who_is_cut_off_begins_nothing_more() -> None:

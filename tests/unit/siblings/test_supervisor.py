@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from socket import create_connection, create_server, socket
 
 import pytest
 
@@ -20,6 +21,8 @@ from tests.ground.waiting import until
 _PROGRAM = """
 import os, signal, sys
 directory, slot, ready = sys.argv[1], sys.argv[2], int(sys.argv[3])
+os.closerange(3, ready)
+os.closerange(ready + 1, 256)
 def say(what):
     with open(f"{directory}/said", "a") as file:
         file.write(f"{slot} {what}\\n")
@@ -30,6 +33,8 @@ def term(*_):
     say("term")
     if told > 1 or not os.path.exists(f"{directory}/busy"):
         sys.exit(0)
+if os.path.exists(f"{directory}/hardy"):
+    signal.signal(signal.SIGTERM, term)
 if os.path.exists(f"{directory}/slow"):
     say("begins")
     while os.path.exists(f"{directory}/slow"):
@@ -46,13 +51,12 @@ while True:
 class Ground:
     """A supervisor that runs."""
 
-    def __init__(self, directory: Path, listener_fd: int, count: int) -> None:
+    def __init__(self, directory: Path, listener: socket, count: int) -> None:
         self.directory = directory
+        self.listener = listener
         self.interpreter = sys.executable
         self.buried: list[int] = []
-        self.supervisor = Supervisor(
-            self._command, count=count, listener_fd=listener_fd, drain_s=20, bury=self.buried.append
-        )
+        self.supervisor = Supervisor(self._command, count=count, listener=listener, drain_s=20, bury=self.buried.append)
 
     def _command(self, slot: int, ready_fd: int, life_fd: int) -> list[str]:  # noqa: ARG002 - of Command
         return [self.interpreter, "-ISc", _PROGRAM, str(self.directory), str(slot), str(ready_fd)]
@@ -71,8 +75,8 @@ class Ground:
 
 @asynccontextmanager
 async def supervised(directory: Path, count: int) -> AsyncIterator[Ground]:
-    with (directory / "listener").open("w") as listener:
-        ground = Ground(directory, listener.fileno(), count)
+    with create_server(("127.0.0.1", 0)) as listener:
+        ground = Ground(directory, listener, count)
         serving = asyncio.Event()
         running = asyncio.create_task(ground.supervisor.run(serving.set))
         try:
@@ -95,6 +99,35 @@ async def test_a_stop_lets_replaced_processes_finish(tmp_path: Path) -> None:
         await until(lambda: ground.said == ["0 serves", "1 serves", "0 term"])
         ground.supervisor.stop()
         await until(lambda: "1 term" in ground.said)
+        assert ground.said.count("0 term") == 1
+
+
+async def test_who_connects_after_a_stop_has_begun_is_refused(tmp_path: Path) -> None:
+    """Nobody accepts any more, and the system would let them wait until the last stream has ended."""
+    (tmp_path / "busy").touch()
+    async with supervised(tmp_path, 1) as ground:
+        address = ground.listener.getsockname()
+        create_connection(address).close()
+        ground.supervisor.stop()
+        await until(lambda: "0 term" in ground.said)
+        with pytest.raises(ConnectionRefusedError):
+            create_connection(address)
+
+
+async def test_a_stop_while_one_is_being_replaced_cuts_neither(tmp_path: Path) -> None:
+    """Both were told to stop; what is told to end because another serves in its place would be told twice."""
+    (tmp_path / "busy").touch()
+    async with supervised(tmp_path, 1) as ground:
+        for name in ("slow", "hardy"):
+            (tmp_path / name).touch()
+        replacing = asyncio.create_task(ground.supervisor._replace_all())
+        await until(lambda: "1 begins" in ground.said)
+        ground.supervisor.stop()
+        await until(lambda: {"0 term", "1 term"} <= set(ground.said))
+        (tmp_path / "slow").unlink()
+        await replacing
+        assert "1 serves" in ground.said
+        assert not ground.supervisor._workers[0].retiring
         assert ground.said.count("0 term") == 1
 
 
