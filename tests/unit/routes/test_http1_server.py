@@ -456,6 +456,19 @@ async def test_who_still_sends_while_the_server_stops_gets_his_answer(
         await asyncio.wait_for(stopping, 5)
 
 
+async def test_who_still_sends_keeps_nobody_when_the_drain_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http1_server, "_LAST_WORD_S", 60.0)
+
+    async def refuse(exchange: Exchange) -> None:
+        exchange.persistent = False
+        await exchange.start(413, [(b"content-length", b"0")])
+
+    async with serving(refuse) as served, served.connected() as (_, writer):
+        writer.write(b"POST / HTTP/1.1\r\ncontent-length: 20\r\n\r\n")
+        await until(lambda: bool(served.server._connections) and served.only()._lingering)
+        await asyncio.wait_for(served.server.stop(0), 5)
+
+
 async def test_half_a_head_behind_an_answer_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that came while another request ran are no reason to wait as long as for a new head, or an idle caller."""
     monkeypatch.setattr(http1_connection, "LAST_CALL_S", 0.05)
