@@ -4,6 +4,7 @@ It costs an answer nothing per token: the engine's app gets the server's own ``s
 """
 
 import asyncio
+from contextlib import suppress
 from http import HTTPStatus
 
 from workers.asgi import carries, gone, local_path, refuse
@@ -49,18 +50,23 @@ class Front:
     async def _count(self, scope: Message, receive: Receive, send: Send) -> None:
         load = self._load
         if load.in_flight >= load.limit:
-            message = f"{load.limit} requests are open here, and no more may be."
-            again = (b"retry-after", b"1")
-            await refuse(send, HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError", message, again)
+            await _unavailable(send, f"{load.limit} requests are open here, and no more may be.")
             return
         task = asyncio.current_task()
         load.opened()
         self._open.add(task)
         try:
-            await self._app(scope, receive, send)
-        finally:
-            self._open.discard(task)
-            load.closed()
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                self._open.discard(task)
+                load.closed()
+        except asyncio.CancelledError:
+            # Another replica can answer it, which the server's own 500 would not say. Where the answer has begun this
+            # fails, or waits for a reader who has stopped: by now nobody waits for it.
+            with suppress(Exception):
+                await _unavailable(send, "This replica is stopping.")
+            raise
 
     async def _describe(self, scope: Message, receive: Receive, send: Send) -> None:
         load = self._load
@@ -84,3 +90,8 @@ class Front:
         finally:
             self.listeners -= 1
             left.cancel()
+
+
+async def _unavailable(send: Send, message: str) -> None:
+    again = (b"retry-after", b"1")
+    await refuse(send, HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError", message, again)

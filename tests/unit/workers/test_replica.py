@@ -19,6 +19,7 @@ from workers.server import open_synthetic
 from workers.spec import ModelSpec
 
 STREAM = {"model": "m", "prompt": "on", "stream": True, "ignore_eos": True}
+WHOLE = {**STREAM, "stream": False}
 SPEC = {"source": "-", "engine": "synthetic", "max_ongoing_requests": 1, "max_queued_requests": 1, "drain_s": 20}
 
 
@@ -117,12 +118,16 @@ async def test_a_draining_replica_says_so_serves_what_still_comes_and_ends_after
 
 
 async def test_a_drain_ends_after_its_time_and_cuts_what_is_left() -> None:
+    """Who has seen nothing of an answer is told 503, by which a gateway tries another replica."""
     async with replica(drain_s=0.2) as (made, client):
         running = asyncio.create_task(stream(client, 100_000))
-        await until(in_flight(made, 1))
+        whole = asyncio.create_task(client.post("/v1/completions", json={**WHOLE, "max_tokens": 100_000}))
+        await until(in_flight(made, 2))
         made.stop()
         with pytest.raises(httpx2.RemoteProtocolError):
             await running
+        refused = await whole
+        assert (refused.status_code, refused.json()["error"]["type"]) == (503, "ServiceUnavailableError")
 
 
 async def test_when_its_engine_has_died_a_replica_is_gone_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,10 +146,12 @@ async def test_when_its_engine_has_died_a_replica_is_gone_at_once(monkeypatch: p
     monkeypatch.setattr("workers.replica._open", mortal)
     async with replica(synthetic={"tpot_ms": 50}) as (made, client):
         streaming = asyncio.create_task(stream(client, 1000))
-        await until(in_flight(made, 1))
+        whole = asyncio.create_task(client.post("/v1/completions", json={**WHOLE, "max_tokens": 1000}))
+        await until(in_flight(made, 2))
         alive = False
         with pytest.raises(httpx2.RemoteProtocolError):
             await streaming
+        assert (await whole).status_code == 503
         with pytest.raises(RuntimeError, match="port has closed"):
             while True:
                 made.app._started(made.app._port).check()
