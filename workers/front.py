@@ -19,8 +19,9 @@ class Front:
     """The replica's ASGI app, on its own port and behind Serve's proxy: both are counted as one."""
 
     def __init__(self, app: AsgiApp, load: Load, token: str | None) -> None:
-        self.listeners = 0
-        """Streams of ``/tollway/load`` that are open."""
+        self.listeners: set[asyncio.Task[None]] = set()
+        """Streams of ``/tollway/load`` that are open: what ends when one is to end."""
+        self._hushed = False
         self._app = app
         self._load = load
         self._token = token
@@ -41,6 +42,12 @@ class Front:
         else:
             # The model list, health, metrics: no work of the engine's.
             await self._app(scope, receive, send)
+
+    def hush(self) -> None:
+        """Say nothing more on ``/tollway/load``, so that gateways take the replica for gone; serve what still comes."""
+        self._hushed = True
+        for left in self.listeners:
+            left.cancel()
 
     def cut(self) -> None:
         """Break off every request that is still open."""
@@ -72,11 +79,14 @@ class Front:
         load = self._load
         # Through Serve's proxy one line is all: Serve would wait for a stream's end before it lets the replica drain.
         stream = not scope.get("root_path")
+        if self._hushed:
+            await _unavailable(send, "This replica is stopping.")
+            return
         headers = [(b"content-type", b"application/x-ndjson")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
         left = asyncio.create_task(gone(receive))
-        self.listeners += 1
+        self.listeners.add(left)
         try:
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
             while not left.done():
                 changed = load.changed
                 await send({"type": "http.response.body", "body": load.line(), "more_body": stream})
@@ -87,8 +97,9 @@ class Front:
                 if not load.in_flight:
                     rest = _LEAST_OFTEN_S - _MOST_OFTEN_S
                     await asyncio.wait({left, changed}, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
+            await send({"type": "http.response.body"})
         finally:
-            self.listeners -= 1
+            self.listeners.discard(left)
             left.cancel()
 
 

@@ -22,7 +22,7 @@ from workers.own_port import OwnPort, own_port
 from workers.ports import LOOPBACK
 from workers.spec import ModelSpec
 
-# A gateway reads `draining` within 250 ms; what it had sent until then is on its way.
+# A gateway reads `draining`, or the end, within 250 ms; what it had sent until then is on its way.
 _WORD_GETS_AROUND_S = 1.0
 # When everything stops, nobody waits for a long stream.
 _STOP_PATIENCE_S = 3.0
@@ -134,6 +134,7 @@ async def _watch(front: Front, load: Load, engine: OpenEngine, port: OwnPort) ->
             await engine.check_health()
         except Exception:  # noqa: BLE001 - whatever it is: who cannot say that it is well cannot serve
             _log.exception("the engine of %s has died", load.model)
+            front.hush()
             front.cut()
             port.close()
             return
@@ -143,12 +144,15 @@ async def _watch(front: Front, load: Load, engine: OpenEngine, port: OwnPort) ->
 
 
 async def _drain(front: Front, load: Load, drain_s: float) -> None:
-    load.drain()
-    if front.listeners and not _everything_stops():
-        await asyncio.sleep(min(_WORD_GETS_AROUND_S, drain_s))
     deadline = time.monotonic() + drain_s
-    while load.in_flight and (left := deadline - time.monotonic()) > 0:
-        await asyncio.wait({load.changed}, timeout=left)
+    # Where there is no other replica they still come; then they are told that the port will close.
+    for tell in (load.drain, front.hush):
+        listened = bool(front.listeners)
+        tell()
+        if listened and not _everything_stops():
+            await asyncio.sleep(min(_WORD_GETS_AROUND_S, drain_s))
+        while load.in_flight and (left := deadline - time.monotonic()) > 0:
+            await asyncio.wait({load.changed}, timeout=left)
 
 
 @asynccontextmanager

@@ -130,8 +130,25 @@ async def test_a_drain_ends_after_its_time_and_cuts_what_is_left() -> None:
         assert (refused.status_code, refused.json()["error"]["type"]) == (503, "ServiceUnavailableError")
 
 
+@pytest.mark.slow
+async def test_who_listens_hears_the_end_of_a_drain_before_the_port_closes_and_who_still_comes_is_served() -> None:
+    """What a gateway has sent before it hears the end is on its way."""
+    async with replica() as (made, client):
+        async with client.stream("GET", "/tollway/load") as lines:
+            made.stop()
+            async for line in lines.aiter_lines():
+                last = json.loads(line)
+        assert (last["state"], made.withdrawn) == ("draining", False)
+        late = asyncio.create_task(stream(client, 700))  # 3.5 s: a port that closes leaves its streams one
+        assert (await client.get("/tollway/load")).status_code == 503
+        assert (await late).count('"text"') == 701
+
+
 async def test_when_its_engine_has_died_a_replica_is_gone_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its port closes and its streams break, so no gateway sends anything more; Serve sees it at its next look."""
+    """It says nothing more, its port closes and its streams break, so no gateway sends anything more.
+
+    Serve sees it at its next look.
+    """
     alive = True
 
     async def check_health() -> None:
@@ -144,7 +161,7 @@ async def test_when_its_engine_has_died_a_replica_is_gone_at_once(monkeypatch: p
             yield replace(engine, check_health=check_health)
 
     monkeypatch.setattr("workers.replica._open", mortal)
-    async with replica(synthetic={"tpot_ms": 50}) as (made, client):
+    async with replica(synthetic={"tpot_ms": 50}) as (made, client), client.stream("GET", "/tollway/load") as lines:
         streaming = asyncio.create_task(stream(client, 1000))
         whole = asyncio.create_task(client.post("/v1/completions", json={**WHOLE, "max_tokens": 1000}))
         await until(in_flight(made, 2))
@@ -152,6 +169,7 @@ async def test_when_its_engine_has_died_a_replica_is_gone_at_once(monkeypatch: p
         with pytest.raises(httpx2.RemoteProtocolError):
             await streaming
         assert (await whole).status_code == 503
+        await lines.aread()  # to its end: it was not cut
         with pytest.raises(RuntimeError, match="port has closed"):
             while True:
                 made.app._started(made.app._port).check()
