@@ -60,7 +60,7 @@ class FleetReport(Struct, frozen=True, kw_only=True):
     waiting: int
     """Requests that wait in the engines."""
     wanted: int
-    """Requests that want a replica while there is none."""
+    """Requests that want a replica while none is ready."""
     kv_usage: float | None
     """The fullest replica's, 0 to 1."""
     prefill_tokens_per_s: float

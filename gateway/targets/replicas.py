@@ -31,7 +31,7 @@ from gateway.types import Call, Target
 MAX_WAITING = 256
 """Requests that wait for one model's first replica; one more is answered 503."""
 WANTED_FOR_NS = 10_000_000_000
-"""A cold target that was wanted stays so for this long: a caller who tries again is not always there."""
+"""A target that was wanted stays so for this long: a caller who tries again is not always there."""
 FULL_RETRY_AFTER_S = 1.0
 _OWN_FAULTS = frozenset((ErrorKind.UPSTREAM_CONNECT.value, ErrorKind.UPSTREAM_CUT.value))
 """What says that a replica is gone, and nothing of the others."""
@@ -61,6 +61,11 @@ class Replica:
         """Everybody's requests there."""
         others = self.load.in_flight - self.at_line if self.load is not None else 0
         return self.in_flight + max(0, others)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is up and does not drain."""
+        return self.load is not None and self.load.state == "ready"
 
     @property
     def has_room(self) -> bool:
@@ -121,8 +126,8 @@ class Fleet:
 
     def usable(self) -> list[Replica]:
         """Return those that take requests: the ready ones, or while there is none, those that drain."""
-        up = [each for each in self.replicas.values() if each.load is not None]
-        return [each for each in up if each.load is not None and each.load.state == "ready"] or up
+        every = self.replicas.values()
+        return [each for each in every if each.is_ready] or [each for each in every if each.load is not None]
 
     def refusal(self) -> str | None:
         """Say why no replica would take one more request now; None when one would, or may once it is there."""
@@ -148,6 +153,8 @@ class Fleet:
             matched = self._index.match(prompt, [each.id for each in open_ones])
         views = [ReplicaView(each.requests, each.uncached_tokens) for each in open_ones]
         index = choice.choose(tokens, views, matched)
+        if not open_ones[index].is_ready:
+            self._wanted_until_ns = self._now_ns() + WANTED_FOR_NS
         if prompt is not None:
             self._index.remember(open_ones[index].id, prompt)
         return Visit(self, open_ones[index], tokens - matched[index])
@@ -190,8 +197,8 @@ class Fleet:
         return no_longer
 
     def wanted(self) -> int:
-        """Tell how many requests want a replica that is not there."""
-        if self.usable():
+        """Tell how many requests want a replica while none is ready: one that drains serves them, but not for long."""
+        if any(each.is_ready for each in self.replicas.values()):
             return 0
         return self._wanting or int(self._now_ns() < self._wanted_until_ns)
 

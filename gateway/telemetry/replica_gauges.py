@@ -23,7 +23,7 @@ class ReplicaGauges(Collector):
         requests = GaugeMetricFamily(
             "tollway_replica_requests",
             "Requests that the engines work on (running), that wait in them (waiting), or that want a replica while "
-            "there is none (wanted).",
+            "none is ready (wanted).",
             labels=["target", "state"],
         )
         kv = GaugeMetricFamily("tollway_replica_kv_usage", "KV cache in use, the fullest replica's.", labels=["target"])

@@ -127,6 +127,17 @@ async def test_a_draining_replica_gets_no_new_requests(tmp_path: Path) -> None:
         assert b"[DONE]" in (await first)[2]
 
 
+async def test_a_draining_replica_that_is_alone_serves_and_the_cluster_is_told_to_start_another(tmp_path: Path) -> None:
+    """Nothing wants one before: a model at rest goes to zero."""
+    async with ground(tmp_path, 1) as made:
+        [last] = made.cluster.replicas
+        last.drain()
+        await until(lambda: not any(each.is_ready for each in made.fleet().replicas.values()))
+        assert (made.fleet().wanted(), made.cluster.woken) == (0, [])
+        assert (await made.chat())[:2] == (200, "own")
+        await until(lambda: made.cluster.woken == ["own"])
+
+
 async def test_the_last_view_stays_while_the_directory_is_away(tmp_path: Path) -> None:
     async with ground(tmp_path, 2) as made:
         made.cluster.close_directory()

@@ -154,6 +154,23 @@ def test_a_wanted_model_stays_wanted_for_a_while() -> None:
     assert fleet.wanted() == 0
 
 
+def test_who_goes_to_a_draining_replica_wants_another() -> None:
+    """It serves until it may no longer, so somebody has to ask for the next one before; a ready one ends that."""
+    clock = HandClock()
+    _, fleet, [one, two] = book("a", "b", clock=clock)
+    fleet.lost(two)
+    fleet.heard(one, load(state="draining"))
+    assert fleet.wanted() == 0
+    assert fleet.visit(CALL, TARGET) is not None
+    assert fleet.wanted() == 1
+    fleet.heard(two, load())
+    assert fleet.wanted() == 0
+    assert fleet.visit(CALL, TARGET) is not None
+    fleet.lost(two)
+    clock.now_ns += WANTED_FOR_NS
+    assert fleet.wanted() == 0
+
+
 async def test_so_many_wait_and_no_more() -> None:
     """Nothing queues without limit; all that wait go on with the first line."""
     _, fleet, [one] = book("a")
