@@ -6,6 +6,10 @@ from typing import Protocol
 
 from gateway.types import UpstreamRequest
 
+STALE_SHOWS_WITHIN_S = 1.0
+"""A connection that was closed already answers what is sent on it with a reset: a round trip later, or after a
+retransmission. One that breaks later may have carried the request to an upstream that has worked on it and bills it."""
+
 
 class UpstreamStream(Protocol):
     """An answer whose status and headers have arrived and whose body is still coming."""
@@ -47,6 +51,6 @@ class Transport(Protocol):
         limit of its own: the caller sets one around it. Redirects are not followed. Raises UpstreamError:
         UPSTREAM_CONNECT (nothing was sent), UPSTREAM_CUT (the connection broke before the headers were complete),
         UPSTREAM_PROTOCOL (the answer is not HTTP, or the request could not be written as HTTP and was not sent). A
-        pooled connection that the upstream had closed already is retried once on a fresh one if not a byte of an answer
-        came.
+        pooled connection that breaks within STALE_SHOWS_WITHIN_S, without a byte of an answer, is taken for one that
+        the upstream had closed already, and the request is sent once more on a fresh one.
         """

@@ -12,7 +12,7 @@ from collections import defaultdict
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
-from gateway.transport.base import UpstreamStream
+from gateway.transport.base import STALE_SHOWS_WITHIN_S, UpstreamStream
 from gateway.transport.http1_connect import connect, connect_error, default_tls
 from gateway.transport.http1_connection import Answer, Connection, failed
 from gateway.transport.http1_request import Address, Origin, address_of, head_of
@@ -110,6 +110,8 @@ class HttpTransport:
 
     async def _answer(self, connection: Connection, head: bytes, body: bytes) -> Answer | None:
         """Send and wait for the headers. None: the connection was stale, and the request may be sent once more."""
+        loop = asyncio.get_running_loop()
+        sent_at_s = loop.time()
         answer = connection.exchange(head, body)
         try:
             await answer.wait_for_head()
@@ -119,7 +121,9 @@ class HttpTransport:
             connection.drop()
             raise
         connection.drop()
-        if connection.used and not answer.began:
+        soon = loop.time() - sent_at_s < STALE_SHOWS_WITHIN_S
+        stopped = self._loop is None  # it was stop that broke it
+        if connection.used and not answer.began and soon and not stopped:
             return None
         assert answer.failure is not None  # noqa: S101 - what wait_for_head waits for
         raise failed(answer.failure, "before it answered")

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from gateway.errors import ErrorKind, UpstreamError
+from gateway.transport.base import STALE_SHOWS_WITHIN_S
 from gateway.types import UpstreamRequest
 
 _HIGH_WATER_BYTES = 65_536
@@ -100,10 +101,13 @@ class InMemoryTransport:
             raise UpstreamError(ErrorKind.UPSTREAM_CONNECT, "The upstream's host name does not resolve.")
         exchange = Exchange(request, reused=self._idle[origin] > 0)
         self._idle[origin] -= exchange.reused
+        now_s = asyncio.get_running_loop().time
+        sent_at_s = now_s()
         try:
             self._run(handler, exchange)
             await exchange.answer.wait_for_headers(connect_timeout_s)
-            if exchange.reused and exchange.answer.silent:
+            soon = now_s() - sent_at_s < STALE_SHOWS_WITHIN_S
+            if exchange.reused and exchange.answer.silent and soon:
                 exchange = Exchange(request, reused=False)
                 self._run(handler, exchange)
                 await exchange.answer.wait_for_headers(connect_timeout_s)

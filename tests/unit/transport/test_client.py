@@ -149,6 +149,19 @@ async def test_stop_cuts_what_is_under_way(upstream: ScriptedUpstream) -> None:
     assert caught.value.kind is ErrorKind.UPSTREAM_CUT
 
 
+async def test_stop_cuts_a_wait_on_a_used_connection(upstream: ScriptedUpstream) -> None:
+    """A request that waits for its headers is told so too, and is not taken for one on a stale connection."""
+    transport = HttpTransport()
+    await transport.start()
+    await fetch(transport, upstream.url)
+    upstream.then(replace(SLOW, first_byte_delay_s=60.0))
+    failing = asyncio.ensure_future(failure(transport, upstream.url))
+    await upstream.arrived(2)
+    await transport.stop()
+    assert (await failing).kind is ErrorKind.UPSTREAM_CUT
+    assert upstream.connections_made == 1
+
+
 async def test_send_before_start_is_a_mistake() -> None:
     """There is no hidden start."""
     with pytest.raises(RuntimeError, match="start"):

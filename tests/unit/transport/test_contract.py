@@ -279,6 +279,19 @@ async def test_stale_connection_is_not_retried_twice(ground: Ground, reset: bool
 
 
 @pytest.mark.parametrize("reset", [False, True])
+async def test_late_break_of_a_used_connection_is_a_cut(
+    ground: Ground, reset: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that was stale shows it at once; later the upstream has worked on the request, and may bill it."""
+    for module in ("http1", "in_memory"):
+        monkeypatch.setattr(f"gateway.transport.{module}.STALE_SHOWS_WITHIN_S", 0.01)
+    await ground.exchange()
+    ground.upstream.then(Answer(hang_up=True, reset=reset, first_byte_delay_s=0.03))
+    assert await ground.failure() == (ErrorKind.UPSTREAM_CUT, b"")
+    assert len(ground.upstream.seen) == 2
+
+
+@pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("raw", [b"H", b"HTTP/1.1 100 Continue\r\n\r\n"], ids=["byte", "interim"])
 async def test_begun_answer_is_never_retried(ground: Ground, raw: bytes, reset: bool) -> None:
     """One byte of an answer shows that the upstream has begun to work on the request."""
