@@ -52,5 +52,6 @@ class Transport(Protocol):
         UPSTREAM_CONNECT (nothing was sent), UPSTREAM_CUT (the connection broke before the headers were complete),
         UPSTREAM_PROTOCOL (the answer is not HTTP, or the request could not be written as HTTP and was not sent). A
         pooled connection that breaks within STALE_SHOWS_WITHIN_S, without a byte of an answer, is taken for one that
-        the upstream had closed already, and the request is sent once more on a fresh one.
+        the upstream had closed already, and the request is sent once more on a fresh one; if there is none to be had,
+        that is UPSTREAM_CUT too.
         """

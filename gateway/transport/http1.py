@@ -12,6 +12,7 @@ from collections import defaultdict
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
+from gateway.errors import ErrorKind, UpstreamError
 from gateway.transport.base import STALE_SHOWS_WITHIN_S, UpstreamStream
 from gateway.transport.http1_connect import connect, connect_error, default_tls
 from gateway.transport.http1_connection import Answer, Connection, failed
@@ -90,13 +91,18 @@ class HttpTransport:
                 if answer is not None:
                     return connection, answer
                 give_up_at_s = self._loop.time() + connect_timeout_s
-            connection = await self._connect(address, give_up_at_s)
-            answer = await self._answer(connection, head, request.body)
+            try:
+                fresh = await self._connect(address, give_up_at_s)
+            except UpstreamError:
+                if connection is None:
+                    raise
+                raise failed(ErrorKind.UPSTREAM_CUT, "before it answered") from None  # it may have had the request
+            answer = await self._answer(fresh, head, request.body)
             assert answer is not None  # noqa: S101 - a fresh connection is never stale
         except BaseException:
             self._free_slot()
             raise
-        return connection, answer
+        return fresh, answer
 
     def close(self, url: str, connection: Connection) -> None:
         """Pool the connection, or drop it if its answer has not come to its end."""

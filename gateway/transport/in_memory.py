@@ -106,12 +106,12 @@ class InMemoryTransport:
         try:
             self._run(handler, exchange)
             await exchange.answer.wait_for_headers(connect_timeout_s)
-            soon = now_s() - sent_at_s < STALE_SHOWS_WITHIN_S
-            if exchange.reused and exchange.answer.silent and soon:
+            stale = exchange.reused and exchange.answer.silent and now_s() - sent_at_s < STALE_SHOWS_WITHIN_S
+            if stale:
                 exchange = Exchange(request, reused=False)
                 self._run(handler, exchange)
                 await exchange.answer.wait_for_headers(connect_timeout_s)
-            exchange.answer.check_headers()
+            exchange.answer.check_headers(sent_before=stale)
             yield exchange.answer
         finally:
             exchange.leave()
@@ -171,10 +171,12 @@ class _Answer:
         if self._failure is ErrorKind.UPSTREAM_CONNECT:
             await asyncio.sleep(min(self._refused_after_s, connect_timeout_s))
 
-    def check_headers(self) -> None:
+    def check_headers(self, *, sent_before: bool) -> None:
         """Raise UpstreamError, as ``Transport.send`` says, unless the headers are there."""
         if not self._headers_ready and self._failure is not None:
-            raise self._error(self._failure, "before it answered")
+            refused = self._failure is ErrorKind.UPSTREAM_CONNECT
+            kind = ErrorKind.UPSTREAM_CUT if refused and sent_before else self._failure
+            raise self._error(kind, "before it answered")
 
     async def read(self) -> bytes:
         """Return all that has arrived since the last call: see ``UpstreamStream.read``."""

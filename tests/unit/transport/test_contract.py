@@ -291,6 +291,16 @@ async def test_late_break_of_a_used_connection_is_a_cut(
     assert len(ground.upstream.seen) == 2
 
 
+async def test_refusal_behind_a_stale_connection_is_a_cut(ground: Ground) -> None:
+    """An upstream that dies of a request refuses the second try, but it has received the first."""
+    await ground.exchange()
+    ground.upstream.then(Answer(first_byte_delay_s=60.0))
+    failing = asyncio.ensure_future(ground.failure())
+    await ground.upstream.arrived(2)
+    await ground.upstream.die()
+    assert await failing == (ErrorKind.UPSTREAM_CUT, b"")
+
+
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("raw", [b"H", b"HTTP/1.1 100 Continue\r\n\r\n"], ids=["byte", "interim"])
 async def test_begun_answer_is_never_retried(ground: Ground, raw: bytes, reset: bool) -> None:
