@@ -235,3 +235,15 @@ async def test_without_a_directory_everything_goes_through_the_proxy(tmp_path: P
     asked = {seen.path.partition("?")[0] for seen in proxy.seen}
     assert "/own/v1/chat/completions" in asked
     assert ("/tollway/replicas" in asked) == direct
+
+
+async def test_a_request_that_ends_engines_ends_three_of_them_on_used_connections_too(tmp_path: Path) -> None:
+    """A connection that breaks under it looks like one that was closed already, and the second try is refused."""
+    async with ground(tmp_path, 6) as made:
+        while not all(each.asked for each in made.cluster.replicas):
+            await asyncio.gather(*(made.chat(stream=True) for _ in range(12)))
+        for each in made.cluster.replicas:
+            each.asked.clear()
+            each.dies_of_requests = True
+        assert (await made.chat())[0] == 503
+        assert sum(bool(each.asked) for each in made.cluster.replicas) == 3

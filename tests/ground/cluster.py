@@ -58,6 +58,7 @@ class LocalReplica:
         self.load: Load
         self.asked: list[str] = []
         """The attempt ids of the requests that came."""
+        self.dies_of_requests = False
         self._cluster = cluster
         self._spec = spec
         self._limit = limit
@@ -74,6 +75,8 @@ class LocalReplica:
             headers = dict(scope["headers"])
             if b"x-tollway-attempt-id" in headers:
                 self.asked.append(headers[b"x-tollway-attempt-id"].decode())
+                if self.dies_of_requests:
+                    self.kill()
             await front(scope, receive, send)
 
         self.server = await _Server(noting).started()
