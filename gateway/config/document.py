@@ -33,12 +33,16 @@ def read(text: str, name: str) -> tuple[Any, Source]:
     An empty document is an empty mapping. Raises ConfigError: not YAML, a key twice, a tag, too deep, too large.
     """
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         raise ConfigError([_syntax_problem(error, name)]) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ConfigError([f"{name}:{line}: a character that YAML does not allow (U+{error.character:04X})"]) from None
+    except (ValueError, OverflowError):  # PyYAML's own arithmetic
+        message = "not valid YAML: the number of a character ('\\U...') or of '%YAML' is too large"
+        raise ConfigError([f"{name}:{loader.line + 1}: {message}"]) from None
     except RecursionError:
         raise ConfigError([f"{name}:1: nested more than {MAX_DEPTH} levels deep"]) from None
     reader = _Reader()
@@ -136,7 +140,7 @@ class _Reader:
             return None
         try:
             return self._scalars.construct_object(node)
-        except (ValueError, yaml.YAMLError, KeyError):
+        except (ValueError, yaml.YAMLError, LookupError):
             kind = node.tag.removeprefix(_TAG)
             self.problems.append((place, f"cannot be read as {kind}", line))
             return None

@@ -7,6 +7,8 @@ import pytest
 from gateway.config.document import MAX_DEPTH, read
 from gateway.config.problems import ConfigError
 
+TOO_LARGE = "not valid YAML: the number of a character ('\\U...') or of '%YAML' is too large"
+
 
 @pytest.mark.parametrize(
     ("text", "problem"),
@@ -20,6 +22,12 @@ from gateway.config.problems import ConfigError
         ("a: 1\nb: \x07\n", "f:2: a character that YAML does not allow (U+0007)"),
         ("a: 1\nb: !!python/object:os.system x\n", "f:2: b: a YAML tag ('!...') has no meaning here"),
         ("a: 1\nb: !!int x\n", "f:2: b: cannot be read as int"),
+        ('a: !!int ""\n', "f:1: a: cannot be read as int"),
+        ('a: !!float ""\n', "f:1: a: cannot be read as float"),
+        ('a: !!bool ""\n', "f:1: a: cannot be read as bool"),
+        ('a: 1\nb: "\\UFFFFFFFF"\n', f"f:2: {TOO_LARGE}"),
+        ('a: 1\nb: "\\U00110000"\n', f"f:2: {TOO_LARGE}"),
+        ("%YAML 1." + "9" * 5000 + "\n---\na: 1\n", f"f:1: {TOO_LARGE}"),
         ("a: " + "9" * 5000, "f:1: a: cannot be read as int"),
         ("[a, b]: 1\n", "f:1: a key must be plain text"),
         ("a: &x {b: *x}\n", f"f:1: a.b.b: nested more than {MAX_DEPTH} levels deep"),
@@ -46,7 +54,7 @@ def test_aliases_cannot_become_a_billion_values() -> None:
     began_s = time.monotonic()
     with pytest.raises(ConfigError, match="expands to more than"):
         read("\n".join(lines), "f")
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 30
 
 
 def test_aliases_and_merges_work_within_bounds() -> None:
