@@ -92,7 +92,7 @@ class ScriptedUpstream:
 
     async def start(self) -> None:
         """Listen; the port is kept for ``revive``."""
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self._port, ssl=self._tls)
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self._port, ssl=self._tls, backlog=1024)
         self._port = self._server.sockets[0].getsockname()[1]
         self.alive = self._listened = True
 

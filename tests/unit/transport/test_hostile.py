@@ -320,9 +320,7 @@ async def test_idle_connections_are_closed_in_time(upstream: ScriptedUpstream) -
     transport = HttpTransport(keepalive_s=0.05)
     await transport.start()
     await asyncio.gather(*(fetch(transport, upstream.url) for _request in range(3)))
-    async with asyncio.timeout(2.0):
-        while upstream.connections_open:
-            await asyncio.sleep(0.01)
+    await until(lambda: not upstream.connections_open)
     await transport.stop()
 
 
@@ -334,9 +332,7 @@ async def test_connection_limit_counts_idle_ones(upstream: ScriptedUpstream) -> 
         for _turn in range(2):
             await fetch(transport, upstream.url)
             await fetch(transport, other.url)
-            async with asyncio.timeout(2.0):
-                while upstream.connections_open:
-                    await asyncio.sleep(0.01)
+            await until(lambda: not upstream.connections_open)
             assert other.connections_open == 1
         await transport.stop()
 
