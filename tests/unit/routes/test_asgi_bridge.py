@@ -17,7 +17,7 @@ from tests.ground.http_server import serving
 
 SNAPSHOT = Snapshot(
     version="",
-    server=Server(host="127.0.0.1", port=0, max_body_bytes=1_000_000, body_timeout_s=1, drain_s=1),
+    server=Server(host="127.0.0.1", port=0, max_body_bytes=1_000_000, body_timeout_s=60, drain_s=1),
     targets={},
     routes={},
     wildcards=(),
