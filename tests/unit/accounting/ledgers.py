@@ -1,7 +1,7 @@
 """Values and a ledger on a real directory for the tests of accounting and store."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from gateway.accounting.base import Dispatch, Rows
 from gateway.accounting.ledger import JournalLedger
 from gateway.clock import SystemClock
 from gateway.store.engine import sqlite_url
-from gateway.store.queries import Store
+from gateway.store.queries import Store, Totals
 from gateway.types import CallRecord, LedgerEntry, Rates, Usage
 
 RATES = Rates(input_nano_usd_per_mtok=1_000_000_000, output_nano_usd_per_mtok=2_000_000_000, version="test")
@@ -87,6 +87,12 @@ def open_store(state_dir: Path) -> Store:
     return Store(sqlite_url(state_dir / "ledger.sqlite3"), busy_timeout_s=0.01)
 
 
+def stored_totals(state_dir: Path) -> list[Totals]:
+    """Return the sums over all rows in the database of a state directory."""
+    with closing(open_store(state_dir)) as store:
+        return store.totals()
+
+
 @asynccontextmanager
 async def running_ledger(
     state_dir: Path,
@@ -94,7 +100,7 @@ async def running_ledger(
     **options: Any,
 ) -> AsyncIterator[JournalLedger]:
     """Run a ledger, and stop it as a gateway that shuts down does."""
-    options = {"apply_interval_s": 0.001, **options}
+    options = {"apply_interval_s": 0.001, "flush_timeout_s": 60.0, **options}
     ledger = JournalLedger(state_dir, rows or open_store(state_dir), SystemClock(), **options)
     await ledger.start()
     try:

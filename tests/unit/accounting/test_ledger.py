@@ -12,15 +12,16 @@ from gateway.accounting.base import StateDirectoryInUse
 from gateway.errors import ErrorKind, GatewayError
 from gateway.store.queries import Store
 from gateway.types import CallRecord, LedgerEntry, Outcome, Rates, Usage
+from tests.ground.waiting import until
 from tests.unit.accounting.ledgers import (
     STARTED_AT_NS,
     build_dispatch,
     build_entry,
     build_record,
     make_call,
-    open_store,
     running_ledger,
     segments,
+    stored_totals,
 )
 from tests.unit.accounting.test_journal import file_size_limit
 
@@ -164,12 +165,12 @@ async def test_recovery_may_be_repeated(tmp_path: Path) -> None:
     shutil.copytree(tmp_path, tmp_path / "before")
     async with running_ledger(tmp_path):
         pass
-    rows = open_store(tmp_path).totals()
+    rows = stored_totals(tmp_path)
     for segment in segments(tmp_path / "before"):
         shutil.copy(segment, tmp_path)
     async with running_ledger(tmp_path) as ledger:
         assert await ledger.find("req_2") is not None
-    assert open_store(tmp_path).totals() == rows
+    assert stored_totals(tmp_path) == rows
     assert [(row.outcome, row.attempts, row.output_tokens) for row in rows] == [("interrupted", 1, 9), ("ok", 1, 5)]
 
 
@@ -203,7 +204,7 @@ async def test_recovery_that_dies_after_any_transaction_is_completed_by_the_next
                 pass
         async with running_ledger(state_dir) as ledger:
             assert [await ledger.find(f"req_{number}") is not None for number in (1, 2, 3)] == [True] * 3
-        totals.append(open_store(state_dir).totals())
+        totals.append(stored_totals(state_dir))
     assert totals[0] == totals[1] == totals[2] == totals[3]
     assert [(row.outcome, row.attempts) for row in totals[0]] == [("interrupted", 2), ("ok", 1)]
 
@@ -227,12 +228,12 @@ async def test_a_running_ledger_notices_damage_in_lines_that_become_no_row(tmp_p
     """A dispatch or progress whose bytes changed is put aside though SQL does not need it; a sound one is passed by."""
     alarms: list[str] = []
     async with running_ledger(tmp_path, alarm=alarms.append, apply_interval_s=3600) as ledger:
-        await ledger.flush()
-        make_call(ledger, 1)
-        ledger.dispatch(build_dispatch("att_2", "req_2"))
-        ledger.progress("att_2", 8)
-        whole = segments(tmp_path)[0].read_bytes()
-        segments(tmp_path)[0].write_bytes(whole.replace(b'"output_tokens":8', b'"output_tokens":9'))
+        with ledger._lock:  # the thread that applies sees nothing yet, or the damage
+            make_call(ledger, 1)
+            ledger.dispatch(build_dispatch("att_2", "req_2"))
+            ledger.progress("att_2", 8)
+            whole = segments(tmp_path)[0].read_bytes()
+            segments(tmp_path)[0].write_bytes(whole.replace(b'"output_tokens":8', b'"output_tokens":9'))
         await ledger.flush()
         assert [line.startswith(b'{"type":"progress"') for line in _rejected(tmp_path)] == [True]
         assert await ledger.find("req_1")
@@ -274,11 +275,12 @@ async def test_a_locked_database_delays_rows_and_loses_none(tmp_path: Path) -> N
             await ledger.find("req_7")
         # Nothing is lost, so nobody is sent away yet.
         assert ledger.healthy() is None
+        await until(lambda: bool(alarms))
         other.execute("ROLLBACK")
         other.close()
-        ledger._flush_timeout_s = 5.0
+        ledger._flush_timeout_s = 60.0
         await ledger.flush()
-        (totals,) = open_store(tmp_path).totals()
+        (totals,) = stored_totals(tmp_path)
         assert (totals.attempts, totals.cost_nano_usd) == (300, 300 * 20_000)
     assert len(alarms) == 1
 
@@ -292,7 +294,7 @@ async def test_what_sql_did_not_take_before_the_stop_is_taken_at_the_next_start(
             make_call(ledger, number)
     other.close()
     async with running_ledger(tmp_path):
-        (totals,) = open_store(tmp_path).totals()
+        (totals,) = stored_totals(tmp_path)
         assert (totals.outcome, totals.attempts, totals.cost_nano_usd) == ("ok", 300, 300 * 20_000)
 
 

@@ -3,6 +3,8 @@
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,11 @@ from tests.unit.accounting.ledgers import STARTED_AT_NS, build_entry, build_reco
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> Iterator[Store]:
     """Open an empty database."""
-    store = Store(sqlite_url(tmp_path / "ledger.sqlite3"), busy_timeout_s=0.01)
-    store.open()
-    return store
+    with closing(Store(sqlite_url(tmp_path / "ledger.sqlite3"), busy_timeout_s=0.01)) as store:
+        store.open()
+        yield store
 
 
 def test_a_call_comes_back_as_it_went_in(store: Store) -> None:
