@@ -5,6 +5,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from urllib.parse import urlsplit
 
 import httpx2
@@ -95,35 +96,48 @@ def test_a_required_tool_is_called_with_json_arguments(client: openai.OpenAI, ru
     assert calls[0].function.name == "get_weather"
 
 
-def test_the_engine_stops_within_a_second_when_a_streaming_client_leaves(running: Running) -> None:
+def test_the_engine_stops_at_once_when_a_streaming_client_leaves(running: Running) -> None:
     """As the gateway always asks: without a stream, vLLM may go on for callers who have left."""
-    step_s = seconds_of_a_step(running)
     body = {"model": running.model, "messages": STORY, "max_tokens": 4000, "ignore_eos": True, "stream": True}
     where = urlsplit(running.worker)
-    caller = http.client.HTTPConnection(where.netloc, timeout=60)
-    caller.request("POST", f"{where.path}/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
-    wait_for_running(running, 1, within_s=30)
-    # The engine takes an abort between two steps, and the first one reads the whole prompt.
-    begun = gauge(running, "vllm:generation_tokens_total")
-    while gauge(running, "vllm:generation_tokens_total") < begun + 3:
-        continue
-    caller.close()
-    wait_for_running(running, 0, within_s=1 + step_s)
+    with closing(http.client.HTTPConnection(where.netloc, timeout=60)) as caller:
+        headers = {"content-type": "application/json"}
+        caller.request("POST", f"{where.path}/v1/chat/completions", json.dumps(body), headers)
+        wait_for_one(running)
+        # The engine takes an abort between two steps, and the first one reads the whole prompt.
+        wait_for_tokens(running, 3)
+        leave(running, caller)
 
 
-def seconds_of_a_step(running: Running) -> float:
-    """Return how long the engine takes for one step just now: it takes an abort between two, however busy it is."""
-    body = {"model": running.model, "messages": STORY, "max_tokens": 1}
-    begun = time.monotonic()
-    httpx2.post(f"{running.worker}/v1/chat/completions", json=body, timeout=60).raise_for_status()
-    return time.monotonic() - begun
-
-
-def wait_for_running(running: Running, count: int, *, within_s: float) -> None:
-    """Return when the engine says that it works on that many requests; fail when it does not say so in time."""
-    deadline = time.monotonic() + within_s
-    while gauge(running, "vllm:num_requests_running") != count:
+def wait_for_one(running: Running) -> None:
+    """Return when the engine works on one request."""
+    deadline = time.monotonic() + 30
+    while gauge(running, "vllm:num_requests_running") != 1:
         assert time.monotonic() < deadline
+
+
+def wait_for_tokens(running: Running, count: int) -> None:
+    """Return when the engine has made so many more."""
+    begun = gauge(running, "vllm:generation_tokens_total")
+    while gauge(running, "vllm:generation_tokens_total") < begun + count:
+        continue
+
+
+def leave(running: Running, caller: http.client.HTTPConnection) -> None:
+    """Close the only caller's connection; fail unless the engine stops well before it has made what was asked for.
+
+    Its own tokens are the clock: a second is 20 to 40 of them on two cores, fewer while something else holds those up,
+    which the time until its metrics have come through Serve's proxy cannot tell from an engine that goes on.
+    """
+    made = gauge(running, "vllm:generation_tokens_total")
+    left_at = time.monotonic()
+    caller.close()
+    # To the end, so that a failure is not the next test's too.
+    while gauge(running, "vllm:num_requests_running") != 0:
+        continue
+    since = gauge(running, "vllm:generation_tokens_total") - made
+    print(f"free after {since:.0f} tokens, seen in {time.monotonic() - left_at:.2f} s")
+    assert since < 200
 
 
 @pytest.mark.parametrize(
