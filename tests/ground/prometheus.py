@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ import pytest
 import yaml
 
 from tests.ground.processes import Program, program
+from workers.ports import free_port
 
 SCRAPE_INTERVAL_S = 0.5
 _PATIENCE_S = 30.0
@@ -68,8 +68,7 @@ async def running_prometheus(gateway_url: str, path: Path) -> AsyncIterator[Prom
         "scrape_configs": [{"job_name": "tollway", "static_configs": [{"targets": [target]}]}],
     }
     config.write_text(yaml.safe_dump(document))
-    with socket.create_server(("127.0.0.1", 0)) as free:  # Prometheus cannot be told port 0 and asked afterwards
-        port = free.getsockname()[1]
+    port = free_port(19090)  # Prometheus cannot be told port 0 and asked afterwards
     command = (
         executable("prometheus"),
         f"--config.file={config}",

@@ -31,6 +31,7 @@ SPEC = ModelSpec.model_validate(
         "synthetic": {"ttft_ms": 0, "tpot_ms": 1, "max_running": 2, "max_waiting": 0},
     }
 )
+TO_THE_END = {"ignore_eos": True}
 HELLO: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "hello there"}]
 
 
@@ -111,7 +112,9 @@ async def test_an_unknown_model_or_an_empty_prompt_is_refused_in_openais_shape(c
 
 async def test_a_full_queue_is_503(client: openai.AsyncOpenAI) -> None:
     streams = [
-        await client.chat.completions.create(model="m", messages=HELLO, max_tokens=10_000, stream=True)
+        await client.chat.completions.create(
+            model="m", messages=HELLO, max_tokens=10_000, stream=True, extra_body=TO_THE_END
+        )
         for _ in range(2)
     ]
     with pytest.raises(openai.InternalServerError) as caught:
@@ -127,7 +130,9 @@ async def test_the_slot_is_free_at_once_when_the_client_leaves(
     client: openai.AsyncOpenAI, url: str, stream: bool
 ) -> None:
     call = asyncio.create_task(
-        client.chat.completions.create(model="m", messages=HELLO, max_tokens=100_000, stream=stream)
+        client.chat.completions.create(
+            model="m", messages=HELLO, max_tokens=100_000, stream=stream, extra_body=TO_THE_END
+        )
     )
     await until(client, url, running=1)
     if stream:

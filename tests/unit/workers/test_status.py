@@ -83,8 +83,10 @@ def cluster(*loads: dict[str, Any], price: float = 0.72, token: str | None = Non
     with ExitStack() as stack:
         urls = [stack.enter_context(serving(200, load, streams=True, token=token)) for load in loads]
         for _ in range(gone):
-            with socket.create_server(("127.0.0.1", 0)) as closed:
-                urls.append(f"http://127.0.0.1:{closed.getsockname()[1]}")
+            # Bound, so that nobody else gets the port, but not listening: refused.
+            closed = stack.enter_context(socket.socket())
+            closed.bind(("127.0.0.1", 0))
+            urls.append(f"http://127.0.0.1:{closed.getsockname()[1]}")
         replicas = [{"id": str(index), "url": url} for index, url in enumerate(urls)]
         model = {"replicas": replicas, "serves": ["smollm2", "pirate"], "usd_per_hour": price}
         yield stack.enter_context(serving(200, {"version": 1, "models": {"smollm2": model}}, token=token))
