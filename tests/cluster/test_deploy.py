@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -90,6 +91,9 @@ def theirs() -> Iterator[Theirs]:
         (directory / "theirs.py").write_text(THEIRS)
         cluster = Theirs(port, free_port(18840), directory)
         cluster.put({"name": "theirs", "route_prefix": "/theirs", "import_path": "theirs:app"})
+        # Serve begins anew to build what is still being built when others are declared.
+        while cluster.running() != {"theirs": "RUNNING"}:
+            time.sleep(0.1)
         yield cluster
 
 
@@ -99,6 +103,7 @@ async def ready(view: View, model: str, count: int, but: frozenset[str] = frozen
     return frozenset(view.ready(model))
 
 
+@pytest.mark.timeout(600)
 async def test_models_come_to_a_cluster_change_there_and_go_and_what_others_run_stays(theirs: Theirs) -> None:
     async def deploy(**workers: dict[str, Any]) -> None:
         code, said = await asyncio.to_thread(theirs.tollway, "deploy", workers=workers)

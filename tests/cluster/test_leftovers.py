@@ -39,6 +39,7 @@ async def test_somebody_elses_ray_is_left_alone_and_not_asked(foreign: Child, tm
     assert _session(foreign._process.pid) == before
 
 
+@pytest.mark.timeout(600)
 def test_what_a_killed_run_has_left_makes_way_for_the_next_one(tmp_path: Path) -> None:
     """The gateway would keep its port for ever, and agents of Ray their memory."""
     ports = free_port(18780), free_port(18790)

@@ -26,6 +26,7 @@ from workers.run import READY, RELOADED
 
 _ROOT = Path(__file__).parents[2]
 _START_S = 240.0
+_TICK_S = 0.02
 TOKEN = "of-this-cluster"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
 """What every request to a replica or the directory needs."""
@@ -108,6 +109,11 @@ def somebody_elses_ray(*options: str, **environment: str) -> Iterator[tuple[Chil
         command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--port=0"]
         command += ["--node-ip-address=127.0.0.1", "--disable-usage-stats", *options]
         own = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_TMPDIR": name, "PYTHONPATH": f"{_ROOT}:{name}"}
+        # Many Python processes start at once here; what is not up in Ray's own 15, 60 and 30 seconds ends the start.
+        own |= {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+        own |= dict.fromkeys(
+            ("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT"), f"{_START_S:.0f}"
+        )
         head = Child(command, Path(name) / "log", own | environment)
         try:
             # Its last words at a start: the file that names the cluster is written before them.
@@ -237,6 +243,35 @@ class View:
             self.lines.pop(replica, None)
             self._leases.pop(replica, None)
             self._changed.set()
+
+
+@dataclass
+class OwnTime:
+    """Seconds in which this process's loop ran."""
+
+    s: float = 0.0
+
+
+@asynccontextmanager
+async def own_time() -> AsyncIterator[OwnTime]:
+    """Count the seconds from here on; while the loop is held up, by the machine or by its own work, they stand still.
+
+    What happened meanwhile cannot be seen, so a bound on what is seen must not count it.
+    """
+    time_ = OwnTime()
+
+    async def run() -> None:
+        while True:
+            begun = time.monotonic()
+            await asyncio.sleep(_TICK_S)
+            time_.s += min(time.monotonic() - begun, 2 * _TICK_S)
+
+    running = asyncio.create_task(run())
+    try:
+        yield time_
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 class Addressed(Protocol):
