@@ -9,7 +9,7 @@ breaks, or that is silent for a second, is out at once.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 from msgspec import Struct
@@ -21,8 +21,9 @@ from gateway.targets.replicas import Fleet, Replica, Replicas
 from gateway.transport.base import Transport, UpstreamStream
 from gateway.types import Secret, UpstreamRequest
 
-SILENCE_S = 1.0
+BEAT_S = 0.25
 """A replica says something four times a second."""
+SILENCE_S = 1.0
 FIRST_LINE_S = 2.0
 ANSWER_S = 15.0
 """The directory answers within ten."""
@@ -143,14 +144,14 @@ class Discovery:
         while replica.is_listed:
             try:
                 async with (
-                    asyncio.timeout(FIRST_LINE_S) as patience,
+                    _unless_silent() as has_said,
                     self._get(f"{replica.url}/tollway/load", cluster) as stream,
                 ):
                     async for line in _lines(stream):
                         load = _load(line)
                         if load.id != replica.id:
                             raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "another replica is there")
-                        patience.reschedule(asyncio.get_running_loop().time() + SILENCE_S)
+                        has_said()
                         fleet.heard(replica, load)
                         heard.set()
                         retry_s = RETRY_S
@@ -188,6 +189,37 @@ class Discovery:
             if stream.status != 200:
                 raise UpstreamError(ErrorKind.UPSTREAM_ERROR, f"status {stream.status}")
             yield stream
+
+
+@contextlib.asynccontextmanager
+async def _unless_silent() -> AsyncIterator[Callable[[], None]]:
+    """Raise ``TimeoutError`` in what is inside when the yielded function has not been called for ``SILENCE_S``.
+
+    That is found within a beat. Before the first call it is ``FIRST_LINE_S``.
+    """
+    loop = asyncio.get_running_loop()
+    left = round(FIRST_LINE_S / BEAT_S)
+    timer: asyncio.TimerHandle
+
+    # Beats are counted, for a pause of this process is one, however long: what was said in it is read before the next.
+    def beat() -> None:
+        nonlocal left, timer
+        left -= 1
+        if left == 0:
+            patience.reschedule(loop.time())
+        else:
+            timer = loop.call_later(BEAT_S, beat)
+
+    def has_said() -> None:
+        nonlocal left
+        left = round(SILENCE_S / BEAT_S) + 1
+
+    timer = loop.call_later(BEAT_S, beat)
+    try:
+        async with asyncio.timeout(None) as patience:
+            yield has_said
+    finally:
+        timer.cancel()
 
 
 async def _see(view: asyncio.Event, heard: list[asyncio.Event]) -> None:

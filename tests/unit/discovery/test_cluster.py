@@ -15,7 +15,7 @@ from gateway.types import Secret
 from tests.ground.builders import build_target
 from tests.ground.cluster import clustered
 from tests.ground.virtual_gateway import virtual_gateway
-from tests.ground.virtual_time import SequentialIds, VirtualClock, run_virtual
+from tests.ground.virtual_time import SequentialIds, VirtualClock, VirtualTimeLoop, run_virtual
 
 CLUSTER = "http://cluster.test"
 TARGET = build_target("own", upstream_model="own", cluster_url=CLUSTER)
@@ -35,6 +35,9 @@ class Scripted:
         self.said = said
         self.hangs = False
         """Takes the next request for its load and never answers."""
+        self.is_silent = False
+        """Says no more, and keeps the connection."""
+        self.said_at = 0.0
         self.asked = self.listened_to = 0
         self._answer = answer
 
@@ -50,9 +53,11 @@ class Scripted:
             await exchange.left.wait()
             return
         await exchange.write(HEAD)
-        while True:
+        while not self.is_silent:
+            self.said_at = asyncio.get_running_loop().time()
             await exchange.write(b"%x\r\n%b\r\n" % (len(self.said), self.said))
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(0.19)  # never in step with who waits for it
+        await exchange.left.wait()
 
 
 class Book:
@@ -155,6 +160,40 @@ def test_one_that_takes_the_connection_and_is_silent_is_asked_again() -> None:
     silent = Scripted(line("a"))
     silent.hangs = True
     run(lambda: Ground(Book(A), a=silent), story)
+
+
+def test_one_that_falls_silent_is_out_within_a_second_and_a_half_and_not_before_a_second() -> None:
+    async def story(made: Ground) -> None:
+        loop = asyncio.get_running_loop()
+        for offset in range(10):  # of the silence's beginning to the beats
+            await asyncio.sleep(offset * 0.03)
+            talker.is_silent = True
+            while made.urls():
+                await asyncio.sleep(0.001)
+            assert 1.0 <= loop.time() - talker.said_at <= 1.5
+            talker.is_silent = False
+            while not made.urls():
+                await asyncio.sleep(0.001)
+
+    talker = Scripted(line("a"))
+    run(lambda: Ground(Book(A), a=talker), story)
+
+
+@pytest.mark.parametrize("held_s", [0.9, 1.0, 1.2, 30.0])
+def test_a_pause_of_the_gateways_own_is_no_silence_of_the_replicas(held_s: float) -> None:
+    """What they said meanwhile waits to be read, and all of them would be lost at once."""
+
+    async def story(made: Ground) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        for step in range(10):  # of the pause's beginning to lines and beats
+            await asyncio.sleep(1 + step * 0.03)
+            loop.now_s += held_s
+            for _ in range(100):
+                await asyncio.sleep(0.005)
+                assert made.urls() == [A[1], B[1]]
+
+    run(lambda: Ground(Book(A, B), a=Scripted(line("a")), b=Scripted(line("b"))), story)
 
 
 def test_another_behind_the_same_address_is_not_taken_for_it() -> None:
