@@ -109,6 +109,8 @@ def somebody_elses_ray(*options: str, **environment: str) -> Iterator[tuple[Chil
         command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--port=0"]
         command += ["--node-ip-address=127.0.0.1", "--disable-usage-stats", *options]
         own = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_TMPDIR": name, "PYTHONPATH": f"{_ROOT}:{name}"}
+        # By default it asks for a token if this user has one in ~/.ray, whoever put it there.
+        own |= {"RAY_AUTH_MODE": "disabled"}
         # Many Python processes start at once here; what is not up in Ray's own 15, 60 and 30 seconds ends the start.
         own |= {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
         own |= dict.fromkeys(
