@@ -137,7 +137,7 @@ def leave(running: Running, caller: http.client.HTTPConnection) -> None:
         continue
     since = gauge(running, "vllm:generation_tokens_total") - made
     print(f"free after {since:.0f} tokens, seen in {time.monotonic() - left_at:.2f} s")
-    assert since < 200
+    assert since < 100
 
 
 @pytest.mark.parametrize(
