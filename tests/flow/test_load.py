@@ -75,9 +75,10 @@ async def test_mixed_traffic_shows_ttft_tpot_goodput_and_what_the_ledger_says_it
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     upstream.model.ttft_s, upstream.model.tpot_s = 0.1, 0.02
+    ceilings = ("--slo-ttft-ms", "60000", "--slo-tpot-ms", "60000")  # for a machine that stands still in a stream
     async with running_gateway(one_model(upstream.url), tmp_path) as gateway:
         run = await _locust(
-            gateway.url, tmp_path, *_users(4, 2), "--stream-share", "0.25", "--min-goodput", "1", "MixedUser"
+            gateway.url, tmp_path, *_users(4, 2), *ceilings, "--stream-share", "0.25", "--min-goodput", "1", "MixedUser"
         )
         ledger = await gateway.totals()
     assert run.code == 0, run.said
@@ -86,7 +87,7 @@ async def test_mixed_traffic_shows_ttft_tpot_goodput_and_what_the_ledger_says_it
     assert chats + streams == asked == sum(total.attempts for total in ledger)
     assert streams == sum(bool(seen.json.get("stream")) for seen in upstream.seen) == asked // 4
     for name, count in (("chat auto", chats), ("stream auto", streams)):
-        assert run.count("GOODPUT", f"{name}, TTFT<=2000 TPOT<=200 ms") == count
+        assert run.count("GOODPUT", f"{name}, TTFT<=60000 TPOT<=60000 ms") == count
         assert run.count("COST", f"{name}, nano-USD") == count
     assert run.count("TTFT", "stream auto") == run.count("TPOT", "stream auto") == streams
     assert ("TTFT", "chat auto") not in run.rows
@@ -107,7 +108,7 @@ async def test_goodput_below_its_bound_ends_with_exit_code_1(upstream: ScriptedU
     upstream.model.ttft_s = 0.1
     bounds = ("--slo-ttft-ms", "50", "--min-goodput", "0.9")
     async with running_gateway(one_model(upstream.url), tmp_path) as gateway:
-        run = await _locust(gateway.url, tmp_path, *_users(1, 1), *bounds)
+        run = await _locust(gateway.url, tmp_path, *_users(1, 3), *bounds)
     assert run.code == 1, run.said
     goodput = run.rows["GOODPUT", "stream auto, TTFT<=50 TPOT<=200 ms"]
     assert goodput["Failure Count"] == goodput["Request Count"] == run.rows["POST", "stream auto"]["Request Count"]
@@ -117,7 +118,7 @@ async def test_goodput_below_its_bound_ends_with_exit_code_1(upstream: ScriptedU
 
 async def test_failures_within_their_bound_end_with_exit_code_0(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     upstream.on_path("/v1/chat/completions", error_answer(400, "not like this"))
-    run = await _locust(upstream.url, tmp_path, *_users(1, 1), "--max-failures", "1", "ChatUser")
+    run = await _locust(upstream.url, tmp_path, *_users(1, 3), "--max-failures", "1", "ChatUser")
     assert run.code == 0, run.said
     for kind, name in (("POST", "chat auto"), ("GOODPUT", "chat auto, TTFT<=2000 TPOT<=200 ms")):
         assert run.rows[kind, name]["Failure Count"] == run.rows[kind, name]["Request Count"] != "0"
@@ -128,7 +129,7 @@ async def test_a_server_without_the_gateway_has_every_figure_but_the_cost(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     options = ("--model", "scripted", "--api-key", "s3cret", "--prompt-tokens", "40", "--max-tokens", "3")
-    run = await _locust(upstream.url, tmp_path, *_users(2, 1), *options, "MixedUser")
+    run = await _locust(upstream.url, tmp_path, *_users(2, 3), *options, "MixedUser")
     assert run.code == 0, run.said
     kinds = {kind for kind, _ in run.rows}
     assert kinds == {"POST", "TTFT", "TPOT", "GOODPUT", ""}
@@ -141,7 +142,7 @@ async def test_a_server_without_the_gateway_has_every_figure_but_the_cost(
 
 async def test_a_shape_moves_the_users_and_ends_the_run(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     upstream.model.ttft_s = 0.05
-    run = await _locust(upstream.url, tmp_path, *_users(10, 5), "--shape", "spike")
+    run = await _locust(upstream.url, tmp_path, *_users(10, 10), "--shape", "spike")
     assert run.code == 0, run.said
     updates = [line.partition("updating to ")[2] for line in run.said.splitlines() if "Shape test updating" in line]
     assert [int(update.split()[0]) for update in updates] == [1, 10, 1]
@@ -156,9 +157,9 @@ def _trace(path: Path, *rows: tuple[float, int, int]) -> Path:
 async def test_a_replay_sends_when_a_request_is_due_whether_or_not_the_others_are_answered(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    rows = ((0.0, 100, 2), (0.8, 20, 3), (0.8, 6, 1), (2.0, 50, 4))
+    rows = ((0.0, 100, 2), (0.8, 20, 3), (0.8, 6, 1), (4.0, 50, 4))
     trace = _trace(tmp_path / "trace.csv", *rows)
-    upstream.model.ttft_s = 3.0  # nothing is answered before all has been sent
+    upstream.model.ttft_s = 6.0  # nothing is answered before all has been sent
     options = ("--trace", trace, "--replay-skip", "0", "--replay-speed", "2")
     async with running_gateway(one_model(upstream.url), tmp_path) as gateway:
         run = await _locust(gateway.url, tmp_path, "--users", "1", *options, "ReplayUser")
@@ -168,9 +169,9 @@ async def test_a_replay_sends_when_a_request_is_due_whether_or_not_the_others_ar
     assert sizes[0] == (96, 2)
     assert sorted(sizes[1:3]) == [(2, 1), (16, 3)]
     assert sizes[3] == (46, 4)
-    # The last is due a second after the first: not with it, and before the first is answered.
-    assert 0.3 < upstream.seen[3].received_at_s - upstream.seen[0].received_at_s < 3.0
-    assert float(run.rows["TTFT", "stream auto"]["Min Response Time"]) >= 3000
+    # The last is due two seconds after the first: not with it, and before the first is answered.
+    assert 0.3 < upstream.seen[3].received_at_s - upstream.seen[0].received_at_s < 6.0
+    assert float(run.rows["TTFT", "stream auto"]["Min Response Time"]) >= 6000
     assert run.count("LATE", "stream auto") == run.count("POST", "stream auto") == 4
 
 
@@ -182,11 +183,12 @@ async def test_what_a_replay_has_no_answer_for_at_its_end_has_failed(
 
     upstream.on_path("/v1/chat/completions", silence)
     trace = _trace(tmp_path / "trace.csv", (0.0, 10, 2), (0.2, 10, 2), (19.0, 10, 2))
-    options = ("--trace", trace, "--replay-skip", "0", "--run-time", "3s")
+    options = ("--trace", trace, "--replay-skip", "0", "--run-time", "6s")
     run = await _locust(upstream.url, tmp_path, "--users", "1", *options, "ReplayUser")
     assert run.code == 1, run.said
-    sent = len(upstream.seen)  # both that were due, unless the machine was too busy to send the second in time
-    assert sent in (1, 2)
+    # A request is late or in time when it is sent, whether or not the upstream has it by the end of the run.
+    sent = run.count("LATE", "stream auto")
+    assert sent == 2
     for kind, name in (("POST", "stream auto"), ("GOODPUT", "stream auto, TTFT<=2000 TPOT<=200 ms")):
         assert run.count(kind, name) == int(run.rows[kind, name]["Failure Count"]) == sent
     assert "not answered when the run ended" in run.said
