@@ -8,6 +8,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from math import ceil
 
 from gateway.accounting.attempt import Instruments, Observer
 from gateway.accounting.base import Ledger
@@ -122,8 +123,8 @@ class Pipeline:
             (b"x-tollway-request-id", request_id),
             (b"x-request-id", request_id),
         ]
-        if error.retry_after_s is not None:
-            headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
+        if error.retry_after_s is not None:  # rounded up: who comes earlier is refused again
+            headers.append((b"retry-after", str(max(1, ceil(error.retry_after_s))).encode()))
         body = render(inbound.dialect, error, inbound.id)
         headers.append((b"content-length", str(len(body)).encode()))
         await sink.start(error.status, headers)

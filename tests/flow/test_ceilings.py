@@ -157,6 +157,24 @@ def test_one_call_probes_a_half_open_breaker(tmp_path: Path) -> None:
     run_virtual(scenario())
 
 
+def test_who_comes_back_when_told_is_served(tmp_path: Path) -> None:
+    """Retry-After is in whole seconds; what is left of the breaker's pause is not."""
+
+    async def scenario() -> None:
+        ground = Ground()
+        ground.cheap.then(error_answer(429, retry_after_s=3))
+        ground.dear.then(error_answer(429, retry_after_s=3))
+        async with ground.gateway(tmp_path) as running:
+            assert (await running.chat()).headers["retry-after"] == "3"
+            await asyncio.sleep(0.6)
+            refused = await running.chat()
+            assert (refused.status, refused.headers["retry-after"]) == (503, "3")
+            await asyncio.sleep(3)
+            assert (await running.chat()).status == 200
+
+    run_virtual(scenario())
+
+
 def test_a_route_that_rejects_names_the_ceilings(tmp_path: Path) -> None:
     """Both targets too slow: 503 with what each was predicted and when to retry; once they are fast, calls pass."""
 
