@@ -39,7 +39,7 @@ async def test_requests_a_minute_are_counted_exactly(tmp_path: Path) -> None:
 async def test_concurrency_is_given_back_on_every_way_out(tmp_path: Path) -> None:
     """With one place: a second call is refused while the first runs, and admitted after it, failed or not."""
     async with ScriptedUpstream() as upstream:
-        upstream.model.ttft_s = 0.2
+        upstream.model.ttft_s = 2.0  # the first: the second comes meanwhile on any machine
         config = one_model(upstream.url)
         config["keys"] = [{"name": "one", "secret": "env:KEY", "concurrency": 1}]
         async with running_gateway(config, tmp_path, environ=BOTH) as running:
@@ -54,6 +54,7 @@ async def test_concurrency_is_given_back_on_every_way_out(tmp_path: Path) -> Non
 
                 first = asyncio.create_task(status("auto"))
                 await upstream.arrived()
+                upstream.model.ttft_s = 0.0
                 assert await status("auto") == 429
                 assert await first == 200
                 assert await status("auto") == 200

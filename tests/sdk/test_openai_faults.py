@@ -113,13 +113,13 @@ async def test_an_upstreams_word_on_the_request_is_passed_on(
 async def test_no_target_is_a_503_that_the_client_retries_when_it_was_told_to(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    """An upstream that asks for a second of peace: a 503 at once; with a retry, the answer after that second."""
-    upstream.then(error_answer(429, retry_after_s=1))
+    """An upstream that asks for three seconds of peace: a 503 at once; with a retry, the answer after those."""
+    upstream.then(error_answer(429, retry_after_s=3))
     async with running_gateway(config(upstream.url), tmp_path, environ=KEYS) as running:
         error = await blocking(running, error_of(ask))
         assert isinstance(error, InternalServerError)
         assert (error.status_code, error.code) == (503, "no_target_available")
-        assert error.response.headers["retry-after"] == "1"
+        assert error.response.headers["retry-after"] == "3"
         begun_s = asyncio.get_running_loop().time()
         assert await blocking(running, read, max_retries=1) == " w0 w1 w2 w3 w4"
         # The client's own first pause is at most half a second.
@@ -176,7 +176,7 @@ async def test_the_clients_timeout_frees_the_upstream(
     """A client that waits no longer raises its own timeout, and the upstream is let go."""
     upstream.then(Answer(raw=b"", stall_after=0))
     async with running_gateway(config(upstream.url), tmp_path, environ=KEYS) as running:
-        error = await blocking(running, error_of(use), timeout=0.3)
+        error = await blocking(running, error_of(use), timeout=2)
         await asyncio.wait_for(upstream.seen[0].ended.wait(), 5)
         assert [row.outcome for row in await running.totals()] == ["cancelled"]
     assert isinstance(error, APITimeoutError)
