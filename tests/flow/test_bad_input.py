@@ -45,12 +45,16 @@ BODIES: dict[str, tuple[bytes, int]] = {
 
 
 @pytest_asyncio.fixture
-async def running(tmp_path: Path) -> AsyncIterator[RunningGateway]:
-    """Run a gateway before a healthy upstream, with a key that may use ``auto`` and ``scripted`` only."""
+async def running(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[RunningGateway]:
+    """Run a gateway before a healthy upstream, with a key that may use ``auto`` and ``scripted`` only.
+
+    Its parameter is how long a body may take, in seconds.
+    """
+    body_timeout_s = getattr(request, "param", 30)
     async with ScriptedUpstream() as upstream:
         config = one_model(upstream.url)
         config["models"]["forbidden"] = {**config["models"]["scripted"]}
-        config["server"] = {"host": "127.0.0.1", "port": 0, "max_body_mb": 2, "body_timeout_s": 0.5}
+        config["server"] = {"host": "127.0.0.1", "port": 0, "max_body_mb": 2, "body_timeout_s": body_timeout_s}
         config["keys"] = [{"name": "app", "secret": "env:KEY", "routes": ["auto", "scripted"]}]
         async with running_gateway(config, tmp_path, environ={"KEY": "sk-right"}) as gateway:
             yield gateway
@@ -119,7 +123,9 @@ RAW = {
 }
 
 
-@pytest.mark.parametrize("name", RAW)
+@pytest.mark.parametrize(
+    ("name", "running"), [(name, 0.5 if "never" in name else 30) for name in RAW], indirect=["running"]
+)
 async def test_bad_http_is_refused(name: str, running: RunningGateway) -> None:
     """What is wrong before any JSON is refused too, in the same shape."""
     sent, status = RAW[name]

@@ -111,7 +111,7 @@ async def test_trickling_behind_an_answer_keeps_no_connection(
         writer.write(sent)
         await reader.readuntil(b"}")
         writer.write(then)
-        rest = await asyncio.wait_for(reader.read(-1), 2)
+        rest = await reader.read(-1)
         assert b"HTTP/1.1" not in rest
 
 
@@ -128,7 +128,7 @@ async def test_a_field_behind_the_body_is_no_header(tmp_path: Path, upstream: Sc
     ):
         writer.write(ORIGIN + b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n" % (len(body), body))
         writer.write(b"authorization: Bearer sk\r\n\r\n")
-        assert b" 401 " in await asyncio.wait_for(reader.readline(), 2)
+        assert b" 401 " in await reader.readline()
 
 
 @pytest.mark.parametrize("endless", [b"x-more: a\r\n" * 1000, b"a" * 10_000], ids=["fields", "one field"])
@@ -138,7 +138,7 @@ async def test_fields_behind_a_body_come_to_an_end(endless: bytes, tmp_path: Pat
         writer.write(ORIGIN + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nx-first: ")
         for _ in range(20):
             writer.write(endless)
-        assert b" 431 " in await asyncio.wait_for(reader.readline(), 2)
+        assert b" 431 " in await reader.readline()
 
 
 async def test_an_offer_to_speak_another_protocol_is_passed_over(tmp_path: Path, upstream: ScriptedUpstream) -> None:
@@ -147,7 +147,7 @@ async def test_an_offer_to_speak_another_protocol_is_passed_over(tmp_path: Path,
     async with running_gateway(one_model(upstream.url), tmp_path) as running, _connected(running) as (reader, writer):
         for _ in range(2):
             writer.write(_request().replace(b"HTTP/1.1\r\n", offer, 1))
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 2)
+            head = await reader.readuntil(b"\r\n\r\n")
             assert b" 200 " in head.split(b"\r\n")[0]
             length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length: "))
             await reader.readexactly(int(length.removeprefix(b"content-length: ")))
