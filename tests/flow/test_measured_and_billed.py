@@ -208,8 +208,7 @@ async def _known_run(path: Path) -> Run:
         run = Run(App(gateway.url, session))
         await _drive(run.app)
         run.pages = {heard.call_id: await run.app.page(heard.call_id) for heard in run.app.heard}
-        await prometheus.scraped()
-        await _read_prometheus(run, prometheus)
+        await _read_prometheus(run, prometheus, await prometheus.scraped())
         await asyncio.to_thread(_read_ledger, run, path / "state" / "ledger.sqlite")
         run.complaints = await _promtool(await run.app.metrics())
     return run
@@ -227,19 +226,19 @@ def _read_ledger(run: Run, database: Path) -> None:
     run.ledger = sums
 
 
-async def _read_prometheus(run: Run, prometheus: Prometheus) -> None:
+async def _read_prometheus(run: Run, prometheus: Prometheus, at_s: float) -> None:
     sums: dict[str, Counter[str]] = {}
-    for labels, value in await prometheus.query("tollway_tokens_total"):
+    for labels, value in await prometheus.query("tollway_tokens_total", at_s):
         sums.setdefault(labels["target"], Counter())[labels["class"]] = _whole(value)
-    for labels, value in await prometheus.query("tollway_cost_nano_usd_total"):
+    for labels, value in await prometheus.query("tollway_cost_nano_usd_total", at_s):
         sums.setdefault(labels["target"], Counter())["cost"] = _whole(value)
     run.prometheus = sums
-    for labels, value in await prometheus.query("tollway_attempts_total"):
+    for labels, value in await prometheus.query("tollway_attempts_total", at_s):
         run.prometheus_attempts[labels["target"], labels["outcome"]] = _whole(value)
-    for labels, value in await prometheus.query("tollway_requests_total"):
+    for labels, value in await prometheus.query("tollway_requests_total", at_s):
         run.prometheus_requests[labels["route"], labels["status"]] = _whole(value)
-    counts = {labels["target"]: value for labels, value in await prometheus.query("tollway_ttft_seconds_count")}
-    for labels, value in await prometheus.query("tollway_ttft_seconds_sum"):
+    counts = {labels["target"]: value for labels, value in await prometheus.query("tollway_ttft_seconds_count", at_s)}
+    for labels, value in await prometheus.query("tollway_ttft_seconds_sum", at_s):
         run.prometheus_ttft[labels["target"]] = (counts[labels["target"]], value)
 
 

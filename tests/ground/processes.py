@@ -10,7 +10,7 @@ from pathlib import Path
 _ROOT = Path(__file__).parents[2]
 _URL = re.compile(r"http://[\w.:]+")
 _START_S = 60.0
-_END_S = 10.0
+_END_S = 30.0
 
 
 class Program:

@@ -34,15 +34,16 @@ class Prometheus:
         self._url = url
         self._session = session
 
-    async def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
-        """Evaluate an expression now, and return each series' labels and value."""
-        async with self._session.get(f"{self._url}/api/v1/query", params={"query": expression}) as answer:
+    async def query(self, expression: str, at_s: float | None = None) -> list[tuple[dict[str, str], float]]:
+        """Evaluate an expression now or at that time, and return each series' labels and value."""
+        params = {"query": expression} | ({} if at_s is None else {"time": f"{at_s:.3f}"})
+        async with self._session.get(f"{self._url}/api/v1/query", params=params) as answer:
             answer.raise_for_status()
             result = (await answer.json())["data"]["result"]
         return [(series["metric"], float(series["value"][1])) for series in result]
 
-    async def scraped(self) -> None:
-        """Wait for a scrape that began after this call."""
+    async def scraped(self) -> float:
+        """Wait for a scrape that began after this call, and return its time; a later one that fails ends all series."""
         now_s = time.time()
         async with asyncio.timeout(_PATIENCE_S):
             while True:
@@ -50,11 +51,10 @@ class Prometheus:
                 try:
                     # Of a plain selector alone is this the sample's time; of any expression it is that of the query.
                     at = await self.query('timestamp(up{job="tollway"})')
-                    up = await self.query('up{job="tollway"}')
+                    if at and at[0][1] > now_s and (await self.query('up{job="tollway"}', at[0][1]))[0][1] == 1:
+                        return at[0][1]
                 except aiohttp.ClientError:  # not listening yet, or 503 while it starts
-                    at = up = []
-                if at and up and at[0][1] > now_s and up[0][1] == 1:
-                    return
+                    pass
                 await asyncio.sleep(SCRAPE_INTERVAL_S / 5)
 
 

@@ -198,9 +198,9 @@ async def perform(answer: Answer, peer: Peer, seen: Seen) -> None:
         await _send(answer, peer, framed)
     if await _interrupted(answer, peer, len(chunks)):
         return
+    seen.completed = True  # before, as above
     if answer.framing == "chunked":
         await peer.write(b"0\r\n\r\n")
-    seen.completed = True
     if answer.framing == "close" or not answer.keep_alive:
         peer.close()
 
