@@ -57,7 +57,9 @@ class Front:
     async def _count(self, scope: Message, receive: Receive, send: Send) -> None:
         load = self._load
         if load.in_flight >= load.limit:
-            await _unavailable(send, f"{load.limit} requests are open here, and no more may be.")
+            message = f"{load.limit} requests are open here, and no more may be."
+            again = (b"retry-after", b"1")
+            await refuse(send, HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError", message, again)
             return
         task = asyncio.current_task()
         load.opened()
@@ -72,7 +74,7 @@ class Front:
             # Another replica can answer it, which the server's own 500 would not say. Where the answer has begun this
             # fails, or waits for a reader who has stopped: by now nobody waits for it.
             with suppress(Exception):
-                await _unavailable(send, "This replica is stopping.")
+                await _stopping(send)
             raise
 
     async def _describe(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -80,7 +82,7 @@ class Front:
         # Through Serve's proxy one line is all: Serve would wait for a stream's end before it lets the replica drain.
         stream = not scope.get("root_path")
         if self._hushed:
-            await _unavailable(send, "This replica is stopping.")
+            await _stopping(send)
             return
         headers = [(b"content-type", b"application/x-ndjson")]
         left = asyncio.create_task(gone(receive))
@@ -103,6 +105,6 @@ class Front:
             left.cancel()
 
 
-async def _unavailable(send: Send, message: str) -> None:
-    again = (b"retry-after", b"1")
-    await refuse(send, HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError", message, again)
+async def _stopping(send: Send) -> None:
+    # It will never answer again: asked to come back, a gateway would leave the model's other replicas alone, too.
+    await refuse(send, HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError", "This replica is stopping.")

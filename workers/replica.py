@@ -150,7 +150,7 @@ async def _drain(front: Front, load: Load, drain_s: float) -> None:
         listened = bool(front.listeners)
         tell()
         if listened and not _everything_stops():
-            await asyncio.sleep(min(_WORD_GETS_AROUND_S, drain_s))
+            await asyncio.sleep(min(_WORD_GETS_AROUND_S, max(0.0, deadline - time.monotonic())))
         while load.in_flight and (left := deadline - time.monotonic()) > 0:
             await asyncio.wait({load.changed}, timeout=left)
 

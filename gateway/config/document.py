@@ -140,7 +140,7 @@ class _Reader:
             return None
         try:
             return self._scalars.construct_object(node)
-        except (ValueError, yaml.YAMLError, LookupError):
+        except (ValueError, OverflowError, yaml.YAMLError, LookupError):
             kind = node.tag.removeprefix(_TAG)
             self.problems.append((place, f"cannot be read as {kind}", line))
             return None

@@ -238,8 +238,8 @@ class Connection(asyncio.Protocol):
         if self._current is not None:
             if not self._current.started:
                 self._current.persistent = False
-        elif not self._transport.is_closing():  # the deadline of what still leaves stands
-            self._rest()
+        elif not (self._transport.is_closing() or (self._hurried and self._target)):
+            self._rest()  # else the deadline stands, of what still leaves or of a head that is arriving
 
     def cut(self) -> None:
         """Cancel the request that is being answered, which still may say so, and begin no other."""

@@ -78,7 +78,8 @@ class Supervisor:
         try:
             async with self._starting:
                 good = all(await asyncio.gather(*(self._start(slot) for slot in range(self._count))))
-            if good:
+            good = good or self._stopping.is_set()  # told to stop, some were not let start
+            if not self._stopping.is_set() and good:
                 serving()
                 await self._stopping.wait()
             self._stopping.set()

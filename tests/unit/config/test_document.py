@@ -24,6 +24,7 @@ TOO_LARGE = "not valid YAML: the number of a character ('\\U...') or of '%YAML' 
         ("a: 1\nb: !!int x\n", "f:2: b: cannot be read as int"),
         ('a: !!int ""\n', "f:1: a: cannot be read as int"),
         ('a: !!float ""\n', "f:1: a: cannot be read as float"),
+        ("a: 1" + ":1" * 200 + ".0\n", "f:1: a: cannot be read as float"),
         ('a: !!bool ""\n', "f:1: a: cannot be read as bool"),
         ('a: 1\nb: "\\UFFFFFFFF"\n', f"f:2: {TOO_LARGE}"),
         ('a: 1\nb: "\\U00110000"\n', f"f:2: {TOO_LARGE}"),

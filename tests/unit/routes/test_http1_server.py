@@ -527,6 +527,18 @@ async def test_a_request_that_is_cut_before_its_first_step_is_told_so() -> None:
         assert (await asyncio.wait_for(reader.read(-1), 5)).startswith(b"HTTP/1.1 503 ")
 
 
+async def test_a_head_that_is_arriving_keeps_its_time_when_the_server_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http1_connection, "LAST_CALL_S", 0.01)
+    async with serving() as served, served.connected() as (reader, writer):
+        writer.write(b"GET /last HT")
+        await until(lambda: bool(served.server._connections) and served.only()._target)
+        stopping = asyncio.create_task(served.server.stop(10))
+        await asyncio.wait([stopping], timeout=0.1)
+        writer.write(b"TP/1.1\r\n\r\n")
+        assert (await asyncio.wait_for(reader.read(-1), 5)).endswith(b"/last ")
+        await stopping
+
+
 async def test_who_is_cut_off_begins_nothing_more() -> None:
     held = Held()
 
