@@ -78,8 +78,9 @@ class Supervisor:
         try:
             async with self._starting:
                 good = all(await asyncio.gather(*(self._start(slot) for slot in range(self._count))))
-            good = good or self._stopping.is_set()  # told to stop, some were not let start
-            if not self._stopping.is_set() and good:
+            if self._stopping.is_set():
+                good = True  # who was not let start did not fail
+            elif good:
                 serving()
                 await self._stopping.wait()
             self._stopping.set()

@@ -13,7 +13,8 @@ import aiohttp
 
 from tests.ground.cluster import clustered
 from tests.ground.gateway import RunningGateway, running_gateway
-from tests.ground.ray_cluster import BEARER, Cluster, own_time
+from tests.ground.own_time import own_time
+from tests.ground.ray_cluster import BEARER, Cluster
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.waiting import until
 

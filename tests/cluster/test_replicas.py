@@ -7,7 +7,8 @@ import time
 
 import aiohttp
 
-from tests.ground.ray_cluster import Cluster, Stream, callers, own_time, viewing
+from tests.ground.own_time import own_time
+from tests.ground.ray_cluster import Cluster, Stream, callers, viewing
 
 ENGINE = {"source": "-", "engine": "synthetic", "cpus_per_replica": 0.1}
 WORKERS = {

@@ -8,6 +8,7 @@ from socket import create_server, socket
 from gateway.routes.http1_connection import Connection
 from gateway.routes.http1_exchange import Exchange
 from gateway.routes.http1_server import HttpServer
+from tests.ground.waiting import until
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -42,6 +43,11 @@ class Served:
         async with self.connected() as (reader, writer):
             writer.write(data)
             return await asyncio.wait_for(reader.read(-1), 5)
+
+    async def accepted(self) -> Connection:
+        """Wait for a connection, and return the server's end of it."""
+        await until(lambda: bool(self.server._connections))
+        return self.only()
 
     def only(self) -> Connection:
         """Return the server's end of the one connection there is."""

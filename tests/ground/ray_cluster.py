@@ -26,7 +26,6 @@ from workers.run import READY, RELOADED
 
 _ROOT = Path(__file__).parents[2]
 _START_S = 240.0
-_TICK_S = 0.02
 TOKEN = "of-this-cluster"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
 """What every request to a replica or the directory needs."""
@@ -245,35 +244,6 @@ class View:
             self.lines.pop(replica, None)
             self._leases.pop(replica, None)
             self._changed.set()
-
-
-@dataclass
-class OwnTime:
-    """Seconds in which this process's loop ran."""
-
-    s: float = 0.0
-
-
-@asynccontextmanager
-async def own_time() -> AsyncIterator[OwnTime]:
-    """Count the seconds from here on; while the loop is held up, by the machine or by its own work, they stand still.
-
-    What happened meanwhile cannot be seen, so a bound on what is seen must not count it.
-    """
-    time_ = OwnTime()
-
-    async def run() -> None:
-        while True:
-            begun = time.monotonic()
-            await asyncio.sleep(_TICK_S)
-            time_.s += min(time.monotonic() - begun, 2 * _TICK_S)
-
-    running = asyncio.create_task(run())
-    try:
-        yield time_
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
 
 
 class Addressed(Protocol):

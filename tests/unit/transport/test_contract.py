@@ -1,105 +1,18 @@
 """What every transport owes its caller, whatever the upstream does: one suite, run over the network and in memory."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.transport.base import Transport, UpstreamStream
-from gateway.transport.http1 import HttpTransport
-from gateway.transport.in_memory import InMemoryTransport
-from gateway.types import UpstreamRequest
-from tests.ground.builders import build_upstream_request, chat_body
+from tests.ground.builders import chat_body
+from tests.ground.own_time import own_time
 from tests.ground.script import Answer, Chunk, json_answer
-from tests.ground.upstream import ScriptedUpstream
+from tests.ground.transports import SECRET, Ground, read_all
 
-SECRET = "sk-very-secret"
 THREE = Answer(chunks=(b"one", b"two", b"three"))
-
-ReadOn = Callable[[UpstreamStream, bytearray], Awaitable[None]]
-
-
-@dataclass
-class Ground:
-    """A started transport and the upstream at its other end."""
-
-    transport: Transport
-    upstream: ScriptedUpstream
-    url: str
-    read_on: ReadOn
-    """One of the two ways to read an answer to its end."""
-
-    def request(self, path: str = "/v1/chat/completions", **overrides: Any) -> UpstreamRequest:
-        """Build a request with a secret wherever one can be."""
-        headers = (("content-type", "application/json"), ("authorization", f"Bearer {SECRET}"))
-        return build_upstream_request(f"{self.url}{path}?key={SECRET}", headers=headers, **overrides)
-
-    async def exchange(self, **overrides: Any) -> tuple[int, bytes]:
-        """Send a request and read the answer to its end."""
-        async with self.transport.send(self.request(**overrides), connect_timeout_s=2.0) as answer:
-            received = bytearray()
-            await self.read_on(answer, received)
-            return answer.status, bytes(received)
-
-    async def failure(self) -> tuple[ErrorKind, bytes]:
-        """Send a request that must fail; return how, and what of the body came before."""
-        received = bytearray()
-        with pytest.raises(UpstreamError) as caught:
-            async with self.transport.send(self.request(), connect_timeout_s=2.0) as answer:
-                await self.read_on(answer, received)
-        error = caught.value
-        assert SECRET not in str(error)
-        assert "127.0.0.1" not in str(error)
-        assert error.__cause__ is None
-        assert error.__suppress_context__ or error.__context__ is None
-        return error.kind, bytes(received)
-
-
-async def read(answer: UpstreamStream, received: bytearray) -> None:
-    """Ask for the next bytes until none come."""
-    while data := await answer.read():
-        received += data
-
-
-async def pour(answer: UpstreamStream, received: bytearray) -> None:
-    """Have them handed on, with a rest now and then."""
-
-    def take(data: bytes) -> bool:
-        received.extend(data)
-        return len(received) % 2 == 0
-
-    while await answer.pour(take):
-        await asyncio.sleep(0)
-
-
-async def read_all(answer: UpstreamStream) -> bytes:
-    """Read to the clean end."""
-    received = bytearray()
-    await read(answer, received)
-    return bytes(received)
-
-
-@pytest_asyncio.fixture(params=[("network", read), ("network", pour), ("in_memory", read), ("in_memory", pour)])
-async def ground(request: pytest.FixtureRequest) -> AsyncIterator[Ground]:
-    """Start the transport under test in front of a healthy upstream."""
-    name, read_on = request.param
-    upstream = ScriptedUpstream()
-    async with AsyncExitStack() as cleanup:
-        if name == "network":
-            await cleanup.enter_async_context(upstream)
-            transport: Transport = HttpTransport()
-            url = upstream.url
-        else:
-            url = "http://upstream.test"
-            transport = InMemoryTransport({url: upstream.serve})
-        await transport.start()
-        cleanup.push_async_callback(transport.stop)
-        yield Ground(transport, upstream, url, read_on)
 
 
 async def test_request_arrives_as_it_was_written(ground: Ground) -> None:
@@ -417,9 +330,10 @@ async def assert_cancels(task: "asyncio.Future[Any]") -> None:
 
 
 async def assert_left(ground: Ground) -> None:
-    """See the upstream notice within ten seconds that nobody listens."""
+    """See the upstream notice within a second that nobody listens."""
     seen = ground.upstream.seen[0]
-    async with asyncio.timeout(10):
+    async with own_time() as own:
         await seen.ended.wait()
+    assert own.s < 1
     assert seen.disconnected_at_s is not None
     assert not seen.completed
