@@ -80,10 +80,11 @@ check: setup-dev
 	.venv/bin/mypy --strict gateway workers
 	.venv/bin/lint-imports
 
-# The engine's tests last and by themselves: a replica at work would falsify what the others measure.
+# The engine's tests last and by themselves: a replica at work would falsify what the others measure. Two at a time:
+# most tests wait for something.
 test: check
 	@deploy/system-packages
-	$(PYTEST) -m "not soak and not engine"
+	$(PYTEST) -n 2 -m "not soak and not engine"
 	$(PYTEST) -m "engine and not soak"
 
 test-fast: setup-dev
