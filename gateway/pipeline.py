@@ -99,6 +99,8 @@ class Pipeline:
         meter.hold(await self._gate.admit(call))
         plan = self._router.plan(call, self._pool.view(call))
         meter.planned(plan)
+        if not plan.candidates:
+            raise self._router.refusal(call, plan)
         meter.hold(await self._gate.reserve(call, plan))
         async with self._strategies[call.route.strategy].run(plan, call, meter) as reply:
             await relay(reply, sink, call)

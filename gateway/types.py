@@ -274,13 +274,18 @@ class Dropped(Struct, frozen=True, kw_only=True):
     target_id: str
     filter: str
     reason: str
+    retry_after_s: float | None = None
+    """When it may be different, where that is a matter of time."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
     """The policy's answer: targets in the order to be tried."""
 
     candidates: tuple[Candidate, ...]
+    """None: the call is refused."""
     dropped: tuple[Dropped, ...]
+    beyond: tuple[Candidate, ...] = ()
+    """Over a ceiling of a route that insists on it: considered, never tried."""
     policy: str
     policy_version: str
     reason: str
@@ -378,7 +383,7 @@ class CallRecord(Struct, frozen=True, kw_only=True):
     """The target that answered."""
     reason: str | None
     considered: tuple[Considered, ...]
-    """In the order of the plan."""
+    """In the order of the plan; last those over a ceiling that the route insists on, which were not to be tried."""
     dropped: tuple[Dropped, ...]
     attempt_ids: tuple[str, ...]
     cost_nano_usd: int

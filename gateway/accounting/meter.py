@@ -166,7 +166,7 @@ def _bridged_for(plan: Plan | None, winner: Attempt | None) -> str | None:
 
 
 def _considered(plan: Plan) -> tuple[Considered, ...]:
-    first = plan.candidates[0]
+    first = plan.candidates[0] if plan.candidates else None
     return tuple(
         [
             Considered(
@@ -175,7 +175,7 @@ def _considered(plan: Plan) -> tuple[Considered, ...]:
                 within_ceilings=each.within_ceilings,
                 probe=each.probe_due and each is first,
             )
-            for each in plan.candidates
+            for each in plan.candidates + plan.beyond
         ]
     )
 

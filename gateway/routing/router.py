@@ -2,12 +2,14 @@
 
 Filters rule targets out, predictors say what the call would cost and take at each of the others, the route's objective
 orders them, its ceilings move those that break one behind those that do not. A target whose prediction breaks a ceiling
-is tried again from time to time (a *probe*), if the objective would prefer it to what is used instead: only then is it
-worth knowing whether it has recovered. The plan has fallbacks behind the first, so nobody's call fails for a probe.
+is measured again from time to time (a *probe*), if the objective would prefer it to what is used instead: only then is
+it worth knowing whether it has recovered. A probe is a caller's request. The plan has fallbacks behind it, if there are
+any. A price list is changed by no try, so a target that is too dear by its tokens is never probed.
 """
 
 import re
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from gateway.errors import ErrorKind, GatewayError
@@ -45,24 +47,32 @@ class Router:
     def plan(self, call: Call, views: Sequence[TargetView]) -> Plan:
         """Return the targets to try, in order. ``views`` are of the call's route, in the order of the configuration.
 
-        Raises GatewayError: UNSUPPORTED or CONTEXT_LENGTH when every target was ruled out for what the call asks for,
-        NO_TARGET when that may be different in a moment or no target keeps the ceilings of a route that insists.
+        Without a candidate it is a refusal, and ``refusal`` makes its error.
         """
         route = call.route
         remaining, dropped = self._filter(call, views)
-        if not remaining:
-            raise self._nothing_left(call, dropped, views)
         candidates = [self._candidate(call, view) for view in remaining]
         objective = self._objectives[route.objective]
         preferred = objective.order(call, candidates)
         cold = [each for each in preferred if each.cold]
         ordered = others = (cold and [each for each in preferred if not each.cold]) or preferred
         probe = None
-        if not all(each.within_ceilings for each in ordered):
-            probe = _probe(ordered, route.constraints.cost_nano_usd)
+        beyond: tuple[Candidate, ...] = ()
+        over = [each for each in preferred if not each.within_ceilings]
+        if over:
+            probe = _probe(ordered)
             others = _within_first(call, ordered) or ([] if probe else _within_first(call, cold))
-            if not others and not probe:
-                raise _none_fits(call, ordered)
+            if route.when_none_fits == "reject":
+                beyond = tuple([each for each in over if each is not probe])
+        if not others and not probe:
+            return Plan(
+                candidates=(),
+                beyond=beyond,
+                dropped=tuple(dropped),
+                policy=route.name,
+                policy_version=route.version,
+                reason="",
+            )
         first = probe or others[0]
         wanted = _wanted(preferred, first) if cold else None
         reason = _reason(call, objective, ordered, first, len(dropped))
@@ -73,12 +83,50 @@ class Router:
                 # Those without a replica come last: the others bridge the time until there is one.
                 *(_within_first(call, [each for each in cold if each not in others]) if cold else ()),
             ),
+            beyond=beyond,
             dropped=tuple(dropped),
             policy=route.name,
             policy_version=route.version,
             reason=_ascii(f"{wanted.id} has no replica ready: {reason}" if wanted else reason),
             wanted=wanted,
         )
+
+    def refusal(self, call: Call, plan: Plan) -> GatewayError:
+        """Make the error of a plan without a candidate, which names those over a ceiling and those ruled out.
+
+        UNSUPPORTED or CONTEXT_LENGTH when every target was ruled out for what the call asks for, else NO_TARGET. It
+        says when to try again only where that may help: a price list, a licence and a wire format stay as they are.
+        """
+        name, constraints = call.route.name, call.route.constraints
+        faults = {self._faults[each.filter] for each in plan.dropped}
+        out = [f"{each.target_id}: {each.reason}" for each in plan.dropped]
+        over = [f"{each.target.id}: {breach(each, constraints).text}" for each in plan.beyond]
+        details = _listed([*over, *out])
+        if not plan.beyond and "health" not in faults:
+            return self._never(name, plan, faults, details)
+        waits = [each.retry_after_s for each in plan.dropped if each.retry_after_s is not None]
+        if any(not _too_dear(each.target, each.prediction, constraints) for each in plan.beyond):
+            waits.append(PROBE_RETRY_AFTER_S)
+        if not plan.beyond:
+            sentence = f"No target of '{name}' can be reached now; retry later"
+            waits = waits or [RETRY_AFTER_S]
+        elif waits:
+            sentence = f"No target of '{name}' is predicted within the route's ceilings now; retry later"
+        else:
+            sentence = f"No target of '{name}' is predicted within the route's ceilings; ask for less, or raise them"
+        return GatewayError(ErrorKind.NO_TARGET, f"{sentence} ({details}).", retry_after_s=min(waits, default=None))
+
+    def _never(self, name: str, plan: Plan, faults: AbstractSet[Fault], details: str) -> GatewayError:
+        """Make the error of a plan that no later moment changes."""
+        if "request" in faults:
+            message = f"No target of '{name}' can do what is asked for ({details})."
+            return GatewayError(ErrorKind.UNSUPPORTED, message, param=_param(plan.dropped))
+        if "context" in faults:
+            return GatewayError(
+                ErrorKind.CONTEXT_LENGTH, f"The request is too long for every target of '{name}' ({details})."
+            )
+        message = f"No target of '{name}' meets the route's own demands; the configuration has to change ({details})."
+        return GatewayError(ErrorKind.NO_TARGET, message if plan.dropped else f"The route '{name}' has no targets.")
 
     def _filter(self, call: Call, views: Sequence[TargetView]) -> tuple[list[TargetView], list[Dropped]]:
         remaining: list[TargetView] = []
@@ -87,7 +135,8 @@ class Router:
             for reject, name in self._rejecters:
                 reason = reject(call, view)
                 if reason is not None:
-                    dropped.append(Dropped(target_id=view.target.id, filter=name, reason=reason))
+                    wait_s = view.retry_after_s  # None but for what is a matter of time
+                    dropped.append(Dropped(target_id=view.target.id, filter=name, reason=reason, retry_after_s=wait_s))
                     break
             else:
                 remaining.append(view)
@@ -102,32 +151,14 @@ class Router:
         prediction = Prediction(
             output_tokens=output_tokens, ttft_ms=ttft_ms, tpot_ms=tpot_ms, cost_nano_usd=cost_nano_usd
         )
+        constraints = call.route.constraints
         return Candidate(
             target=view.target,
             prediction=prediction,
-            within_ceilings=_is_within(prediction, call.route.constraints),
-            probe_due=view.probe_due,
+            within_ceilings=_is_within(prediction, constraints),
+            probe_due=view.probe_due and not _too_dear(view.target, prediction, constraints),
             cold=view.cold,
         )
-
-    def _nothing_left(self, call: Call, dropped: list[Dropped], views: Sequence[TargetView]) -> GatewayError:
-        """Choose the error. One sick target able to serve the call makes it a matter of time, not of the call."""
-        faults = {self._faults[each.filter] for each in dropped}
-        details = _listed([f"{each.target_id}: {each.reason}" for each in dropped])
-        name = call.route.name
-        if "health" in faults:
-            waits = [view.retry_after_s for view in views if not view.available and view.retry_after_s]
-            message = f"No target of '{name}' can be reached now; retry later ({details})."
-            return GatewayError(ErrorKind.NO_TARGET, message, retry_after_s=min(waits, default=RETRY_AFTER_S))
-        if "request" in faults:
-            message = f"No target of '{name}' can do what is asked for ({details})."
-            return GatewayError(ErrorKind.UNSUPPORTED, message, param=_param(dropped))
-        if "context" in faults:
-            return GatewayError(
-                ErrorKind.CONTEXT_LENGTH, f"The request is too long for every target of '{name}' ({details})."
-            )
-        message = f"No target of '{name}' meets the route's own demands; the configuration has to change ({details})."
-        return GatewayError(ErrorKind.NO_TARGET, message if dropped else f"The route '{name}' has no targets.")
 
 
 def breach(candidate: Candidate, constraints: Constraints) -> Breach:
@@ -180,24 +211,21 @@ def _is_within(prediction: Prediction, constraints: Constraints) -> bool:
     return cost is None or prediction.cost_nano_usd.p50 <= cost
 
 
-def _probe(ordered: Sequence[Candidate], limit_nano_usd: int | None) -> Candidate | None:
-    """Return the due candidate beyond a ceiling that the objective prefers to all within.
-
-    While another is within, one whose tokens are too dear is left alone: no try changes a price list. Own hardware,
-    which gets cheaper when it gets faster, is tried again.
-    """
-    some_within = any(each.within_ceilings for each in ordered)
+def _probe(ordered: Sequence[Candidate]) -> Candidate | None:
+    """Return the due candidate beyond a ceiling that the objective prefers to all within."""
     for each in ordered:
         if each.within_ceilings:
             return None
-        if each.probe_due and not (some_within and _too_dear(each, limit_nano_usd)):
+        if each.probe_due:
             return each
     return None
 
 
-def _too_dear(candidate: Candidate, limit_nano_usd: int | None) -> bool:
-    by_tokens = candidate.target.rates.hardware_nano_usd_per_hour is None
-    return by_tokens and limit_nano_usd is not None and candidate.prediction.cost_nano_usd.p50 > limit_nano_usd
+def _too_dear(target: Target, prediction: Prediction, constraints: Constraints) -> bool:
+    """Whether its price list alone puts a target over the ceiling. Own hardware gets cheaper when it gets faster."""
+    if constraints.cost_nano_usd is None or target.rates.hardware_nano_usd_per_hour is not None:
+        return False
+    return prediction.cost_nano_usd.p50 > constraints.cost_nano_usd
 
 
 def _reason(call: Call, objective: Objective, ordered: Sequence[Candidate], first: Candidate, dropped: int) -> str:
@@ -205,7 +233,8 @@ def _reason(call: Call, objective: Objective, ordered: Sequence[Candidate], firs
     if not first.within_ceilings:
         worst = breach(first, constraints).text
         if first.probe_due:
-            return f"{first.target.id} is tried again, nothing was learnt of it for a while: predicted {worst}"
+            times = "again" if first.prediction.ttft_ms is not None else "for the first time"
+            return f"{first.target.id} is measured {times} by this call, although predicted {worst}"
         return f"none within ceilings: {first.target.id} is predicted {worst}"
     if len(ordered) == 1:
         return f"only target left, {dropped} ruled out" if dropped else "only target"
@@ -214,12 +243,6 @@ def _reason(call: Call, objective: Objective, ordered: Sequence[Candidate], firs
     has_ceilings = (constraints.ttft_ms or constraints.tpot_ms or constraints.cost_nano_usd) is not None
     scope = " within ceilings" if has_ceilings else ""
     return f"{objective.superlative}{scope} ({objective.figure(first)})"
-
-
-def _none_fits(call: Call, beyond: Sequence[Candidate]) -> GatewayError:
-    details = _listed([f"{each.target.id}: {breach(each, call.route.constraints).text}" for each in beyond])
-    message = f"No target of '{call.route.name}' is predicted within the route's ceilings; retry later ({details})."
-    return GatewayError(ErrorKind.NO_TARGET, message, retry_after_s=PROBE_RETRY_AFTER_S)
 
 
 def _param(dropped: Sequence[Dropped]) -> str | None:

@@ -223,9 +223,31 @@ def test_a_ceiling_on_cost_outweighs_the_objective(tmp_path: Path) -> None:
     *_, refused = run_virtual(scenario(0.00001, tmp_path / "below"))
     assert refused.status == 503
     message = json.loads(refused.body)["error"]["message"]
-    assert "cheap: cost $0.0002" in message
-    assert "dear: cost $0.002" in message
+    assert "cheap: cost $0.0005" in message  # predicted, for 256 tokens: a price list is never tried out
+    assert "dear: cost $0.005" in message
     assert "over $0.000010" in message
+
+
+def test_ceiling_on_cost_that_a_route_insists_on_lets_nothing_through(tmp_path: Path) -> None:
+    """Of eighty calls none is sent, and each record says what was considered and by what it was ruled out."""
+
+    async def scenario() -> None:
+        ground = Ground()
+        ground.cheap.alive = False
+        limits = {"usd_per_request": 0.002}
+        async with ground.gateway(tmp_path, limits=limits, when_none_fits="reject") as running:
+            for _ in range(80):
+                answered = await running.chat()
+                assert answered.status == 503
+                await asyncio.sleep(REQUEST_EVERY_S)
+        assert ground.dear.seen == []
+        assert {entry.cost_nano_usd for entry in running.ledger.entries} == {0}
+        refused = [record for record in running.ledger.records if not record.attempt_ids]
+        assert refused
+        assert {each.target_id for record in refused for each in record.considered} == {"dear"}
+        assert {each.target_id for record in refused for each in record.dropped} == {"cheap"}
+
+    run_virtual(scenario())
 
 
 @pytest.mark.slow

@@ -45,9 +45,12 @@ def plan_of(
         constraints=constraints or Constraints(),
         when_none_fits=when_none_fits,
     )
-    return router(adapters=build_adapters() if adapters is None else adapters).plan(
-        build_call(route=route, **call), views
-    )
+    policy = router(adapters=build_adapters() if adapters is None else adapters)
+    made = build_call(route=route, **call)
+    plan = policy.plan(made, views)
+    if not plan.candidates:
+        raise policy.refusal(made, plan)
+    return plan
 
 
 def order(plan: Plan) -> list[str]:
@@ -151,7 +154,55 @@ def test_a_due_probe_goes_first_with_the_others_behind_it() -> None:
     assert order(plan) == ["cheap", "dear"]
     assert plan.candidates[0].probe_due
     assert not plan.candidates[0].within_ceilings
-    assert "tried again" in plan.reason
+    assert plan.reason == "cheap is measured again by this call, although predicted ttft p95 3000 ms over 1500 ms"
+
+
+COST = Constraints(cost_nano_usd=20_000)
+"""Half of what ``DEAR`` is predicted to cost, and ten times what ``CHEAP`` is."""
+
+
+@pytest.mark.parametrize("objective", ["cost", "latency"])
+@pytest.mark.parametrize("measured", [True, False])
+@pytest.mark.parametrize("when_none_fits", ["reject", "best_effort"])
+def test_target_too_dear_by_its_price_list_is_never_probed(
+    objective: str, when_none_fits: str, *, measured: bool
+) -> None:
+    """No try changes a price list: alone it is refused or taken for what it is, and beside another it comes last."""
+    never = {} if measured else {"ttft_ms": None, "tpot_ms": None, "output_tokens": None}
+    due = build_view(DEAR, probe_due=True, **never)
+    policy = {"objective": objective, "constraints": COST, "when_none_fits": when_none_fits}
+    beside = plan_of(due, build_view(CHEAP), **policy)
+    assert beside.candidates[0].target is CHEAP
+    if when_none_fits == "reject":
+        assert [each.target for each in beside.beyond] == [DEAR]
+        with pytest.raises(GatewayError, match=r"dear: cost \$0\.0.* over \$0\.000020") as caught:
+            plan_of(due, **policy)
+        assert caught.value.retry_after_s is None
+        assert "retry" not in caught.value.message
+    else:
+        alone = plan_of(due, **policy)
+        assert not alone.candidates[0].probe_due
+        assert alone.reason.startswith("none within ceilings: dear is predicted cost")
+
+
+def test_own_hardware_over_a_ceiling_on_cost_is_probed() -> None:
+    """It gets cheaper when it gets faster; the reason says whether it was measured before."""
+    own = build_target("own", rates=Rates(hardware_nano_usd_per_hour=3_600_000_000), own_hardware=True)
+    policy: dict[str, Any] = {"constraints": COST, "when_none_fits": "reject"}
+    again = plan_of(build_view(own, probe_due=True), **policy)
+    assert again.reason.startswith("own is measured again by this call, although predicted cost")
+    first = plan_of(build_view(own, probe_due=True, ttft_ms=None, tpot_ms=None), **policy)
+    assert first.reason.startswith("own is measured for the first time by this call, although predicted cost")
+
+
+def test_refusal_names_those_over_a_ceiling_and_those_ruled_out() -> None:
+    """Both groups stand in the message; later helps because a breaker closes again."""
+    with pytest.raises(GatewayError) as caught:
+        plan_of(build_view(DEAR), sick("sick"), constraints=COST, when_none_fits="reject")
+    message = caught.value.message
+    assert "dear: cost" in message
+    assert "sick: breaker open" in message
+    assert caught.value.retry_after_s == 4.0
 
 
 def test_a_target_not_worth_knowing_is_not_probed() -> None:
