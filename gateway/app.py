@@ -4,6 +4,7 @@ A ``Gateway`` is built from a configuration file without side effects, then star
 the snapshot; connections, breakers, statistics, limits in use and the ledger live in the gateway and outlive it.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
@@ -41,7 +42,7 @@ from gateway.store.engine import sqlite_url
 from gateway.store.queries import Store
 from gateway.targets.pool import Pool
 from gateway.telemetry.figures import Figures, read_all
-from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics import NO_ROUTE_LABEL, OTHER_LABEL, Metrics
 from gateway.transport.base import Transport
 from gateway.transport.http1 import HttpTransport
 from gateway.types import Dialect, Operation
@@ -97,18 +98,19 @@ class Gateway:
     ) -> None:
         self.current = Current(snapshot)
         self._reread = reread
+        self._reloading = asyncio.Lock()
         clock = clock or SystemClock()
         state_dir = Path(snapshot.state_dir)
         self._shared_gate: SharedGate | None = None
         self._exchange: Exchange | None = None
         self.ledger = ledger or journal_ledger(state_dir, place.journal_dir if place else state_dir, clock)
         if place is None:
-            self.pool, self.metrics = Pool(clock), Metrics()
+            self.pool, self.metrics = Pool(clock), Metrics(self._label_of)
         else:
             self._shared_gate = SharedGate(place.limits_dir, place.slot, clock)
             self._exchange = Exchange(place.shared_dir, place.slot, self.ledger.flush)
             self.pool = Pool(clock, tell=self._exchange.tell)
-            self.metrics = Metrics(Figures(place.figures), lambda: read_all(place.all_figures()))
+            self.metrics = Metrics(self._label_of, Figures(place.figures), lambda: read_all(place.all_figures()))
         self.metrics.watch(self.pool.in_flight, self.pool.breaker_states)
         self.metrics.watch_replicas(self._replica_report)
         self.transport = transport or HttpTransport()
@@ -154,6 +156,7 @@ class Gateway:
         """Take the state directory, recover what a dead gateway left, and serve on these bound sockets."""
         await self.ledger.start()
         await self.transport.start()
+        self._keep_states(self.current.snapshot)
         await self._discovery.start(_clusters(self.current.snapshot))
         if self._shared_gate is not None:
             self._shared_gate.start()
@@ -184,8 +187,9 @@ class Gateway:
         sick = self.ledger.healthy()
         if sick is not None:
             reasons.append(sick)
-        states = self.pool.breaker_states()
-        if all(states.get(target_id) == "open" for target_id in self.current.snapshot.targets):
+        snapshot, states = self.current.snapshot, self.pool.breaker_states()
+        # Behind a wildcard there are models that were never asked for.
+        if not snapshot.wildcards and all(states.get(target_id) == "open" for target_id in snapshot.targets):
             reasons.append("the breaker of every target is open")
         return reasons
 
@@ -195,23 +199,34 @@ class Gateway:
         fleets = {each.id: self.pool.replicas.fleet(each) for each in self.current.snapshot.targets.values()}
         return {name: fleet.report(price[name]) for name, fleet in fleets.items() if fleet is not None}
 
-    def reload(self) -> bool:
-        """Read the configuration again and swap it in; on any fault keep what is running, log why, return False."""
-        try:
-            fresh = self._reread()
-        except ConfigError as error:
-            log.error("configuration not reloaded, the last good one stays: %s", error)  # noqa: TRY400 - no traceback
-            return False
-        frozen = frozen_changes(self.current.snapshot, fresh)
-        if frozen:
-            log.error("configuration not reloaded, the last good one stays: %s", " ".join(frozen))
-            return False
-        self.current.snapshot = fresh
-        self._discovery.follow(_clusters(fresh))
-        wild = tuple(wildcard.prefix for wildcard in fresh.wildcards)
-        self.pool.keep({*fresh.targets, *(known for known in self.pool.in_flight() if known.startswith(wild))})
-        log.info("configuration reloaded: version %s", fresh.version)
-        return True
+    async def reload(self) -> bool:
+        """Read the configuration again and swap it in; on any fault keep what is running, log why, return False.
+
+        It is read beside the event loop: some hundred models take most of a second.
+        """
+        async with self._reloading:
+            try:
+                fresh = await asyncio.to_thread(self._reread)
+            except ConfigError as error:
+                log.error("configuration not reloaded, the last good one stays: %s", error)  # noqa: TRY400 - no traceback
+                return False
+            frozen = frozen_changes(self.current.snapshot, fresh)
+            if frozen:
+                log.error("configuration not reloaded, the last good one stays: %s", " ".join(frozen))
+                return False
+            self.current.snapshot = fresh
+            self._discovery.follow(_clusters(fresh))
+            self._keep_states(fresh)
+            log.info("configuration reloaded: version %s", fresh.version)
+            return True
+
+    def _keep_states(self, snapshot: Snapshot) -> None:
+        self.pool.follow(snapshot.targets, lambda target_id: snapshot.configured_name(target_id) is not None)
+
+    def _label_of(self, name: str) -> str:
+        if name == NO_ROUTE_LABEL:
+            return name
+        return self.current.snapshot.configured_name(name) or OTHER_LABEL
 
 
 def _clusters(snapshot: Snapshot) -> set[Cluster]:

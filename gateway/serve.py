@@ -117,8 +117,15 @@ async def _run(gateway: Gateway, listener: socket.socket, *, ready_fd: int = -1,
         loop.remove_reader(life_fd)
         told.set()
 
+    reloads: set[asyncio.Task[bool]] = set()
+
+    def reload() -> None:
+        task = loop.create_task(gateway.reload())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, gateway.reload)
+    loop.add_signal_handler(signal.SIGHUP, reload)
     # Unhandled it would kill, streams and all.
     loop.add_signal_handler(signal.SIGUSR2, log.error, "SIGUSR2 is for the first process of several; nothing is done")
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -133,6 +140,8 @@ async def _run(gateway: Gateway, listener: socket.socket, *, ready_fd: int = -1,
             _announce(listener)
         await told.wait()
     finally:
+        for task in reloads:
+            task.cancel()
         await gateway.stop()
 
 

@@ -70,6 +70,18 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     timeouts: Timeouts
     state_dir: str
 
+    def wildcard_of(self, name: str) -> Wildcard | None:
+        """Return the wildcard that a name is behind, the one with the longest prefix; None when there is none."""
+        matching = [each for each in self.wildcards if name.startswith(each.prefix)]
+        return max(matching, key=lambda each: len(each.prefix), default=None)
+
+    def configured_name(self, name: str) -> str | None:
+        """Return what the configuration names of a route's or target's name: itself, or the wildcard it is behind."""
+        if name in self.routes:
+            return name
+        wildcard = self.wildcard_of(name)
+        return None if wildcard is None else f"{wildcard.prefix}*"
+
 
 class Current:
     """Holds the snapshot that new requests begin with; a reload replaces it. Read the attribute once per request."""

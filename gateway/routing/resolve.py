@@ -77,7 +77,7 @@ def _route(name: str, principal: Principal, snapshot: Snapshot, price_of: PriceO
     if route is not None:
         _check_permission(name, principal)
         return route
-    wildcard = _wildcard(name, snapshot)
+    wildcard = snapshot.wildcard_of(name)
     if wildcard is None:
         raise _not_found(name, principal, snapshot)
     _check_permission(name, principal)
@@ -88,12 +88,6 @@ def _check_permission(name: str, principal: Principal) -> None:
     if not may_use(principal, name):
         message = f"The key '{principal.key_id}' may not use the model '{_shown(name)}'."
         raise GatewayError(ErrorKind.PERMISSION, message + _choice(principal), param="model")
-
-
-def _wildcard(name: str, snapshot: Snapshot) -> Wildcard | None:
-    """Return the wildcard with the longest prefix."""
-    matching = [each for each in snapshot.wildcards if name.startswith(each.prefix)]
-    return max(matching, key=lambda each: len(each.prefix), default=None)
 
 
 def _wildcard_route(name: str, wildcard: Wildcard, snapshot: Snapshot, price_of: PriceOf) -> Route:

@@ -218,6 +218,7 @@ class Pool:
         self._probe_interval_ns = round(probe_interval_s * 1e9)
         self._probe_every = probe_every
         self._states: dict[str, _State] = {}
+        self._configured: Collection[str] = ()
         self._all_lengths = Lengths()
 
     def view(self, call: Call) -> tuple[TargetView, ...]:
@@ -295,10 +296,15 @@ class Pool:
         """Tell how many attempts run at each known target, for metrics."""
         return {target_id: state.in_flight + state.elsewhere for target_id, state in self._states.items()}
 
-    def keep(self, ids: Collection[str]) -> None:
-        """Forget every other target, except while it has attempts under way."""
-        kept = frozenset(ids)
-        self._states = {i: state for i, state in self._states.items() if i in kept or state.in_flight}
+    def follow(self, configured: Collection[str], is_known: Callable[[str], bool]) -> None:
+        """Forget targets that are neither configured nor ``is_known``, except while they have attempts under way.
+
+        The configured ones are never forgotten for names that callers make up behind a wildcard.
+        """
+        self._configured = frozenset(configured)
+        self._states = {
+            i: state for i, state in self._states.items() if i in configured or state.in_flight or is_known(i)
+        }
 
     def _view(self, target: Target, now_ns: int, tokens: int, cap: int | None) -> TargetView:
         fleet = None if target.cluster_url is None else self.replicas.fleet(target)
@@ -368,6 +374,6 @@ class Pool:
         )
 
     def _forget_one(self) -> None:
-        idle = next((target_id for target_id, state in self._states.items() if not state.in_flight), None)
+        idle = next((i for i, state in self._states.items() if not (state.in_flight or i in self._configured)), None)
         if idle is not None:
             del self._states[idle]

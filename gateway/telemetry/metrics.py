@@ -1,8 +1,8 @@
 """Every Prometheus metric of the gateway, with its unit and its labels.
 
 Labels hold only what the configuration names (routes, targets) and what the code enumerates (outcomes, kinds, token
-classes). Names behind a wildcard are the caller's choice, so only so many names become labels, the rest ``other``:
-a caller cannot fill the memory with series.
+classes). A name behind a wildcard is the caller's choice, so all of them share the wildcard's own label: a caller
+makes no series and cannot fill the memory with them.
 
 What is counted is kept in ``figures``; prometheus-client writes it out when it is asked for. Its own counters take a
 lock and several calls each, which for some twenty of them is more than all else that a request's accounting does.
@@ -27,8 +27,9 @@ _TPOT_BUCKETS_S = (0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.1
 _DURATION_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0)
 _OVERHEAD_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0)
 
-_MAX_NAMES = 500
-_REST = "other"
+NO_ROUTE_LABEL = "none"
+OTHER_LABEL = "other"
+"""For what the configuration does not name, as a target that a reload has removed and that still answers."""
 
 TOKEN_CLASSES = ("input", "cached_input", "cache_write", "output", "reasoning")
 
@@ -196,11 +197,18 @@ def _histogram(figures: Figures, declared: _Declared, *labels: str) -> Histogram
 
 
 class Metrics:
-    """Keeps the metrics: the pipeline's observer. ``read`` gives the figures to export, by default those kept here."""
+    """Keeps the metrics: the pipeline's observer. ``read`` gives the figures to export, by default those kept here.
+
+    ``label_of``: the label of a route's or target's name; it is asked for every name that is no label itself.
+    """
 
     def __init__(
-        self, figures: Figures | None = None, read: Callable[[], Mapping[Name, Sequence[float]]] | None = None
+        self,
+        label_of: Callable[[str], str],
+        figures: Figures | None = None,
+        read: Callable[[], Mapping[Name, Sequence[float]]] | None = None,
     ) -> None:
+        self._label_of = label_of
         self._figures = figures = figures or Figures()
         self._values = figures.values
         self._overhead = _histogram(figures, _OVERHEAD)
@@ -265,7 +273,7 @@ class Metrics:
 
     def call_ended(self, record: CallRecord) -> None:
         """Count one call."""
-        series = self._route_of(record.route or "none")
+        series = self._route_of(record.route or NO_ROUTE_LABEL)
         end = (record.outcome, record.status)
         cell = series.ends.get(end)
         if cell is None:
@@ -283,15 +291,17 @@ class Metrics:
     def _series_of(self, target_id: str) -> _TargetSeries:
         series = self._targets.get(target_id)
         if series is None:
-            if len(self._targets) >= _MAX_NAMES and target_id != _REST:
-                return self._series_of(_REST)
-            series = self._targets[target_id] = _TargetSeries(self._figures, target_id)
+            label = self._label_of(target_id)
+            series = self._targets.get(label)
+            if series is None:
+                series = self._targets[label] = _TargetSeries(self._figures, label)
         return series
 
     def _route_of(self, name: str) -> _RouteSeries:
         series = self._routes.get(name)
         if series is None:
-            if len(self._routes) >= _MAX_NAMES and name != _REST:
-                return self._route_of(_REST)
-            series = self._routes[name] = _RouteSeries(self._figures, name)
+            label = self._label_of(name)
+            series = self._routes.get(label)
+            if series is None:
+                series = self._routes[label] = _RouteSeries(self._figures, label)
         return series

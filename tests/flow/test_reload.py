@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from pathlib import Path
 
 import aiohttp
@@ -26,11 +27,11 @@ async def test_a_good_file_is_swapped_in_and_a_bad_one_is_not(tmp_path: Path, ca
 
             assert await target() == "scripted"
             write_config(tmp_path, two_models(one.url, two.url))
-            assert running.gateway.reload()
+            assert await running.gateway.reload()
             assert await target() == "cheap"
             write_config(tmp_path, {**two_models(one.url, two.url), "routs": {}})
             with caplog.at_level(logging.ERROR):
-                assert not running.gateway.reload()
+                assert not await running.gateway.reload()
             assert "tollway.yaml" in caplog.text
             assert "routes" in caplog.text
             assert await target() == "cheap"
@@ -44,8 +45,27 @@ async def test_what_cannot_change_while_running_refuses_the_reload(
         async with running_gateway(one_model(one.url), tmp_path) as running:
             write_config(tmp_path, {**one_model(one.url), "state_dir": str(tmp_path / "elsewhere")})
             with caplog.at_level(logging.ERROR):
-                assert not running.gateway.reload()
+                assert not await running.gateway.reload()
             assert "state_dir" in caplog.text
+
+
+async def test_reload_reads_the_file_beside_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long that takes, calls are answered meanwhile, and a second reload waits for the first."""
+    going_on = threading.Event()
+    async with ScriptedUpstream() as one, running_gateway(one_model(one.url), tmp_path) as running:
+        read = running.gateway._reread
+        monkeypatch.setattr(running.gateway, "_reread", lambda: (going_on.wait(30), read())[1])
+        reloads = [asyncio.create_task(running.gateway.reload()) for _ in range(2)]
+        try:
+            async with (
+                aiohttp.ClientSession() as client,
+                client.post(f"{running.base_url}/chat/completions", json=CHAT) as answer,
+            ):
+                assert answer.status == 200
+            assert not any(each.done() for each in reloads)
+        finally:
+            going_on.set()
+        assert await asyncio.gather(*reloads) == [True, True]
 
 
 async def test_a_stream_under_way_outlives_a_reload(tmp_path: Path) -> None:
@@ -60,6 +80,6 @@ async def test_a_stream_under_way_outlives_a_reload(tmp_path: Path) -> None:
             async with client.post(f"{running.base_url}/chat/completions", json=streaming) as answer:
                 assert await answer.content.readany()
                 write_config(tmp_path, one_model(two.url))
-                assert running.gateway.reload()
+                assert await running.gateway.reload()
                 rest = await asyncio.wait_for(answer.read(), 5)
     assert b"[DONE]" in rest

@@ -207,23 +207,29 @@ def test_answer_lengths_are_kept_apart_by_cap() -> None:
     assert median(100) == pytest.approx(100)
 
 
-def test_what_is_removed_is_forgotten_and_memory_is_bounded() -> None:
-    """``keep`` drops idle targets, running ones stay until later; invented names push out the longest idle."""
+def test_removed_target_is_forgotten_once_idle() -> None:
+    """A reload drops idle targets that are neither configured nor behind a wildcard; running ones stay until later."""
     pool = Pool(HandClock())
-    gone, kept, busy = build_target("gone"), build_target("kept"), build_target("busy")
-    pool.begin(gone, build_call()).abandon()
-    pool.begin(kept, build_call()).abandon()
-    lease = pool.begin(busy, build_call())
-    pool.keep(["kept"])
-    assert set(pool.in_flight()) == {"kept", "busy"}
+    for name in ("gone", "kept", "openai/one"):
+        pool.begin(build_target(name), build_call()).abandon()
+    lease = pool.begin(build_target("busy"), build_call())
+    pool.follow(["kept"], lambda name: name.startswith("openai/"))
+    assert set(pool.in_flight()) == {"kept", "openai/one", "busy"}
     lease.abandon()
-    pool.keep(["kept"])
+    pool.follow(["kept"], lambda _: False)
     assert set(pool.in_flight()) == {"kept"}
+
+
+def test_configured_target_outlives_any_number_of_invented_names() -> None:
+    """Names that callers make up push out each other, the longest idle first, and never what is configured."""
+    pool = Pool(HandClock())
+    pool.begin(build_target("configured"), build_call()).abandon()
+    pool.follow(["configured"], lambda _: True)
     for number in range(MAX_TARGETS + 10):
-        pool.begin(kept, build_call()).abandon()
-        pool.begin(build_target(f"invented-{number}"), build_call()).abandon()
+        pool.begin(build_target(f"openai/{number}"), build_call()).abandon()
     assert len(pool.in_flight()) == MAX_TARGETS
-    assert "kept" in pool.in_flight()
+    assert "configured" in pool.in_flight()
+    assert "openai/0" not in pool.in_flight()
 
 
 def test_a_newcomer_is_taken_to_answer_as_long_as_the_others() -> None:

@@ -1,7 +1,39 @@
 """What Prometheus is told."""
 
 from gateway.telemetry.metrics import Metrics
-from gateway.types import LedgerEntry, Usage
+from gateway.types import CallRecord, LedgerEntry, Usage
+
+
+def label_of(name: str) -> str:
+    """Label names as a configuration of the target ``small``, the route ``prod`` and the wildcard ``openai/*`` does."""
+    return name if name in {"small", "prod"} else "openai/*" if name.startswith("openai/") else "other"
+
+
+def _record(route: str) -> CallRecord:
+    return CallRecord(
+        call_id="req_1",
+        received_at_ns=0,
+        operation="chat",
+        key_id="app",
+        route=route,
+        policy_version="1",
+        stream=False,
+        input_tokens_estimate=1,
+        output_tokens=5,
+        outcome="ok",
+        status=200,
+        error_kind=None,
+        target_id=route,
+        reason=None,
+        considered=(),
+        dropped=(),
+        attempt_ids=("att_1",),
+        cost_nano_usd=1,
+        ttft_ms=None,
+        tpot_ms=None,
+        duration_ms=1.0,
+        overhead_ms=None,
+    )
 
 
 def _entry(target_id: str) -> LedgerEntry:
@@ -29,7 +61,7 @@ def _entry(target_id: str) -> LedgerEntry:
 
 def test_counters_add_exactly_what_the_ledger_says() -> None:
     """Tokens by class and nano-dollars are the entry's own integers."""
-    metrics = Metrics()
+    metrics = Metrics(label_of)
     metrics.attempt_ended(_entry("small"), [1.0, 2.0])
     metrics.attempt_ended(_entry("small"), [])
     value = metrics.registry.get_sample_value
@@ -41,28 +73,34 @@ def test_counters_add_exactly_what_the_ledger_says() -> None:
     assert value("tollway_attempts_total", {"target": "small", "outcome": "ok"}) == 2
 
 
-def test_names_that_a_caller_chooses_cannot_make_series_without_end() -> None:
-    """Behind a wildcard any name may come: after some hundreds the rest share one label, and nothing is lost."""
-    metrics = Metrics()
+def test_invented_names_make_no_series_and_hide_no_configured_one() -> None:
+    """Behind a wildcard any name may come: all share its label, and what is configured keeps its own, even if later."""
+    metrics = Metrics(label_of)
     for number in range(2_000):
         metrics.attempt_ended(_entry(f"openai/model-{number}"), [])
+        metrics.call_ended(_record(f"openai/model-{number}"))
+    metrics.attempt_ended(_entry("small"), [])
+    metrics.call_ended(_record("prod"))
+    metrics.attempt_ended(_entry("removed by a reload"), [])
     exposition = metrics.exposition().decode()
-    assert exposition.count("tollway_cost_nano_usd_total{") == 501
-    assert metrics.registry.get_sample_value("tollway_cost_nano_usd_total", {"target": "other"}) == 1_500 * 12_345
+    assert exposition.count("tollway_cost_nano_usd_total{") == 3
+    value = metrics.registry.get_sample_value
+    assert value("tollway_cost_nano_usd_total", {"target": "openai/*"}) == 2_000 * 12_345
+    assert value("tollway_cost_nano_usd_total", {"target": "small"}) == 12_345
+    assert value("tollway_cost_nano_usd_total", {"target": "other"}) == 12_345
+    assert value("tollway_requests_total", {"route": "openai/*", "outcome": "ok", "status": "200"}) == 2_000
+    assert value("tollway_requests_total", {"route": "prod", "outcome": "ok", "status": "200"}) == 1
 
 
 def test_gauges_keep_to_the_same_names() -> None:
-    """However many targets come and go, one that has a label keeps it, and what runs at the others is added up."""
-    metrics = Metrics()
-    metrics.attempt_ended(_entry("configured"), [])
-    running: dict[str, int] = {}
+    """However many targets come and go, a configured one has its own gauges, and what runs at the others is added."""
+    metrics = Metrics(label_of)
+    running = {f"openai/{number}": 1 for number in range(600)} | {"small": 2}
     metrics.watch(lambda: running, lambda: dict.fromkeys(running, "closed"))
-    for round_of_names in range(3):
-        running = {f"openai/{round_of_names}-{number}": 1 for number in range(600)} | {"configured": 2}
-        exposition = metrics.exposition().decode()
-    assert exposition.count("tollway_in_flight_requests{") <= 501
-    assert exposition.count("tollway_breaker_state{") <= 3 * 501
+    exposition = metrics.exposition().decode()
+    assert exposition.count("tollway_in_flight_requests{") == 2
+    assert exposition.count("tollway_breaker_state{") == 3
     value = metrics.registry.get_sample_value
-    assert value("tollway_in_flight_requests", {"target": "configured"}) == 2
-    assert value("tollway_in_flight_requests", {"target": "other"}) == 600
-    assert value("tollway_breaker_state", {"target": "configured", "state": "closed"}) == 1
+    assert value("tollway_in_flight_requests", {"target": "small"}) == 2
+    assert value("tollway_in_flight_requests", {"target": "openai/*"}) == 600
+    assert value("tollway_breaker_state", {"target": "small", "state": "closed"}) == 1
