@@ -8,7 +8,8 @@ import asyncio
 from starlette.types import ASGIApp, Message
 
 from gateway.config.snapshot import Current
-from gateway.routes.http1_exchange import Exchange, split_target
+from gateway.routes.http1_exchange import Exchange
+from gateway.routes.http1_head import split_target
 
 
 class AsgiBridge:

@@ -22,7 +22,16 @@ from typing import cast
 import httptools
 
 from gateway.errors import ErrorKind, GatewayError
-from gateway.routes.http1_exchange import STATUS_LINES, Exchange, split_target
+from gateway.routes.http1_exchange import STATUS_LINES, Exchange
+from gateway.routes.http1_head import (
+    HTTP_VERSIONS,
+    MAX_HEADER_BYTES,
+    TOO_LARGE,
+    RefusedHeadError,
+    check_host,
+    read_fields,
+    split_target,
+)
 from gateway.wire.errors import render
 
 HEADER_TIMEOUT_S = 10.0
@@ -32,19 +41,17 @@ LAST_CALL_S = 1.0
 """With the server about to stop, a request may be under way on a connection that looks idle, or has just been made."""
 READER_TIMEOUT_S = 60.0
 """For so long a caller may take nothing of an answer that waits for him."""
-MAX_HEADER_BYTES = 32 * 1024
 _MOST_WAITING = 256
 _MOST_WAITING_BYTES = 1 << 16
 """With more than this sent behind the request that runs, a caller is held back, and his leaving noticed later."""
+
+_OTHER_VERSIONS = ("Invalid HTTP version", "Expected dot", "Pause on PRI/Upgrade")
+"""What the parser says of HTTP/1.2, of HTTP/2 and of HTTP/2's preface."""
 
 Handler = Callable[[Exchange], Awaitable[None]]
 """Answers a request. What it raises is a 500, or an answer that breaks off."""
 
 log = logging.getLogger("tollway.http")
-
-
-class _RefusedHeadError(Exception):
-    """Stops the parser: status and sentence of the refusal."""
 
 
 class Connection(asyncio.Protocol):
@@ -76,8 +83,10 @@ class Connection(asyncio.Protocol):
         self._ahead_bytes = 0
         """Of those that wait, and of those that came behind them."""
         self._target = b""
-        self._fields: dict[bytes, bytes] = {}
-        self.on_header = self._fields.setdefault  # called by the parser, without a Python frame; the first one counts
+        self._fields: list[bytes] = []
+        """Name, value, name, value of the head that is arriving, as sent."""
+        self._host: str | None = "\n"
+        """The last Host that was checked; at first one that no request can have."""
         self._fed_bytes = 0
         self._loose_bytes = 0
         """Received since the last piece of a body, or the last request: a head, or what surrounds a chunked body."""
@@ -89,6 +98,10 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle
         self._reader_timer: asyncio.TimerHandle | None = None
         self._lingering = False
+        self._deaf = False
+        """Nothing more is a request: what comes is thrown away."""
+        self._refusal = b""
+        """The last answer, to what came behind the requests that run and wait."""
         self._finishing = False
         self._paused = False
         self.full = False
@@ -109,21 +122,22 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came."""
+        if self._deaf:
+            return
         self._fed_bytes = len(data)
         self._loose_bytes += len(data)
+        offered: int | None = None
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
-            self._pass_over(data[offer.args[0] :])
-            return
+            offered = offer.args[0]  # acted on below: an error in here would take the offer for its context
         except httptools.HttpParserError as error:
-            if isinstance(error.__context__, _RefusedHeadError):
-                self._refuse(*error.__context__.args)
-            else:
-                self._refuse(400, f"This is not HTTP/1.1 that can be understood: {error}.")
+            self._refuse(*_cause(error))
             return
-        if self._loose_bytes > MAX_HEADER_BYTES:
-            self._refuse(431, _TOO_LARGE)
+        if offered is not None:
+            self._pass_over(data[offered:])
+        elif self._loose_bytes > MAX_HEADER_BYTES:
+            self._refuse(431, TOO_LARGE)
         elif self._current is None and not self._hurried and self._loose_bytes:
             self._hurried = True
             self._allow(HEADER_TIMEOUT_S)
@@ -156,7 +170,11 @@ class Connection(asyncio.Protocol):
         if self._drain is not None and not self._drain.done():
             self._drain.set_result(None)
 
-    # Called by the parser; ``on_header`` is above.
+    # Called by the parser.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field of the head, or one that follows a body."""
+        self._fields += (name, value)
 
     def on_url(self, target: bytes) -> None:
         """Take the request's target, or a piece of it."""
@@ -168,12 +186,18 @@ class Connection(asyncio.Protocol):
         if parser.should_upgrade():
             return  # feed_data raises next
         may_be_large = max(self._loose_bytes, self._fed_bytes) > MAX_HEADER_BYTES  # a body may be a part of this
-        if may_be_large and sum(len(name) + len(value) + 4 for name, value in fields.items()) > MAX_HEADER_BYTES:
-            raise _RefusedHeadError(431, _TOO_LARGE)
-        headers = {str(name, "latin-1").lower(): str(value, "latin-1") for name, value in reversed(fields.items())}
-        modern = parser.get_http_version() == "1.1"
+        if may_be_large and sum(map(len, fields)) + 2 * len(fields) > MAX_HEADER_BYTES:
+            raise RefusedHeadError(431, TOO_LARGE)
+        version = parser.get_http_version()
+        modern = version == "1.1"
+        if not modern and version != "1.0":
+            raise RefusedHeadError(505, HTTP_VERSIONS)
+        names, headers = read_fields(fields)
+        if headers.get("host") != self._host or len(headers) < len(names):
+            check_host(names, headers, modern=modern)
+            self._host = headers.get("host")
         if "transfer-encoding" in headers and not (modern and headers["transfer-encoding"].lower() == "chunked"):
-            raise _RefusedHeadError(400, "Of Transfer-Encoding only 'chunked' is understood, and in HTTP/1.1.")
+            raise RefusedHeadError(400, "Of Transfer-Encoding only 'chunked' is understood, and in HTTP/1.1.")
         exchange = self._incoming = Exchange(
             self,
             parser.get_method(),
@@ -189,7 +213,7 @@ class Connection(asyncio.Protocol):
         elif len(self._waiting) < _MOST_WAITING:
             self._waiting.append(exchange)
         else:
-            raise _RefusedHeadError(400, "Too many requests were sent without waiting for their answers.")
+            raise RefusedHeadError(400, "Too many requests were sent without waiting for their answers.")
 
     def on_body(self, data: bytes) -> None:
         """Take a piece of a body."""
@@ -272,13 +296,14 @@ class Connection(asyncio.Protocol):
         except Exception:
             log.exception("a request's handler failed")
             if not (exchange.started or exchange.left):
-                self._say(500, ErrorKind.INTERNAL, "The gateway failed; this is its fault, not the request's.")
+                exchange.persistent = False
+                await exchange.refuse(ErrorKind.INTERNAL, "The gateway failed; this is its fault, not the request's.")
         finally:
             self._served(exchange)
 
     def _served(self, exchange: Exchange) -> None:
         self._current = None
-        if self._transport.is_closing():
+        if self._lingering or self._transport.is_closing():
             return
         if not exchange.answered:
             self._transport.abort()  # nobody shall take it for a whole one
@@ -286,6 +311,8 @@ class Connection(asyncio.Protocol):
             self._close_behind(exchange)
         elif self._waiting:
             self._begin(self._waiting.popleft())
+        elif self._refusal:
+            self._say_refusal()
         else:
             self._rest()
         if not self._waiting:
@@ -314,7 +341,8 @@ class Connection(asyncio.Protocol):
             self._refuse(400, "This is a gateway to language models, not a proxy.")
             return
         lines = [b"%b %b HTTP/%b" % (method, self._target, self._parser.get_http_version().encode())]
-        lines += [b"%b: %b" % field for field in fields.items() if field[0].lower() != b"upgrade"]
+        pairs = zip(fields[::2], fields[1::2], strict=True)
+        lines += [b"%b: %b" % (name, value) for name, value in pairs if name.lower() != b"upgrade"]
         self._parser = self._new_parser()
         self._target = b""
         self._loose_bytes = 0
@@ -370,18 +398,37 @@ class Connection(asyncio.Protocol):
             self._reader_timer = None
 
     def _refuse(self, status: int, sentence: str) -> None:
-        """Answer what is no request, unless an answer to an earlier one is under way, and close."""
-        current = self._current
-        if current is None or (current is self._incoming and not current.started):
-            self._say(status, ErrorKind.INVALID_REQUEST, sentence)
-        self._close()
-        self._leave()
+        """Answer what is no request in its turn, behind what runs and what waits, and listen no more."""
+        current, incoming = self._current, self._incoming
+        self._deaf, self._incoming, self._target = True, None, b""
+        self._refusal = self._rendered(status, sentence)
+        if incoming is None:
+            if current is None:
+                self._say_refusal()
+        elif incoming is not current:
+            if current is None:
+                self._close()  # it has been answered already
+            else:
+                self._waiting.pop()  # the refusal takes its place
+        elif current.started:
+            self._refusal, current.persistent = b"", False
+        else:
+            self._leave()  # its body can never be whole
+            self._say_refusal()
 
-    def _say(self, status: int, kind: ErrorKind, sentence: str) -> None:
-        body = render("openai", GatewayError(kind, sentence), "")
+    def _rendered(self, status: int, sentence: str) -> bytes:
+        body = render("openai", GatewayError(ErrorKind.INVALID_REQUEST, sentence), "")
         framing = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        self.write(STATUS_LINES[status] + self.date() + framing + body)
-        self._close()
+        if self._parser.get_method() == b"HEAD":
+            body = b""
+        return STATUS_LINES[status] + self.date() + framing + body
+
+    def _say_refusal(self) -> None:
+        """Send it, and close when the caller does: closing on one who still sends would take it from him."""
+        self._lingering = True
+        self.write(self._refusal)
+        self._transport.write_eof()
+        self._allow(HEADER_TIMEOUT_S)
 
     def _close(self) -> None:
         """Close once everything is sent, or READER_TIMEOUT_S later."""
@@ -389,4 +436,11 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
 
-_TOO_LARGE = f"The request's headers are larger than {MAX_HEADER_BYTES} bytes; send fewer or shorter ones."
+def _cause(error: httptools.HttpParserError) -> tuple[int, str]:
+    """Return the status and the sentence that a parser's error is answered with."""
+    if isinstance(error.__context__, RefusedHeadError):
+        return error.__context__.status, error.__context__.sentence
+    said = str(error)
+    if said in _OTHER_VERSIONS:
+        return 505, HTTP_VERSIONS
+    return 400, f"This is not HTTP/1.1 that can be understood: {said}."

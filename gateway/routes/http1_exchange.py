@@ -8,14 +8,15 @@ import asyncio
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Protocol
-from urllib.parse import unquote_to_bytes
 
 from gateway.errors import ErrorKind, GatewayError
+from gateway.wire.errors import render
 
 _AHEAD_BYTES = 1 << 16
 """So much of a body is taken before anybody has asked for it."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+_FIELD = b"%b: %b\r\n"
 
 
 class Line(Protocol):
@@ -140,15 +141,13 @@ class Exchange:
         self.started = True
         if not self.received and "expect" in self.headers:
             self.persistent = False  # nobody knows whether the body will still come
-        lines = [STATUS_LINES[status], self._line.date()]
-        for name, value in headers:
-            if name == b"content-length":
-                self._owed_bytes = int(value)
-            lines.append(b"%b: %b\r\n" % (name, value))
-        self._bodyless = self.method == b"HEAD" or status in (204, 304)
-        if self._bodyless:
-            self._owed_bytes = None
-        elif self._owed_bytes is None and self.modern:
+        lines = [STATUS_LINES.get(status) or unregistered(status), self._line.date(), *map(_FIELD.__mod__, headers)]
+        length = dict(headers).get(b"content-length")
+        if self.method == b"HEAD" or status in (204, 304):
+            self._bodyless = True
+        elif length is not None:
+            self._owed_bytes = int(length)
+        elif self.modern:
             self._chunked = True
             lines.append(b"transfer-encoding: chunked\r\n")
         lines.append(b"\r\n" if self.persistent else b"connection: close\r\n\r\n")
@@ -190,6 +189,15 @@ class Exchange:
         self._body = None
         self.answered = not self._owed_bytes
 
+    async def refuse(self, kind: ErrorKind, sentence: str, *headers: tuple[bytes, bytes]) -> None:
+        """Answer with an error in OpenAI's shape, and these further headers."""
+        error = GatewayError(kind, sentence)
+        body = render("openai", error, "")
+        framing = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await self.start(error.status, [*framing, *headers])
+        self.write(body)
+        self.end()
+
     def _flush(self) -> None:
         if self._head and not self.left:
             self._line.write(self._head)
@@ -213,12 +221,9 @@ class Date:
         return self._line
 
 
-def split_target(target: bytes) -> tuple[bytes, bytes]:
-    """Return path and query of a request's target, percent-encoding of the path undone (RFC 9112, 3.2)."""
-    if not target.startswith(b"/"):  # a proxy's absolute form, or the ``*`` of OPTIONS
-        target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
-    path, _, query = target.partition(b"?")
-    return unquote_to_bytes(path), query
+def unregistered(status: int) -> bytes:
+    """Return the first line of an answer whose status has no phrase, as an upstream's may not."""
+    return b"HTTP/1.1 %d \r\n" % status
 
 
 def _give_up(waiter: "asyncio.Future[None]", timeout_s: float) -> None:

@@ -106,18 +106,27 @@ async def test_an_unknown_model_is_answered_with_the_nearest_name(running: Runni
 
 RAW = {
     "Content-Length beside Transfer-Encoding": (
-        b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        (
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        ),
         b" 400 ",
     ),
     "40 KB of headers": (
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nX-Large: " + b"a" * 40_000 + b"\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-Large: " + b"a" * 40_000 + b"\r\n\r\n",
         b" 431 ",
     ),
-    "headers without an end": (b"POST /v1/chat/completions HTTP/1.1\r\nX-Large: " + b"a" * 40_000, b" 431 "),
+    "headers without an end": (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-Large: " + b"a" * 40_000,
+        b" 431 ",
+    ),
     "not HTTP": (b"\x16\x03\x01\x02\x00\x01\x00", b" 400 "),
-    "another method": (b"PUT /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", b" 405 "),
+    "another method": (b"PUT /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n", b" 405 "),
     "a body that never comes": (
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer sk-right\r\nContent-Length: 9\r\n\r\n",
+        (
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+            b"Authorization: Bearer sk-right\r\nContent-Length: 9\r\n\r\n"
+        ),
         b" 408 ",
     ),
 }

@@ -17,7 +17,7 @@ from tests.ground.script import play
 from tests.ground.upstream import ScriptedUpstream
 
 CHAT: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
-ORIGIN = b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\n"
+ORIGIN = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
 
 
 def _request(**members: object) -> bytes:
@@ -50,22 +50,21 @@ async def test_a_caller_who_leaves_behind_a_second_request_frees_the_upstream(st
             assert len(upstream.seen) == 1
 
 
-async def test_nothing_is_said_of_a_bad_request_in_the_middle_of_an_answer(tmp_path: Path) -> None:
-    """A client would take it for a part of the answer, a proxy for the next one."""
+async def test_garbage_behind_a_request_cancels_no_answer(tmp_path: Path) -> None:
+    """A running stream is sent whole; only then comes the refusal of what followed, and the connection ends."""
     async with ScriptedUpstream() as upstream:
-        upstream.model.tokens, upstream.model.tpot_s = 10_000, 0.01
-        async with (
-            running_gateway(one_model(upstream.url), tmp_path) as running,
-            _connected(running) as (
-                reader,
-                writer,
-            ),
-        ):
+        upstream.model.tokens, upstream.model.tpot_s = 20, 0.005
+        async with running_gateway(one_model(upstream.url), tmp_path) as running, _connected(running) as caller:
+            reader, writer = caller
             writer.write(_request(stream=True))
             received = await reader.readuntil(b"data: ")
             writer.write(b"no HTTP at all\r\n\r\n")
             received += await asyncio.wait_for(reader.read(-1), 5)
-            assert received.count(b"HTTP/1.1") == 1
+            assert upstream.seen[0].completed
+            assert [row.outcome for row in await running.totals()] == ["ok"]
+    answer, _, refusal = received.partition(b"0\r\n\r\nHTTP/1.1 400 Bad Request\r\n")
+    assert b"data: [DONE]\n\n" in answer
+    assert b'"invalid_request_error"' in refusal
 
 
 async def test_a_caller_who_stops_reading_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +90,7 @@ async def test_a_caller_who_stops_reading_is_let_go(tmp_path: Path, monkeypatch:
     ("sent", "then"),
     [
         (ORIGIN + b"content-length: 1000\r\n\r\n", b"x"),
-        (b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n", b"\r\n"),
+        (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n", b"\r\n"),
     ],
     ids=["the rest of a body that was refused", "blank lines"],
 )
@@ -179,7 +178,7 @@ async def test_a_caller_who_closes_only_his_sending_side_has_left(tmp_path: Path
 
 async def test_a_page_is_answered_on_the_connection_of_a_chat(tmp_path: Path, upstream: ScriptedUpstream) -> None:
     """The model routes and the FastAPI application are one server."""
-    page = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"
+    page = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
     async with running_gateway(one_model(upstream.url), tmp_path) as running, _connected(running) as (reader, writer):
         writer.write(_request() + page + page.replace(b"GET", b"HEAD"))
         got = await asyncio.wait_for(reader.readuntil(b'{"status":"ok"}'), 5)

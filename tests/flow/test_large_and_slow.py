@@ -198,7 +198,7 @@ async def _stopped_reader(url: str) -> AsyncIterator[None]:
         address = urlsplit(url)
         await loop.sock_connect(caller, (address.hostname, address.port))
         body = _chat([{"role": "user", "content": "hi"}], stream=True).replace(b"scripted", b"endless")
-        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body)
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body)
         await loop.sock_sendall(caller, head + body)
         assert (await loop.sock_recv(caller, 1000)).startswith(b"HTTP/1.1 200 ")
         yield

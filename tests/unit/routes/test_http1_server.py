@@ -1,6 +1,7 @@
 """The HTTP server over real sockets: order, leaving, patience, and an orderly end."""
 
 import asyncio
+import re
 
 import pytest
 
@@ -15,8 +16,10 @@ async def test_requests_behind_one_another_are_answered_in_order() -> None:
     """However they are cut into packets; one that takes long is not overtaken."""
     held = Held()
     async with serving(slow=held) as served, served.connected() as (reader, writer):
-        body = b"POST /b HTTP/1.1\r\ncontent-length: 4\r\n\r\nbody"
-        writer.write(GET % b"/slow" + body + b"POST /c HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n2\r\nch")
+        body = b"POST /b HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody"
+        writer.write(
+            GET % b"/slow" + body + b"POST /c HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\nch"
+        )
         await held.until(lambda: held.begun == [b"/slow"])
         writer.write(b"\r\n0\r\nx-behind: it\r\n\r\n" + GET % b"/d")
         held.let_go.set()
@@ -52,7 +55,7 @@ async def test_leaving_in_the_middle_of_a_body_ends_the_request() -> None:
 
     async with serving(handle) as served:
         async with served.connected() as (_, writer):
-            writer.write(b"POST / HTTP/1.1\r\ncontent-length: 4\r\n\r\nbo")
+            writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbo")
             await writer.drain()
         await asyncio.wait_for(ended.wait(), 5)
 
@@ -60,7 +63,7 @@ async def test_leaving_in_the_middle_of_a_body_ends_the_request() -> None:
 async def test_a_caller_far_ahead_of_the_answers_is_held_back() -> None:
     """What waits behind a request is bounded, and all of it is answered in the end."""
     held, many = Held(), 100
-    request = b"POST / HTTP/1.1\r\ncontent-length: 4000\r\n\r\n" + b"x" * 4000
+    request = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4000\r\n\r\n" + b"x" * 4000
     async with serving(held) as served, served.connected() as (reader, writer):
         for _ in range(many):
             writer.write(request)
@@ -99,9 +102,17 @@ async def test_a_request_that_arrives_while_the_one_before_tidies_up_is_answered
 
 
 async def test_a_flood_of_requests_ends_the_connection() -> None:
+    """Behind the answers to those that still found a place."""
     held = Held()
     async with serving(held) as served:
-        assert await served.send(GET % b"/" * 1000) == b""
+        async with served.connected() as (reader, writer):
+            writer.write(GET % b"/" * 1000)
+            await held.until(lambda: bool(held.begun))
+            held.let_go.set()
+            got = await asyncio.wait_for(reader.read(-1), 5)
+    assert got.count(b"HTTP/1.1 200 OK\r\n") == len(held.begun) < 300
+    assert got.count(b"HTTP/1.1 400 Bad Request\r\n") == 1
+    assert b"HTTP/1.1 400" in got[-400:]
 
 
 async def test_a_caller_who_reads_slowly_is_waited_for() -> None:
@@ -147,7 +158,9 @@ async def test_a_caller_who_reads_nothing_is_let_go(monkeypatch: pytest.MonkeyPa
         await asyncio.wait_for(left.wait(), 10)
 
 
-@pytest.mark.parametrize("sent", [b"", b"\r\n\r\n", b"GET / HTTP/1.1\r\nx: "], ids=["nothing", "blanks", "half a head"])
+@pytest.mark.parametrize(
+    "sent", [b"", b"\r\n\r\n", b"GET / HTTP/1.1\r\nhost: a\r\nx: "], ids=["nothing", "blanks", "half a head"]
+)
 async def test_a_head_has_its_time(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only one who has begun to ask is told so."""
     monkeypatch.setattr(http1_connection, "HEADER_TIMEOUT_S", 1)
@@ -171,17 +184,16 @@ async def test_an_idle_connection_is_kept_for_a_while(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "sent",
     [
-        b"POST / HTTP/1.1\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 2\r\n\r\n0\r\n\r\n",
-        b"POST / HTTP/1.1\r\ntransfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ncontent-length: 2\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST / HTTP/1.1\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\nab",
-        b"POST / HTTP/1.1\r\ncontent-length : 2\r\n\r\nab",
-        b"GET / HTTP/1.1\r\nx: a\r\n folded\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\nab",
+        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length : 2\r\n\r\nab",
+        b"GET / HTTP/1.1\r\nhost: a\r\nx: a\r\n folded\r\n\r\n",
         b"GET / HTTP/1.1\nhost: a\n\n",
-        b"CONNECT a:80 HTTP/1.1\r\n\r\n",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nxx\r\n",
+        b"CONNECT a:80 HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nxx\r\n",
     ],
 )
 async def test_what_two_parsers_could_read_in_two_ways_is_refused(sent: bytes) -> None:
@@ -199,7 +211,7 @@ async def test_only_the_head_counts_for_its_size(head_bytes: int) -> None:
     # No larger than one packet: what the server has not read when it closes takes its answer back.
     async with serving() as served:
         filler = b"x-filler: " + b"a" * (head_bytes - 60) + b"\r\n"
-        head = b"POST / HTTP/1.1\r\nconnection: close\r\ncontent-length: 20000\r\n" + filler
+        head = b"POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 20000\r\n" + filler
         got = await served.send(head + b"\r\n" + b"x" * 20_000)
     assert (b" 200 OK" in got) == (head_bytes < 32_768)
     assert (b" 431 " in got) == (head_bytes > 32_768)
@@ -207,7 +219,7 @@ async def test_only_the_head_counts_for_its_size(head_bytes: int) -> None:
 
 async def test_an_offer_of_another_protocol_is_passed_over_however_it_is_cut() -> None:
     """The body behind it counts, and so does the next request."""
-    head = b"POST /a?b HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 4\r\n\r\n"
+    head = b"POST /a?b HTTP/1.1\r\nhost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 4\r\n\r\n"
     offer = head + b"body" + GET % b"/next"
     async with serving() as served, served.connected() as (reader, writer):
         for cut in (0, 30, 50, 70, len(offer) - 60):
@@ -227,23 +239,27 @@ async def test_a_refusal_reaches_a_caller_who_still_sends() -> None:
         exchange.write(b"no")
 
     async with serving(refuse) as served:
-        head = b"POST / HTTP/1.1\r\nconnection: close\r\ncontent-length: 8000000\r\n\r\n"
+        head = b"POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 8000000\r\n\r\n"
         got = await served.send(head + b"x" * 8_000_000)
     assert got.startswith(b"HTTP/1.1 401 ")
     assert got.endswith(b"no")
 
 
 async def test_a_large_head_behind_another_request_is_no_smaller() -> None:
-    """In the middle of the first one's turn there is no place to say so, and both are let go."""
+    """The first one's answer arrives whole, and the refusal behind it."""
     async with serving() as served:
-        first = b"POST / HTTP/1.1\r\ncontent-length: 4\r\n\r\nbody"
-        assert await served.send(first + b"GET /large HTTP/1.1\r\nx: " + b"a" * 34_000 + b"\r\n\r\n") == b""
+        first = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody"
+        got = await served.send(first + b"GET /large HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 34_000 + b"\r\n\r\n")
+    assert re.findall(rb"HTTP/1.1 (\d+)", got) == [b"200", b"431"]
+    assert b"\r\n\r\n/ body" in got
 
 
 async def test_what_comes_behind_the_last_request_is_no_request() -> None:
     """``Connection: close`` made it the last, and it is answered all the same."""
     async with serving() as served:
-        got = await served.send(b"GET /1 HTTP/1.1\r\nconnection: close\r\n\r\n\r\n" + GET % b"/2" + b"nonsense")
+        got = await served.send(
+            b"GET /1 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n\r\n" + GET % b"/2" + b"nonsense"
+        )
     assert got.count(b"HTTP/1.1 200 OK") == 1
     assert got.endswith(b"/1 ")
 
@@ -278,9 +294,9 @@ async def test_a_request_behind_a_refused_body_is_answered() -> None:
         exchange.write(b"no")
 
     async with serving(refuse=refuse) as served, served.connected() as (reader, writer):
-        writer.write(b"POST /refuse HTTP/1.1\r\ncontent-length: 1000\r\n\r\n")
+        writer.write(b"POST /refuse HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n")
         assert await read_answer(reader) == b"no"
-        writer.write(b"GET / HTTP/1.1\r\n\r\n".ljust(1000, b"x") + GET % b"/next")
+        writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n".ljust(1000, b"x") + GET % b"/next")
         assert await read_answer(reader) == b"/next "
 
 
@@ -331,3 +347,108 @@ async def test_a_handler_that_fails_is_a_500_or_an_answer_that_breaks_off(
     assert (b" 500 " in got and b'"internal_error"' in got) == (after == "nothing")
     assert not got.endswith(b"0\r\n\r\n")
     assert "a defect" in caplog.text
+
+
+OFFER = b"connection: upgrade\r\nupgrade: h2c\r\n"
+
+
+@pytest.mark.parametrize("offer", [b"", OFFER], ids=["plain", "with an offer"])
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n", 400),
+        (b"GET / HTTP/1.1\r\nhost: a\r\nhost: a\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nhost: b\r\n", 400),
+        (b"GET / HTTP/1.0\r\nhost: a\r\nhost: a\r\n", 400),
+        (b"GET / HTTP/1.1\r\nhost:\r\n", 400),
+        (b"GET / HTTP/1.1\r\nhost: a b\r\n", 400),
+        (b"GET / HTTP/1.1\r\nhost: u@a\r\n", 400),
+        (b"GET / HTTP/1.1\r\nhost: a:b\r\n", 400),
+        (b"GET / HTTP/1.1\r\nhost: a/b\r\n", 400),
+        (b"GET / HTTP/1.1\r\nhost: a, b\r\n", 400),
+        (b"GET / HTTP/1.1\r\nhost: [::1\r\n", 400),
+        (b"GET / HTTP/1.1\r\nhost: \xe9\r\n", 400),
+        (b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n", 400),
+        (b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 33_000 + b"\r\n", 431),
+        (b"GET / HTTP/2.0\r\nhost: a\r\n", 505),
+        (b"GET / HTTP/2\r\nhost: a\r\n", 505),
+        (b"GET / HTTP/0.9\r\nhost: a\r\n", 505),
+        (b"GET / HTTP/1.2\r\nhost: a\r\n", 505),
+    ],
+)
+async def test_a_refused_head_keeps_its_cause_whatever_else_it_offers(head: bytes, status: int, offer: bytes) -> None:
+    async with serving() as served:
+        got = await served.send(head + offer + b"\r\n" + GET % b"/next")
+    assert re.findall(rb"HTTP/1.1 (\d+)", got) == [b"%d" % status]
+    assert b'"invalid_request_error"' in got
+
+
+@pytest.mark.parametrize("host", [b"a", b"A.b-c_d:1", b"1.2.3.4:80", b"[::1]", b"[::1]:8080", b"a:", b"a. \t"])
+async def test_a_host_is_a_name_or_an_address_with_or_without_a_port(host: bytes) -> None:
+    async with serving() as served, served.connected() as (reader, writer):
+        for _ in range(2):
+            writer.write(b"GET /a HTTP/1.1\r\nHost: %b\r\n\r\n" % host)
+            assert await read_answer(reader) == b"/a "
+
+
+async def test_blanks_behind_a_value_are_no_part_of_it() -> None:
+    async def show(exchange: Exchange) -> None:
+        await exchange.start(200, [])
+        exchange.write(repr(exchange.headers).encode())
+
+    async with serving(show) as served:
+        got = await served.send(b"GET / HTTP/1.0\r\nA: b \t \r\nC:\t d e\t\r\nF: \r\n\r\n")
+    assert got.endswith(b"\r\n\r\n{'f': '', 'c': 'd e', 'a': 'b'}")
+
+
+async def test_a_broken_body_is_refused_in_its_turn_and_cancels_only_its_own_request() -> None:
+    held = Held()
+    broken = b"POST /broken HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nno size"
+    async with serving(held=held) as served, served.connected() as (reader, writer):
+        writer.write(GET % b"/held" + GET % b"/next" + broken)
+        await held.until(lambda: bool(held.begun))
+        writer.write(b"more of it" * 100_000)
+        await writer.drain()
+        held.let_go.set()
+        got = await asyncio.wait_for(reader.read(-1), 5)
+    assert re.findall(rb"HTTP/1.1 (\d+)", got) == [b"200", b"200", b"400"]
+    assert held.cancelled == []
+
+
+async def test_a_request_with_a_broken_body_is_answered_once() -> None:
+    """With the refusal, unless it had its answer before the body broke."""
+
+    async def early(exchange: Exchange) -> None:
+        await exchange.start(401, [(b"content-length", b"2")])
+        exchange.write(b"no")
+
+    head = b"POST /%b HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+    async with serving(early=early) as served, served.connected() as (reader, writer):
+        assert re.findall(rb"HTTP/1.1 (\d+)", await served.send(head % b"late" + b"no size")) == [b"400"]
+        writer.write(head % b"early")
+        assert await read_answer(reader) == b"no"
+        writer.write(b"no size")
+        assert await asyncio.wait_for(reader.read(-1), 5) == b""
+
+
+@pytest.mark.parametrize("status", [299, 418, 499, 599, 799])
+async def test_a_status_without_a_registered_phrase_is_sent(status: int) -> None:
+    async def answer(exchange: Exchange) -> None:
+        await exchange.start(status, [(b"content-length", b"2")])
+        exchange.write(b"ok")
+
+    async with serving(answer) as served:
+        got = await served.send(b"GET / HTTP/1.0\r\n\r\n")
+    assert got.startswith(b"HTTP/1.1 %d " % status)
+    assert got.endswith(b"\r\n\r\nok")
+
+
+async def test_a_failure_is_told_to_head_without_a_body() -> None:
+    async def fail(exchange: Exchange) -> None:
+        raise ValueError
+
+    async with serving(fail) as served:
+        got = await served.send(b"HEAD / HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert got.startswith(b"HTTP/1.1 500 ")
+        assert got.endswith(b"\r\n\r\n")
+        assert (await served.send(b"HEAD / HTTP/1.1\r\n\r\n")).endswith(b"connection: close\r\n\r\n")

@@ -76,7 +76,9 @@ async def test_a_request_under_way_while_the_server_stops_is_answered(
         await asyncio.wait_for(stopping, 5)
 
 
-@pytest.mark.parametrize("request_head", [b"GET / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n"])
+@pytest.mark.parametrize(
+    "request_head", [b"GET / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"]
+)
 async def test_an_answer_that_still_leaves_is_not_shortened_by_a_stop(
     request_head: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +127,7 @@ async def test_who_still_sends_while_the_server_stops_gets_his_answer(
         exchange.write(b"early")
 
     async with serving(early) as served, served.connected() as (reader, writer):
-        writer.write(b"POST / HTTP/1.1\r\ncontent-length: 20\r\n\r\n")
+        writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 20\r\n\r\n")
         connection = await served.accepted()
         await until(lambda: connection._incoming is not None)
         await until(lambda: connection._current is None or connection._lingering)
@@ -146,7 +148,7 @@ async def test_who_still_sends_keeps_nobody_when_the_drain_has_ended(monkeypatch
         await exchange.start(413, [(b"content-length", b"0")])
 
     async with serving(refuse) as served, served.connected() as (_, writer):
-        writer.write(b"POST / HTTP/1.1\r\ncontent-length: 20\r\n\r\n")
+        writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 20\r\n\r\n")
         connection = await served.accepted()
         await until(lambda: connection._lingering)
         await asyncio.wait_for(served.server.stop(0), 5)
@@ -216,7 +218,7 @@ async def test_a_head_that_is_arriving_keeps_its_time_when_the_server_stops(monk
         await until(lambda: connection._target)
         stopping = asyncio.create_task(served.server.stop(10))
         await asyncio.wait([stopping], timeout=0.1)
-        writer.write(b"TP/1.1\r\n\r\n")
+        writer.write(b"TP/1.1\r\nhost: a\r\n\r\n")
         assert (await asyncio.wait_for(reader.read(-1), 5)).endswith(b"/last ")
         await stopping
 

@@ -1,0 +1,55 @@
+"""What the head of a request says: its fields, the host that it is for, and the path and query of its target.
+
+Which bytes make up a head is the parser's business (``http1_connection``). Here are the demands on a head that the
+parser does not make, and their refusals.
+"""
+
+import re
+from urllib.parse import unquote_to_bytes
+
+MAX_HEADER_BYTES = 32 * 1024
+TOO_LARGE = f"The request's headers are larger than {MAX_HEADER_BYTES} bytes; send fewer or shorter ones."
+HTTP_VERSIONS = "Only HTTP/1.1 and HTTP/1.0 are spoken here."
+HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?", re.ASCII)
+"""A name or an address in group 1, a port in group 2 (RFC 3986, 3.2.2)."""
+_BLANKS = re.compile(r"[ \t]+\n")
+
+
+class RefusedHeadError(Exception):
+    """A head cannot be accepted: status and sentence of the refusal."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(status, sentence)
+        self.status = status
+        self.sentence = sentence
+
+
+def read_fields(fields: list[bytes]) -> tuple[list[str], dict[str, str]]:
+    """Return the names in lower case, the last one first, and a value for each name: of repeated ones the first.
+
+    ``fields``: name, value, name, value as sent. Blanks behind a value are no part of it (RFC 9110, 5.5).
+    """
+    if not fields:
+        return [], {}
+    names = str(b"\n".join(fields[-2::-2]), "latin-1").lower().split("\n")  # no field holds a line feed
+    values = str(b"\n".join(fields[::-2]) + b"\n", "latin-1")
+    if " \n" in values or "\t\n" in values:
+        values = _BLANKS.sub("\n", values)
+    return names, dict(zip(names, values.split("\n"), strict=False))  # of values there is an empty one more
+
+
+def check_host(names: list[str], headers: dict[str, str], *, modern: bool) -> None:
+    """Raise RefusedHeadError for a Host that is none, missing or repeated (RFC 9112, 3.2); HTTP/1.0 may do without."""
+    count = names.count("host")
+    if count > 1 or (modern and not count):
+        raise RefusedHeadError(400, f"Send the header Host exactly once; it came {count} times.")
+    if count and not HOST.fullmatch(headers["host"]):
+        raise RefusedHeadError(400, "The header Host is not a host name or address with an optional port.")
+
+
+def split_target(target: bytes) -> tuple[bytes, bytes]:
+    """Return path and query of a request's target, percent-encoding of the path undone (RFC 9112, 3.2)."""
+    if not target.startswith(b"/"):  # a proxy's absolute form, or the ``*`` of OPTIONS
+        target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
+    path, _, query = target.partition(b"?")
+    return unquote_to_bytes(path), query
