@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from loadtests.bench.command import begin, repeat
-from loadtests.bench.contenders import CONTENDERS
+from loadtests.bench.contenders import CONTENDERS, TollwayAt
 from loadtests.bench.figures import DIRECT, Rounds, spread
+from loadtests.bench.install import InstallError, commit_of
 from loadtests.bench.run import Bench, entries_of, install
 from loadtests.bench.table import as_json, markdown
 from loadtests.bench.workloads import WORKLOADS
@@ -23,6 +24,10 @@ def main() -> int:
     arguments = _parser().parse_args()
     cache, wire = begin()
     wanted = [one for one in CONTENDERS if one.name in arguments.contenders]
+    try:
+        wanted += [TollwayAt(commit_of(name)) for name in arguments.commits]
+    except InstallError as error:
+        sys.exit(str(error))
     entries = entries_of(wanted, cache, direct=DIRECT in arguments.contenders)
     for entry in entries:
         print(f"installing {entry.name}", file=sys.stderr, flush=True)
@@ -69,6 +74,12 @@ def _parser() -> argparse.ArgumentParser:
             help=f"BENCH_{option.upper()}; with commas between; there are {', '.join(names)}; "
             f"default all{''.join(f' but {name}' for name in names if name not in usual)}",
         )
+    parser.add_argument(
+        "--commits",
+        type=lambda text: text.split(","),
+        default=default("BENCH_COMMITS") or [],
+        help="Tollway at these commits too, with commas between; BENCH_COMMITS",
+    )
     json_default = default("BENCH_JSON")
     parser.add_argument(
         "--json",

@@ -13,7 +13,14 @@ from typing import Protocol
 
 import msgspec
 
-from loadtests.bench.install import Installed, debian_package, locked_tree, npm_package, python_packages
+from loadtests.bench.install import (
+    Installed,
+    committed_tree,
+    debian_package,
+    locked_tree,
+    npm_package,
+    python_packages,
+)
 
 _KEY = "sk-bench-0123456789abcdef"
 _TRANSLATED = "claude"
@@ -159,6 +166,19 @@ class Tollway:
             model="auto",
             translated_model=_TRANSLATED,
         )
+
+
+class TollwayAt(Tollway):
+    """The same at another commit: what a change has cost or saved, measured in the same rounds."""
+
+    def __init__(self, commit: str) -> None:
+        """Take the commit by its whole hash."""
+        self.name = f"tollway@{commit[:12]}"
+        self._commit = commit
+
+    def install(self, home: Path) -> Installed:
+        """See ``Contender.install``."""
+        return committed_tree(home, self._commit)
 
 
 class TollwayOfTwo(Tollway):

@@ -52,9 +52,18 @@ def python_packages(home: Path, requirements: Sequence[str], *, named: str) -> I
 
 def locked_tree(home: Path) -> Installed:
     """Install this repository's gateway: its locked requirements, and its code where it lies, so as it is now."""
-    lock = REPOSITORY / "requirements" / "gateway.txt"
-    recipe = ["tree", str(REPOSITORY), hashlib.sha256(lock.read_bytes()).hexdigest()]
-    return _once(home, recipe, lambda: _install_tree(home, lock))
+    recipe = ["tree", str(REPOSITORY), hashlib.sha256(_lock(REPOSITORY).read_bytes()).hexdigest()]
+    return _once(home, recipe, lambda: _install_tree(home, REPOSITORY, "this tree"))
+
+
+def commit_of(name: str) -> str:
+    """Return the whole hash of a commit of this repository. Raises InstallError when there is none of that name."""
+    return _run(["git", "-C", str(REPOSITORY), "rev-parse", "--verify", f"{name}^{{commit}}"]).strip()
+
+
+def committed_tree(home: Path, commit: str) -> Installed:
+    """Install the gateway of another commit of this repository, with the requirements that it locked."""
+    return _once(home, ["commit", commit], lambda: _install_commit(home, commit))
 
 
 def npm_package(home: Path, name: str, *, held: Mapping[str, str]) -> Installed:
@@ -79,13 +88,27 @@ def _install_python(home: Path, requirements: Sequence[str], named: str) -> Inst
     return Installed(_run([python, "-c", query]).strip(), tree_bytes(home) - before)
 
 
-def _install_tree(home: Path, lock: Path) -> Installed:
+def _install_commit(home: Path, commit: str) -> Installed:
+    _environment(home)
+    tree, archive = home / "tree", home / "tree.tar"
+    tree.mkdir()
+    _run(["git", "-C", str(REPOSITORY), "archive", "--output", str(archive), commit])
+    _run(["tar", "--extract", "--file", str(archive), "--directory", str(tree)])
+    archive.unlink()
+    return _install_tree(home, tree, commit[:12])
+
+
+def _install_tree(home: Path, tree: Path, named: str) -> Installed:
     python = _environment(home)
     before = tree_bytes(home)
-    _run([*_pip(python), "--require-hashes", "-r", str(lock)])
-    _run([*_pip(python), "--no-deps", "--editable", str(REPOSITORY)])
-    code = sum(path.stat().st_size for path in (REPOSITORY / "gateway").rglob("*.py"))
-    return Installed("this tree", tree_bytes(home) - before + code)
+    _run([*_pip(python), "--require-hashes", "-r", str(_lock(tree))])
+    _run([*_pip(python), "--no-deps", "--editable", str(tree)])
+    code = sum(path.stat().st_size for path in (tree / "gateway").rglob("*.py"))
+    return Installed(named, tree_bytes(home) - before + code)
+
+
+def _lock(tree: Path) -> Path:
+    return tree / "requirements" / "gateway.txt"
 
 
 def _environment(home: Path) -> str:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.bench.contenders import CONTENDERS, Site
+from loadtests.bench.contenders import CONTENDERS, Site, TollwayAt
 from loadtests.bench.figures import Measure
-from loadtests.bench.install import Installed
+from loadtests.bench.install import Installed, InstallError, commit_of
 from loadtests.bench.run import entries_of
 from loadtests.bench.table import as_json, markdown
 from loadtests.bench.workloads import TRACE, WORKLOADS, Workload
@@ -61,6 +61,25 @@ def test_the_trace_is_whole() -> None:
     lines = TRACE.read_text().splitlines()
     assert lines[0] == "TIMESTAMP,ContextTokens,GeneratedTokens"
     assert len(lines) == 1 + 19_366
+
+
+def test_commit_as_contender_is_compared_with_the_tree(tmp_path: Path) -> None:
+    """It starts its own program, stands under its hash, and the tree's CPU over its own is a column."""
+    before = TollwayAt("0123456789abcdef0123456789abcdef01234567")
+    launch = before.launch(Site(home=tmp_path / "home", work=tmp_path, port=20_001, upstream_port=20_005))
+    assert launch.argv[0] == str(tmp_path / "home" / "bin" / "tollway")
+    tree = next(one for one in CONTENDERS if one.name == "tollway")
+    entries = entries_of([tree, before], tmp_path, direct=False)
+    rounds = [{("chat-16", "tollway"): _measure(400.0, 1.0), ("chat-16", "tollway@0123456789ab"): _measure(500.0, 1.0)}]
+    text = markdown(entries, [one for one in WORKLOADS if one.name == "chat-16"], rounds)
+    assert "over tollway@0123456789ab's" in text
+    assert _row(text, "chat-16", "requests/s")[2] == "0.800"
+    assert _row(text, "chat-16", "CPU/request")[2] == "1.00"
+
+
+def test_unknown_commit_is_told_in_one_line() -> None:
+    with pytest.raises(InstallError, match="Needed a single revision"):
+        commit_of("no-such-commit")
 
 
 def test_every_contender_listens_on_loopback_and_asks_only_the_upstream(tmp_path: Path) -> None:
