@@ -35,6 +35,12 @@ _NOT_STREAMED = ("use_beam_search", "prompt_logprobs", "kv_transfer_params", "ec
 _SURROGATE = re.compile(rb"\\u[dD]")
 _BYTES_PER_TOKEN_ID = 4
 """A prompt given as token ids counts as the text it stands for, about four bytes a token."""
+MAX_CHOICES = 16_384
+"""Of ``n`` and ``best_of``, for each prompt."""
+MAX_OUTPUT_TOKENS = 2**31 - 1
+"""Of one choice: "as many as possible" is often written as the largest integer of 32 bits."""
+MAX_OUTPUT_TOKENS_IN_ALL = 10**12
+"""Over all choices of all prompts: at a thousand dollars per million tokens the price still has 63 bits."""
 
 
 def decode(operation: Operation, dialect: Dialect, body: bytes, *, max_depth: int = 64) -> Envelope:
@@ -55,21 +61,24 @@ def decode(operation: Operation, dialect: Dialect, body: bytes, *, max_depth: in
         _refuse("model", "must be a non-empty string that names a model or a route")
     stream = _boolean(request, "stream")
     include_usage = _include_usage(request, stream=stream)
-    choices = max(_integer(request, "n", 1) or 1, _integer(request, "best_of", 1) or 1)
+    choices = max(_integer(request, "n", 1, MAX_CHOICES) or 1, _integer(request, "best_of", 1, MAX_CHOICES) or 1)
     prompts = 1
     if operation == "chat":
-        limit = _integer(request, "max_completion_tokens", 1)
-        limit = _integer(request, "max_tokens", 1) if limit is None else limit
+        limit = _integer(request, "max_completion_tokens", 1, MAX_OUTPUT_TOKENS)
+        limit = _integer(request, "max_tokens", 1, MAX_OUTPUT_TOKENS) if limit is None else limit
         texts, kinds = _read_messages(request)
         content_bytes = 0
     elif operation == "embeddings":
         limit, texts, kinds = 0, [], []
         content_bytes, prompts = _read_input(request, stream=stream)
     else:
-        limit = _integer(request, "max_tokens", 0)
+        limit = _integer(request, "max_tokens", 0, MAX_OUTPUT_TOKENS)
         texts, kinds = [], []
         content_bytes, prompts = _read_prompt(request, "prompt")
         choices *= prompts
+    if limit is not None and limit * choices > MAX_OUTPUT_TOKENS_IN_ALL:
+        name = "max_completion_tokens" if request.get("max_completion_tokens") is not None else "max_tokens"
+        _refuse(name, f"asks for more than {MAX_OUTPUT_TOKENS_IN_ALL} tokens over all {choices} choices")
     members = members_of(body)
     content_bytes += len("".join(texts).encode())
     content_bytes += sum(len(members[name]) for name in ("tools", "functions", "response_format") if name in members)
@@ -186,12 +195,12 @@ def _boolean(request: _Object, name: str) -> bool:
     return bool(value)
 
 
-def _integer(request: _Object, name: str, minimum: int) -> int | None:
+def _integer(request: _Object, name: str, minimum: int, maximum: int) -> int | None:
     value = request.get(name)
     if value is None:
         return None
-    if type(value) is not int or not minimum <= value < 2**63:
-        _refuse(name, f"must be an integer of at least {minimum}")
+    if type(value) is not int or not minimum <= value <= maximum:
+        _refuse(name, f"must be an integer from {minimum} to {maximum}")
     return value
 
 

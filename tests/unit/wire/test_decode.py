@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import ErrorKind, GatewayError
 from gateway.types import Envelope
-from gateway.wire.decode import decode
+from gateway.wire.decode import MAX_CHOICES, MAX_OUTPUT_TOKENS, MAX_OUTPUT_TOKENS_IN_ALL, decode
 
 _MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -145,6 +145,60 @@ def test_a_wrong_member_is_named(operation: str, members: dict[str, Any], param:
         {"chat": chat, "completions": completions, "embeddings": embeddings}[operation](**members)
     assert (caught.value.kind, caught.value.param) == (ErrorKind.INVALID_REQUEST, param)
     assert param in caught.value.message
+
+
+BEYOND_LIMITS: dict[str, tuple[str, dict[str, Any], str, int]] = {
+    "n": ("chat", {"n": MAX_CHOICES + 1}, "n", MAX_CHOICES),
+    "n_of_63_bits": ("chat", {"n": 2**63 - 1, "max_tokens": 2**63 - 1}, "n", MAX_CHOICES),
+    "n_of_64_bits": ("completions", {"n": 2**64}, "n", MAX_CHOICES),
+    "best_of": ("completions", {"best_of": MAX_CHOICES + 1}, "best_of", MAX_CHOICES),
+    "max_tokens": ("chat", {"max_tokens": MAX_OUTPUT_TOKENS + 1}, "max_tokens", MAX_OUTPUT_TOKENS),
+    "max_tokens_of_completions": ("completions", {"max_tokens": 2**31}, "max_tokens", MAX_OUTPUT_TOKENS),
+    "max_completion_tokens": (
+        "chat",
+        {"max_tokens": 5, "max_completion_tokens": 2**62},
+        "max_completion_tokens",
+        MAX_OUTPUT_TOKENS,
+    ),
+    "n_times_max_tokens": ("chat", {"n": 1_000, "max_tokens": 10**9 + 1}, "max_tokens", MAX_OUTPUT_TOKENS_IN_ALL),
+    "n_times_max_completion_tokens": (
+        "chat",
+        {"n": MAX_CHOICES, "max_tokens": 1, "max_completion_tokens": MAX_OUTPUT_TOKENS},
+        "max_completion_tokens",
+        MAX_OUTPUT_TOKENS_IN_ALL,
+    ),
+    "prompts_times_best_of_times_max_tokens": (
+        "completions",
+        {"prompt": ["a"] * 1_000, "best_of": 10, "max_tokens": 10**8 + 1},
+        "max_tokens",
+        MAX_OUTPUT_TOKENS_IN_ALL,
+    ),
+}
+
+
+@pytest.mark.parametrize(("operation", "members", "param", "limit"), BEYOND_LIMITS.values(), ids=BEYOND_LIMITS)
+def test_number_beyond_its_limit_is_refused_with_the_limit(
+    operation: str, members: dict[str, Any], param: str, limit: int
+) -> None:
+    """The member is named, and how much it may be: nothing behind has to hold a number of any size."""
+    with pytest.raises(GatewayError, match=str(limit)) as caught:
+        {"chat": chat, "completions": completions}[operation](**members)
+    assert (caught.value.kind, caught.value.param) == (ErrorKind.INVALID_REQUEST, param)
+    assert f"'{param}'" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("members", "in_all"),
+    [
+        ({"n": MAX_CHOICES}, None),
+        ({"max_tokens": MAX_OUTPUT_TOKENS}, MAX_OUTPUT_TOKENS),
+        ({"n": 1_000, "max_tokens": 10**9}, MAX_OUTPUT_TOKENS_IN_ALL),
+    ],
+)
+def test_number_at_its_limit_passes(members: dict[str, Any], in_all: int | None) -> None:
+    """The limits themselves may be asked for."""
+    envelope = chat(**members)
+    assert envelope.max_output_tokens is None or envelope.max_output_tokens * envelope.choices == in_all
 
 
 def test_a_chat_request_is_read() -> None:
