@@ -15,12 +15,12 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from gateway.errors import GatewayError
 from gateway.targets.pool import Lesson
@@ -28,8 +28,9 @@ from gateway.targets.pool import Lesson
 INTERVAL_S = 0.05
 ALIVE_EVERY = 20
 """So many intervals without news, and a process says that it is still there, which shows it who is not."""
-_LESSONS_PER_DATAGRAM = 200
-"""About 40 KB: well below what a socket's buffer takes by default (net.core.wmem_default, 208 KB)."""
+LESSONS_BYTES = RUNNING_BYTES = 80_000
+"""Of each in one datagram: together well below what a socket's buffer takes by default (net.core.wmem_default, 208 KB).
+A lesson has about 200 bytes."""
 TELLING = 16
 """Good answers of a target at one sending: a window holds 64 samples, and hundreds a second say no more."""
 _FLUSH_TIMEOUT_S = 2.0
@@ -56,6 +57,14 @@ class Flushed(Struct, frozen=True, tag="flushed", array_like=True):
     """It is there: the answer to the ``Flush`` of that number."""
 
     number: int
+
+
+class _NewsToSend(Struct, frozen=True, tag="news", array_like=True):
+    """``News`` whose parts are encoded already, each by itself."""
+
+    slot: int
+    lessons: list[Raw]
+    running: Raw
 
 
 _Message = News | Flush | Flushed
@@ -94,6 +103,8 @@ class Exchange:
         self._directory_fd = -1
         self._socket: socket.socket | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self.left_out = 0
+        """What could not be sent, or not be taken in; the first is logged."""
 
     def tell(self, lesson: Lesson) -> None:
         """Have the others hear of an attempt soon."""
@@ -163,14 +174,41 @@ class Exchange:
         self._silent, self._told = 0, running
         lessons, self._lessons = _telling(self._lessons), []
         others = self._others()
-        for start in range(0, max(1, len(lessons)), _LESSONS_PER_DATAGRAM):
-            news = _encode(News(self._slot, lessons[start : start + _LESSONS_PER_DATAGRAM], running))
+        for news in self._datagrams(lessons, running):
             for slot in others:
                 self._send(slot, news)
         if gone := self._elsewhere.keys() - set(others):
             for slot in gone:
                 del self._elsewhere[slot]
             self._heed()
+
+    def _datagrams(self, lessons: list[Lesson], running: Mapping[str, int]) -> Iterator[bytes]:
+        """Encode one by one, so that what cannot be encoded costs nobody else's lesson its sending."""
+        shown = self._encoded(_heaviest(running)) or _NOTHING_RUNS
+        batch: list[Raw] = []
+        size = 0
+        for lesson in lessons:
+            encoded = self._encoded(lesson)
+            if encoded is None:
+                continue
+            if size + len(encoded) > LESSONS_BYTES and batch:
+                yield _encode(_NewsToSend(self._slot, batch, Raw(shown)))
+                batch, size = [], 0
+            batch.append(Raw(encoded))
+            size += len(encoded)
+        yield _encode(_NewsToSend(self._slot, batch, Raw(shown)))
+
+    def _encoded(self, item: Lesson | Mapping[str, int]) -> bytes | None:
+        try:
+            return _encode(item)
+        except (ArithmeticError, TypeError, ValueError) as error:
+            self._leave_out(error)
+            return None
+
+    def _leave_out(self, error: Exception) -> None:
+        self.left_out += 1
+        if self.left_out == 1:
+            _log.error("a lesson for the sibling processes is left out, and so will others be: %r", error)
 
     def _send(self, slot: int, message: bytes) -> bool:
         if self._socket is None:
@@ -202,7 +240,10 @@ class Exchange:
         match message:
             case News(slot, lessons, running):
                 for lesson in lessons:
-                    self._pool.hear(lesson)
+                    try:
+                        self._pool.hear(lesson)
+                    except (ArithmeticError, TypeError, ValueError) as error:
+                        self._leave_out(error)
                 if running != self._elsewhere.get(slot, {}):
                     self._elsewhere[slot] = running
                     self._heed()
@@ -225,6 +266,25 @@ class Exchange:
         for running in self._elsewhere.values():
             total.update(running)
         self._pool.heed(total)
+
+
+_NOTHING_RUNS = _encode({})
+_COUNT_BYTES = 10
+"""What the number and the framing of an entry take beside its name, at most."""
+
+
+def _heaviest(running: Mapping[str, int]) -> Mapping[str, int]:
+    """Keep what fits into a datagram, of the targets with the most under way."""
+    if sum(map(len, running)) + _COUNT_BYTES * len(running) <= RUNNING_BYTES:
+        return running
+    kept: dict[str, int] = {}
+    left = RUNNING_BYTES
+    for target_id, count in sorted(running.items(), key=lambda item: -item[1]):
+        left -= len(target_id.encode(errors="replace")) + _COUNT_BYTES
+        if left < 0:
+            break
+        kept[target_id] = count
+    return kept
 
 
 def _telling(lessons: list[Lesson]) -> list[Lesson]:

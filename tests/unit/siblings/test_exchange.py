@@ -4,18 +4,21 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.clock import SystemClock
 from gateway.siblings import exchange
-from gateway.siblings.exchange import TELLING, Exchange
+from gateway.siblings.exchange import RUNNING_BYTES, TELLING, Exchange
 from gateway.targets.pool import Lesson, Pool
 from gateway.types import Sample, TargetView
 from tests.ground.builders import build_call, build_route, build_target
 from tests.ground.waiting import until
 
 TARGET = build_target("own")
+OTHER_TARGET = build_target("other")
 CALL = build_call(route=build_route(TARGET))
 
 
@@ -166,3 +169,66 @@ async def test_of_many_good_answers_the_last_are_told_and_of_bad_ones_all(tmp_pa
             one.pool.begin(TARGET, build_call()).end(sample(ok=number != 5))
         await until(lambda: bool(heard))
         assert len(heard) == 3 * TELLING
+
+
+UNENCODABLE = {
+    "product_of_limits": {"max_output_tokens": (2**63 - 1) ** 2},
+    "input_tokens": {"input_tokens": 2**64},
+    "output_tokens": {"output_tokens": -(2**70)},
+    "hidden_tokens": {"hidden_tokens": 10**40},
+    "surrogate": {"error_kind": "\ud800"},
+    "complex": {"ttft_ms": 1j},
+}
+
+
+@pytest.mark.parametrize("members", UNENCODABLE.values(), ids=UNENCODABLE)
+async def test_lesson_that_cannot_be_encoded_is_left_out_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, members: dict[str, Any]
+) -> None:
+    """The lessons before and behind it arrive in the same sending; it is counted, and logged the first time."""
+    async with processes(tmp_path, 2) as (one, other):
+        for _ in range(3):
+            now_ns = one.pool.now_ns()
+            lesson = {"began_at_ns": now_ns, "ended_at_ns": now_ns, "load": 0, "decides": True}
+            for target_id, measured in (("own", sample()), ("x", replace(sample(), **members)), ("other", sample())):
+                one.exchange.tell(Lesson(target_id=target_id, sample=measured, **lesson))  # type: ignore[arg-type]
+        await until(lambda: other.view.ttft_ms is not None)
+        assert other.pool.view(build_call(route=build_route(OTHER_TARGET)))[0].ttft_ms is not None
+        assert set(other.pool.breaker_states()) == {"own", "other"}
+        assert one.exchange.left_out == 3
+    assert [record.levelname for record in caplog.records if record.name == "tollway.siblings"] == ["ERROR"]
+
+
+async def test_lesson_that_cannot_be_learnt_stops_no_other(tmp_path: Path) -> None:
+    """What one lesson raises in the receiving process keeps none behind it from being learnt, nor the load."""
+    async with processes(tmp_path, 2) as (one, other):
+        learn = other.pool.hear
+
+        def fail_first(lesson: Lesson) -> None:
+            if lesson.target_id == "own":
+                raise OverflowError
+            learn(lesson)
+
+        other.pool.hear = fail_first  # type: ignore[method-assign]
+        one.pool.begin(TARGET, build_call()).end(sample())
+        one.pool.begin(OTHER_TARGET, build_call()).end(sample())
+        one.pool.begin(OTHER_TARGET, build_call())
+        view = build_call(route=build_route(OTHER_TARGET))
+        await until(lambda: other.pool.view(view)[0].in_flight == 1)
+        assert other.pool.view(view)[0].ttft_ms is not None
+        assert other.exchange.left_out == 1
+
+
+async def test_more_than_fits_into_a_datagram_is_cut_and_sent(tmp_path: Path) -> None:
+    """With thousands of targets under way the busiest are told, and no process is taken for a dead one."""
+    async with processes(tmp_path, 2) as (one, other):
+        names = [f"{number:04}-{'long-name-of-a-model-' * 10}" for number in range(2_000)]
+        one.pool.begin(TARGET, build_call())
+        one.pool.begin(TARGET, build_call())
+        for name in names:
+            one.pool.begin(build_target(name), build_call())
+        await until(lambda: other.view.in_flight == 2)
+        told = other.pool.in_flight()
+        assert RUNNING_BYTES / 300 < sum(1 for count in told.values() if count) < RUNNING_BYTES / 200
+        one.pool.begin(TARGET, build_call()).end(sample())
+        await until(lambda: other.view.ttft_ms is not None)
