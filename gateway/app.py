@@ -32,6 +32,7 @@ from gateway.pipeline import Pipeline
 from gateway.providers.registry import ADAPTERS, PROVIDER_TYPES
 from gateway.routes.api import Pages, create_api
 from gateway.routes.asgi_bridge import AsgiBridge
+from gateway.routes.front import Front
 from gateway.routes.http1_server import HttpServer
 from gateway.routes.llm import LlmRoute
 from gateway.routing.registry import OBJECTIVES, router
@@ -150,7 +151,7 @@ class Gateway:
             ids=ids,
         )
         api = create_api(pages, version=version("tollway"))
-        self.http = HttpServer(llm_routes, rest=AsgiBridge(api, self.current))
+        self.http = HttpServer(Front(llm_routes, AsgiBridge(api, self.current), self.current))
 
     async def start(self, listeners: Sequence[socket] = ()) -> None:
         """Take the state directory, recover what a dead gateway left, and serve on these bound sockets."""

@@ -20,6 +20,9 @@ class ErrorKind(StrEnum):
     MODEL_NOT_FOUND = "model_not_found"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
+    FOREIGN_REQUEST = "foreign_request"
+    UNSUPPORTED_CODING = "unsupported_coding"
+    EXPECTATION_FAILED = "expectation_failed"
     BODY_TOO_LARGE = "body_too_large"
     BODY_TIMEOUT = "body_timeout"
     RATE_LIMITED = "rate_limited"
@@ -68,6 +71,9 @@ MEANINGS: dict[ErrorKind, Meaning] = {
     ErrorKind.MODEL_NOT_FOUND: Meaning(404, _CALLER, "model_not_found", False, False, logging.INFO),
     ErrorKind.NOT_FOUND: Meaning(404, _CALLER, "not_found", False, False, logging.INFO),
     ErrorKind.METHOD_NOT_ALLOWED: Meaning(405, _CALLER, "method_not_allowed", False, False, logging.INFO),
+    ErrorKind.FOREIGN_REQUEST: Meaning(403, "permission_error", "foreign_request", False, False, logging.INFO),
+    ErrorKind.UNSUPPORTED_CODING: Meaning(415, _CALLER, "unsupported_coding", False, False, logging.INFO),
+    ErrorKind.EXPECTATION_FAILED: Meaning(417, _CALLER, "expectation_failed", False, False, logging.INFO),
     ErrorKind.BODY_TOO_LARGE: Meaning(413, _CALLER, "body_too_large", False, False, logging.INFO),
     ErrorKind.BODY_TIMEOUT: Meaning(408, _CALLER, "body_timeout", False, False, logging.INFO),
     ErrorKind.RATE_LIMITED: Meaning(429, "rate_limit_error", "rate_limit_exceeded", False, False, logging.INFO),

@@ -6,13 +6,13 @@ passed in by the composition root.
 """
 
 import hashlib
-import ipaddress
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from urllib.parse import quote
 
 import msgspec
 
+from gateway.config.loopback import is_loopback_address
 from gateway.config.problems import Problems, unknown
 from gateway.config.schema import Config, ModelSection, PriceSection, ProviderSection, QuantileSection, RouteSection
 from gateway.config.snapshot import ProviderType, Server, Snapshot, Wildcard
@@ -71,6 +71,10 @@ def build(config: Config, *, provider_types: Mapping[str, ProviderType], price_o
             body_timeout_s=server.body_timeout_s,
             drain_s=server.drain_s,
             workers=server.workers,
+            is_loopback=_is_loopback(server.host),
+            hosts=frozenset(server.hosts),
+            cors_origins=frozenset(server.cors_origins),
+            pages={name: access for name, access in server.pages if access is not None},
         ),
         targets=targets,
         routes=routes,
@@ -106,12 +110,7 @@ def _check_server(config: Config, problems: Problems) -> None:
 
 
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return host == "localhost" or is_loopback_address(host)
 
 
 def _check_provider(name: str, provider: ProviderSection, kind: ProviderType, problems: Problems) -> None:

@@ -4,6 +4,7 @@ Decides the bounds of each, so that an impossible one is refused where it is wri
 ``schema``.
 """
 
+import re
 from decimal import Decimal
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -21,11 +22,16 @@ from pydantic import (
 from gateway.config.credentials import read_key_digest, read_secret, surroundings
 from gateway.config.licences import licence_class
 from gateway.config.problems import unknown
+from gateway.config.snapshot import PageAccess
 from gateway.types import Licence, Secret
 
 _MASK = PlainSerializer(lambda _: "***", return_type=str)
 _REFERENCE = {"type": "string", "pattern": "^(env|file):.+"}
 _AMOUNT = WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1_000_000})
+_HOST = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f.]*:[0-9a-f:.]*\]")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+_PORT = re.compile(r":[0-9]{1,5}$")
+_OWN_PORTS = {"http": "80", "https": "443"}
 _NOT_YET = ("quality", "balanced")
 
 
@@ -47,6 +53,25 @@ def _base_url(url: str) -> str:
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("should hold no user, password, query or fragment; a credential goes in api_key")
     return url.rstrip("/")
+
+
+def _host_name(name: str) -> str:
+    """Bring a host's name or address into the form in which requests are compared: lower case, no dot at the end."""
+    bare = name.lower().removesuffix(".")
+    if bare.count(":") > 1 and not bare.startswith("["):
+        bare = f"[{bare}]"
+    if not _HOST.fullmatch(bare):
+        raise ValueError("should be a name or an address without scheme and port, such as gateway.example.com")
+    return bare
+
+
+def _origin(origin: str) -> str:
+    """Bring an origin into the form in which browsers send it: lower case, without the scheme's own port."""
+    scheme, _, authority = origin.lower().removesuffix("/").partition("://")
+    host, _, port = authority.rpartition(":") if _PORT.search(authority) else (authority, "", "")
+    if not (_SCHEME.fullmatch(scheme) and _HOST.fullmatch(host)):
+        raise ValueError("should be one origin, such as https://app.example.com, without a path; '*' stands for none")
+    return f"{scheme}://{host}" if port in ("", _OWN_PORTS.get(scheme)) else f"{scheme}://{authority}"
 
 
 def _objective(value: object, info: ValidationInfo) -> object:
@@ -98,6 +123,10 @@ HeaderValue = Annotated[
     PlainSerializer(lambda value: value if isinstance(value, str) else "***", return_type=str),
     WithJsonSchema({"type": "string"}),
 ]
+PageAccessName = Annotated[PageAccess, BeforeValidator(lambda value: "off" if value is False else value)]
+"""YAML reads ``off`` without quotes as false."""
+HostName = Annotated[str, AfterValidator(_host_name)]
+Origin = Annotated[str, AfterValidator(_origin)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 ObjectiveName = Annotated[str, BeforeValidator(_objective)]
 LicenceName = Annotated[Licence, BeforeValidator(licence_class), WithJsonSchema({"type": "string"})]

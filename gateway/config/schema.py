@@ -24,6 +24,7 @@ from gateway.config.fields import (
     Count,
     HeaderName,
     HeaderValue,
+    HostName,
     KeyDigest,
     LicenceName,
     Milliseconds,
@@ -31,6 +32,8 @@ from gateway.config.fields import (
     Name,
     Number,
     ObjectiveName,
+    Origin,
+    PageAccessName,
     Seconds,
     SecretReference,
     Usd,
@@ -57,6 +60,17 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
 
+class PagesSection(Section):
+    """Who may read the pages: everyone (`open`), who shows a key (`key`), nobody (`off`).
+
+    Default: this machine's programs on a loopback address, and everyone else with a key.
+    """
+
+    metrics: PageAccessName | None = Field(default=None, description="`/metrics`, for Prometheus.")
+    docs: PageAccessName | None = Field(default=None, description="`/docs`, the reference to read.")
+    openapi: PageAccessName | None = Field(default=None, description="`/openapi.json`, the reference for programs.")
+
+
 class ServerSection(Section):
     """Where the gateway listens and what it accepts."""
 
@@ -80,6 +94,19 @@ class ServerSection(Section):
         default=1,
         description="Processes that serve behind the port, each on a core of its own; they share limits, metrics, "
         "predictions, breakers and the ledger.",
+    )
+    hosts: tuple[HostName, ...] = Field(
+        default=(),
+        description="Further names, without a port, by which this machine's programs call the gateway. Without `keys`, "
+        "a request whose `Host` is neither a loopback one nor listed is refused: docs/guide/exposing.md.",
+    )
+    cors_origins: tuple[Origin, ...] = Field(
+        default=(),
+        description="Origins of the web pages that may call the gateway and read its answers (CORS), such as "
+        "`https://app.example.com`. Default: none.",
+    )
+    pages: PagesSection = Field(
+        default=PagesSection(), description="Who may read `/metrics`, `/docs`, `/openapi.json`."
     )
 
 

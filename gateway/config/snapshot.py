@@ -5,6 +5,7 @@ the ids that this holds.
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 from msgspec import Struct
 
@@ -32,6 +33,9 @@ class ProviderType(Struct, frozen=True, kw_only=True):
     """Of the models of such a provider, where the configuration names none (``proprietary`` for OpenAI)."""
 
 
+PageAccess = Literal["open", "key", "off"]
+
+
 class Server(Struct, frozen=True, kw_only=True):
     """Where to listen and what to accept."""
 
@@ -43,6 +47,14 @@ class Server(Struct, frozen=True, kw_only=True):
     """How long running requests may take to end when the gateway is told to stop."""
     workers: int = 1
     """Processes that serve."""
+    is_loopback: bool = True
+    """Only this machine's programs can connect."""
+    hosts: frozenset[str] = frozenset()
+    """Names in lower case, without a port, by which requests may address the gateway besides the loopback ones."""
+    cors_origins: frozenset[str] = frozenset()
+    """In lower case, as browsers write them: the web pages that may call and read the answers."""
+    pages: Mapping[str, PageAccess] = {}
+    """What the configuration says of a page, by its name."""
 
 
 class Wildcard(Struct, frozen=True, kw_only=True):

@@ -15,6 +15,8 @@ from gateway.clock import Ids
 from gateway.config.snapshot import Current
 from gateway.errors import ErrorKind, GatewayError
 from gateway.execution.relay import usd
+from gateway.routes.access import foreign
+from gateway.routes.docs import docs_page
 from gateway.routes.openapi import add_llm_routes
 from gateway.telemetry.metrics import CONTENT_TYPE, Metrics
 from gateway.trace import Sums, Trace, TracedCall
@@ -87,19 +89,48 @@ class Pages:
         reasons = self._unready()
         return _json({"status": "not ready", "reasons": reasons}, 503) if reasons else _json({"status": "ready"})
 
-    async def show_metrics(self) -> Response:
+    async def show_metrics(self, request: Request) -> Response:
         """Show the Prometheus metrics."""
+        await self._permit("metrics", request)
         async with self._scraping:
             written = await asyncio.to_thread(self._metrics.reading())
         return Response(written, headers={"content-type": CONTENT_TYPE})
 
+    async def show_openapi(self, request: Request) -> Response:
+        """Describe this API for programs."""
+        await self._permit("openapi", request)
+        return _json(request.app.openapi())
+
+    async def show_docs(self, request: Request) -> Response:
+        """Describe this API for people."""
+        await self._permit("docs", request)
+        return Response(docs_page(request.app.openapi()), media_type="text/html")
+
+    async def _permit(self, page: str, request: Request) -> None:
+        """Raise GatewayError unless the caller may see a page: as configured, or else if local or with a key."""
+        snapshot = self._current.snapshot
+        access = snapshot.server.pages.get(page)
+        if access is None:
+            is_local = snapshot.server.is_loopback and not foreign(
+                request.headers, request.scope["raw_path"], snapshot.server
+            )
+            access = "open" if is_local else "key"
+        if access == "off":
+            raise _not_here(404)
+        if access == "key":
+            await self._principal(request)
+
     async def refuse(self, _request: Request, error: Exception) -> Response:
         """Tell a caller of an error of ours, or of an address or method that there is not."""
+        headers = {}
         if isinstance(error, HTTPException):
+            if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+                headers["allow"] = "GET, HEAD"  # of every page
             error = _not_here(error.status_code)
         if not isinstance(error, GatewayError):
             raise error
-        return Response(render("openai", error, self._ids("req")), error.status, media_type="application/json")
+        body = render("openai", error, self._ids("req"))
+        return Response(body, error.status, headers, media_type="application/json")
 
     async def _principal(self, request: Request) -> Principal:
         return await self._authenticator.authenticate(request.headers, self._current.snapshot.keys)
@@ -116,6 +147,10 @@ def create_api(pages: Pages, *, version: str) -> FastAPI:
         version=version,
         summary="One OpenAI-compatible endpoint in front of many language models.",
         exception_handlers={GatewayError: pages.refuse, HTTPException: pages.refuse},
+        docs_url=None,  # FastAPI's pages load their scripts from elsewhere
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,  # its address would be made of the caller's Host
     )
     api.get("/v1/models", tags=["models"])(pages.list_models)
     api.get("/v1/models/{name:path}", tags=["models"])(pages.show_model)
@@ -124,6 +159,8 @@ def create_api(pages: Pages, *, version: str) -> FastAPI:
     api.get("/healthz", tags=["operations"])(pages.healthz)
     api.get("/readyz", tags=["operations"])(pages.readyz)
     api.get("/metrics", tags=["operations"])(pages.show_metrics)
+    api.get("/openapi.json", include_in_schema=False)(pages.show_openapi)
+    api.get("/docs", include_in_schema=False)(pages.show_docs)
     add_llm_routes(api)
     return api
 

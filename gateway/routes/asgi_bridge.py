@@ -11,6 +11,15 @@ from gateway.config.snapshot import Current
 from gateway.routes.http1_exchange import Exchange
 from gateway.routes.http1_head import split_target
 
+_SAFE = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+)
+"""Whatever a page says, a browser takes it for what it is, runs and loads nothing for it, and keeps no copy."""
+
 
 class AsgiBridge:
     """A handler of the HTTP server. Of repeated headers the application sees the first."""
@@ -27,7 +36,7 @@ class AsgiBridge:
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1" if exchange.modern else "1.0",
-            "method": exchange.method.decode(),
+            "method": "GET" if exchange.method == b"HEAD" else exchange.method.decode(),  # the exchange omits the body
             "scheme": "http",
             "path": path.decode("utf-8", "replace"),
             "raw_path": exchange.target.partition(b"?")[0],
@@ -49,7 +58,7 @@ class AsgiBridge:
 
         async def send(message: Message) -> None:
             if message["type"] == "http.response.start":
-                await exchange.start(message["status"], list(message.get("headers", ())))
+                await exchange.start(message["status"], [*message.get("headers", ()), *_SAFE])
                 return
             exchange.write(message.get("body", b""))
             await exchange.drained()

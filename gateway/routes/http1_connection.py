@@ -16,13 +16,13 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from typing import cast
 
 import httptools
 
 from gateway.errors import ErrorKind, GatewayError
-from gateway.routes.http1_exchange import STATUS_LINES, Exchange
+from gateway.routes.http1_exchange import STATUS_LINES, Exchange, Handler
 from gateway.routes.http1_head import (
     HTTP_VERSIONS,
     MAX_HEADER_BYTES,
@@ -30,7 +30,6 @@ from gateway.routes.http1_head import (
     RefusedHeadError,
     check_host,
     read_fields,
-    split_target,
 )
 from gateway.wire.errors import render
 
@@ -48,9 +47,6 @@ _MOST_WAITING_BYTES = 1 << 16
 _OTHER_VERSIONS = ("Invalid HTTP version", "Expected dot", "Pause on PRI/Upgrade")
 """What the parser says of HTTP/1.2, of HTTP/2 and of HTTP/2's preface."""
 
-Handler = Callable[[Exchange], Awaitable[None]]
-"""Answers a request. What it raises is a 500, or an answer that breaks off."""
-
 log = logging.getLogger("tollway.http")
 
 
@@ -61,15 +57,13 @@ class Connection(asyncio.Protocol):
         self,
         loop: asyncio.AbstractEventLoop,
         *,
-        routes: Mapping[bytes, Handler],
-        rest: Handler,
+        handler: Handler,
         date: Callable[[], bytes],
         on_made: Callable[["Connection"], None],
         on_lost: Callable[["Connection"], None],
     ) -> None:
         self._loop = loop
-        self._routes = routes
-        self._otherwise = rest
+        self._handler = handler
         self._on_made = on_made
         self._on_lost = on_lost
         self._transport: asyncio.Transport
@@ -288,10 +282,7 @@ class Connection(asyncio.Protocol):
 
     async def _serve(self, exchange: Exchange) -> None:
         try:
-            handler = self._routes.get(exchange.target)
-            if handler is None:
-                handler = self._routes.get(split_target(exchange.target)[0], self._otherwise)
-            await handler(exchange)
+            await self._handler(exchange)
             exchange.end()
         except Exception:
             log.exception("a request's handler failed")

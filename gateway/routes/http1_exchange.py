@@ -5,6 +5,7 @@ body is kept until it is asked for, within bounds, and an answer leaves in as fe
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Protocol
@@ -46,7 +47,7 @@ class Exchange:
 
     __slots__ = (
         "_allowed_bytes", "_body", "_bodyless", "_chunked", "_head", "_line", "_owed_bytes", "_size_bytes", "_waiter",
-        "answered", "headers", "left", "method", "modern", "persistent", "received", "started", "target",
+        "answered", "further", "headers", "left", "method", "modern", "persistent", "received", "started", "target",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +68,8 @@ class Exchange:
         self.answered = False
         self.left = False
         """The caller has gone, and the handler's task was cancelled because of it."""
+        self.further = b""
+        """Lines that the answer's head is to have besides the handler's, each with its end."""
         self._line = line
         self._body: bytes | bytearray | None = b""
         self._size_bytes = 0
@@ -141,7 +144,8 @@ class Exchange:
         self.started = True
         if not self.received and "expect" in self.headers:
             self.persistent = False  # nobody knows whether the body will still come
-        lines = [STATUS_LINES.get(status) or unregistered(status), self._line.date(), *map(_FIELD.__mod__, headers)]
+        lines = [STATUS_LINES.get(status) or unregistered(status), self._line.date(), self.further]
+        lines += map(_FIELD.__mod__, headers)
         length = dict(headers).get(b"content-length")
         if self.method == b"HEAD" or status in (204, 304):
             self._bodyless = True
@@ -202,6 +206,10 @@ class Exchange:
         if self._head and not self.left:
             self._line.write(self._head)
         self._head = b""
+
+
+Handler = Callable[[Exchange], Awaitable[None]]
+"""Answers a request. What it raises is a 500, or an answer that breaks off."""
 
 
 class Date:

@@ -10,7 +10,9 @@ from urllib.parse import unquote_to_bytes
 MAX_HEADER_BYTES = 32 * 1024
 TOO_LARGE = f"The request's headers are larger than {MAX_HEADER_BYTES} bytes; send fewer or shorter ones."
 HTTP_VERSIONS = "Only HTTP/1.1 and HTTP/1.0 are spoken here."
-HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?", re.ASCII)
+HOST = re.compile(
+    r"(\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?", re.ASCII
+)
 """A name or an address in group 1, a port in group 2 (RFC 3986, 3.2.2)."""
 _BLANKS = re.compile(r"[ \t]+\n")
 
@@ -45,6 +47,14 @@ def check_host(names: list[str], headers: dict[str, str], *, modern: bool) -> No
         raise RefusedHeadError(400, f"Send the header Host exactly once; it came {count} times.")
     if count and not HOST.fullmatch(headers["host"]):
         raise RefusedHeadError(400, "The header Host is not a host name or address with an optional port.")
+
+
+def authority_of(target: bytes) -> str | None:
+    """Return the authority of a target in absolute form, None for a path and ``*``, ``""`` for what is none of them."""
+    if target.startswith(b"/") or target == b"*":
+        return None
+    scheme, _, rest = target.partition(b"://")
+    return str(re.split(rb"[/?#]", rest)[0], "latin-1") if scheme.lower() in (b"http", b"https") else ""
 
 
 def split_target(target: bytes) -> tuple[bytes, bytes]:

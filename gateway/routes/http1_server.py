@@ -8,12 +8,12 @@ that of a burst one process got most; here each takes one a turn, and whoever is
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from socket import IPPROTO_TCP, TCP_NODELAY, socket
 
-from gateway.routes.http1_connection import Connection, Handler
-from gateway.routes.http1_exchange import Date
+from gateway.routes.http1_connection import Connection
+from gateway.routes.http1_exchange import Date, Handler
 
 _LAST_WORD_S = 6.0
 """For those who are cut off at the end to be told so, and to take it."""
@@ -25,12 +25,11 @@ _log = logging.getLogger("tollway.http")
 
 
 class HttpServer:
-    """Serves handlers by path, and everything else by ``rest``, on sockets that are handed in."""
+    """Has one handler answer all requests, on sockets that are handed in."""
 
-    def __init__(self, routes: Mapping[str, Handler], rest: Handler) -> None:
+    def __init__(self, handler: Handler) -> None:
         self._connections: set[Connection] = set()
-        self._routes = {path.encode(): handler for path, handler in routes.items()}
-        self._rest = rest
+        self._handler = handler
         self._listening: list[socket] = []
         self._accepting: set[asyncio.Task[object]] = set()
         self._empty: asyncio.Future[None] | None = None
@@ -42,8 +41,7 @@ class HttpServer:
         connection = partial(
             Connection,
             loop,
-            routes=self._routes,
-            rest=self._rest,
+            handler=self._handler,
             date=Date(loop),
             on_made=self._connections.add,
             on_lost=self._lost,

@@ -54,6 +54,7 @@ class LlmRoute:
 
     async def _refuse_method(self, exchange: Exchange) -> None:
         error = GatewayError(ErrorKind.METHOD_NOT_ALLOWED, "Send a POST request to this address.")
-        await exchange.start(error.status, [(b"content-type", b"application/json"), (b"allow", b"POST")])
-        exchange.write(render(self._dialect, error, self._ids("req")))
-        await exchange.drained()
+        body = render(self._dialect, error, self._ids("req"))
+        framing = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), (b"allow", b"POST")]
+        await exchange.start(error.status, framing)
+        exchange.write(body)

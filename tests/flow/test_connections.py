@@ -180,7 +180,10 @@ async def test_a_page_is_answered_on_the_connection_of_a_chat(tmp_path: Path, up
     """The model routes and the FastAPI application are one server."""
     page = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
     async with running_gateway(one_model(upstream.url), tmp_path) as running, _connected(running) as (reader, writer):
-        writer.write(_request() + page + page.replace(b"GET", b"HEAD"))
+        writer.write(_request() + page + page.replace(b"GET", b"HEAD") + page.replace(b"GET", b"PUT"))
         got = await asyncio.wait_for(reader.readuntil(b'{"status":"ok"}'), 5)
         assert got.count(b"HTTP/1.1 200 OK") == 2
-        assert b"HTTP/1.1 405 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert b"HTTP/1.1 200 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        refused = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert refused.startswith(b"HTTP/1.1 405 "), "the answer to HEAD has no body"
+        assert b"\r\nallow: GET, HEAD\r\n" in refused

@@ -5,9 +5,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from socket import create_server, socket
 
+from gateway.config.snapshot import Current, Server, Snapshot
+from gateway.routes.front import Front
 from gateway.routes.http1_connection import Connection
 from gateway.routes.http1_exchange import Exchange
 from gateway.routes.http1_server import HttpServer
+from gateway.types import Principal, Timeouts
 from tests.ground.waiting import until
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -61,7 +64,17 @@ async def serving(
 ) -> AsyncIterator[Served]:
     """Serve these handlers by name, and everything else by ``rest``, until the context is left."""
     listener = create_server(("127.0.0.1", 0))
-    server = HttpServer({f"/{path}": handler for path, handler in routes.items()}, rest)
+    keyed = Snapshot(
+        version="",
+        server=Server(host="127.0.0.1", port=0, max_body_bytes=1_000_000, body_timeout_s=60, drain_s=1),
+        targets={},
+        routes={},
+        wildcards=(),
+        keys={b"": Principal(key_id="app")},  # so that requests may be for any host
+        timeouts=Timeouts(),
+        state_dir="",
+    )
+    server = HttpServer(Front({f"/{path}": handler for path, handler in routes.items()}, rest, Current(keyed)))
     await server.start([listener])
     try:
         yield Served(server, listener)

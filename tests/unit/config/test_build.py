@@ -34,7 +34,10 @@ ENVIRON = {"HOME": "/h", "OPENAI_API_KEY": "sk-upstream", "DEMO_KEY": "tw-demo",
 
 # Every key of the schema, none at its default: a key that is added to the schema is missing here until it is tested.
 FULL = """\
-server: {host: 0.0.0.0, port: 9000, max_body_mb: 1.5, body_timeout_s: 11, drain_s: 12, workers: 3}
+server:
+  {host: 0.0.0.0, port: 9000, max_body_mb: 1.5, body_timeout_s: 11, drain_s: 12, workers: 3,
+  hosts: [GW.example.com., "::1"], cors_origins: ["https://App.example.com:443/", "http://app:3000"],
+  pages: {metrics: open, docs: off, openapi: key}}
 providers:
   cluster: {type: ray-serve, base_url: "http://10.0.0.1:8000/", direct: false}
   openai:
@@ -130,7 +133,16 @@ def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
     """Each documented key does something."""
     snapshot = snapshot_of(tmp_path, FULL)
     assert snapshot.server == Server(
-        host="0.0.0.0", port=9000, max_body_bytes=1_500_000, body_timeout_s=11, drain_s=12, workers=3
+        host="0.0.0.0",
+        port=9000,
+        max_body_bytes=1_500_000,
+        body_timeout_s=11,
+        drain_s=12,
+        workers=3,
+        is_loopback=False,
+        hosts=frozenset({"gw.example.com", "[::1]"}),
+        cors_origins=frozenset({"https://app.example.com", "http://app:3000"}),
+        pages={"metrics": "open", "docs": "off", "openapi": "key"},
     )
     assert snapshot.timeouts == Timeouts(connect_s=1, first_token_s=2, idle_s=3, total_s=4, cold_start_s=5)
     assert snapshot.state_dir == "/h/state"

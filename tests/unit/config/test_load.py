@@ -49,6 +49,10 @@ def test_the_readme_example_loads() -> None:
     assert config.routes["auto"].models == ("smollm2", "gpt-mini")
 
 
+NO_HOST = "should be a name or an address without scheme and port, such as gateway.example.com"
+NO_ORIGIN = "should be one origin, such as https://app.example.com, without a path; '*' stands for none"
+
+
 @pytest.mark.parametrize(
     ("added", "problem"),
     [
@@ -57,6 +61,21 @@ def test_the_readme_example_loads() -> None:
             "5: models.smol: unknown key 'licens'; did you mean 'licence'?",
         ),
         ("serer: {port: 1}", "5: unknown key 'serer'; did you mean 'server'?"),
+        *(
+            (
+                f"server: {{hosts: ['{host}']}}",
+                f"5: server.hosts[0]: {NO_HOST}",
+            )
+            for host in ("*", "a:80", "http://a", "a/b", "*.a", "", "[a]", "a b", "u@a")
+        ),
+        *(
+            (
+                f"server: {{cors_origins: ['{origin}']}}",
+                f"5: server.cors_origins[0]: {NO_ORIGIN}",
+            )
+            for origin in ("*", "null", "a", "a:80", "http://a/b", "https://*.a", "", "http://u@a", "http://")
+        ),
+        ("server: {pages: {docs: maybe}}", "5: server.pages.docs: unknown docs 'maybe'; known: key, off, open"),
         (
             "routes:\n  auto: {models: [phi], limits: {ttft_ms: {p95: 1, p98: 1}}}",
             "6: routes.auto.limits.ttft_ms: unknown key 'p98'; did you mean 'p99'?",

@@ -309,7 +309,7 @@ async def test_a_route_is_found_by_its_path_however_it_is_written(target: bytes)
         assert b" 204 " in await served.send(b"GET %b HTTP/1.0\r\n\r\n" % target)
 
 
-@pytest.mark.parametrize("target", [b"/", b"*", b"/a/", b"/A", b"http://[", b"//a", b"/%zz%ff"])
+@pytest.mark.parametrize("target", [b"/", b"/a/", b"/A", b"http://b/c", b"http://b", b"//a", b"/%zz%ff"])
 async def test_any_other_target_goes_to_the_rest(target: bytes) -> None:
     async with serving(a=Held()) as served:
         assert (await served.send(b"OPTIONS %b HTTP/1.0\r\n\r\n" % target)).endswith(b"\r\n\r\n%b " % target)
