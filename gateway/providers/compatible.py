@@ -284,6 +284,8 @@ class StreamDecoder(_Events):
             if not self._means_nothing(event):
                 self._passed.append(event)
         elif data == DONE:
+            if not self.content_events and self.finish_reason is None:
+                raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream ended its stream without an answer.")
             self.complete = True
             self._passed.append(event)
         else:

@@ -131,7 +131,8 @@ def parse(data: bytes) -> _Object:
         value = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         try:
-            value = json.loads(data)
+            # By itself ``loads`` would take UTF-16 too, which no caller expects (RFC 8259, 8.1).
+            value = json.loads(data.decode("utf-8-sig", "surrogatepass"))
         except (ValueError, RecursionError):
             raise _nonsense() from None
     if not isinstance(value, dict):

@@ -185,6 +185,9 @@ def test_an_end_marker_without_its_blank_line_ends_the_stream(end: bytes) -> Non
         ([b"data: {nonsense}\n\n"], ErrorKind.UPSTREAM_PROTOCOL),
         ([b"data: 5\n\n"], ErrorKind.UPSTREAM_PROTOCOL),
         ([text("a").replace(b'"a"', b'"\xc3"')], ErrorKind.UPSTREAM_PROTOCOL),
+        ([event({"choices": []}), DONE], ErrorKind.UPSTREAM_PROTOCOL),
+        ([event({"status": "ok"}), DONE], ErrorKind.UPSTREAM_PROTOCOL),
+        ([DONE], ErrorKind.UPSTREAM_PROTOCOL),
     ],
 )
 def test_a_stream_that_is_none_or_breaks_off_is_never_a_success(
@@ -247,6 +250,7 @@ def test_an_object_passes_through_untouched() -> None:
         (b"{}", ErrorKind.UPSTREAM_PROTOCOL),
         (b'{"choices":[]}', ErrorKind.UPSTREAM_PROTOCOL),
         (b"[" * 100_000, ErrorKind.UPSTREAM_PROTOCOL),
+        (json.dumps({"choices": [{"index": 0}]}).encode("utf-16"), ErrorKind.UPSTREAM_PROTOCOL),
         (b'{"error":{"message":"x","code":"rate_limit_exceeded"}}', ErrorKind.UPSTREAM_RATE_LIMITED),
     ],
 )
