@@ -361,6 +361,8 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
     """The upstream's HTTP status, when there was one."""
     error_kind: str | None
     trace_id: str | None = None
+    cause: str | None = None
+    """Of a failure: what exactly went wrong (certificate, DNS, refused, reset), in words that are safe to show."""
 
 
 class CallRecord(Struct, frozen=True, kw_only=True):
@@ -394,6 +396,8 @@ class CallRecord(Struct, frozen=True, kw_only=True):
     """From the request's arrival to its first dispatch: the time that was ours alone."""
     bridged_for: str | None = None
     """The target that would have answered but had no replica: the call's cost is what bridging the gap cost."""
+    cause: str | None = None
+    """Of a failure; see ``LedgerEntry``."""
 
 
 class UpstreamRequest(Struct, frozen=True, kw_only=True):

@@ -1,5 +1,6 @@
 """How the database is opened: which settings make a commit durable, and whether its schema is ours."""
 
+import logging
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -8,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, make_url, select
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url
 
-from gateway.store.tables import SCHEMA_VERSION, metadata, schema_version
+from gateway.store.tables import FIRST_REVISION, REVISION
+
+_log = logging.getLogger("tollway.store")
 
 
 class SchemaMismatch(RuntimeError):  # noqa: N818 - names the state, as the message does
@@ -76,15 +79,45 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 
 def prepare_schema(engine: Engine) -> None:
-    """Create the tables in an empty database, or check that they are this version's. Raises SchemaMismatch."""
+    """Bring the database to this version's tables: create them, or migrate an earlier version's.
+
+    Raises SchemaMismatch, and leaves the database alone, when another version wrote it that this one cannot read. All
+    in one transaction: of several processes that begin at once the first migrates, and the others find it done.
+    """
+    with engine.connect() as connection:
+        if _revision(connection) == REVISION:
+            return
+    # Only now, since it takes a while; and before the lock is taken, for which others wait.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+    known = [each.revision for each in ScriptDirectory.from_config(config).walk_revisions()]
     with writing(engine) as connection:
-        if not inspect(connection).has_table(schema_version.name):
-            metadata.create_all(connection)
-            connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
-        found = connection.execute(select(schema_version.c.version)).scalar_one_or_none()
-    if found != SCHEMA_VERSION:
-        msg = (
-            f"the ledger's database has schema version {found}, this gateway needs {SCHEMA_VERSION}; "
-            "use the gateway that wrote it, or another database"
-        )
-        raise SchemaMismatch(msg)
+        found = _revision(connection)
+        if found is not None and found not in known:
+            msg = (
+                f"the ledger's database has schema version {found}, this gateway knows {known[-1]} to {known[0]}; "
+                "use the gateway that wrote it, or another database"
+            )
+            raise SchemaMismatch(msg)
+        config.attributes["connection"] = connection
+        if found == FIRST_REVISION and not inspect(connection).has_table("alembic_version"):
+            command.stamp(config, found)
+        command.upgrade(config, REVISION)
+    if found not in (None, REVISION):
+        _log.info("the ledger's database was migrated from schema version %s to %s", found, REVISION)
+
+
+def _revision(connection: Connection) -> str | None:
+    """Return the revision of a database; None: it is empty."""
+    tables = inspect(connection)
+    query = None
+    if tables.has_table("alembic_version"):
+        query = "SELECT version_num FROM alembic_version"
+    elif tables.has_table("schema_version"):
+        # Written before there were migrations.
+        query = "SELECT version FROM schema_version"
+    return None if query is None else str(connection.exec_driver_sql(query).scalar_one()).zfill(4)

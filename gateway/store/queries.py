@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 from msgspec.structs import astuple
-from sqlalchemy import Connection, Dialect, RowMapping, Table, func, select
+from sqlalchemy import JSON, Connection, Dialect, RowMapping, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, IntegrityError
 
@@ -21,7 +21,7 @@ from gateway.types import CallRecord, LedgerEntry, Usage
 
 _USAGE_COLUMNS = tuple(name for name in Usage.__struct_fields__ if name != "origin")
 _USAGE_AT = LedgerEntry.__struct_fields__.index("usage")
-_JSON_AT = slice(CallRecord.__struct_fields__.index("considered"), CallRecord.__struct_fields__.index("cost_nano_usd"))
+_JSON_AT = tuple(index for index, column in enumerate(calls.columns) if isinstance(column.type, JSON))
 _json = msgspec.json.Encoder().encode
 _CALL_COLUMNS = tuple(name for name in TracedCall.__struct_fields__ if name not in Sums.__struct_fields__)
 _MAX_CALLS_OF_A_TRACE = 1000
@@ -52,7 +52,7 @@ class Store:
         self._insert_calls = insert_once(calls, self._engine.dialect)
 
     def open(self) -> None:
-        """Create the tables, or check them. Raises SchemaMismatch."""
+        """Create the tables, or migrate an earlier version's. Raises SchemaMismatch."""
         prepare_schema(self._engine)
 
     def close(self) -> None:
@@ -149,8 +149,10 @@ def _attempt_row(entry: LedgerEntry) -> tuple[Any, ...]:
 
 
 def _call_row(record: CallRecord) -> tuple[Any, ...]:
-    row = astuple(record)
-    return *row[: _JSON_AT.start], *(_json(value).decode() for value in row[_JSON_AT]), *row[_JSON_AT.stop :]
+    row = list(astuple(record))
+    for index in _JSON_AT:
+        row[index] = _json(row[index]).decode()
+    return tuple(row)
 
 
 def _attempts_of(connection: Connection, call_id: str) -> tuple[LedgerEntry, ...]:

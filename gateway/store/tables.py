@@ -1,79 +1,64 @@
-"""The tables. Flat columns for what is summed and searched, JSON for what is only shown again.
+"""The tables, made from the Structs that they keep. Flat columns for what is summed and searched, JSON for the rest.
 
-Money is integer nano-dollars and times are integer nanoseconds since 1970 (UTC), both in 64 bits: 9.2 billion dollars,
-and the year 2262. The columns of a table are in the order of its Struct's fields, which the inserts rely on. An index
-costs every call a microsecond or two: there is one for each question that is asked, and no more. Bump
-``SCHEMA_VERSION`` with every change.
+A field of ``LedgerEntry``, ``Usage`` or ``CallRecord`` is a column: to add one, add the field, with a default, since
+journals and rows of the release before do not have it, and a revision in ``migrations/versions``. Money is integer
+nano-dollars and times are integer nanoseconds since 1970 (UTC), both in 64 bits: 9.2 billion dollars, and the year
+2262. An index costs every call a microsecond or two: there is one for each question that is asked, and no more.
 """
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, MetaData, Table, Text, text
+from collections.abc import Iterator
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
-SCHEMA_VERSION = 5
+import msgspec
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, MetaData, Table, Text, text
+from sqlalchemy.types import TypeEngine
+
+from gateway.types import CallRecord, LedgerEntry, Usage
+
+FIRST_REVISION = "0005"
+"""What a database is that was written before there were migrations."""
+REVISION = "0006"
+"""The newest in ``migrations/versions``: what a database is brought to before it is used."""
 
 metadata = MetaData()
 _IN_A_TRACE = text("trace_id IS NOT NULL")
+_SQL_TYPES: dict[Any, type[TypeEngine[Any]]] = {str: Text, int: BigInteger, float: Float, bool: Boolean, tuple: JSON}
+_INTEGER_FIELDS = {"status"}
+"""Whole numbers that need no 64 bits."""
 
-schema_version = Table("schema_version", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
+
+def _columns(struct: type[msgspec.Struct], primary_key: str) -> Iterator[Column[Any]]:
+    """Yield a column for each field in order, those of ``Usage`` in its place."""
+    for field in msgspec.structs.fields(struct):
+        if field.type is Usage:
+            for part in msgspec.structs.fields(Usage):
+                yield _column("usage_origin" if part.name == "origin" else part.name, part.type)
+        else:
+            yield _column(field.name, field.type, primary_key=field.name == primary_key)
+
+
+def _column(name: str, annotation: Any, *, primary_key: bool = False) -> Column[Any]:
+    nullable = get_origin(annotation) in (Union, UnionType) and NoneType in get_args(annotation)
+    if nullable:
+        (annotation,) = [each for each in get_args(annotation) if each is not NoneType]
+    origin = get_origin(annotation) or annotation
+    sql_type = Integer if name in _INTEGER_FIELDS else _SQL_TYPES[str if origin is Literal else origin]
+    return Column(name, sql_type, nullable=nullable, primary_key=primary_key)
+
 
 attempts = Table(
     "attempts",
     metadata,
-    # Ours, never the provider's id: providers repeat theirs, and rows vanish (litellm #28376).
-    Column("attempt_id", Text, primary_key=True),
-    Column("call_id", Text, nullable=False),
-    Column("key_id", Text, nullable=False),
-    Column("team_id", Text),
-    Column("route", Text, nullable=False),
-    Column("target_id", Text, nullable=False),
-    Column("upstream_model", Text, nullable=False),
-    Column("started_at_ns", BigInteger, nullable=False),
-    Column("duration_ms", Float, nullable=False),
-    Column("ttft_ms", Float),
-    Column("tpot_ms", Float),
-    Column("input_tokens", BigInteger, nullable=False),
-    Column("cached_input_tokens", BigInteger, nullable=False),
-    Column("cache_write_tokens", BigInteger, nullable=False),
-    Column("output_tokens", BigInteger, nullable=False),
-    Column("reasoning_tokens", BigInteger, nullable=False),
-    Column("audio_ms", BigInteger, nullable=False),
-    Column("usage_origin", Text, nullable=False),
-    Column("cost_nano_usd", BigInteger, nullable=False),
-    Column("cost_origin", Text, nullable=False),
-    Column("price_version", Text, nullable=False),
-    Column("outcome", Text, nullable=False),
-    Column("status", Integer),
-    Column("error_kind", Text),
-    Column("trace_id", Text),
+    # The key is ours, never the provider's id: providers repeat theirs, and rows vanish (litellm #28376).
+    *_columns(LedgerEntry, "attempt_id"),
     Index("attempts_by_call", "call_id"),
     Index("attempts_by_time", "started_at_ns"),
     # Of those that have one: a call without costs nothing here.
     Index("attempts_by_trace", "trace_id", sqlite_where=_IN_A_TRACE, postgresql_where=_IN_A_TRACE),
 )
 
-calls = Table(
-    "calls",
-    metadata,
-    Column("call_id", Text, primary_key=True),
-    Column("received_at_ns", BigInteger, nullable=False),
-    Column("operation", Text, nullable=False),
-    Column("key_id", Text),
-    Column("route", Text),
-    Column("policy_version", Text),
-    Column("stream", Boolean, nullable=False),
-    Column("input_tokens_estimate", BigInteger, nullable=False),
-    Column("output_tokens", BigInteger, nullable=False),
-    Column("outcome", Text, nullable=False),
-    Column("status", Integer, nullable=False),
-    Column("error_kind", Text),
-    Column("target_id", Text),
-    Column("reason", Text),
-    Column("considered", JSON, nullable=False),
-    Column("dropped", JSON, nullable=False),
-    Column("attempt_ids", JSON, nullable=False),
-    Column("cost_nano_usd", BigInteger, nullable=False),
-    Column("ttft_ms", Float),
-    Column("tpot_ms", Float),
-    Column("duration_ms", Float, nullable=False),
-    Column("overhead_ms", Float),
-    Column("bridged_for", Text),
-)
+calls = Table("calls", metadata, *_columns(CallRecord, "call_id"))
+
+# Only for releases that knew no migrations: they read it, and refuse a database that is not theirs.
+Table("schema_version", metadata, Column("version", Integer, primary_key=True, autoincrement=False))

@@ -37,3 +37,5 @@ def configure(*, level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    # It tells of each step at the level at which we tell of the whole.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
