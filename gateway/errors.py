@@ -6,7 +6,15 @@ never hold a key, a prompt or an upstream's address.
 
 import logging
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+Cause = Literal[
+    "dns", "refused", "unreachable", "connect_timeout", "certificate", "tls", "reset", "closed", "not_http", "shortage"
+]
+"""What lies beneath a kind where that is known: for the log and the ledger, never an address or an upstream's words.
+
+``closed``: the upstream ended the connection in good order. ``shortage``: something that this machine lacks.
+"""
 
 
 class ErrorKind(StrEnum):
@@ -110,6 +118,7 @@ class GatewayError(Exception):
         *,
         param: str | None = None,
         retry_after_s: float | None = None,
+        cause: Cause | None = None,
     ) -> None:
         super().__init__(message)
         self.kind = kind
@@ -117,6 +126,7 @@ class GatewayError(Exception):
         self.param = param
         """The offending member of the body, as in OpenAI's ``error.param``."""
         self.retry_after_s = retry_after_s
+        self.cause = cause
 
     @property
     def meaning(self) -> Meaning:
@@ -146,8 +156,9 @@ class UpstreamError(GatewayError):
         param: str | None = None,
         code: str | None = None,
         retry_after_s: float | None = None,
+        cause: Cause | None = None,
     ) -> None:
-        super().__init__(kind, message, param=param, retry_after_s=retry_after_s)
+        super().__init__(kind, message, param=param, retry_after_s=retry_after_s, cause=cause)
         self.upstream_status = upstream_status
         self.upstream_code = code
 

@@ -11,13 +11,21 @@ from collections.abc import Callable
 from itertools import chain, zip_longest
 from typing import TypeVar
 
-from gateway.errors import ErrorKind, UpstreamError
+from gateway.errors import Cause, ErrorKind, UpstreamError
 from gateway.transport.http1_request import Origin
 
 _NEXT_ADDRESS_AFTER_S = 0.25
 """RFC 8305: how long one address may keep us waiting before the next is tried beside it."""
 _X509_NAME_MISMATCH = frozenset({62, 64})
 """OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH, whose own message holds the upstream's address."""
+_CAUSES: dict[int, Cause] = {
+    errno.ECONNREFUSED: "refused",
+    errno.ECONNRESET: "reset",
+    errno.EPIPE: "reset",
+    errno.ETIMEDOUT: "connect_timeout",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL), "shortage"),
+}
+"""Of the system's errors; any other one is ``unreachable``. EADDRNOTAVAIL: no local port is free."""
 _ProtocolT = TypeVar("_ProtocolT", bound=asyncio.Protocol)
 
 
@@ -79,20 +87,22 @@ async def _try_address(family: int, address: tuple[object, ...]) -> socket.socke
 
 def connect_error(error: Exception) -> UpstreamError:
     """Say why there is no connection, without the address, which the system's and OpenSSL's own messages hold."""
-    return UpstreamError(ErrorKind.UPSTREAM_CONNECT, _sentence(error))
+    cause, sentence = _describe(error)
+    return UpstreamError(ErrorKind.UPSTREAM_CONNECT, sentence, cause=cause)
 
 
-def _sentence(error: Exception) -> str:
+def _describe(error: Exception) -> tuple[Cause, str]:
     if isinstance(error, TimeoutError) and error.errno is None:
-        return "The upstream did not accept a connection in time."
+        return "connect_timeout", "The upstream did not accept a connection in time."
     if isinstance(error, ssl.SSLCertVerificationError):
         other_name = error.verify_code in _X509_NAME_MISMATCH
-        cause = "it was issued for another name" if other_name else error.verify_message
-        return f"The upstream's TLS certificate was not accepted: {cause}."
+        why = "it was issued for another name" if other_name else error.verify_message
+        return "certificate", f"The upstream's TLS certificate was not accepted: {why}."
     if isinstance(error, ssl.SSLError):
-        return "The TLS handshake with the upstream failed."
+        return "tls", "The TLS handshake with the upstream failed."
     if isinstance(error, (socket.gaierror, UnicodeError)):  # UnicodeError: a label of the name is too long or empty
-        return "The upstream's host name does not resolve."
-    if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
-        return f"The upstream could not be reached: {os.strerror(error.errno).lower()}."
-    return "The upstream could not be reached."
+        return "dns", "The upstream's host name does not resolve."
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None or number not in errno.errorcode:
+        return "unreachable", "The upstream could not be reached."
+    return _CAUSES.get(number, "unreachable"), f"The upstream could not be reached: {os.strerror(number).lower()}."

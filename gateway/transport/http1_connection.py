@@ -306,5 +306,5 @@ class Connection(asyncio.Protocol):
 def failed(kind: ErrorKind, when: str) -> UpstreamError:
     """Say what became of an answer."""
     if kind is ErrorKind.UPSTREAM_PROTOCOL:
-        return UpstreamError(kind, "The upstream's answer is not HTTP that can be understood.")
+        return UpstreamError(kind, "The upstream's answer is not HTTP that can be understood.", cause="not_http")
     return UpstreamError(kind, f"The upstream broke the connection {when}.")

@@ -98,7 +98,7 @@ class InMemoryTransport:
         origin = f"{url.scheme}://{url.netloc}"
         handler = self._handlers.get(origin)
         if handler is None:
-            raise UpstreamError(ErrorKind.UPSTREAM_CONNECT, "The upstream's host name does not resolve.")
+            raise UpstreamError(ErrorKind.UPSTREAM_CONNECT, "The upstream's host name does not resolve.", cause="dns")
         exchange = Exchange(request, reused=self._idle[origin] > 0)
         self._idle[origin] -= exchange.reused
         now_s = asyncio.get_running_loop().time
@@ -249,9 +249,9 @@ class _Answer:
     @staticmethod
     def _error(kind: ErrorKind, when: str) -> UpstreamError:
         if kind is ErrorKind.UPSTREAM_CONNECT:
-            return UpstreamError(kind, "The upstream could not be reached: connection refused.")
+            return UpstreamError(kind, "The upstream could not be reached: connection refused.", cause="refused")
         if kind is ErrorKind.UPSTREAM_PROTOCOL:
-            return UpstreamError(kind, "The upstream's answer is not HTTP that can be understood.")
+            return UpstreamError(kind, "The upstream's answer is not HTTP that can be understood.", cause="not_http")
         return UpstreamError(kind, f"The upstream broke the connection {when}.")
 
     # What follows is called by the parser.

@@ -1,6 +1,7 @@
 """What only the network transport has: connections, TLS, and habits of HTTP clients that a gateway must not have."""
 
 import asyncio
+import errno
 import gc
 import socket
 import ssl
@@ -14,6 +15,7 @@ import pytest_asyncio
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.transport.http1 import HttpTransport
+from gateway.transport.http1_connect import connect_error
 from tests.ground.builders import build_upstream_request
 from tests.ground.script import Answer, error_answer, json_answer
 from tests.ground.upstream import ScriptedUpstream
@@ -233,21 +235,41 @@ async def test_connect_timeout(transport: HttpTransport, deaf_port: int) -> None
     """A host that does not reply is given up after the connect timeout."""
     error = await failure(transport, f"http://127.0.0.1:{deaf_port}", connect_timeout_s=0.05)
     assert error.kind is ErrorKind.UPSTREAM_CONNECT
-    assert error.message == "The upstream did not accept a connection in time."
+    assert (error.cause, error.message) == ("connect_timeout", "The upstream did not accept a connection in time.")
 
 
 @pytest.mark.parametrize(
-    ("url", "message"),
+    ("url", "cause", "message"),
     [
-        ("http://127.0.0.1:1/v1", "The upstream could not be reached: connection refused."),
-        ("ftp://nowhere.invalid/v1", "The upstream's address is not a valid URL."),
-        ("nowhere.invalid/v1/x", "The upstream's address is not a valid URL."),
+        ("http://127.0.0.1:1/v1", "refused", "The upstream could not be reached: connection refused."),
+        ("http://a..b/v1", "dns", "The upstream's host name does not resolve."),
+        ("ftp://nowhere.invalid/v1", None, "The upstream's address is not a valid URL."),
+        ("nowhere.invalid/v1/x", None, "The upstream's address is not a valid URL."),
     ],
 )
-async def test_connect_error_names_the_cause_but_no_address(transport: HttpTransport, url: str, message: str) -> None:
-    """The sentence is fit for a caller's eyes."""
+async def test_connect_error_names_the_cause_but_no_address(
+    transport: HttpTransport, url: str, cause: str | None, message: str
+) -> None:
+    """The sentence is fit for a caller's eyes, the cause for the log."""
     error = await failure(transport, url)
-    assert (error.kind, error.message) == (ErrorKind.UPSTREAM_CONNECT, message)
+    assert (error.kind, error.cause, error.message) == (ErrorKind.UPSTREAM_CONNECT, cause, message)
+
+
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [
+        (errno.ECONNREFUSED, "refused"),
+        (errno.ECONNRESET, "reset"),
+        (errno.ETIMEDOUT, "connect_timeout"),
+        (errno.ENETUNREACH, "unreachable"),
+        (errno.EHOSTUNREACH, "unreachable"),
+        (errno.EMFILE, "shortage"),
+        (errno.EADDRNOTAVAIL, "shortage"),
+    ],
+)
+def test_system_error_has_a_cause(number: int, cause: str) -> None:
+    """What the system says is sorted into few words."""
+    assert connect_error(OSError(number, "10.0.0.7:443 said so")).cause == cause
 
 
 async def test_unknown_certificate_is_not_accepted(transport: HttpTransport, tls_upstream: ScriptedUpstream) -> None:
@@ -255,6 +277,7 @@ async def test_unknown_certificate_is_not_accepted(transport: HttpTransport, tls
     error = await failure(transport, tls_upstream.url)
     assert error.kind is ErrorKind.UPSTREAM_CONNECT
     assert error.message == "The upstream's TLS certificate was not accepted: self-signed certificate."
+    assert error.cause == "certificate"
     assert not tls_upstream.seen
 
 
@@ -278,6 +301,7 @@ async def test_upstream_without_tls_is_a_connect_error(transport: HttpTransport)
     async with raw_server(refuse) as url:
         error = await failure(transport, url.replace("http:", "https:"))
     assert (error.kind, error.message) == (ErrorKind.UPSTREAM_CONNECT, "The TLS handshake with the upstream failed.")
+    assert error.cause == "tls"
 
 
 async def test_leaving_over_tls_tells_the_upstream_at_once(tls_upstream: ScriptedUpstream) -> None:
