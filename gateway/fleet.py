@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 Count = Annotated[int, Meta(ge=0)]
+Amount = Annotated[float, Meta(ge=0)]
 
 
 class Tally(Struct, frozen=True):
     """What a replica has done in a span of its life; tokens are None where its engine does not count them."""
 
-    up_s: float
-    busy_s: float
+    up_s: Amount
+    busy_s: Amount
     prompt_tokens: Count | None = None
     cached_tokens: Count | None = None
     output_tokens: Count | None = None
@@ -30,9 +31,9 @@ class Load(Struct, frozen=True):
     window: Tally
     running: Count | None = None
     waiting: Count | None = None
-    kv_usage: float | None = None
+    kv_usage: Amount | None = None
     kv_tokens: Count | None = None
-    ttft_ms: float | None = None
+    ttft_ms: Amount | None = None
 
 
 class Listed(Struct, frozen=True):
@@ -47,7 +48,7 @@ class ListedModel(Struct, frozen=True):
 
     replicas: tuple[Listed, ...]
     serves: tuple[str, ...]
-    usd_per_hour: float = 0.0
+    usd_per_hour: Amount = 0.0
 
 
 class FleetReport(Struct, frozen=True, kw_only=True):
@@ -61,7 +62,7 @@ class FleetReport(Struct, frozen=True, kw_only=True):
     """Requests that wait in the engines."""
     wanted: int
     """Requests that want a replica while none is ready."""
-    kv_usage: float | None
+    kv_usage: Amount | None
     """The fullest replica's, 0 to 1."""
     prefill_tokens_per_s: float
     """Prompt tokens, without those from a cache."""

@@ -10,14 +10,16 @@ thinking}, api/versioning.
 """
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.types import Usage
 from gateway.wire.chat_answer import Sink
+from gateway.wire.usage import is_count, usage_of
 
 FINISH_REASONS: dict[str | None, str] = {
     "end_turn": "stop",
@@ -31,17 +33,7 @@ FINISH_REASONS: dict[str | None, str] = {
 }
 """Anthropic's ``stop_reason`` -> OpenAI's ``finish_reason``; one that is not here becomes ``stop``."""
 
-
-class _OutputDetails(Struct):
-    thinking_tokens: int = 0
-
-
-class _Usage(Struct):
-    input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    output_tokens: int | None = None
-    output_tokens_details: _OutputDetails | None = None
+_COUNTED = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
 
 
 class _Block(Struct):
@@ -63,7 +55,8 @@ class _Message(Struct):
     content: list[_Block] = []
     stop_reason: str | None = None
     stop_details: _StopDetails | None = None
-    usage: _Usage | None = None
+    usage: Any = None
+    """Counts that may be anything: see ``wire.usage``."""
 
 
 class _Delta(Struct):
@@ -81,7 +74,7 @@ class _Event(Struct):
     message: _Message | None = None
     content_block: _Block | None = None
     delta: _Delta | None = None
-    usage: _Usage | None = None
+    usage: Any = None
 
 
 class ErrorBody(Struct):
@@ -124,7 +117,10 @@ class Answer:
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
-        self._usage = _Usage()
+        self._counts: dict[str, int] = {}
+        self._thinking_tokens: Any = None
+        self._sound = True
+        """Nothing that it reported as a count was none."""
         self._final = False
         self._tools: dict[int, int] = {}
         """Index of an open tool_use block -> index of the tool call."""
@@ -147,22 +143,15 @@ class Answer:
         estimated from what has passed (an event holds at least one token, a token seldom more than four bytes) and
         the whole is marked so: a cut stream must not be billed as the one token that ``message_start`` speaks of.
         """
-        counted = self._usage
-        if counted.input_tokens is None and counted.output_tokens is None:
+        counts = self._counts
+        prompt, output = counts.get("input_tokens"), counts.get("output_tokens", 0)
+        if prompt is None and (not self._sound or "output_tokens" not in counts):
             return None
-        output = counted.output_tokens or 0
-        details = counted.output_tokens_details
-        reasoning = min(details.thinking_tokens, output) if details else 0
-        if not self._final:
+        if not (self._final and self._sound):
             output = max(output, self.content_events, self.content_bytes // 4)
-        return Usage(
-            input_tokens=counted.input_tokens or 0,
-            cached_input_tokens=counted.cache_read_input_tokens or 0,
-            cache_write_tokens=counted.cache_creation_input_tokens or 0,
-            output_tokens=output - reasoning,
-            reasoning_tokens=reasoning,
-            origin="provider" if self._final else "estimated",
-        )
+        cached, written = counts.get("cache_read_input_tokens"), counts.get("cache_creation_input_tokens")
+        usage = usage_of(prompt or 0, output, cached, written, self._thinking_tokens, are_parts=False)
+        return usage if usage is None or (self._final and self._sound) else replace(usage, origin="estimated")
 
     def read_event(self, data: bytes) -> bytes:
         """Take the data of one event. Raises StreamError, and UpstreamError (UPSTREAM_PROTOCOL) for nonsense."""
@@ -217,14 +206,20 @@ class Answer:
         self._count(message.usage)
         return self._sink.start(message.id, message.model)
 
-    def _count(self, usage: _Usage | None) -> None:
+    def _count(self, usage: Any) -> None:
         """Merge a report into the earlier ones: counts are cumulative, and one that is absent says nothing new."""
-        if usage is None:
+        if not isinstance(usage, dict):
+            self._sound = self._sound and usage is None
             return
-        for name in _Usage.__struct_fields__:
-            value = getattr(usage, name)
-            if value is not None:
-                setattr(self._usage, name, value)
+        for name in _COUNTED:
+            value: Any = usage.get(name)
+            if is_count(value):
+                self._counts[name] = value
+            elif value is not None:
+                self._sound = False
+        details = usage.get("output_tokens_details")
+        if isinstance(details, dict):
+            self._thinking_tokens = details.get("thinking_tokens", self._thinking_tokens)
 
     def _end(self) -> bytes:
         told = self._sink.refusal(self._explanation) if self._explanation else b""

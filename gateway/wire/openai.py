@@ -14,6 +14,7 @@ from msgspec import Struct
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.types import Operation, Usage
 from gateway.wire.splice import members_of, splice
+from gateway.wire.usage import is_count, usage_of
 
 DONE = b"[DONE]"
 
@@ -100,10 +101,9 @@ class Tap:
             answer = _decode_embeddings(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise _nonsense() from None
-        usage = answer.usage
-        if isinstance(usage, dict) and "prompt_tokens" not in usage and "total_tokens" in usage:
-            usage = {"prompt_tokens": usage["total_tokens"]}  # Voyage counts nothing else (docs.voyageai.com)
-        self.usage = read_usage(usage)
+        if isinstance(usage := answer.usage, dict):
+            # Voyage counts in total and nothing else (docs.voyageai.com).
+            self.usage = usage_of(usage.get("prompt_tokens", usage.get("total_tokens")), 0, are_parts=True)
         return answer
 
     def _see(self, chunk: Chunk) -> None:
@@ -150,43 +150,34 @@ def without_usage(data: bytes) -> bytes:
 
 
 def read_usage(usage: Any) -> Usage | None:
-    """Sort OpenAI's overlapping counts into disjoint classes; None when there is no count at all.
+    """Sort OpenAI's overlapping counts into disjoint classes; None when there is no count of prompt or completion.
 
-    ``prompt_tokens`` includes what is cached or written to a cache, ``completion_tokens`` includes reasoning. A part
-    larger than its whole is cut down to it. xAI alone counts reasoning beside ``completion_tokens``, which
-    shows in ``total_tokens`` (docs.x.ai, "Reasoning"). DeepSeek names cached tokens ``prompt_cache_hit_tokens``.
+    ``prompt_tokens`` includes what is cached or written to a cache, ``completion_tokens`` includes reasoning. xAI alone
+    counts reasoning beside ``completion_tokens``, which shows in ``total_tokens`` (docs.x.ai, "Reasoning"). DeepSeek
+    names cached tokens ``prompt_cache_hit_tokens``.
     """
     if not isinstance(usage, dict) or not ("prompt_tokens" in usage or "completion_tokens" in usage):
         return None
-    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    prompt, completion = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
     details = usage.get("prompt_tokens_details")
     details = details if isinstance(details, dict) else _NOTHING
-    cached = _count(details, "cached_tokens") or _count(usage, "prompt_cache_hit_tokens")
-    cached = min(cached, prompt)
-    written = _count(details, "cache_write_tokens") or _count(details, "created_cache_tokens")
-    written = min(written, prompt - cached)
     output_details = usage.get("completion_tokens_details")
-    reasoning = _count(output_details, "reasoning_tokens") if isinstance(output_details, dict) else 0
-    if reasoning and _count(usage, "total_tokens") == prompt + completion + reasoning:
-        completion += reasoning
-    reasoning = min(reasoning, completion)
-    return Usage(
-        input_tokens=prompt - cached - written,
-        cached_input_tokens=cached,
-        cache_write_tokens=written,
-        output_tokens=completion - reasoning,
-        reasoning_tokens=reasoning,
+    reasoning = output_details.get("reasoning_tokens") if isinstance(output_details, dict) else None
+    if reasoning and all(map(is_count, (prompt, completion, reasoning))):
+        beside = usage.get("total_tokens") == prompt + completion + reasoning
+        completion += reasoning if beside else 0
+    return usage_of(
+        prompt,
+        completion,
+        details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens"),
+        details.get("cache_write_tokens") or details.get("created_cache_tokens"),
+        reasoning,
+        are_parts=True,
     )
 
 
 def _nonsense() -> UpstreamError:
     return UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent something that is not an OpenAI answer.")
-
-
-def _count(counts: _Object, name: str) -> int:
-    value = counts.get(name)
-    # No answer has two thousand million tokens, and what such a count costs would fit no column of the ledger.
-    return value if type(value) is int and 0 < value < 2**31 else 0
 
 
 def _text_bytes(value: Any) -> int:

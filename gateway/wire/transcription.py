@@ -14,6 +14,7 @@ from msgspec import Struct
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.types import Envelope, Usage
 from gateway.wire.multipart import Part, parts_of
+from gateway.wire.usage import usage_of
 
 FORMATS = ("json", "verbose_json", "diarized_json", "text", "srt", "vtt")
 _READ = frozenset(("file", "model", "stream", "response_format", "prompt"))
@@ -79,14 +80,11 @@ def read_transcript(data: bytes) -> tuple[Transcript, Usage | None]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent something that is no transcript.") from None
     usage = answer.usage if isinstance(answer.usage, dict) else {}
-    if "input_tokens" in usage:
-        tokens = [value if type(value := usage.get(name)) is int and 0 < value < 2**31 else 0 for name in _TOKENS]
-        return answer, Usage(input_tokens=tokens[0], output_tokens=tokens[1])
+    tokens = usage_of(usage.get("input_tokens"), usage.get("output_tokens", 0), are_parts=False)
+    if tokens is not None:
+        return answer, tokens
     audio_ms = _ms(usage.get("seconds")) or _ms(answer.duration)
     return answer, Usage(audio_ms=audio_ms) if audio_ms else None
-
-
-_TOKENS = ("input_tokens", "output_tokens")
 
 
 def _ms(seconds: Any) -> int:

@@ -284,7 +284,8 @@ def test_embeddings_pass_through_untouched() -> None:
     [
         ({"prompt_tokens": 7, "completion_tokens": 0, "total_tokens": 7}, 7),
         ({"total_tokens": 9}, 9),
-        ({"prompt_tokens": "many"}, 0),
+        ({"prompt_tokens": "many"}, None),
+        ({"prompt_tokens": 7, "completion_tokens": None}, 7),
         ({}, None),
         (None, None),
         ("5", None),
