@@ -42,6 +42,7 @@ from gateway.siblings.place import Place
 from gateway.store.engine import sqlite_url
 from gateway.store.queries import Store
 from gateway.targets.pool import Pool
+from gateway.telemetry.failures import FailureLog
 from gateway.telemetry.figures import Figures, read_all
 from gateway.telemetry.metrics import NO_ROUTE_LABEL, OTHER_LABEL, Metrics
 from gateway.transport.base import Transport
@@ -127,6 +128,7 @@ class Gateway:
             strategies=strategies(transport=self.transport, adapters=ADAPTERS, clock=clock),
             ledger=self.ledger,
             observer=self.metrics,
+            failures=FailureLog(),
             clock=clock,
             ids=ids,
         )

@@ -129,6 +129,11 @@ class GatewayError(Exception):
         self.cause = cause
 
     @property
+    def why(self) -> str | None:
+        """What lies beneath the error, for the log and the record: a word of ours, or else the upstream's sentence."""
+        return self.cause
+
+    @property
     def meaning(self) -> Meaning:
         """The table's row for this kind."""
         return MEANINGS[self.kind]
@@ -157,10 +162,21 @@ class UpstreamError(GatewayError):
         code: str | None = None,
         retry_after_s: float | None = None,
         cause: Cause | None = None,
+        said: str | None = None,
     ) -> None:
         super().__init__(kind, message, param=param, retry_after_s=retry_after_s, cause=cause)
         self.upstream_status = upstream_status
         self.upstream_code = code
+        self.said = said
+        """The upstream's own words where the fault is not the caller's: for the log and the record, never for callers.
+
+        See ``providers.redaction``.
+        """
+
+    @property
+    def why(self) -> str | None:
+        """The cause; without one, the upstream's own sentence."""
+        return self.cause or self.said
 
     @property
     def status(self) -> int:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from math import ceil
 
 from gateway.accounting.attempt import Instruments, Observer
-from gateway.accounting.base import Ledger
+from gateway.accounting.base import Failures, Ledger
 from gateway.accounting.meter import Meter
 from gateway.admission.base import Gate
 from gateway.auth.base import Authenticator
@@ -51,6 +51,7 @@ class Pipeline:
         strategies: Mapping[str, Strategy],
         ledger: Ledger,
         observer: Observer,
+        failures: Failures,
         clock: Clock,
         ids: Ids,
     ) -> None:
@@ -62,7 +63,7 @@ class Pipeline:
         self._pool = pool
         self._strategies = strategies
         self._clock = clock
-        self._instruments = Instruments(clock=clock, ids=ids, ledger=ledger, pool=pool, observer=observer)
+        self._instruments = Instruments(clock, ids, ledger, pool, observer, failures)
         self._beside = ThreadPoolExecutor(1, "large-bodies")  # one: while parsed, a body may take 60 times its size
 
     async def handle(self, inbound: Inbound, sink: Sink) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, Self
 
 from msgspec.structs import replace
 
-from gateway.accounting.base import Dispatch, Ledger
+from gateway.accounting.base import Dispatch, Failures, Ledger
 from gateway.accounting.pricing import cost_nano_usd, hardware_cost_nano_usd
 from gateway.accounting.tokens import estimate_output_tokens, output_bytes
 from gateway.clock import Clock, Ids
@@ -98,6 +98,7 @@ class Instruments(NamedTuple):
     ledger: Ledger
     pool: Pool
     observer: Observer
+    failures: Failures
 
 
 class Attempt:
@@ -302,4 +303,5 @@ class Attempt:
             status=self.upstream_status,
             error_kind=error.kind.value if error is not None else None,
             trace_id=self._trace_id,
+            cause=error.why if error is not None else None,
         )

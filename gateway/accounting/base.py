@@ -9,6 +9,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from gateway.errors import GatewayError
 from gateway.trace import Trace
 from gateway.types import CallRecord, LedgerEntry, Operation, Rates
 
@@ -82,6 +83,13 @@ class Ledger(Protocol):
 
     async def stop(self) -> None:
         """Carry what is left into SQL (as far as that is possible) and let go of the state directory."""
+
+
+class Failures(Protocol):
+    """Says what failed, to the operator."""
+
+    def note(self, error: GatewayError, *, call_id: str, target_id: str | None, then: str) -> None:
+        """Take note of one failure; ``then``: what was done next, in a few words. Never raises."""
 
 
 class Rows(Protocol):

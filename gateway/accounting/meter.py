@@ -55,6 +55,8 @@ class Meter:
         self._winner: Attempt | None = None
         self._reason: str | None = None
         self._error: GatewayError | None = None
+        self._failure_is_told = False
+        """The operator knows already why the caller gets an error."""
         self._left = False
         self._first_dispatch_ns: int | None = None
         self._no_longer_wanted: Callable[[], None] | None = None
@@ -100,9 +102,18 @@ class Meter:
         self._winner = attempt
         self._reason = reason
 
+    def attempt_failed(self, error: UpstreamError, target: Target, next_target: Target | None) -> None:
+        """Note that a target failed, or might not be tried; without a next one the caller is told."""
+        self._failure_is_told = next_target is None
+        then = "the caller was told" if next_target is None else f"went on to {next_target.id}"
+        self._instruments.failures.note(error, call_id=self._inbound.id, target_id=target.id, then=then)
+
     def failed(self, error: GatewayError) -> None:
         """Note the error that the caller gets."""
         self._error = error
+        if not self._failure_is_told:
+            then = f"the caller was told {error.status}"
+            self._instruments.failures.note(error, call_id=self._inbound.id, target_id=None, then=then)
 
     def left(self) -> None:
         """Note that the caller went away; one who had the whole answer by then did not leave it."""
@@ -155,7 +166,13 @@ class Meter:
             duration_ms=(self._instruments.clock.monotonic_ns() - received_ns) / _NS_PER_MS,
             bridged_for=_bridged_for(plan, winner),
             overhead_ms=(dispatched_ns - received_ns) / _NS_PER_MS if dispatched_ns is not None else None,
+            cause=_cause(error, entries) if error is not None else None,
         )
+
+
+def _cause(error: GatewayError, entries: list[LedgerEntry]) -> str | None:
+    """Return the cause of what the caller was told, or that of the last attempt that has one."""
+    return error.why or next((entry.cause for entry in reversed(entries) if entry.cause is not None), None)
 
 
 def _bridged_for(plan: Plan | None, winner: Attempt | None) -> str | None:

@@ -16,6 +16,7 @@ from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.execution.base import Reply
 from gateway.execution.patience import Patience
 from gateway.providers.base import Adapter, streams_upstream
+from gateway.providers.redaction import without_own
 from gateway.transport.base import Transport, UpstreamStream
 from gateway.types import Call, Plan, Target
 
@@ -52,22 +53,29 @@ class InOrder:
                 meter.require_open(target)
                 patience = Patience(call, candidate, self._clock, probe=candidate is probe)
                 with meter.attempt(call, candidate) as attempt, patience:
-                    # The request is kept in no variable: it need not stay as long as its answer.
-                    async with self._transport.send(
-                        adapter.request(call, attempt.address, attempt.id), connect_timeout_s=call.timeouts.connect_s
-                    ) as stream:
-                        reply = await _begin(call, adapter, attempt, stream, patience)
-                        reply.reason = _reason(plan, failures)
-                        meter.answered(attempt, reply.reason)
-                        answered = True
-                        yield reply
-                        return
+                    try:
+                        # The request is kept in no variable: it need not stay as long as its answer.
+                        async with self._transport.send(
+                            adapter.request(call, attempt.address, attempt.id),
+                            connect_timeout_s=call.timeouts.connect_s,
+                        ) as stream:
+                            reply = await _begin(call, adapter, attempt, stream, patience)
+                            reply.reason = _reason(plan, failures)
+                            meter.answered(attempt, reply.reason)
+                            answered = True
+                            yield reply
+                            return
+                    except UpstreamError as error:
+                        without_own(error, attempt.address, call.envelope.body)  # before the ledger sees it
+                        raise
             except UpstreamError as error:
-                if answered or not error.meaning.retryable:
-                    raise
+                final = answered or not error.meaning.retryable
                 failures.append((target.id, error))
                 if attempt is not None and attempt.elsewhere and _broken(target, failures) < MAX_REPLICAS:
                     to_try.appendleft(candidate)  # this replica is out until it is heard again
+                meter.attempt_failed(error, target, to_try[0].target if to_try and not final else None)
+                if final:
+                    raise
         raise _exhausted(failures)
 
     def _ready_by_ns(self, call: Call) -> int:

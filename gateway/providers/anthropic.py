@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.providers.base import streams_upstream
+from gateway.providers.redaction import by_shape
 from gateway.types import Call, Operation, Target, UpstreamRequest, Usage
 from gateway.wire.anthropic import Answer, ErrorBody, StreamError, read_error
 from gateway.wire.anthropic_request import DEFAULT_MAX_TOKENS, UntranslatableError, translate
@@ -57,8 +58,6 @@ _OUR_ACCOUNT = re.compile(
     r"credit balance|billing|spend(?:ing)? limit|organization (?:has been|is) (?:disabled|on hold)", re.IGNORECASE
 )
 _OUR_ACCOUNT_CODES = re.compile(rb"spend_limit|billing|organization|workspace|cmek")
-_CREDENTIAL = re.compile(r"\b[sp]k-[A-Za-z0-9_\-.]{6,}|(?<=bearer )\S+|[A-Za-z0-9_\-]{40,}", re.IGNORECASE)
-_MAX_MESSAGE_CHARS = 1000
 
 _SENTENCES = {
     ErrorKind.UPSTREAM_CREDENTIALS: "The provider did not accept the gateway's account or credentials",
@@ -230,11 +229,12 @@ def _classify(error: ErrorBody, status: int | None, retry_after_s: float | None)
             kind = ErrorKind.CONTEXT_LENGTH
     sentence = _SENTENCES.get(kind)
     if sentence is None:
-        message = _CREDENTIAL.sub("***", error.message[:_MAX_MESSAGE_CHARS]) or "The provider rejected the request."
+        message = by_shape(error.message) or "The provider rejected the request."
     else:
         name = error.type if error.type in _KIND_BY_TYPE else f"status {status}" if status else "unknown error"
         message = f"{sentence} ({name})."
-    return UpstreamError(kind, message, upstream_status=status, retry_after_s=retry_after_s)
+    said = error.message or None if sentence is not None else None
+    return UpstreamError(kind, message, upstream_status=status, retry_after_s=retry_after_s, said=said)
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:

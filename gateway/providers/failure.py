@@ -1,7 +1,7 @@
 """What an upstream's error means: whose fault it is, what the caller may read of it, and when to come back.
 
 Decides for OpenAI's error shape and its many variations. Only what the caller did wrong is passed on in the upstream's
-words, without anything that looks like a credential or an address; of all else the caller learns that it happened.
+words, as far as ``redaction`` lets them pass; of all else the caller learns that it happened.
 """
 
 import re
@@ -10,20 +10,10 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from gateway.errors import ErrorKind, UpstreamError
+from gateway.providers.redaction import by_shape
 from gateway.types import Operation
 from gateway.wire.openai import parse
 
-_MAX_MESSAGE_CHARS = 2000
-_CREDENTIAL = re.compile(
-    r"(?:Bearer|Basic)\s+[\w.~+/=*-]+"
-    r"|\b(?:sk|pk|rk|gsk|xai|hf|pplx|fw|tgp|AIza)[-_A-Z][\w*.-]{6,}"
-    r"|\b[A-Za-z0-9_-]{40,}\b"
-    r"|(?<=[?&]key=)[^\s&]+",
-)
-_ADDRESS = re.compile(
-    r"\b(?:https?://)?(?:\d{1,3}(?:\.\d{1,3}){3}|localhost|[\w.-]+\.(?:internal|local|svc)\b)(?::\d+)?(?:/\S*)?"
-    r"|https?://[\w.-]+:\d+(?:/\S*)?"
-)
 _LABEL = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 _CONTEXT = re.compile(
@@ -113,12 +103,14 @@ def _classify(
         misconfigured = kind is ErrorKind.UPSTREAM_ERROR and status in _ABOUT_THE_REQUEST
         sentence = _MISCONFIGURED if misconfigured else _SENTENCES[kind]
         sentence = f"{sentence} (HTTP {status}{f', {detail}' if detail else ''})."
-        return UpstreamError(kind, sentence, upstream_status=status, retry_after_s=retry_after_s(headers))
+        return UpstreamError(
+            kind, sentence, upstream_status=status, retry_after_s=retry_after_s(headers), said=message or None
+        )
     param, code = error.get("param"), error.get("code")
     too_long = "context_length" in label or bool(_CONTEXT.search(message))
     return UpstreamError(
         ErrorKind.CONTEXT_LENGTH if too_long else ErrorKind.UPSTREAM_REJECTED,
-        redact(message) or f"The model's server refused the request with HTTP {status} and gave no reason.",
+        by_shape(message) or f"The model's server refused the request with HTTP {status} and gave no reason.",
         upstream_status=status,
         param=param if isinstance(param, str) else None,
         code=code if isinstance(code, str) and _is_label(code) and not code.isdecimal() else None,
@@ -139,12 +131,6 @@ def _ours(status: int, label: str, message: str, param: Any, *, is_page: bool) -
 
 def _about_model(label: str, message: str, param: Any) -> bool:
     return param == "model" or bool(_MODEL.search(label) or _MODEL.search(message))
-
-
-def redact(message: str) -> str:
-    """Take out of a message what looks like a credential or an inner address, and what is too long."""
-    message = message.encode(errors="replace").decode()[:_MAX_MESSAGE_CHARS]
-    return _ADDRESS.sub("(address)", _CREDENTIAL.sub("(redacted)", message))
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:

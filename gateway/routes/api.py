@@ -185,6 +185,7 @@ def explain(record: CallRecord, entries: tuple[LedgerEntry, ...]) -> dict[str, A
         "outcome": record.outcome,
         "status": record.status,
         "error_kind": record.error_kind,
+        "cause": record.cause,
         "target": record.target_id,
         "reason": record.reason,
         "cost_nano_usd": record.cost_nano_usd,

@@ -1,0 +1,105 @@
+"""What of an upstream's words may be passed on: not what our configuration holds of it, and nothing shaped like a key.
+
+Two steps. ``by_shape`` takes out of any text what looks like a credential or an inner address. ``without_own`` takes
+out of an error what its target is known to be configured with, in every form in which an upstream may repeat it, and
+makes of the words what the log may hold. It runs when an attempt has failed, never for one that has not.
+"""
+
+import base64
+import re
+from urllib.parse import quote, urlsplit
+
+from gateway.errors import UpstreamError
+from gateway.types import Target
+
+MAX_MESSAGE_CHARS = 2000
+_MAX_NAME_CHARS = 200
+"""Of a parameter, and of what is logged."""
+_CREDENTIAL = re.compile(
+    r"(?:Bearer|Basic)\s+[\w.~+/=*-]{8,}"
+    r"|\b(?:sk|pk|rk|xai|pplx)-[\w*.-]{6,}"
+    # A key of these has no second underscore, a function's name mostly has.
+    r"|\b(?:gsk|hf|tgp|fw|sk|pk|rk)_[A-Za-z0-9*]{8,}\b"
+    r"|\bAIza[\w-]{8,}"
+    r"|\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"
+    r"|\b(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{40,}\b"
+    r"|(?<=[?&]key=)[^\s&]+",
+)
+_ADDRESS = re.compile(
+    r"\b(?:https?://)?(?:\d{1,3}(?:\.\d{1,3}){3}|localhost|[\w.-]+\.(?:internal|local|svc)\b)(?::\d+)?(?:/\S*)?"
+    r"|https?://[\w.-]+:\d+(?:/\S*)?"
+)
+_SHORTEST_SECRET = 6
+"""Shorter ones, as the ``none`` of a server that asks for no key, are words of every message."""
+_SAME_CHARS = 16
+"""As many characters in a row of a caller's request as may not stand in the log."""
+_LARGEST_COMPARED_BYTES = 1 << 18
+
+
+def by_shape(message: str) -> str:
+    """Take out of a text what looks like a credential or an inner address, and what is too long."""
+    message = message.encode(errors="replace").decode()[:MAX_MESSAGE_CHARS]
+    return _ADDRESS.sub("(address)", _CREDENTIAL.sub("(redacted)", message))
+
+
+def without_own(error: UpstreamError, target: Target, request_body: bytes) -> None:
+    """Take out of an error what the target is configured with; of what its upstream said, keep what may be logged.
+
+    ``target`` has the address that was asked. ``request_body``: nothing that the caller wrote stays in ``said``.
+    """
+    secrets, addresses = _secrets(target), _addresses(target)
+
+    def clean(text: str) -> str:
+        for pattern, instead in ((secrets, "(redacted)"), (addresses, "(address)")):
+            text = pattern.sub(instead, text) if pattern is not None else text
+        return text
+
+    error.message = clean(error.message)
+    if error.param is not None:
+        error.param = by_shape(clean(error.param))[:_MAX_NAME_CHARS]
+    if error.upstream_code is not None and by_shape(clean(error.upstream_code)) != error.upstream_code:
+        error.upstream_code = None
+    if error.said is not None:
+        error.said = _loggable(clean(error.said), request_body)
+
+
+def _secrets(target: Target) -> re.Pattern[str] | None:
+    """Match the credential and the configured headers, plain, percent-encoded and in Base64."""
+    values = [value for _, value in target.headers if len(value) >= _SHORTEST_SECRET]
+    if target.credential is not None and len(target.credential.value) >= _SHORTEST_SECRET:
+        values.append(target.credential.value)
+    forms = {form for value in values for form in (value, quote(value, safe=""), _in_base64(value))}
+    return _any_of([re.escape(form) for form in forms])
+
+
+def _in_base64(value: str) -> str:
+    return base64.b64encode(value.encode(errors="replace")).decode().rstrip("=")
+
+
+def _addresses(target: Target) -> re.Pattern[str] | None:
+    """Match the hosts that the target is asked at, with what belongs to their addresses."""
+    hosts = {urlsplit(url).hostname for url in (target.base_url, target.cluster_url) if url}
+    return _any_of([_address(host) for host in hosts if host])
+
+
+def _address(host: str) -> str:
+    name = re.escape(host)
+    if "." not in host and ":" not in host:  # it may be a word too, as ``vllm`` is
+        return rf"(?:https?://)?\b{name}:\d+(?:/\S*)?|https?://{name}\b(?:/\S*)?"
+    return rf"(?:https?://)?(?<![\w.-])\[?{name}\]?(?![\w-])(?::\d+)?(?:/\S*)?"
+
+
+def _any_of(forms: list[str]) -> re.Pattern[str] | None:
+    longest_first = sorted(forms, key=len, reverse=True)
+    return re.compile("|".join(longest_first), re.IGNORECASE) if forms else None
+
+
+def _loggable(said: str, request_body: bytes) -> str | None:
+    """Return the first sentence, unless it repeats the caller, which is not to be found out for a large request."""
+    sentence = re.split(r"(?<=[.!?])\s|[\r\n]", by_shape(said).strip(), maxsplit=1)[0][:_MAX_NAME_CHARS]
+    if not sentence or len(request_body) > _LARGEST_COMPARED_BYTES:
+        return None
+    raw = sentence.encode()
+    pieces = {raw[at : at + _SAME_CHARS] for at in range(max(1, len(raw) - _SAME_CHARS + 1))}
+    repeats = any(piece in request_body for piece in pieces)
+    return None if repeats else "".join(each if each.isprintable() else "?" for each in sentence)
