@@ -83,13 +83,16 @@ class VirtualGateway:
 
 @asynccontextmanager
 async def virtual_gateway(
-    config: Mapping[str, Any], path: Path, upstreams: Mapping[str, ScriptedUpstream]
+    config: Mapping[str, Any],
+    path: Path,
+    upstreams: Mapping[str, ScriptedUpstream],
+    environ: Mapping[str, str] | None = None,
 ) -> AsyncIterator[VirtualGateway]:
     """Run a gateway in front of these upstreams, by origin (``http://cheap.test``); call it within ``run_virtual``."""
     file = write_config(path, config)
 
     def read() -> Any:
-        return read_snapshot(file, {})
+        return read_snapshot(file, environ or {})
 
     ledger = MemoryLedger()
     transport = InMemoryTransport({origin: upstream.serve for origin, upstream in upstreams.items()})

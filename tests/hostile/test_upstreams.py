@@ -1,0 +1,253 @@
+"""Every misbehaviour of an upstream gets its declared answer, its right bill, and an end; and nothing leaks.
+
+Whole gateways in virtual time, so a silence of minutes takes none. A sample runs always, all of it as a soak test.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.types import CallRecord, Inbound, LedgerEntry
+from tests.ground.builders import chat_body
+from tests.ground.upstream import ScriptedUpstream
+from tests.ground.upstream_shapes import (
+    CUT,
+    ESTIMATED,
+    MODES,
+    NO_TARGET,
+    OUTPUT_TOKENS,
+    PROMPT_TOKENS,
+    TEXT,
+    WHOLE,
+    Mode,
+    Shape,
+    shapes,
+    with_echo,
+)
+from tests.ground.virtual_gateway import VirtualGateway, virtual_gateway
+from tests.ground.virtual_time import VirtualClock, run_virtual
+
+SECRET, ADDRESS, PROMPT = "sk-canary-secret-0123456789", "inner-canary.test", "canary-prompt"
+GROUP = 100
+EVERY = 12
+"""Of a sample."""
+INPUT_NANO_USD, OUTPUT_NANO_USD = 1_000, 2_000
+"""For one token."""
+MOST_TOKENS = 200_000
+"""More than any shape has bytes: what is billed stays below."""
+
+
+@dataclass
+class Caller:
+    """The sink of one call: what a caller got."""
+
+    started: bool = False
+    status: int = 0
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    body: bytes = b""
+
+    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.started, self.status, self.headers = True, status, headers
+
+    def write(self, data: bytes, *, last: bool = False) -> bool:  # noqa: ARG002 - the sink's signature
+        self.body += data
+        return True
+
+    async def drained(self) -> None:
+        pass
+
+
+@dataclass
+class Ended:
+    """One call and what the ledger says of it."""
+
+    caller: Caller
+    record: CallRecord
+    entries: list[LedgerEntry]
+    asked: int
+    """Requests that the misbehaving upstream got."""
+
+
+def target_name(index: int, mode: Mode) -> str:
+    return f"s{index}-{mode}"
+
+
+async def play(
+    group: Sequence[Shape], path: Path, environ: dict[str, str]
+) -> Iterable[tuple[Shape, Mode, bool, Ended]]:
+    """Ask each shape in each mode, alone and with a healthy target behind it; return how each call ended."""
+    config: dict[str, Any] = {"providers": {}, "models": {}, "routes": {}, "timeouts": {"total_s": 600}}
+    price = {"input": 1.0, "output": 2.0}
+    upstreams: dict[str, ScriptedUpstream] = {"http://good.test": ScriptedUpstream()}
+    config["providers"]["good"] = {"type": "openai-compatible", "base_url": "http://good.test/v1"}
+    config["models"]["good"] = {"provider": "good", "price": {"input": 100.0, "output": 200.0}}
+    cases = [
+        (index, shape, mode) for index, shape in enumerate(group) for mode in MODES if shape.answer(mode) is not None
+    ]
+    for index, shape, mode in cases:
+        name = target_name(index, mode)
+        host = f"{name}.{ADDRESS}"
+        answer = shape.answer(mode)
+        assert answer is not None
+        answer = with_echo(answer, secret=SECRET, address=host)
+        upstreams[f"http://{host}"] = ScriptedUpstream().on_path("/v1/chat/completions", answer)
+        config["providers"][name] = {
+            "type": "openai-compatible",
+            "base_url": f"http://{host}/v1",
+            "api_key": "env:KEY",
+            "always_stream": mode == "assembled",
+        }
+        config["models"][name] = {"provider": name, "price": price}
+        config["routes"][f"{name}-or-good"] = {"models": [name, "good"]}
+    ends = []
+    async with virtual_gateway(config, path, upstreams, environ) as running:
+        for index, shape, mode in cases:
+            name = target_name(index, mode)
+            upstream = upstreams[f"http://{name}.{ADDRESS}"]
+            for model in (name, f"{name}-or-good"):
+                before = len(upstream.seen)
+                caller, record = await ask(running, model, stream=mode == "stream")
+                entries = [entry for entry in running.ledger.entries if entry.call_id == record.call_id]
+                ended = Ended(caller, record, entries, len(upstream.seen) - before)
+                ends.append((shape, mode, model == name, ended))
+                await asyncio.sleep(400)  # a breaker that has opened is closed for the next
+        assert_nothing_of_ours_in(running.gateway.metrics.exposition(), "metrics")
+    return ends
+
+
+async def ask(running: VirtualGateway, model: str, *, stream: bool) -> tuple[Caller, CallRecord]:
+    body = chat_body(model=model, stream=stream, messages=[{"role": "user", "content": PROMPT}])
+
+    async def read_body() -> bytes:
+        return body
+
+    caller = Caller()
+    inbound = Inbound(
+        id=running._ids("req"),
+        operation="chat",
+        dialect="openai",
+        headers={},
+        received_at_ns=VirtualClock.monotonic_ns(),
+        read_body=read_body,
+        caller_left=lambda: False,
+    )
+    async with asyncio.timeout(700):
+        await running.gateway.pipeline.handle(inbound, caller)
+    return caller, running.ledger.records[-1]
+
+
+def assert_nothing_of_ours_in(said: object, where: str) -> None:
+    text = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+    for canary in (SECRET, ADDRESS, PROMPT):
+        assert canary not in text, f"{canary} in {where}: {text[:300]}"
+
+
+def events_of(body: bytes) -> list[Any]:
+    """Read what a caller's own reader of server-sent events would: JSON values, and the end marker as a string."""
+    values: list[Any] = []
+    for event in body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").removeprefix(b"\xef\xbb\xbf").split(b"\n\n"):
+        data = [line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")]
+        if data:
+            text = b"\n".join(data)
+            values.append("[DONE]" if text == b"[DONE]" else json.loads(text))
+    return values
+
+
+def answer_of(caller: Caller, *, stream: bool) -> str:
+    """Name what a caller got, in the words of the tables."""
+    if caller.status != 200:
+        error = json.loads(caller.body)["error"]
+        assert error["message"]
+        if (caller.status, error["code"]) == (503, "no_target_available"):
+            return NO_TARGET
+        return f"caller {caller.status}" if caller.status < 500 else f"{caller.status} {error['code']}"
+    if not stream:
+        choices = json.loads(caller.body)["choices"]
+        return WHOLE if choices[0]["message"]["content"] == TEXT else f"other text: {choices}"
+    values = events_of(caller.body)
+    if isinstance(values[-1], dict) and values[-1].get("error"):
+        assert "[DONE]" not in values
+        return CUT
+    text = "".join(
+        choice["delta"].get("content") or ""
+        for value in values
+        if isinstance(value, dict)
+        for choice in value.get("choices") or ()
+    )
+    return WHOLE if values[-1] == "[DONE]" and text == TEXT else f"other text: {text!r}, end {values[-1]!r}"
+
+
+def check(shape: Shape, mode: Mode, ended: Ended, *, alone: bool) -> None:
+    """Hold a call against what its shape declares."""
+    declared = shape.declared(mode)
+    got = answer_of(ended.caller, stream=mode == "stream") if alone or declared != NO_TARGET else None
+    if got is not None:
+        assert got == (WHOLE if declared == ESTIMATED else declared), f"{got} instead of {declared}"
+    else:
+        assert ended.caller.status == 200, ended.caller.body
+        assert dict(ended.caller.headers)[b"x-tollway-target"] == b"good"
+    assert ended.asked == len([entry for entry in ended.entries if entry.target_id != "good"])
+    ours = [entry for entry in ended.entries if entry.target_id != "good"]
+    for entry in ours:
+        usage = entry.usage
+        assert entry.cost_nano_usd == usage.input_tokens * INPUT_NANO_USD + usage.output_tokens * OUTPUT_NANO_USD
+        assert 0 <= entry.cost_nano_usd <= MOST_TOKENS * OUTPUT_NANO_USD
+        assert entry.status in (None, 200) or entry.cost_nano_usd == 0
+    last = ours[-1]
+    if declared == WHOLE:
+        assert (last.usage.input_tokens, last.usage.output_tokens) == (PROMPT_TOKENS, OUTPUT_TOKENS)
+        assert last.usage.origin == "provider", last
+    elif declared in {ESTIMATED, CUT}:
+        assert last.usage.origin == "estimated", last
+        assert last.usage.input_tokens > 0
+        assert last.usage.output_tokens >= (OUTPUT_TOKENS if declared == ESTIMATED else 1)
+    for said in (ended.caller.body, ended.caller.headers, ended.record, ended.entries):
+        if PROMPT.encode() not in ended.caller.body:
+            assert_nothing_of_ours_in(said, "answer or ledger")
+
+
+def violations(group: Sequence[Shape], path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[str]:
+    """Play shapes and yield a line for each call that is not as declared."""
+    path.mkdir()
+    for shape, mode, alone, ended in run_virtual(play(group, path, {"KEY": SECRET})):
+        try:
+            check(shape, mode, ended, alone=alone)
+        except (AssertionError, KeyError, IndexError, TypeError, ValueError) as error:
+            why = str(error).split("\n")[0][:200]
+            yield f"{shape.name} | {mode} | {'alone' if alone else 'before good'} | {why}"
+    assert_nothing_of_ours_in(caplog.text, "the log")
+    assert "Traceback" not in caplog.text
+
+
+def in_groups(every: int) -> list[list[Shape]]:
+    chosen = shapes()[::every]
+    return [chosen[at : at + GROUP] for at in range(0, len(chosen), GROUP)]
+
+
+def test_names_of_shapes_are_unique() -> None:
+    names = [shape.name for shape in shapes()]
+    assert len(set(names)) == len(names) >= 500
+
+
+@pytest.mark.parametrize("group", range(len(in_groups(EVERY))))
+def test_sample_of_misbehaviours_gets_its_declared_answers(
+    group: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every twelfth shape, in each mode, alone and before a healthy target."""
+    caplog.set_level(logging.DEBUG)
+    assert list(violations(in_groups(EVERY)[group], tmp_path / "gateway", caplog)) == []
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("group", range(len(in_groups(1))))
+def test_misbehaviours_get_their_declared_answers(group: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """All shapes, in each mode, alone and before a healthy target."""
+    caplog.set_level(logging.DEBUG)
+    assert list(violations(in_groups(1)[group], tmp_path / "gateway", caplog)) == []
