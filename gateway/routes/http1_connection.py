@@ -27,6 +27,7 @@ from gateway.routes.http1_head import (
     HTTP_VERSIONS,
     MAX_HEADER_BYTES,
     TOO_LARGE,
+    TOO_LONG,
     RefusedHeadError,
     check_host,
     read_fields,
@@ -131,7 +132,7 @@ class Connection(asyncio.Protocol):
         if offered is not None:
             self._pass_over(data[offered:])
         elif self._loose_bytes > MAX_HEADER_BYTES:
-            self._refuse(431, TOO_LARGE)
+            self._refuse(*self._too_large())
         elif self._current is None and not self._hurried and self._loose_bytes:
             self._hurried = True
             self._allow(HEADER_TIMEOUT_S)
@@ -180,8 +181,8 @@ class Connection(asyncio.Protocol):
         if parser.should_upgrade():
             return  # feed_data raises next
         may_be_large = max(self._loose_bytes, self._fed_bytes) > MAX_HEADER_BYTES  # a body may be a part of this
-        if may_be_large and sum(map(len, fields)) + 2 * len(fields) > MAX_HEADER_BYTES:
-            raise RefusedHeadError(431, TOO_LARGE)
+        if may_be_large and len(self._target) + sum(map(len, fields)) + 2 * len(fields) > MAX_HEADER_BYTES:
+            raise RefusedHeadError(*self._too_large())
         version = parser.get_http_version()
         modern = version == "1.1"
         if not modern and version != "1.0":
@@ -352,7 +353,7 @@ class Connection(asyncio.Protocol):
 
     def _rest(self) -> None:
         """Wait for the next request, or for the rest of one that is answered: for that no longer than for a head."""
-        self._hurried = self._incoming is not None
+        self._hurried = self._incoming is not None or bool(self._target)
         self._allow(HEADER_TIMEOUT_S if self._hurried else KEEP_ALIVE_S)
         if self._finishing and not self._hurried:
             self._allow(LAST_CALL_S)
@@ -387,6 +388,9 @@ class Connection(asyncio.Protocol):
         if self._reader_timer is not None:
             self._reader_timer.cancel()
             self._reader_timer = None
+
+    def _too_large(self) -> tuple[int, str]:
+        return (414, TOO_LONG) if len(self._target) > MAX_HEADER_BYTES // 2 else (431, TOO_LARGE)
 
     def _refuse(self, status: int, sentence: str) -> None:
         """Answer what is no request in its turn, behind what runs and what waits, and listen no more."""

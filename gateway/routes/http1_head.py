@@ -9,6 +9,7 @@ from urllib.parse import unquote_to_bytes
 
 MAX_HEADER_BYTES = 32 * 1024
 TOO_LARGE = f"The request's headers are larger than {MAX_HEADER_BYTES} bytes; send fewer or shorter ones."
+TOO_LONG = "The request's address is too long; what it holds belongs in the body."
 HTTP_VERSIONS = "Only HTTP/1.1 and HTTP/1.0 are spoken here."
 HOST = re.compile(
     r"(\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?", re.ASCII
