@@ -35,6 +35,8 @@ class ErrorKind(StrEnum):
     BODY_TIMEOUT = "body_timeout"
     RATE_LIMITED = "rate_limited"
     TOO_MANY_CONCURRENT = "too_many_concurrent"
+    TOO_MANY_BODY_BYTES = "too_many_body_bytes"
+    BODY_MEMORY_FULL = "body_memory_full"
     NO_TARGET = "no_target"
     STORAGE_UNAVAILABLE = "storage_unavailable"
     SHUTTING_DOWN = "shutting_down"
@@ -88,6 +90,10 @@ MEANINGS: dict[ErrorKind, Meaning] = {
     ErrorKind.TOO_MANY_CONCURRENT: Meaning(
         429, "rate_limit_error", "concurrency_limit_exceeded", False, False, logging.INFO
     ),
+    ErrorKind.TOO_MANY_BODY_BYTES: Meaning(
+        429, "rate_limit_error", "body_memory_limit_exceeded", False, False, logging.INFO
+    ),
+    ErrorKind.BODY_MEMORY_FULL: Meaning(503, _OURS, "body_memory_full", False, False, logging.WARNING),
     ErrorKind.NO_TARGET: Meaning(503, _OURS, "no_target_available", False, False, logging.WARNING),
     ErrorKind.STORAGE_UNAVAILABLE: Meaning(503, _OURS, "storage_unavailable", False, False, logging.ERROR),
     ErrorKind.SHUTTING_DOWN: Meaning(503, _OURS, "shutting_down", False, False, logging.INFO),

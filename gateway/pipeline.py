@@ -1,4 +1,4 @@
-"""One request, on one page: authenticate, decode once, admit, plan, reserve, execute, relay, account.
+"""One request, on one page: authenticate, admit, read and decode once, plan, reserve, execute, relay, account.
 
 No provider's name, no HTTP framework and no socket in here; each stage is one verb of a module of its own.
 """
@@ -94,10 +94,11 @@ class Pipeline:
         snapshot = self._current.snapshot
         principal = await self._authenticator.authenticate(inbound.headers, snapshot.keys)
         meter.identified(principal)
-        envelope = await self._decoded(inbound, await inbound.read_body())
+        admission = await self._gate.admit(principal, snapshot.server.bodies)
+        meter.hold(admission)
+        envelope = await self._decoded(inbound, await inbound.read_body(admission.take_body))
         call = self._resolve(inbound, envelope, principal, snapshot)
         meter.called(call)
-        meter.hold(await self._gate.admit(call))
         plan = self._router.plan(call, self._pool.view(call))
         meter.planned(plan)
         if not plan.candidates:

@@ -51,8 +51,11 @@ class Inbound(Struct, frozen=True, kw_only=True):
     """Names in lower case, values decoded as latin-1; of repeated headers the first."""
     received_at_ns: int
     """Monotonic."""
-    read_body: Callable[[], Awaitable[bytes]]
-    """Reads the whole body once; raises GatewayError when it is too large, too slow, or the caller has left."""
+    read_body: Callable[[Callable[[int], None]], Awaitable[bytes]]
+    """Reads the whole body once; raises GatewayError when it is too large, too slow, or the caller has left.
+
+    It is given ``Admission.take_body``, and calls that before it keeps more than 64 KB, with what it is about to keep.
+    """
     caller_left: Callable[[], bool]
     """Whether it was the caller's leaving that cancelled the request; otherwise the gateway is stopping."""
 
@@ -70,6 +73,13 @@ class Principal(Struct, frozen=True, kw_only=True):
     concurrency: int | None = None
     priority: int = 0
     tags: tuple[str, ...] = ()
+
+
+class BodyBudget(Struct, frozen=True, kw_only=True):
+    """How many bytes of request bodies may be held at a time, over all processes of the gateway."""
+
+    per_key_bytes: int = 256_000_000
+    in_all_bytes: int = 512_000_000
 
 
 class Envelope(Struct, frozen=True, kw_only=True):
@@ -286,8 +296,6 @@ class Plan(Struct, frozen=True, kw_only=True):
     dropped: tuple[Dropped, ...]
     beyond: tuple[Candidate, ...] = ()
     """Over a ceiling of a route that insists on it: considered, never tried."""
-    policy: str
-    policy_version: str
     reason: str
     """One short sentence for the first candidate: ``x-tollway-reason``."""
     wanted: Target | None = None

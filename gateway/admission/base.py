@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from gateway.types import Call, Plan, Usage
+from gateway.types import BodyBudget, Call, Plan, Principal, Usage
 
 
 class Hold(Protocol):
@@ -18,14 +18,26 @@ class Hold(Protocol):
         """Give back all of it: nothing was used."""
 
 
+class Admission(Hold, Protocol):
+    """A call that was let in: its place among its key's running calls, and the bytes of its body."""
+
+    def take_body(self, size_bytes: int) -> None:
+        """Count the call's body with so many bytes from now on, until the call ends.
+
+        Raises GatewayError with ``retry_after_s``, and counts what it did before: TOO_MANY_BODY_BYTES when the key
+        holds its share, BODY_MEMORY_FULL when all keys together hold what there is.
+        """
+
+
 class Gate(Protocol):
     """Let calls in."""
 
-    async def admit(self, call: Call) -> Hold:
-        """Count a call against its key's rate and concurrency, or raise.
+    async def admit(self, key: Principal, budget: BodyBudget) -> Admission:
+        """Count a request against its key's rate and concurrency, or raise; its body has not been read yet.
 
-        Checking and counting are one step, so that callers at the same moment cannot all find room for one. A refused
-        call is not counted. Raises GatewayError with ``retry_after_s``: RATE_LIMITED, TOO_MANY_CONCURRENT.
+        Checking and counting are one step, so that callers at the same moment cannot all find room for one. A request
+        refused here is not counted; one that is let in counts, also if its body turns out to be bad. ``budget`` is what
+        ``take_body`` goes by. Raises GatewayError with ``retry_after_s``: RATE_LIMITED, TOO_MANY_CONCURRENT.
         """
 
     async def reserve(self, call: Call, plan: Plan) -> Hold:

@@ -1,4 +1,4 @@
-"""Counts requests per minute and requests at a time, per key, in this process.
+"""Counts requests per minute, requests at a time and bytes of bodies, per key, in this process.
 
 The rate is an exact sliding window: the times of a key's admissions in the last 60 seconds are kept, and a call comes
 in only if fewer than the limit are left. A token bucket or a window by the clock's minute would be smaller, and would
@@ -14,15 +14,17 @@ counted. A key that fell silent costs nothing after a minute: windows stand in t
 every admission drops the expired ones from the front.
 """
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
+from typing import Protocol
 
-from gateway.admission.base import Hold
+from gateway.admission.base import Admission, Hold
 from gateway.clock import Clock
 from gateway.errors import ErrorKind, GatewayError
-from gateway.types import Call, Plan, Usage
+from gateway.types import BodyBudget, Call, Plan, Principal, Usage
 
 WINDOW_NS = 60_000_000_000
 _CONCURRENCY_RETRY_S = 1.0
+_BODIES_RETRY_S = 2.0
 
 
 class _Nothing:
@@ -35,30 +37,42 @@ class _Nothing:
         """Do nothing."""
 
 
-class _Place:
-    """One of a key's places for running requests."""
+class Counts(Protocol):
+    """What an ``Admitted`` needs of its gate."""
 
-    __slots__ = ("_key_id", "_running")
+    def count_body(self, key_id: str, more_bytes: int, budget: BodyBudget) -> None:
+        """Count bytes of a body, or raise and leave the count as it was."""
 
-    def __init__(self, running: dict[str, int], key_id: str) -> None:
-        self._running: dict[str, int] | None = running
-        self._key_id = key_id
-        running[key_id] = running.get(key_id, 0) + 1
+    def leave(self, key: Principal, body_bytes: int) -> None:
+        """Free the place of a call and its bytes."""
 
-    def settle(self, usage: Usage) -> None:  # noqa: ARG002 - a place is free again whatever was used
+
+class Admitted:
+    """Implements ``Admission`` for both gates."""
+
+    __slots__ = ("_body_bytes", "_budget", "_counts", "_key")
+
+    def __init__(self, counts: Counts, key: Principal, budget: BodyBudget) -> None:
+        self._counts: Counts | None = counts
+        self._key = key
+        self._budget = budget
+        self._body_bytes = 0
+
+    def take_body(self, size_bytes: int) -> None:
+        """See ``Admission``. After the end of the call it does nothing."""
+        if self._counts is not None:
+            self._counts.count_body(self._key.key_id, size_bytes - self._body_bytes, self._budget)
+            self._body_bytes = size_bytes
+
+    def settle(self, usage: Usage) -> None:  # noqa: ARG002 - the place is free again whatever was used
         """Free the place."""
         self.release()
 
     def release(self) -> None:
-        """Free the place, once."""
-        running, self._running = self._running, None
-        if running is None:
-            return
-        left = running[self._key_id] - 1
-        if left:
-            running[self._key_id] = left
-        else:
-            del running[self._key_id]
+        """Free the place and the bytes, once."""
+        counts, self._counts = self._counts, None
+        if counts is not None:
+            counts.leave(self._key, self._body_bytes)
 
 
 NOTHING = _Nothing()
@@ -70,22 +84,39 @@ class InProcessGate:
     def __init__(self, clock: Clock) -> None:
         self._now_ns = clock.monotonic_ns
         self._windows: OrderedDict[str, deque[int]] = OrderedDict()
-        self._running: dict[str, int] = {}
+        self._running: Counter[str] = Counter()
+        self._body_bytes: Counter[str] = Counter()
+        self._all_body_bytes = 0
 
-    async def admit(self, call: Call) -> Hold:
+    async def admit(self, key: Principal, budget: BodyBudget) -> Admission:
         """Let a call in, or raise GatewayError: RATE_LIMITED (``retry_after_s`` is exact), TOO_MANY_CONCURRENT."""
-        key = call.principal
         now_ns = self._now_ns()
         self._forget_silent_keys(now_ns)
         if key.requests_per_minute is not None:
             self._check_rate(key.key_id, key.requests_per_minute, now_ns)
-        if key.concurrency is not None and self._running.get(key.key_id, 0) >= key.concurrency:
-            raise too_many_concurrent(key.key_id, key.concurrency)
+        if key.concurrency is not None:
+            if self._running[key.key_id] >= key.concurrency:
+                raise too_many_concurrent(key.key_id, key.concurrency)
+            self._running[key.key_id] += 1
         # Both have room: count now, with nothing in between.
         if key.requests_per_minute is not None:
             self._windows.setdefault(key.key_id, deque()).append(now_ns)
             self._windows.move_to_end(key.key_id)
-        return NOTHING if key.concurrency is None else _Place(self._running, key.key_id)
+        return Admitted(self, key, budget)
+
+    def count_body(self, key_id: str, more_bytes: int, budget: BodyBudget) -> None:
+        """See ``Counts``."""
+        check_body(key_id, self._body_bytes[key_id] + more_bytes, self._all_body_bytes + more_bytes, budget)
+        self._body_bytes[key_id] += more_bytes
+        self._all_body_bytes += more_bytes
+
+    def leave(self, key: Principal, body_bytes: int) -> None:
+        """See ``Counts``."""
+        if key.concurrency is not None:
+            _subtract(self._running, key.key_id, 1)
+        if body_bytes:
+            _subtract(self._body_bytes, key.key_id, body_bytes)
+            self._all_body_bytes -= body_bytes
 
     async def reserve(self, call: Call, plan: Plan) -> Hold:  # noqa: ARG002 - budgets are not there yet
         """Hold nothing: there are no budgets yet."""
@@ -109,6 +140,29 @@ class InProcessGate:
             if window and now_ns - window[-1] < WINDOW_NS:
                 return
             del windows[key_id]
+
+
+def _subtract(counts: Counter[str], key_id: str, number: int) -> None:
+    counts[key_id] -= number
+    if not counts[key_id]:
+        del counts[key_id]
+
+
+def check_body(key_id: str, key_bytes: int, all_bytes: int, budget: BodyBudget) -> None:
+    """Compare what a key would hold, and all keys together, with the budget. Raises GatewayError."""
+    if key_bytes > budget.per_key_bytes:
+        raise GatewayError(
+            ErrorKind.TOO_MANY_BODY_BYTES,
+            f"The requests of the key '{key_id}' would hold {key_bytes} bytes of bodies at a time; its share is "
+            f"{budget.per_key_bytes}. Wait for one of them to end, or send smaller ones.",
+            retry_after_s=_BODIES_RETRY_S,
+        )
+    if all_bytes > budget.in_all_bytes:
+        raise GatewayError(
+            ErrorKind.BODY_MEMORY_FULL,
+            "The gateway holds as many large request bodies as it has memory for. Try again shortly.",
+            retry_after_s=_BODIES_RETRY_S,
+        )
 
 
 def rate_limited(key_id: str, limit: int, room_ns: int) -> GatewayError:

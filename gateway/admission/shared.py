@@ -1,13 +1,14 @@
-"""Counts requests per minute and at a time, per key, over all processes of one gateway: the same rules as ``gate``.
+"""Counts requests per minute, at a time, and bytes of bodies over all processes of a gateway: by the rules of ``gate``.
 
 What is counted stands in one file per key, mapped into each process's memory and changed under a lock on the file. So a
 limit of N admits exactly N, whichever processes the calls come to, and nobody is asked over a socket. The kernel gives
 up a dead process's lock, and the places that it held are freed by the next process in its slot. Two system calls a
 request; the lock is held for microseconds.
 
-A file is an array of 64-bit integers: how many requests of each slot are running, then the ring of the times (monotonic
-nanoseconds, which all processes of a machine share) of the admissions of the last minute. When a reload raises a limit,
-whoever sees it first makes the ring larger, and the others map the file anew.
+A file is an array of 64-bit integers: how many requests of each slot are running, how many bytes their bodies have,
+then the ring of the times (monotonic nanoseconds, which all processes of a machine share) of the admissions of the last
+minute. When a reload raises a limit, whoever sees it first makes the ring larger, and the others map the file anew.
+One more file has the bytes of all keys.
 """
 
 import contextlib
@@ -17,16 +18,19 @@ import mmap
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
-from gateway.admission.base import Hold
-from gateway.admission.gate import NOTHING, WINDOW_NS, rate_limited, too_many_concurrent
+from gateway.admission.base import Admission, Hold
+from gateway.admission.gate import NOTHING, WINDOW_NS, Admitted, check_body, rate_limited, too_many_concurrent
 from gateway.clock import Clock
-from gateway.types import Call, Plan, Usage
+from gateway.errors import ErrorKind, GatewayError
+from gateway.types import BodyBudget, Call, Plan, Principal
 
 SLOTS = 64
 """Processes that can share a limit."""
 _CAPACITY, _FIRST, _COUNT, _RUNNING = 0, 1, 2, 3
-_RING = _RUNNING + SLOTS
+_BODIES = _RUNNING + SLOTS
+_RING = _BODIES + SLOTS
 _INTEGER_BYTES = 8
 
 
@@ -37,21 +41,24 @@ class SharedGate:
         self._directory = directory
         self._slot = slot
         self._now_ns = clock.monotonic_ns
-        self._counts: dict[str, _Counts] = {}
+        self._counts: dict[str | None, _Counts] = {}
 
     def start(self) -> None:
         """Free the places that a dead predecessor in the slot held."""
         self._directory.mkdir(parents=True, exist_ok=True)
         free_places(self._directory, self._slot)
 
-    async def admit(self, call: Call) -> Hold:
+    async def admit(self, key: Principal, budget: BodyBudget) -> Admission:
         """Let a call in, or raise GatewayError: RATE_LIMITED (``retry_after_s`` is exact), TOO_MANY_CONCURRENT."""
-        key = call.principal
+        if key.requests_per_minute is not None or key.concurrency is not None:
+            try:
+                self._count_call(key, self._counts_of(key.key_id), self._now_ns())
+            except OSError:
+                raise _uncountable() from None
+        return Admitted(self, key, budget)
+
+    def _count_call(self, key: Principal, counts: "_Counts", now_ns: int) -> None:
         limit, concurrency = key.requests_per_minute, key.concurrency
-        if limit is None and concurrency is None:
-            return NOTHING
-        counts = self._counts_of(key.key_id)
-        now_ns = self._now_ns()
         with counts:
             if limit is not None:
                 room_ns = counts.room_in_ns(limit, now_ns)
@@ -63,7 +70,30 @@ class SharedGate:
                 counts.cells[_RUNNING + self._slot] += 1
             if limit is not None:
                 counts.append(now_ns)
-        return NOTHING if concurrency is None else _Place(counts, self._slot)
+
+    def count_body(self, key_id: str, more_bytes: int, budget: BodyBudget) -> None:
+        """See ``gate.Counts``."""
+        try:
+            # Always in this order, so that no two processes wait for each other.
+            with self._counts_of(key_id) as of_key, self._counts_of(None) as of_all:
+                check_body(key_id, of_key.body_bytes() + more_bytes, of_all.body_bytes() + more_bytes, budget)
+                of_key.cells[_BODIES + self._slot] += more_bytes
+                of_all.cells[_BODIES + self._slot] += more_bytes
+        except OSError:
+            raise _uncountable() from None
+
+    def leave(self, key: Principal, body_bytes: int) -> None:
+        """See ``gate.Counts``."""
+        if key.concurrency is None and not body_bytes:
+            return
+        of_key = self._counts_of(key.key_id)
+        with of_key:
+            of_key.cells[_RUNNING + self._slot] -= key.concurrency is not None
+            of_key.cells[_BODIES + self._slot] -= body_bytes
+        if body_bytes:
+            of_all = self._counts_of(None)
+            with of_all:
+                of_all.cells[_BODIES + self._slot] -= body_bytes
 
     async def reserve(self, call: Call, plan: Plan) -> Hold:  # noqa: ARG002 - budgets are not there yet
         """Hold nothing: there are no budgets yet."""
@@ -75,41 +105,25 @@ class SharedGate:
             counts.close()
         self._counts.clear()
 
-    def _counts_of(self, key_id: str) -> "_Counts":
+    def _counts_of(self, key_id: str | None) -> "_Counts":
         counts = self._counts.get(key_id)
         if counts is None:
             # A key may be named anything, a file may not.
-            path = self._directory / hashlib.sha256(key_id.encode()).hexdigest()
-            counts = self._counts[key_id] = _Counts(path)
+            name = "all" if key_id is None else hashlib.sha256(key_id.encode()).hexdigest()
+            counts = self._counts[key_id] = _Counts(self._directory / name)
         return counts
+
+
+def _uncountable() -> GatewayError:
+    sentence = "The gateway cannot count its limits: its state directory takes no file at present. Try again shortly."
+    return GatewayError(ErrorKind.STORAGE_UNAVAILABLE, sentence, retry_after_s=5.0)
 
 
 def free_places(directory: Path, slot: int) -> None:
     """Free the places that a dead process in the slot held. Raises OSError."""
     for path in directory.iterdir():
         with contextlib.closing(_Counts(path)) as counts, counts:
-            counts.cells[_RUNNING + slot] = 0
-
-
-class _Place:
-    """One of a key's places for running requests."""
-
-    __slots__ = ("_counts", "_slot")
-
-    def __init__(self, counts: "_Counts", slot: int) -> None:
-        self._counts: _Counts | None = counts
-        self._slot = slot
-
-    def settle(self, usage: Usage) -> None:  # noqa: ARG002 - a place is free again whatever was used
-        """Free the place."""
-        self.release()
-
-    def release(self) -> None:
-        """Free the place, once."""
-        counts, self._counts = self._counts, None
-        if counts is not None:
-            with counts:
-                counts.cells[_RUNNING + self._slot] -= 1
+            counts.cells[_RUNNING + slot] = counts.cells[_BODIES + slot] = 0
 
 
 class _Counts:
@@ -119,7 +133,7 @@ class _Counts:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self.cells: memoryview[int] = memoryview(b"").cast("q")
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         try:
             if not self.cells or self.cells[_CAPACITY] != len(self.cells) - _RING:
@@ -127,6 +141,7 @@ class _Counts:
         except OSError:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
             raise
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -135,7 +150,11 @@ class _Counts:
 
     def running(self) -> int:
         """Return how many requests run in all processes."""
-        return sum(self.cells[_RUNNING:_RING])
+        return sum(self.cells[_RUNNING:_BODIES])
+
+    def body_bytes(self) -> int:
+        """Return how many bytes of bodies are held in all processes."""
+        return sum(self.cells[_BODIES:_RING])
 
     def room_in_ns(self, limit: int, now_ns: int) -> int:
         """Return how long until fewer than ``limit`` admissions lie within the window; 0: there is room."""

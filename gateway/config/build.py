@@ -14,9 +14,18 @@ import msgspec
 
 from gateway.config.loopback import is_loopback_address
 from gateway.config.problems import Problems, unknown
-from gateway.config.schema import Config, ModelSection, PriceSection, ProviderSection, QuantileSection, RouteSection
+from gateway.config.schema import (
+    Config,
+    ModelSection,
+    PriceSection,
+    ProviderSection,
+    QuantileSection,
+    RouteSection,
+    ServerSection,
+)
 from gateway.config.snapshot import ProviderType, Server, Snapshot, Wildcard
 from gateway.types import (
+    BodyBudget,
     Capability,
     Ceiling,
     Constraints,
@@ -32,6 +41,7 @@ PriceOf = Callable[[str, str], Rates | None]
 """(the price book's id of the provider, the provider's name of the model) -> its rates, or None: not in the book."""
 
 _NANO = 1_000_000_000
+_MB = 1_000_000
 _UPSTREAM = "{upstream}"
 
 
@@ -67,8 +77,9 @@ def build(config: Config, *, provider_types: Mapping[str, ProviderType], price_o
         server=Server(
             host=server.host,
             port=server.port,
-            max_body_bytes=int(server.max_body_mb * 1_000_000),
+            max_body_bytes=int(server.max_body_mb * _MB),
             body_timeout_s=server.body_timeout_s,
+            bodies=_body_budget(server),
             drain_s=server.drain_s,
             workers=server.workers,
             is_loopback=_is_loopback(server.host),
@@ -98,6 +109,12 @@ def frozen_changes(old: Snapshot, new: Snapshot) -> list[str]:
         for name, before, after in pairs
         if before != after
     ]
+
+
+def _body_budget(server: ServerSection) -> BodyBudget:
+    in_all_mb = server.max_body_memory_mb or max(BodyBudget().in_all_bytes / _MB, 2 * server.max_body_mb)
+    per_key_mb = server.max_body_memory_per_key_mb or max(in_all_mb / 2, server.max_body_mb)
+    return BodyBudget(per_key_bytes=int(per_key_mb * _MB), in_all_bytes=int(in_all_mb * _MB))
 
 
 def _check_server(config: Config, problems: Problems) -> None:

@@ -86,6 +86,17 @@ class ServerSection(Section):
     body_timeout_s: Seconds = Field(
         default=30, description="How long a caller may take to send the body, in seconds; then 408."
     )
+    max_body_memory_mb: Annotated[float, Number, Field(gt=0, le=1_000_000)] | None = Field(
+        default=None,
+        description="How much of request bodies the gateway holds at a time, over all its processes; bodies of up to "
+        "64 KB are not counted. What does not fit is answered 503 with `Retry-After`. At least `max_body_mb`. Default: "
+        "512, or twice `max_body_mb` if that is more.",
+    )
+    max_body_memory_per_key_mb: Annotated[float, Number, Field(gt=0, le=1_000_000)] | None = Field(
+        default=None,
+        description="How much of it the requests of one key may hold at a time; beyond it they are answered 429. At "
+        "least `max_body_mb`. Default: half of `max_body_memory_mb`.",
+    )
     drain_s: Annotated[float, Number, Field(ge=0, le=86_400)] = Field(
         default=30,
         description="How long running requests may take to end once the gateway is told to stop, in seconds.",
@@ -108,6 +119,14 @@ class ServerSection(Section):
     pages: PagesSection = Field(
         default=PagesSection(), description="Who may read `/metrics`, `/docs`, `/openapi.json`."
     )
+
+    @model_validator(mode="after")
+    def _room_for_one_body(self) -> "ServerSection":
+        for name in ("max_body_memory_mb", "max_body_memory_per_key_mb"):
+            given = getattr(self, name)
+            if given is not None and given < self.max_body_mb:
+                raise ValueError(f"{name} is {given:g}: a body of max_body_mb ({self.max_body_mb:g}) would never fit")
+        return self
 
 
 class ProviderSection(Section):

@@ -9,7 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from gateway.types import Licence, Principal, Route, Target, Timeouts
+from gateway.types import BodyBudget, Licence, Principal, Route, Target, Timeouts
 
 
 class ProviderType(Struct, frozen=True, kw_only=True):
@@ -45,6 +45,7 @@ class Server(Struct, frozen=True, kw_only=True):
     body_timeout_s: float
     drain_s: float
     """How long running requests may take to end when the gateway is told to stop."""
+    bodies: BodyBudget = BodyBudget()
     workers: int = 1
     """Processes that serve."""
     is_loopback: bool = True

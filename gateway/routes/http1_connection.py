@@ -41,6 +41,9 @@ LAST_CALL_S = 1.0
 """With the server about to stop, a request may be under way on a connection that looks idle, or has just been made."""
 READER_TIMEOUT_S = 60.0
 """For so long a caller may take nothing of an answer that waits for him."""
+_DISCARDED_BYTES = 1 << 19
+_DISCARD_PAUSE_S = 0.05
+"""After so much that nobody reads, so long a rest: at 10 MB a second a caller still gets his refusal, and no more."""
 _MOST_WAITING = 256
 _MOST_WAITING_BYTES = 1 << 16
 """With more than this sent behind the request that runs, a caller is held back, and his leaving noticed later."""
@@ -99,6 +102,7 @@ class Connection(asyncio.Protocol):
         """The last answer, to what came behind the requests that run and wait."""
         self._finishing = False
         self._paused = False
+        self._discarded_bytes = 0
         self.full = False
         self._drain: asyncio.Future[None] | None = None
         self.date = date
@@ -248,6 +252,14 @@ class Connection(asyncio.Protocol):
         if self._paused and not self._transport.is_closing():
             self._paused = False
             self._transport.resume_reading()
+
+    def discard(self, size_bytes: int) -> None:
+        """Let a caller wait now and then who sends what nobody reads: it is work without an admission."""
+        self._discarded_bytes += size_bytes
+        if self._discarded_bytes >= _DISCARDED_BYTES:
+            self._discarded_bytes = 0
+            self.pause_reading()
+            self._loop.call_later(_DISCARD_PAUSE_S, self.resume_reading)
 
     # Called by the server.
 

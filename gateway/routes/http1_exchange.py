@@ -14,7 +14,9 @@ from gateway.errors import ErrorKind, GatewayError
 from gateway.wire.errors import render
 
 _AHEAD_BYTES = 1 << 16
-"""So much of a body is taken before anybody has asked for it."""
+"""So much of a body is taken before anybody has asked for it, and so much of one is too little to be counted."""
+_STEP_BYTES = 1 << 20
+"""By so much the count of a body without a length grows."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 _FIELD = b"%b: %b\r\n"
@@ -38,6 +40,9 @@ class Line(Protocol):
     def resume_reading(self) -> None:
         """Let the caller go on."""
 
+    def discard(self, size_bytes: int) -> None:
+        """Note that bytes of a body came which nobody will read."""
+
     def date(self) -> bytes:
         """Return the header with the time of now."""
 
@@ -46,8 +51,9 @@ class Exchange:
     """A request whose head is there, and the ``Sink`` of its answer. ``end`` follows the answer's last bytes."""
 
     __slots__ = (
-        "_allowed_bytes", "_body", "_bodyless", "_chunked", "_head", "_line", "_owed_bytes", "_size_bytes", "_waiter",
-        "answered", "further", "headers", "left", "method", "modern", "persistent", "received", "started", "target",
+        "_allowed_bytes", "_body", "_bodyless", "_chunked", "_head", "_hold", "_limit_bytes", "_line", "_owed_bytes",
+        "_size_bytes", "_waiter", "answered", "further", "headers", "left", "method", "modern", "persistent",
+        "received", "started", "target",
     )  # fmt: skip
 
     def __init__(
@@ -73,7 +79,8 @@ class Exchange:
         self._line = line
         self._body: bytes | bytearray | None = b""
         self._size_bytes = 0
-        self._allowed_bytes = _AHEAD_BYTES
+        self._allowed_bytes = self._limit_bytes = _AHEAD_BYTES
+        self._hold: Callable[[int], None] = _hold_any
         self._waiter: asyncio.Future[None] | None = None
         self._head = b""
         self._chunked = False
@@ -84,22 +91,38 @@ class Exchange:
         """See ``Inbound.caller_left``."""
         return self.left
 
-    async def read_body(self, limit_bytes: int, timeout_s: float) -> bytes:
-        """Return the whole body, once. Raises GatewayError: BODY_TOO_LARGE, BODY_TIMEOUT."""
-        if not self.received:
-            await self._receive(limit_bytes, timeout_s)
-        if self._size_bytes > limit_bytes:
-            raise _too_large(limit_bytes)
+    async def read_body(self, limit_bytes: int, timeout_s: float, hold: Callable[[int], None] | None = None) -> bytes:
+        """Return the whole body, once. Raises GatewayError: BODY_TOO_LARGE, BODY_TIMEOUT, and what ``hold`` raises.
+
+        ``hold`` is called with how many bytes are to be kept, before they are: at once where the head tells the length,
+        step by step where it does not, and not at all for a small body.
+        """
+        if not self.received or self._size_bytes > min(limit_bytes, _AHEAD_BYTES):
+            self._limit_bytes, self._hold = limit_bytes, hold or _hold_any
+            self._allowed_bytes = min(self._allowed_bytes, limit_bytes)
+            try:
+                # The parser has seen to its being a number.
+                self._allow(max(self._size_bytes, int(self.headers.get("content-length", "0"))))
+                if not self.received:
+                    await self._receive(timeout_s)
+            except GatewayError:
+                self._body = None  # nobody will read it
+                raise
+            finally:
+                self._hold = _hold_any
         body, self._body = self._body or b"", None
         return bytes(body)
 
-    async def _receive(self, limit_bytes: int, timeout_s: float) -> None:
-        """Wait until the body has come, or more of it than the limit."""
-        if int(self.headers.get("content-length", "0")) > limit_bytes:  # the parser has seen to its being a number
-            raise _too_large(limit_bytes)
-        self._allowed_bytes = limit_bytes
-        if self._size_bytes > limit_bytes:
-            return
+    def _allow(self, size_bytes: int) -> None:
+        """See that there is room for a body of this size. Raises GatewayError."""
+        if size_bytes > self._limit_bytes:
+            raise _too_large(self._limit_bytes)
+        if size_bytes > _AHEAD_BYTES:
+            self._hold(size_bytes)
+            self._allowed_bytes = size_bytes
+
+    async def _receive(self, timeout_s: float) -> None:
+        """Wait until the body has come."""
         self._line.resume_reading()
         if self.modern and self.headers.get("expect", "").lower() == "100-continue":
             self._line.write(_CONTINUE)
@@ -115,6 +138,7 @@ class Exchange:
     def take(self, data: bytes) -> None:
         """Keep a piece of the body, unless it is one too many or nobody will read it any more."""
         if self._body is None:
+            self._line.discard(len(data))
             return
         if self._body:
             if isinstance(self._body, bytes):
@@ -124,11 +148,20 @@ class Exchange:
             self._body = data
         self._size_bytes += len(data)
         if self._size_bytes > self._allowed_bytes:
-            if self._waiter is None:
-                self._line.pause_reading()
-            else:
-                self._body = None
-                self._wake()
+            self._outgrown()
+
+    def _outgrown(self) -> None:
+        """Make room for more of a body without a length, or take no more of it."""
+        waiter = self._waiter
+        if waiter is None:
+            self._line.pause_reading()
+            return
+        try:
+            self._allow(max(self._size_bytes, min(self._size_bytes + _STEP_BYTES, self._limit_bytes)))
+        except GatewayError as error:
+            self._body = None
+            if not waiter.done():
+                waiter.set_exception(error)
 
     def complete(self) -> None:
         """Note that the whole body has come."""
@@ -232,6 +265,10 @@ class Date:
 def unregistered(status: int) -> bytes:
     """Return the first line of an answer whose status has no phrase, as an upstream's may not."""
     return b"HTTP/1.1 %d \r\n" % status
+
+
+def _hold_any(_size_bytes: int) -> None:
+    """Keep what comes."""
 
 
 def _give_up(waiter: "asyncio.Future[None]", timeout_s: float) -> None:

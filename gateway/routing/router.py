@@ -65,14 +65,7 @@ class Router:
             if route.when_none_fits == "reject":
                 beyond = tuple([each for each in over if each is not probe])
         if not others and not probe:
-            return Plan(
-                candidates=(),
-                beyond=beyond,
-                dropped=tuple(dropped),
-                policy=route.name,
-                policy_version=route.version,
-                reason="",
-            )
+            return Plan(candidates=(), beyond=beyond, dropped=tuple(dropped), reason="")
         first = probe or others[0]
         wanted = _wanted(preferred, first) if cold else None
         reason = _reason(call, objective, ordered, first, len(dropped))
@@ -85,8 +78,6 @@ class Router:
             ),
             beyond=beyond,
             dropped=tuple(dropped),
-            policy=route.name,
-            policy_version=route.version,
             reason=_ascii(f"{wanted.id} has no replica ready: {reason}" if wanted else reason),
             wanted=wanted,
         )

@@ -229,7 +229,7 @@ class Lengths:
         """
         if cap == 0:
             return
-        key = _cap_key(cap)
+        key = 0 if cap is None else _cap_key(cap)
         answers = self._by_cap.get(key)
         if answers is None:
             answers = self._by_cap[key] = _Answers()
@@ -237,10 +237,11 @@ class Lengths:
 
     def predict(self, now_ns: int, cap: int | None) -> Quantiles | None:
         """Predict tokens under a cap; if there was none like it, as an uncapped answer cut off there."""
-        answers = self._by_cap.get(_cap_key(cap)) or self._by_cap.get(0)
+        by_cap = self._by_cap
+        answers = by_cap.get(0 if cap is None else _cap_key(cap)) or by_cap.get(0)
         if answers is None:
             return None
-        known = answers.predict(now_ns)
+        known = answers.predict(now_ns) if answers.waiting else answers.known
         if cap is None or known.p99 <= cap:
             return known
         return Quantiles(min(known.p50, cap), min(known.p90, cap), min(known.p95, cap), min(known.p99, cap))
@@ -249,23 +250,23 @@ class Lengths:
 class _Answers:
     """The lengths of answers under one cap, learnt when they are asked for: of a busy target, now and then."""
 
-    __slots__ = ("_known", "_learnt_at_ns", "_window", "waiting")
+    __slots__ = ("_learnt_at_ns", "_window", "known", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[tuple[int, int]] = deque(maxlen=SIZE)
         self._window = Window()
-        self._known = Quantiles(1.0, 1.0, 1.0, 1.0)
+        self.known = Quantiles(1.0, 1.0, 1.0, 1.0)
         self._learnt_at_ns = 0
 
     def predict(self, now_ns: int) -> Quantiles:
-        if self.waiting and (len(self._window) < SIZE or now_ns - self._learnt_at_ns >= REFRESH_NS):
+        if len(self._window) < SIZE or now_ns - self._learnt_at_ns >= REFRESH_NS:
             for at_ns, tokens in self.waiting:
                 self._window.add(at_ns, max(1, tokens))
             self.waiting.clear()
             self._learnt_at_ns = now_ns
-            self._known = self._window.predict(now_ns) or self._known
-        return self._known
+            self.known = self._window.predict(now_ns) or self.known
+        return self.known
 
 
-def _cap_key(cap: int | None) -> int:
-    return 0 if cap is None else min(cap.bit_length(), 20)
+def _cap_key(cap: int) -> int:
+    return min(cap.bit_length(), 20)

@@ -1,7 +1,7 @@
 """A whole gateway in virtual time: its pipeline, in-memory upstreams and ledger, no socket and no thread."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +64,7 @@ class VirtualGateway:
         """Send one chat request, streamed unless told otherwise, and read its answer to the end."""
         body = chat_body(**{"stream": True, **members})
 
-        async def read_body() -> bytes:
+        async def read_body(_hold: Callable[[int], None]) -> bytes:
             return body
 
         answered = Answered(asyncio.get_running_loop().time())

@@ -11,17 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.admission.base import Gate, Hold
+from gateway.admission.base import Admission, Gate, Hold
 from gateway.admission.gate import InProcessGate
 from gateway.admission.shared import SharedGate
 from gateway.clock import Clock, SystemClock
 from gateway.errors import ErrorKind, GatewayError
-from gateway.types import Call, Plan, Usage
+from gateway.types import BodyBudget, Call, Plan, Principal, Usage
 from tests.ground.builders import build_call, build_principal
 
 SECOND_NS = 1_000_000_000
 NewGate = Callable[[Clock], Gate]
-PLAN = Plan(candidates=(), dropped=(), policy="cost", policy_version="v1", reason="")
+BUDGET = BodyBudget(per_key_bytes=100, in_all_bytes=150)
+PLAN = Plan(candidates=(), dropped=(), reason="")
 
 
 class HandClock:
@@ -39,8 +40,8 @@ class HandClock:
         return self.now_ns
 
 
-def a_call(key_id: str = "demo", *, per_minute: int | None = None, at_a_time: int | None = None) -> Call:
-    return build_call(principal=build_principal(key_id, requests_per_minute=per_minute, concurrency=at_a_time))
+def a_key(key_id: str = "demo", *, per_minute: int | None = None, at_a_time: int | None = None) -> Principal:
+    return build_principal(key_id, requests_per_minute=per_minute, concurrency=at_a_time)
 
 
 class InTurn:
@@ -49,9 +50,9 @@ class InTurn:
     def __init__(self, gates: list[SharedGate]) -> None:
         self._gates = itertools.cycle(gates)
 
-    async def admit(self, call: Call) -> Hold:
+    async def admit(self, key: Principal, budget: BodyBudget) -> Admission:
         """Ask the next one."""
-        return await next(self._gates).admit(call)
+        return await next(self._gates).admit(key, budget)
 
     async def reserve(self, call: Call, plan: Plan) -> Hold:
         """Ask the next one."""
@@ -85,24 +86,24 @@ def new_gate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         gate.stop()
 
 
-async def is_let_in(gate: Gate, call: Call) -> Hold | None:
+async def is_let_in(gate: Gate, key: Principal) -> Admission | None:
     try:
-        return await gate.admit(call)
+        return await gate.admit(key, BUDGET)
     except GatewayError:
         return None
 
 
-async def refusal(gate: Gate, call: Call) -> GatewayError:
+async def refusal(gate: Gate, key: Principal) -> GatewayError:
     with pytest.raises(GatewayError) as caught:
-        await gate.admit(call)
+        await gate.admit(key, BUDGET)
     return caught.value
 
 
 async def test_the_rate_is_exact_under_concurrency(new_gate: NewGate) -> None:
     """A hundred calls at the same moment, ten places: ten get in."""
     gate = new_gate(HandClock())
-    call = a_call(per_minute=10)
-    holds = await asyncio.gather(*(is_let_in(gate, call) for _ in range(100)))
+    key = a_key(per_minute=10)
+    holds = await asyncio.gather(*(is_let_in(gate, key) for _ in range(100)))
     assert sum(hold is not None for hold in holds) == 10
 
 
@@ -110,33 +111,33 @@ async def test_a_refused_call_is_told_when_to_come_back_and_then_gets_in(new_gat
     """Retry-After is the moment when the oldest admission leaves the window: not a nanosecond sooner."""
     clock = HandClock()
     gate = new_gate(clock)
-    call = a_call(per_minute=2)
-    await gate.admit(call)
+    key = a_key(per_minute=2)
+    await gate.admit(key, BUDGET)
     clock.now_ns += 10 * SECOND_NS
-    await gate.admit(call)
+    await gate.admit(key, BUDGET)
     clock.now_ns += 20 * SECOND_NS
-    error = await refusal(gate, call)
+    error = await refusal(gate, key)
     assert error.kind is ErrorKind.RATE_LIMITED
     assert error.status == 429
     assert error.retry_after_s == 30
     clock.now_ns += 30 * SECOND_NS - 1
-    assert await is_let_in(gate, call) is None
+    assert await is_let_in(gate, key) is None
     clock.now_ns += 1
-    assert await is_let_in(gate, call) is not None
-    assert (await refusal(gate, call)).retry_after_s == 10
+    assert await is_let_in(gate, key) is not None
+    assert (await refusal(gate, key)).retry_after_s == 10
 
 
 async def test_a_refused_call_does_not_count(new_gate: NewGate) -> None:
     """A client that hammers is let in again as soon as one that waits."""
     clock = HandClock()
     gate = new_gate(clock)
-    call = a_call(per_minute=1)
-    await gate.admit(call)
+    key = a_key(per_minute=1)
+    await gate.admit(key, BUDGET)
     for _ in range(59):
         clock.now_ns += SECOND_NS
-        assert await is_let_in(gate, call) is None
+        assert await is_let_in(gate, key) is None
     clock.now_ns += SECOND_NS
-    assert await is_let_in(gate, call) is not None
+    assert await is_let_in(gate, key) is not None
 
 
 @given(limit=st.integers(1, 4), pauses_ms=st.lists(st.integers(0, 40_000), max_size=60))
@@ -144,14 +145,14 @@ async def test_no_sixty_seconds_hold_more_than_the_limit(new_gate: NewGate, limi
     """Whatever the rhythm; and who is refused is told when the oldest of them leaves."""
     clock = HandClock()
     gate = new_gate(clock)
-    call = a_call(per_minute=limit)
+    key = a_key(per_minute=limit)
     admitted: list[int] = []
     for pause_ms in pauses_ms:
         clock.now_ns += pause_ms * 1_000_000
-        if await is_let_in(gate, call):
+        if await is_let_in(gate, key):
             admitted.append(clock.now_ns)
         else:
-            retry_after_s = (await refusal(gate, call)).retry_after_s
+            retry_after_s = (await refusal(gate, key)).retry_after_s
             assert retry_after_s == (admitted[-limit] + 60 * SECOND_NS - clock.now_ns) / 1e9
     for start in admitted:
         assert sum(start <= other < start + 60 * SECOND_NS for other in admitted) <= limit
@@ -160,40 +161,101 @@ async def test_no_sixty_seconds_hold_more_than_the_limit(new_gate: NewGate, limi
 async def test_concurrency_is_exact_and_a_place_is_given_back_once(new_gate: NewGate) -> None:
     """Settling or releasing frees one place, however often either is called."""
     gate = new_gate(HandClock())
-    call = a_call(at_a_time=2)
-    holds = [hold for hold in await asyncio.gather(*(is_let_in(gate, call) for _ in range(9))) if hold]
+    key = a_key(at_a_time=2)
+    holds = [hold for hold in await asyncio.gather(*(is_let_in(gate, key) for _ in range(9))) if hold]
     assert len(holds) == 2
-    error = await refusal(gate, call)
+    error = await refusal(gate, key)
     assert error.kind is ErrorKind.TOO_MANY_CONCURRENT
     assert error.retry_after_s == 1
     holds[0].settle(Usage(output_tokens=3))
     holds[0].release()
     holds[0].settle(Usage())
-    assert await is_let_in(gate, call) is not None
-    assert await is_let_in(gate, call) is None
+    assert await is_let_in(gate, key) is not None
+    assert await is_let_in(gate, key) is None
     holds[1].release()
-    assert await is_let_in(gate, call) is not None
+    assert await is_let_in(gate, key) is not None
 
 
 async def test_a_call_refused_for_concurrency_costs_no_rate(new_gate: NewGate) -> None:
     """Both are checked before either is counted."""
     gate = new_gate(HandClock())
-    call = a_call(per_minute=2, at_a_time=1)
-    first = await gate.admit(call)
+    key = a_key(per_minute=2, at_a_time=1)
+    first = await gate.admit(key, BUDGET)
     for _ in range(5):
-        assert (await refusal(gate, call)).kind is ErrorKind.TOO_MANY_CONCURRENT
+        assert (await refusal(gate, key)).kind is ErrorKind.TOO_MANY_CONCURRENT
     first.release()
-    second = await gate.admit(call)
+    second = await gate.admit(key, BUDGET)
     second.release()
-    assert (await refusal(gate, call)).kind is ErrorKind.RATE_LIMITED
+    assert (await refusal(gate, key)).kind is ErrorKind.RATE_LIMITED
 
 
 async def test_keys_do_not_count_against_each_other(new_gate: NewGate) -> None:
     """What one key uses up, another still has."""
     gate = new_gate(HandClock())
-    await gate.admit(a_call("a", per_minute=1, at_a_time=1))
-    assert await is_let_in(gate, a_call("a", per_minute=1, at_a_time=1)) is None
-    assert await is_let_in(gate, a_call("b", per_minute=1, at_a_time=1)) is not None
+    await gate.admit(a_key("a", per_minute=1, at_a_time=1), BUDGET)
+    assert await is_let_in(gate, a_key("a", per_minute=1, at_a_time=1)) is None
+    assert await is_let_in(gate, a_key("b", per_minute=1, at_a_time=1)) is not None
+
+
+async def test_body_bytes_are_counted_per_key_and_in_all(new_gate: NewGate) -> None:
+    """A key's share is its own fault (429), what all hold together is not (503); both say when to come back."""
+    gate = new_gate(HandClock())
+    one, other, third = [await gate.admit(a_key(name), BUDGET) for name in ("a", "a", "b")]
+    one.take_body(60)
+    with pytest.raises(GatewayError) as caught:
+        other.take_body(41)
+    assert (caught.value.kind, caught.value.status) == (ErrorKind.TOO_MANY_BODY_BYTES, 429)
+    assert caught.value.retry_after_s == 2
+    other.take_body(40)
+    with pytest.raises(GatewayError) as caught:
+        third.take_body(51)
+    assert (caught.value.kind, caught.value.status) == (ErrorKind.BODY_MEMORY_FULL, 503)
+    assert caught.value.retry_after_s == 2
+    third.take_body(50)
+    one.settle(Usage())
+    third.take_body(100)
+
+
+async def test_growing_body_is_counted_once_and_given_back_once(new_gate: NewGate) -> None:
+    """What it grew to, not the sum of the steps; a step that was refused leaves the count as it was."""
+    gate = new_gate(HandClock())
+    growing, other = [await gate.admit(a_key(at_a_time=2), BUDGET) for _ in range(2)]
+    for size in (10, 50, 90):
+        growing.take_body(size)
+    with pytest.raises(GatewayError):
+        growing.take_body(101)
+    with pytest.raises(GatewayError):
+        other.take_body(11)
+    other.take_body(10)
+    growing.release()
+    growing.settle(Usage())
+    growing.take_body(1_000)  # too late to count
+    other.take_body(100)
+    other.release()
+    (await gate.admit(a_key("another"), BUDGET)).take_body(100)
+
+
+async def test_bodies_of_a_dead_process_are_given_back(tmp_path: Path) -> None:
+    """The next process in its slot starts with none."""
+    dead, other = started(tmp_path, 0, HandClock()), started(tmp_path, 1, HandClock())
+    (await dead.admit(a_key(), BUDGET)).take_body(100)
+    with pytest.raises(GatewayError):
+        (await other.admit(a_key(), BUDGET)).take_body(1)
+    dead.stop()
+    successor = started(tmp_path, 0, HandClock())
+    (await other.admit(a_key(), BUDGET)).take_body(100)
+    successor.stop()
+    other.stop()
+
+
+async def test_limits_that_cannot_be_counted_refuse_the_call(tmp_path: Path) -> None:
+    """Without a place for the count (the directory is gone) it is our 503, not an internal error."""
+    gate = started(tmp_path / "limits", 0, HandClock())
+    (tmp_path / "limits").rmdir()
+    assert (await refusal(gate, a_key(per_minute=1))).kind is ErrorKind.STORAGE_UNAVAILABLE
+    with pytest.raises(GatewayError) as caught:
+        (await gate.admit(a_key(), BUDGET)).take_body(1)
+    assert caught.value.kind is ErrorKind.STORAGE_UNAVAILABLE
 
 
 async def test_counts_survive_a_reload_with_another_limit(new_gate: NewGate) -> None:
@@ -201,11 +263,11 @@ async def test_counts_survive_a_reload_with_another_limit(new_gate: NewGate) -> 
     clock = HandClock()
     gate = new_gate(clock)
     for _ in range(3):
-        await gate.admit(a_call(per_minute=3))
+        await gate.admit(a_key(per_minute=3), BUDGET)
         clock.now_ns += SECOND_NS
-    assert await is_let_in(gate, a_call(per_minute=4)) is not None
-    assert (await refusal(gate, a_call(per_minute=4))).retry_after_s == 57
-    assert (await refusal(gate, a_call(per_minute=1))).retry_after_s == 60
+    assert await is_let_in(gate, a_key(per_minute=4)) is not None
+    assert (await refusal(gate, a_key(per_minute=4))).retry_after_s == 57
+    assert (await refusal(gate, a_key(per_minute=1))).retry_after_s == 60
 
 
 async def test_a_silent_key_leaves_nothing_behind() -> None:
@@ -213,10 +275,10 @@ async def test_a_silent_key_leaves_nothing_behind() -> None:
     clock = HandClock()
     gate = InProcessGate(clock)
     for number in range(1_000):
-        hold = await gate.admit(a_call(f"key-{number}", per_minute=5, at_a_time=5))
+        hold = await gate.admit(a_key(f"key-{number}", per_minute=5, at_a_time=5), BUDGET)
         hold.release()
     clock.now_ns += 60 * SECOND_NS
-    await gate.admit(a_call("other", per_minute=5))
+    await gate.admit(a_key("other", per_minute=5), BUDGET)
     assert list(gate._windows) == ["other"]
     assert gate._running == {}
 
@@ -225,11 +287,11 @@ async def test_a_busy_key_does_not_keep_a_silent_one() -> None:
     """The key that came first and goes on calling does not stand in the way of forgetting the second."""
     clock = HandClock()
     gate = InProcessGate(clock)
-    await gate.admit(a_call("busy", per_minute=50))
-    await gate.admit(a_call("silent", per_minute=50))
+    await gate.admit(a_key("busy", per_minute=50), BUDGET)
+    await gate.admit(a_key("silent", per_minute=50), BUDGET)
     for _ in range(3):
         clock.now_ns += 30 * SECOND_NS
-        await gate.admit(a_call("busy", per_minute=50))
+        await gate.admit(a_key("busy", per_minute=50), BUDGET)
     assert list(gate._windows) == ["busy"]
 
 
@@ -237,10 +299,10 @@ async def test_a_key_without_limits_is_not_recorded() -> None:
     """Nor is anything held for it, and a reservation holds nothing yet."""
     gate = InProcessGate(HandClock())
     for _ in range(1_000):
-        hold = await gate.admit(a_call())
+        hold = await gate.admit(a_key(), BUDGET)
     hold.settle(Usage())
     hold.release()
-    (await gate.reserve(a_call(), PLAN)).release()
+    (await gate.reserve(build_call(), PLAN)).release()
     assert not gate._windows
     assert not gate._running
 
@@ -248,9 +310,9 @@ async def test_a_key_without_limits_is_not_recorded() -> None:
 def _hammer(directory: Path, slot: int, start: Barrier, admitted: "multiprocessing.Queue[int]") -> None:
     async def run() -> int:
         gate = started(directory, slot, SystemClock())
-        call = a_call(per_minute=300, at_a_time=1_000)
+        key = a_key(per_minute=300, at_a_time=1_000)
         start.wait()
-        return sum([await is_let_in(gate, call) is not None for _ in range(400)])
+        return sum([await is_let_in(gate, key) is not None for _ in range(400)])
 
     admitted.put(asyncio.run(run()))
 
@@ -270,15 +332,15 @@ async def test_a_limit_is_exact_over_processes_at_the_same_moment(tmp_path: Path
 
 async def test_the_places_of_a_dead_process_are_free_again(tmp_path: Path) -> None:
     """For whoever takes its slot starts with nothing running; the others keep theirs, and the rate stays counted."""
-    call = a_call(per_minute=3, at_a_time=2)
+    key = a_key(per_minute=3, at_a_time=2)
     dead, other = started(tmp_path, 0, HandClock()), started(tmp_path, 1, HandClock())
-    await dead.admit(call)
-    await other.admit(call)
-    assert (await refusal(other, call)).kind is ErrorKind.TOO_MANY_CONCURRENT
+    await dead.admit(key, BUDGET)
+    await other.admit(key, BUDGET)
+    assert (await refusal(other, key)).kind is ErrorKind.TOO_MANY_CONCURRENT
     dead.stop()
     successor = started(tmp_path, 0, HandClock())
-    await successor.admit(call)
-    assert (await refusal(successor, call)).kind is ErrorKind.RATE_LIMITED
+    await successor.admit(key, BUDGET)
+    assert (await refusal(successor, key)).kind is ErrorKind.RATE_LIMITED
     successor.stop()
     other.stop()
 
@@ -287,7 +349,7 @@ async def test_a_limit_has_its_disk_before_it_counts(tmp_path: Path) -> None:
     """Also when a reload has raised it: a mapped page without disk kills the process that writes to it."""
     gate = SharedGate(tmp_path, 0, SystemClock())
     for limit in (1, 10_000):
-        await gate.admit(build_call(principal=build_principal(requests_per_minute=limit)))
+        await gate.admit(a_key(per_minute=limit), BUDGET)
         (file,) = tmp_path.iterdir()
         assert file.stat().st_blocks * 512 >= file.stat().st_size > limit * 8
     gate.stop()

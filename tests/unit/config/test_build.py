@@ -16,7 +16,7 @@ from gateway.config.load import load
 from gateway.config.problems import ConfigError
 from gateway.config.schema import Config
 from gateway.config.snapshot import ProviderType, Server, Snapshot
-from gateway.types import Ceiling, Constraints, Principal, Rates, Timeouts
+from gateway.types import BodyBudget, Ceiling, Constraints, Principal, Rates, Timeouts
 
 TYPES = {
     "ray-serve": ProviderType(adapter="openai", model_path="/{upstream}/v1", own_hardware=True, always_stream=True),
@@ -36,6 +36,7 @@ ENVIRON = {"HOME": "/h", "OPENAI_API_KEY": "sk-upstream", "DEMO_KEY": "tw-demo",
 FULL = """\
 server:
   {host: 0.0.0.0, port: 9000, max_body_mb: 1.5, body_timeout_s: 11, drain_s: 12, workers: 3,
+  max_body_memory_mb: 9, max_body_memory_per_key_mb: 4,
   hosts: [GW.example.com., "::1"], cors_origins: ["https://App.example.com:443/", "http://app:3000"],
   pages: {metrics: open, docs: off, openapi: key}}
 providers:
@@ -137,6 +138,7 @@ def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
         port=9000,
         max_body_bytes=1_500_000,
         body_timeout_s=11,
+        bodies=BodyBudget(per_key_bytes=4_000_000, in_all_bytes=9_000_000),
         drain_s=12,
         workers=3,
         is_loopback=False,
@@ -190,6 +192,24 @@ def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
         commercial=True,
         own_hardware=True,
     )
+
+
+@pytest.mark.parametrize(
+    ("server", "per_key_mb", "in_all_mb"),
+    [
+        ("{}", 256, 512),
+        ("{max_body_mb: 500}", 500, 1_000),
+        ("{max_body_memory_mb: 100}", 50, 100),
+        ("{max_body_memory_mb: 30}", 20, 30),
+        ("{max_body_memory_per_key_mb: 100}", 100, 512),
+    ],
+)
+def test_body_budget_has_room_for_the_largest_body(
+    tmp_path: Path, server: str, per_key_mb: int, in_all_mb: int
+) -> None:
+    """What is not configured follows from what is."""
+    bodies = snapshot_of(tmp_path, f"{LOCAL}server: {server}\n").server.bodies
+    assert bodies == BodyBudget(per_key_bytes=per_key_mb * 1_000_000, in_all_bytes=in_all_mb * 1_000_000)
 
 
 def test_a_model_is_a_route_of_one_and_a_wildcard_is_neither(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import tracemalloc
+from collections.abc import Callable
 
 import pytest
 
@@ -19,6 +20,7 @@ class Recorder:
     def __init__(self) -> None:
         self.writes: list[bytes] = []
         self.reading = True
+        self.discarded_bytes = 0
 
     def write(self, data: bytes, /) -> None:
         self.writes.append(data)
@@ -31,6 +33,9 @@ class Recorder:
 
     def resume_reading(self) -> None:
         self.reading = True
+
+    def discard(self, size_bytes: int) -> None:
+        self.discarded_bytes += size_bytes
 
     def date(self) -> bytes:
         return b"date: now\r\n"
@@ -158,6 +163,70 @@ async def test_a_body_without_a_length_is_refused_once_it_is_too_large(line: Rec
     assert refused.value.kind is ErrorKind.BODY_TOO_LARGE
     assert exchange._body is None
     assert line.reading
+
+
+async def _refused(exchange: Exchange, hold: Callable[[int], None]) -> ErrorKind:
+    with pytest.raises(GatewayError) as refused:
+        await exchange.read_body(1_000_000_000, 1.0, hold)
+    return refused.value.kind
+
+
+def _no_room(_size_bytes: int) -> None:
+    raise GatewayError(ErrorKind.BODY_MEMORY_FULL, "No room.")
+
+
+async def test_body_of_a_known_length_is_counted_before_it_is_read(line: Recorder) -> None:
+    """At once and whole; without room for it nothing more of it is asked for or kept."""
+    counted: list[int] = []
+    exchange = _exchange(line, content_length="300000")
+    reading = asyncio.create_task(exchange.read_body(1_000_000, 1.0, counted.append))
+    await asyncio.sleep(0)
+    assert counted == [300_000]
+    exchange.take(b"x" * 300_000)
+    exchange.complete()
+    assert len(await reading) == 300_000
+    assert counted == [300_000]
+    refused = _exchange(line, content_length="300000", expect="100-continue")
+    refused.take(b"x" * 60_000)
+    assert await _refused(refused, _no_room) is ErrorKind.BODY_MEMORY_FULL
+    assert line.writes == []
+    assert refused._body is None
+
+
+async def test_body_of_an_unknown_length_is_counted_as_it_grows(line: Recorder) -> None:
+    """In steps, so that the count is never below what is kept, and the limit is the last step."""
+    counted: list[int] = []
+    exchange = _exchange(line, transfer_encoding="chunked")
+    reading = asyncio.create_task(exchange.read_body(2_500_000, 1.0, counted.append))
+    await asyncio.sleep(0)
+    for size in range(50_000, 2_500_001, 50_000):
+        exchange.take(b"x" * 50_000)
+        assert size <= max(counted, default=1 << 16) <= 2_500_000
+    exchange.complete()
+    assert len(await reading) == 2_500_000
+    assert len(counted) <= 4
+
+
+async def test_growing_body_without_room_is_refused_and_not_kept(line: Recorder) -> None:
+    exchange = _exchange(line, transfer_encoding="chunked")
+    reading = asyncio.create_task(_refused(exchange, _no_room))
+    await asyncio.sleep(0)
+    exchange.take(b"x" * 65_537)
+    exchange.take(b"x" * 1_000)
+    assert await reading is ErrorKind.BODY_MEMORY_FULL
+    assert exchange._body is None
+    assert line.discarded_bytes == 1_000
+
+
+async def test_large_body_that_came_in_one_piece_is_counted(line: Recorder) -> None:
+    """A socket's buffer may hold more than what is taken ahead; a small body costs no count."""
+    counted: list[int] = []
+    for size in (65_536, 200_000):
+        exchange = _exchange(line, content_length=str(size))
+        exchange.take(b"x" * size)
+        exchange.complete()
+        assert len(await exchange.read_body(1_000_000, 1.0, counted.append)) == size
+    assert counted == [200_000]
 
 
 async def test_only_a_body_that_is_wanted_is_called_for(line: Recorder) -> None:

@@ -1,5 +1,6 @@
 """Resolving a model's name: routes, allow-lists, wildcards, and what is said of a name that does not exist."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from tests.ground.builders import build_envelope, build_principal, build_route, 
 BOOK = {("openai", "gpt-5-mini"): Rates(output_nano_usd_per_mtok=2_000_000_000, version="book")}
 
 
-async def no_body() -> bytes:
+async def no_body(_hold: Callable[[int], None]) -> bytes:
     return b""
 
 
