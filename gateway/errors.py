@@ -52,6 +52,7 @@ class ErrorKind(StrEnum):
     UPSTREAM_RATE_LIMITED = "upstream_rate_limited"
     UPSTREAM_CREDENTIALS = "upstream_credentials"
     UPSTREAM_REJECTED = "upstream_rejected"
+    UPSTREAM_FLAGGED = "upstream_flagged"
     UPSTREAM_UNSUPPORTED = "upstream_unsupported"
     BREAKER_OPEN = "breaker_open"
 
@@ -109,6 +110,7 @@ MEANINGS: dict[ErrorKind, Meaning] = {
     ErrorKind.UPSTREAM_RATE_LIMITED: Meaning(503, _UPSTREAM, "upstream_rate_limited", True, True, logging.WARNING),
     ErrorKind.UPSTREAM_CREDENTIALS: Meaning(503, _UPSTREAM, "upstream_credentials", True, True, logging.ERROR),
     ErrorKind.UPSTREAM_REJECTED: Meaning(400, _CALLER, None, False, False, logging.INFO),
+    ErrorKind.UPSTREAM_FLAGGED: Meaning(400, _CALLER, "content_filter", False, False, logging.INFO),
     ErrorKind.UPSTREAM_UNSUPPORTED: Meaning(400, _CALLER, "unsupported", True, False, logging.INFO),
     ErrorKind.BREAKER_OPEN: Meaning(503, _UPSTREAM, "upstream_unreachable", True, False, logging.INFO),
 }
@@ -155,6 +157,10 @@ class GatewayError(Exception):
         return self.meaning.code
 
 
+_ITS_OWN_WORDS = frozenset({ErrorKind.UPSTREAM_REJECTED, ErrorKind.UPSTREAM_FLAGGED})
+"""Kinds that reach the caller with the upstream's status and code."""
+
+
 class UpstreamError(GatewayError):
     """One target failed. ``upstream_status`` is its HTTP status, when it sent one."""
 
@@ -187,11 +193,11 @@ class UpstreamError(GatewayError):
     @property
     def status(self) -> int:
         """The upstream's own status where the request was at fault, otherwise the table's."""
-        if self.kind is ErrorKind.UPSTREAM_REJECTED and self.upstream_status is not None:
+        if self.kind in _ITS_OWN_WORDS and self.upstream_status is not None:
             return self.upstream_status
         return self.meaning.status
 
     @property
     def code(self) -> str | None:
         """The upstream's own code where the request was at fault, otherwise the table's."""
-        return self.upstream_code if self.kind is ErrorKind.UPSTREAM_REJECTED else self.meaning.code
+        return (self.upstream_code if self.kind in _ITS_OWN_WORDS else None) or self.meaning.code

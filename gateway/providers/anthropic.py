@@ -5,12 +5,12 @@ worded is left to ``wire.anthropic_request``, ``wire.anthropic`` and ``wire.chat
 """
 
 import math
-import re
 import time
 from collections.abc import Callable, Mapping
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.providers.base import streams_upstream
+from gateway.providers.classify import ANTHROPIC, Hints, classify
 from gateway.providers.redaction import by_shape
 from gateway.types import Call, Operation, Target, UpstreamRequest, Usage
 from gateway.wire.anthropic import Answer, ErrorBody, StreamError, read_error
@@ -21,43 +21,20 @@ from gateway.wire.sse import Splitter, data_of
 API_VERSION = "2023-06-01"
 """Anthropic's only current API version (platform.claude.com/docs/en/api/versioning)."""
 
-_KIND_BY_TYPE = {
-    "invalid_request_error": ErrorKind.UPSTREAM_REJECTED,
-    "request_too_large": ErrorKind.UPSTREAM_REJECTED,
-    "authentication_error": ErrorKind.UPSTREAM_CREDENTIALS,
-    "permission_error": ErrorKind.UPSTREAM_CREDENTIALS,
-    "billing_error": ErrorKind.UPSTREAM_CREDENTIALS,
+_STATUS_BY_TYPE = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
     # The model's name comes from our configuration, so an unknown one is not the caller's fault.
-    "not_found_error": ErrorKind.UPSTREAM_ERROR,
-    "rate_limit_error": ErrorKind.UPSTREAM_RATE_LIMITED,
-    "api_error": ErrorKind.UPSTREAM_ERROR,
-    "timeout_error": ErrorKind.UPSTREAM_TIMEOUT,
-    "overloaded_error": ErrorKind.UPSTREAM_OVERLOADED,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
 }
-"""Source: platform.claude.com/docs/en/api/errors."""
-
-_KIND_BY_STATUS = {
-    400: ErrorKind.UPSTREAM_REJECTED,
-    401: ErrorKind.UPSTREAM_CREDENTIALS,
-    402: ErrorKind.UPSTREAM_CREDENTIALS,
-    403: ErrorKind.UPSTREAM_CREDENTIALS,
-    413: ErrorKind.UPSTREAM_REJECTED,
-    422: ErrorKind.UPSTREAM_REJECTED,
-    429: ErrorKind.UPSTREAM_RATE_LIMITED,
-    503: ErrorKind.UPSTREAM_OVERLOADED,
-    504: ErrorKind.UPSTREAM_TIMEOUT,
-    529: ErrorKind.UPSTREAM_OVERLOADED,
-}
-"""For error types that are not in the list above, and bodies that are not Anthropic's (a proxy's page)."""
-
-# An invalid_request_error has no code that says so; these are the wordings seen since 2023.
-_TOO_LONG = re.compile(
-    r"prompt is too long|exceeds? (?:the )?(?:model's )?(?:maximum )?context|context (?:window|limit)", re.IGNORECASE
-)
-_OUR_ACCOUNT = re.compile(
-    r"credit balance|billing|spend(?:ing)? limit|organization (?:has been|is) (?:disabled|on hold)", re.IGNORECASE
-)
-_OUR_ACCOUNT_CODES = re.compile(rb"spend_limit|billing|organization|workspace|cmek")
+"""For an error within a stream. Source: platform.claude.com/docs/en/api/errors."""
 
 _SENTENCES = {
     ErrorKind.UPSTREAM_CREDENTIALS: "The provider did not accept the gateway's account or credentials",
@@ -65,6 +42,7 @@ _SENTENCES = {
     ErrorKind.UPSTREAM_OVERLOADED: "The provider is overloaded",
     ErrorKind.UPSTREAM_TIMEOUT: "The provider ran out of time",
     ErrorKind.UPSTREAM_ERROR: "The provider failed",
+    ErrorKind.UPSTREAM_UNSUPPORTED: "The model behind this target does not do this kind of request",
 }
 
 
@@ -111,8 +89,8 @@ class AnthropicAdapter:
         body: bytes,
         operation: Operation = "chat",  # noqa: ARG002 - there is no other
     ) -> UpstreamError:
-        """Classify an answer with another status; the provider's ``error.type`` says more than the status does."""
-        return _classify(read_error(body), status, _retry_after_s(headers))
+        """Classify an answer with another status."""
+        return _failure(read_error(body), status, _retry_after_s(headers))
 
     @staticmethod
     def _body(call: Call, target: Target) -> bytes:
@@ -170,7 +148,7 @@ class StreamDecoder:
                 if data is not None:
                     written.append(answer.read_event(data))
         except StreamError as error:
-            self._failure = _classify(error.error, None, None)
+            self._failure = _failure(error.error, None, None)
         except UpstreamError as error:
             self._failure = error
         new_content = answer.content_events > self.content_events
@@ -217,24 +195,19 @@ class WholeDecoder:
         return body
 
 
-def _classify(error: ErrorBody, status: int | None, retry_after_s: float | None) -> UpstreamError:
-    """Say whose fault it is. Only what is the caller's keeps the provider's words; ours would mean nothing to them."""
-    fallback = _KIND_BY_STATUS.get(status or 0, ErrorKind.UPSTREAM_ERROR)
-    kind = _KIND_BY_TYPE.get(error.type, fallback)
-    if kind is ErrorKind.UPSTREAM_REJECTED:
-        code = bytes((error.details or {}).get("error_code", b""))
-        if _OUR_ACCOUNT_CODES.search(code) or _OUR_ACCOUNT.search(error.message):
-            kind = ErrorKind.UPSTREAM_CREDENTIALS
-        elif _TOO_LONG.search(error.message):
-            kind = ErrorKind.CONTEXT_LENGTH
+def _failure(error: ErrorBody, status: int | None, retry_after_s: float | None) -> UpstreamError:
+    """Make the error. Only what is the caller's keeps the provider's words; ours would mean nothing to them."""
+    code = bytes((error.details or {}).get("error_code", b"")).decode(errors="replace").strip('"')
+    meant = status or _STATUS_BY_TYPE.get(error.type, 500)
+    kind = classify(meant, f"{code} {error.type}", error.message, Hints(), ANTHROPIC)
     sentence = _SENTENCES.get(kind)
     if sentence is None:
         message = by_shape(error.message) or "The provider rejected the request."
     else:
-        name = error.type if error.type in _KIND_BY_TYPE else f"status {status}" if status else "unknown error"
+        name = error.type if error.type in _STATUS_BY_TYPE else f"status {status}" if status else "unknown error"
         message = f"{sentence} ({name})."
     said = error.message or None if sentence is not None else None
-    return UpstreamError(kind, message, upstream_status=status, retry_after_s=retry_after_s, said=said)
+    return UpstreamError(kind, message, upstream_status=meant, retry_after_s=retry_after_s, said=said)
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:

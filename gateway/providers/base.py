@@ -70,9 +70,10 @@ class Adapter(Protocol):
         """Classify an answer with another status.
 
         400, 404, 413, 422 about the request are the caller's fault (UPSTREAM_REJECTED, the provider's own message
-        passed on with anything that looks like a credential removed; CONTEXT_LENGTH when it says so); 401 and 403 are
-        about our credentials; 429 about our quota; 503 and 529 are overload (with ``Retry-After``); what the model
-        cannot do at all is UPSTREAM_UNSUPPORTED; the rest is UPSTREAM_ERROR.
+        passed on with anything that looks like a credential removed; CONTEXT_LENGTH and UPSTREAM_FLAGGED, which is
+        moderation, when it says so); 401, 402 and 403 are about our credentials and account; 429 about our quota; 503
+        and 529 are overload (with ``Retry-After``); what the model cannot do at all is UPSTREAM_UNSUPPORTED; the rest
+        is UPSTREAM_ERROR. What the codes of a provider add is a table in ``classify``.
         """
 
 

@@ -11,7 +11,8 @@ import msgspec
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.providers.base import Decoder, streams_upstream
-from gateway.providers.failure import classify, classify_in_stream
+from gateway.providers.classify import COMPATIBLE, Facts
+from gateway.providers.failure import failure_in_stream, failure_of_answer
 from gateway.providers.transcript import TranscriptDecoder, form_for
 from gateway.types import Call, Operation, Target, UpstreamRequest
 from gateway.wire.frame import Frame, learn
@@ -38,12 +39,19 @@ class CompatibleAdapter:
     """Speak OpenAI's dialect to an upstream that speaks it too.
 
     ``refused_members`` are those the upstream is known to answer with 400. ``asks_usage`` is False for an upstream that
-    refuses ``stream_options`` and counts in its last chunk anyway.
+    refuses ``stream_options`` and counts in its last chunk anyway. ``facts``: what its errors mean.
     """
 
-    def __init__(self, *, refused_members: frozenset[str] = frozenset(), asks_usage: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        refused_members: frozenset[str] = frozenset(),
+        asks_usage: bool = True,
+        facts: Facts = COMPATIBLE,
+    ) -> None:
         self._refused_members = refused_members
         self._asks_usage = asks_usage
+        self._facts = facts
 
     def refuses(self, call: Call, target: Target) -> str | None:  # noqa: ARG002 - the same for every target
         """Name the members of the request that this upstream does not take, if there are any."""
@@ -83,7 +91,7 @@ class CompatibleAdapter:
         self, status: int, headers: Mapping[str, str], body: bytes, operation: Operation = "chat"
     ) -> UpstreamError:
         """Classify an answer with an error status."""
-        return classify(status, headers, body, operation)
+        return failure_of_answer(status, headers, body, operation, self._facts)
 
     def _body(self, call: Call, target: Target) -> bytes:
         envelope = call.envelope
@@ -115,7 +123,7 @@ class _Reader(Tap):
     def read(self, data: bytes) -> Chunk:
         chunk = super().read(data)
         if _is_error(chunk):
-            raise classify_in_stream(parse(data))
+            raise failure_in_stream(parse(data))
         return chunk
 
 
@@ -344,7 +352,7 @@ class AssemblingDecoder(_Events):
         else:
             value, before = parse(data), self.content_events
             if _is_error(self.read_object(value)):
-                raise classify_in_stream(value)
+                raise failure_in_stream(value)
             self._assembler.add(value)
             if self.content_events > before:
                 self._learn(event)
@@ -384,7 +392,7 @@ class EmbeddingsDecoder(ObjectDecoder):
     def _check(self, body: bytes) -> None:
         answer = self.read_embeddings(body)
         if _is_error(answer):
-            raise classify_in_stream(parse(body))
+            raise failure_in_stream(parse(body))
         if not answer.data:
             raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an answer without embeddings.")
 

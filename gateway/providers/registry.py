@@ -3,6 +3,7 @@
 from gateway.config.snapshot import ProviderType
 from gateway.providers.anthropic import AnthropicAdapter
 from gateway.providers.base import Adapter
+from gateway.providers.classify import DEEPSEEK, OPENROUTER, XAI
 from gateway.providers.compatible import CompatibleAdapter
 from gateway.types import Licence
 
@@ -27,6 +28,9 @@ ADAPTERS: dict[str, Adapter] = {
     "vllm": CompatibleAdapter(),
     "compatible": CompatibleAdapter(),
     "compatible-without-stream-options": CompatibleAdapter(asks_usage=False),
+    "deepseek": CompatibleAdapter(facts=DEEPSEEK),
+    "openrouter": CompatibleAdapter(facts=OPENROUTER),
+    "xai": CompatibleAdapter(facts=XAI),
 }
 
 
@@ -58,9 +62,9 @@ PROVIDER_TYPES: dict[str, ProviderType] = {
     "groq": _hosted("https://api.groq.com/openai/v1", "groq"),
     "together": _hosted("https://api.together.ai/v1", "together"),
     "fireworks": _hosted("https://api.fireworks.ai/inference/v1", "fireworks"),
-    "deepseek": _hosted("https://api.deepseek.com", "deepseek"),
-    "xai": _hosted("https://api.x.ai/v1", "x-ai", licence="proprietary"),
-    "openrouter": _hosted("https://openrouter.ai/api/v1", "openrouter"),
+    "deepseek": _hosted("https://api.deepseek.com", "deepseek", adapter="deepseek"),
+    "xai": _hosted("https://api.x.ai/v1", "x-ai", adapter="xai", licence="proprietary"),
+    "openrouter": _hosted("https://openrouter.ai/api/v1", "openrouter", adapter="openrouter"),
     "perplexity": _hosted("https://api.perplexity.ai", "perplexity"),
     # Both answer `stream_options` with 422 and count in the last chunk without being asked.
     "mistral": _hosted("https://api.mistral.ai/v1", "mistral", adapter="compatible-without-stream-options"),

@@ -1,7 +1,7 @@
 """Transcripts of speech in OpenAI's dialect: the caller's form goes up, the upstream's own bytes come down."""
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.providers.failure import classify_in_stream
+from gateway.providers.failure import failure_in_stream
 from gateway.types import Envelope, Usage
 from gateway.wire.multipart import boundary_of, parts_of, replace
 from gateway.wire.openai import parse
@@ -43,7 +43,7 @@ class TranscriptDecoder:
         if self._is_json:
             answer, self.usage = read_transcript(body)
             if answer.error is not None or answer.object == "error":
-                raise classify_in_stream(parse(body))
+                raise failure_in_stream(parse(body))
             if not isinstance(answer.text, str):
                 raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an answer without a transcript.")
         elif body.lstrip()[:1] == b"<":
