@@ -6,7 +6,7 @@ never hold a key, a prompt or an upstream's address.
 
 import logging
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 Cause = Literal[
     "dns", "refused", "unreachable", "connect_timeout", "certificate", "tls", "reset", "closed", "not_http", "shortage"
@@ -140,6 +140,11 @@ class GatewayError(Exception):
     def why(self) -> str | None:
         """What lies beneath the error, for the log and the record: a word of ours, or else the upstream's sentence."""
         return self.cause
+
+    def detached(self) -> Self:
+        """Drop its traceback and what led to it; who keeps an error keeps this, or its frames keep the request."""
+        self.__traceback__ = self.__cause__ = self.__context__ = None
+        return self
 
     @property
     def meaning(self) -> Meaning:

@@ -110,7 +110,7 @@ class Meter:
 
     def failed(self, error: GatewayError) -> None:
         """Note the error that the caller gets."""
-        self._error = error
+        self._error = error.detached()
         if not self._failure_is_told:
             then = f"the caller was told {error.status}"
             self._instruments.failures.note(error, call_id=self._inbound.id, target_id=None, then=then)

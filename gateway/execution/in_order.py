@@ -70,7 +70,7 @@ class InOrder:
                         raise
             except UpstreamError as error:
                 final = answered or not error.meaning.retryable
-                failures.append((target.id, error))
+                failures.append((target.id, error.detached()))
                 if attempt is not None and attempt.elsewhere and _broken(target, failures) < MAX_REPLICAS:
                     to_try.appendleft(candidate)  # this replica is out until it is heard again
                 meter.attempt_failed(error, target, to_try[0].target if to_try and not final else None)

@@ -68,7 +68,9 @@ class Patience:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._timer.cancel()
-        if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+        task = self._task
+        del self._task  # an error that it ends with may hold this
+        if self._expired and task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             if self._until_ns >= self._deadline_ns:
                 raise GatewayError(
                     ErrorKind.DEADLINE, "The request's total time ran out before the answer was complete."

@@ -154,7 +154,9 @@ class Connection(asyncio.Protocol):
         self._leave()
         self._timer.cancel()
         self._read_on()
-        del self._parser  # it and this object hold each other
+        del self._parser  # it and this object hold each other, as do its requests
+        self._waiting.clear()
+        self._current = self._incoming = None
         self._on_lost(self)
 
     def pause_writing(self) -> None:
@@ -297,6 +299,10 @@ class Connection(asyncio.Protocol):
         try:
             await self._handler(exchange)
             exchange.end()
+        except asyncio.CancelledError:
+            if not exchange.left:
+                raise
+            # Nobody waits for this task: kept in it, the error would keep the frames, and with them the request.
         except Exception:
             log.exception("a request's handler failed")
             if not (exchange.started or exchange.left):

@@ -9,9 +9,9 @@ import ssl
 from asyncio.staggered import staggered_race
 from collections.abc import Callable
 from itertools import chain, zip_longest
-from typing import TypeVar
 
 from gateway.errors import Cause, ErrorKind, UpstreamError
+from gateway.transport.http1_connection import Connection
 from gateway.transport.http1_request import Origin
 
 _NEXT_ADDRESS_AFTER_S = 0.25
@@ -26,7 +26,6 @@ _CAUSES: dict[int, Cause] = {
     **dict.fromkeys((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL), "shortage"),
 }
 """Of the system's errors; any other one is ``unreachable``. EADDRNOTAVAIL: no local port is free."""
-_ProtocolT = TypeVar("_ProtocolT", bound=asyncio.Protocol)
 
 
 def default_tls() -> ssl.SSLContext:
@@ -36,18 +35,20 @@ def default_tls() -> ssl.SSLContext:
     return context
 
 
-async def connect(origin: Origin, tls: ssl.SSLContext | None, make: Callable[[], _ProtocolT]) -> _ProtocolT:
+async def connect(origin: Origin, tls: ssl.SSLContext | None, make: Callable[[], Connection]) -> Connection:
     """Open a connection. Raises OSError of which ``connect_error`` makes an UpstreamError."""
     loop = asyncio.get_running_loop()
     opened = await _open_socket(origin)
+    connection = make()
     try:
-        _transport, protocol = await loop.create_connection(
-            make, sock=opened, ssl=tls, server_hostname=origin.host if tls else None
+        await loop.create_connection(
+            lambda: connection, sock=opened, ssl=tls, server_hostname=origin.host if tls else None
         )
     except BaseException:
         opened.close()
+        connection.unmake()
         raise
-    return protocol
+    return connection
 
 
 async def _open_socket(origin: Origin) -> socket.socket:

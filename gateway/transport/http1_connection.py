@@ -1,6 +1,7 @@
 """One connection and the one exchange that it carries at a time: bytes out, an answer in, bounded both ways."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import cast
 
@@ -248,6 +249,12 @@ class Connection(asyncio.Protocol):
         if self._answer is not None:
             self._answer.end(orderly=False)
 
+    def unmake(self) -> None:
+        """Let go of a transport that the loop has given up while making it: of that it calls no ``connection_lost``."""
+        self.open = False
+        with contextlib.suppress(AttributeError):
+            del self._transport
+
     def pause_reading(self) -> None:
         """Let the upstream wait."""
         if not self._transport.is_closing():
@@ -288,8 +295,9 @@ class Connection(asyncio.Protocol):
         """Take the connection's end, whatever caused it; an orderly one was told before, by eof_received."""
         self.open = False
         self._unsent = memoryview(b"")
-        if self._answer is not None:
-            self._answer.end(orderly=False)
+        answer, self._answer = self._answer, None  # it and this object hold each other
+        if answer is not None:
+            answer.end(orderly=False)
         self._on_lost(self)
 
     def pause_writing(self) -> None:

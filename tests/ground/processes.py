@@ -3,12 +3,14 @@
 import asyncio
 import re
 import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
 _URL = re.compile(r"http://[\w.:]+")
+_LINE_BYTES = 1 << 20
 _START_S = 60.0
 _END_S = 30.0
 
@@ -39,6 +41,14 @@ class Program:
         found = _URL.search(line.decode())
         assert found is not None, f"it did not start: {line.decode()}{self.log.read_text()}"
         self.url = found[0]
+
+    async def ask(self, line: str) -> str:
+        """Write a line to its stdin, and return the line that it answers with."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{line}\n".encode())
+        async with asyncio.timeout(_END_S):
+            return (await self._process.stdout.readline()).decode()
 
     def signal(self, number: int) -> None:
         """Send a signal."""
@@ -73,7 +83,7 @@ async def program(*command: str | Path, log: Path, environ: Mapping[str, str] | 
     """Run a program until the context is left; its stderr is appended to ``log``."""
     with log.open("ab") as stderr:
         process = await asyncio.create_subprocess_exec(
-            *command, stdout=asyncio.subprocess.PIPE, stderr=stderr, cwd=_ROOT, env=environ
+            *command, stdin=PIPE, stdout=PIPE, limit=_LINE_BYTES, stderr=stderr, cwd=_ROOT, env=environ
         )
     running = Program(process, log)
     try:
@@ -83,10 +93,10 @@ async def program(*command: str | Path, log: Path, environ: Mapping[str, str] | 
 
 
 @asynccontextmanager
-async def gateway_process(config: Path) -> AsyncIterator[Program]:
-    """Run ``tollway serve`` on any free port."""
+async def gateway_process(config: Path, *, module: str = "gateway") -> AsyncIterator[Program]:
+    """Run ``tollway serve`` on any free port, or a module that does the same and more."""
     log = config.with_name("gateway.log")
-    async with program(sys.executable, "-m", "gateway", "serve", "--config", config, "--port", "0", log=log) as running:
+    async with program(sys.executable, "-m", module, "serve", "--config", config, "--port", "0", log=log) as running:
         await running.listening()
         yield running
 
