@@ -63,10 +63,12 @@ async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Grou
             "keyless": {"server": SERVER},
             "hurried": {"keys": keys, "server": {**SERVER, "body_timeout_s": 0.1}},
         }.items():
-            path = tmp_path_factory.mktemp(name)
             environ = {"KEY": KEY, "UPSTREAM_KEY": UPSTREAM_KEY}
-            gateways[name] = await stack.enter_async_context(running_gateway({**config, **more}, path, environ=environ))
+            running = running_gateway({**config, **more}, tmp_path_factory.mktemp(name), environ=environ)
+            gateways[name] = await stack.enter_async_context(running)
         yield Ground(gateways, upstream)
+        rows = [row for running in gateways.values() for row in await running.totals()]
+        assert sum(row.attempts for row in rows) == len(upstream.seen), "each attempt is billed once"
 
 
 def test_names_of_shapes_are_distinct() -> None:
