@@ -24,7 +24,7 @@ from gateway.clock import Clock, Ids, SystemClock
 from gateway.config.build import build, frozen_changes
 from gateway.config.load import load
 from gateway.config.problems import ConfigError
-from gateway.config.snapshot import Current, Snapshot
+from gateway.config.snapshot import Current, Snapshot, Storage
 from gateway.discovery.cluster import Cluster, Discovery
 from gateway.execution.registry import strategies
 from gateway.fleet import FleetReport
@@ -76,9 +76,9 @@ def read_snapshot(
     return build(config, provider_types=PROVIDER_TYPES, price_of=price_of)
 
 
-def journal_ledger(state_dir: Path, journal_dir: Path, clock: Clock) -> JournalLedger:
+def journal_ledger(state_dir: Path, journal_dir: Path, clock: Clock, storage: Callable[[], Storage]) -> JournalLedger:
     """Make the ledger of a journal: each process writes its own, and all fill one database."""
-    return JournalLedger(journal_dir, Store(sqlite_url(state_dir / "ledger.sqlite")), clock)
+    return JournalLedger(journal_dir, Store(sqlite_url(state_dir / "ledger.sqlite")), clock, storage=storage)
 
 
 class Gateway:
@@ -105,7 +105,9 @@ class Gateway:
         state_dir = Path(snapshot.state_dir)
         self._shared_gate: SharedGate | None = None
         self._exchange: Exchange | None = None
-        self.ledger = ledger or journal_ledger(state_dir, place.journal_dir if place else state_dir, clock)
+        self.ledger = ledger or journal_ledger(
+            state_dir, place.journal_dir if place else state_dir, clock, lambda: self.current.snapshot.storage
+        )
         if place is None:
             self.pool, self.metrics = Pool(clock), Metrics(self._label_of)
         else:

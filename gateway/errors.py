@@ -116,6 +116,10 @@ MEANINGS: dict[ErrorKind, Meaning] = {
 }
 
 
+class StateUnusableError(Exception):
+    """The state directory or its database cannot be used. The message is one sentence for the operator."""
+
+
 class GatewayError(Exception):
     """A request cannot go on. ``message`` is one or two sentences for the caller that say what to do."""
 

@@ -16,16 +16,15 @@ from typing import Any
 
 import uvloop
 
-from gateway.accounting.base import StateDirectoryInUse
 from gateway.accounting.journal import Journal
 from gateway.admission.shared import free_places
 from gateway.app import Gateway, journal_ledger, log, read_snapshot
 from gateway.clock import SystemClock
 from gateway.config.problems import ConfigError
-from gateway.config.snapshot import Snapshot
+from gateway.config.snapshot import Snapshot, Storage
+from gateway.errors import StateUnusableError
 from gateway.siblings.place import Place, begin, journal_dirs
 from gateway.siblings.supervisor import Supervisor
-from gateway.store.engine import SchemaMismatch
 from gateway.telemetry import logs
 
 
@@ -61,7 +60,7 @@ def serve(arguments: argparse.Namespace) -> int:
     try:
         snapshot = read()
         return _serve(arguments, snapshot, read)
-    except (ConfigError, StateDirectoryInUse, SchemaMismatch, _CannotListenError) as error:
+    except (ConfigError, StateUnusableError, _CannotListenError) as error:
         return _fail(str(error))
     except OSError as error:
         return _fail(f"cannot use the state directory {snapshot.state_dir}: {error.strerror}")
@@ -100,7 +99,8 @@ def _in_uvloop(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _alone(gateway: Gateway, listener: socket.socket, state_dir: Path) -> None:
-    await _recover(state_dir, journal_dirs(state_dir))
+    storage = gateway.current.snapshot.storage
+    await _recover(state_dir, storage, journal_dirs(state_dir))
     await _run(gateway, listener)
 
 
@@ -147,12 +147,12 @@ async def _run(gateway: Gateway, listener: socket.socket, *, ready_fd: int = -1,
 
 async def _supervise(arguments: argparse.Namespace, snapshot: Snapshot, listener: socket.socket) -> int:
     """Run processes behind the listener: they serve, this one only looks after them."""
-    state_dir = Path(snapshot.state_dir)
-    await _recover(state_dir, [state_dir])  # what a gateway of one process has left
+    state_dir, storage = Path(snapshot.state_dir), snapshot.storage
+    await _recover(state_dir, storage, [state_dir])  # what a gateway of one process has left
     lock = Journal(state_dir, segment_bytes=1, alarm=log.error)
     lock.acquire()
     try:
-        await _recover(state_dir, journal_dirs(state_dir))
+        await _recover(state_dir, storage, journal_dirs(state_dir))
         begin(state_dir)
         listener.listen()
 
@@ -190,10 +190,10 @@ async def _supervise(arguments: argparse.Namespace, snapshot: Snapshot, listener
     return 0 if good else _fail("not all processes of the gateway started; what each said stands above")
 
 
-async def _recover(state_dir: Path, journals: Sequence[Path]) -> None:
+async def _recover(state_dir: Path, storage: Storage, journals: Sequence[Path]) -> None:
     """Carry into the database what an earlier gateway left in these journals, however many its processes were."""
     for journal_dir in journals:
-        left = journal_ledger(state_dir, journal_dir, SystemClock())
+        left = journal_ledger(state_dir, journal_dir, SystemClock(), lambda: storage)
         await left.start()
         await left.stop()
 

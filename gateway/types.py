@@ -408,6 +408,18 @@ class CallRecord(Struct, frozen=True, kw_only=True):
     """Of a failure; see ``LedgerEntry``."""
 
 
+class Refused(Struct, frozen=True, kw_only=True):
+    """Refused calls that have no record each: how many, from one key, of one kind, since then."""
+
+    refused_id: str
+    since_ns: int
+    """Wall clock: the beginning of a minute, or later, when records were deleted, of a day (UTC)."""
+    key_id: str | None
+    error_kind: str | None
+    status: int
+    calls: int
+
+
 class UpstreamRequest(Struct, frozen=True, kw_only=True):
     """What an adapter wants sent."""
 

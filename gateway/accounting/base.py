@@ -11,11 +11,7 @@ from msgspec import Struct
 
 from gateway.errors import GatewayError
 from gateway.trace import Trace
-from gateway.types import CallRecord, LedgerEntry, Operation, Rates
-
-
-class StateDirectoryInUse(RuntimeError):  # noqa: N818 - names the state, as the message does
-    """Another process holds the state directory. The message is one sentence for the operator."""
+from gateway.types import CallRecord, LedgerEntry, Operation, Rates, Refused
 
 
 class Dispatch(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -78,7 +74,7 @@ class Ledger(Protocol):
     async def start(self) -> None:
         """Take the state directory, recover what a dead gateway left behind, and begin.
 
-        Raises StateDirectoryInUse; and what the store raises when it cannot be opened.
+        Raises StateUnusableError, with one sentence for the operator; and OSError.
         """
 
     async def stop(self) -> None:
@@ -101,7 +97,9 @@ class Rows(Protocol):
     def close(self) -> None:
         """Close all connections."""
 
-    def insert_batch(self, entries: Sequence[LedgerEntry], records: Sequence[CallRecord]) -> None:
+    def insert_batch(
+        self, entries: Sequence[LedgerEntry], records: Sequence[CallRecord], refused: Sequence[Refused] = ()
+    ) -> None:
         """Insert all in one durable transaction; a row whose id is there already is left as it is.
 
         Raises ValueError when a row itself cannot be stored; any other exception is taken as an outage and retried.

@@ -59,8 +59,9 @@ from typing import NoReturn
 import msgspec
 from msgspec import Struct
 
-from gateway.accounting.base import Dispatch, StateDirectoryInUse
-from gateway.types import CallRecord, LedgerEntry
+from gateway.accounting.base import Dispatch
+from gateway.errors import StateUnusableError
+from gateway.types import CallRecord, LedgerEntry, Refused
 
 _SEGMENT_NAME = re.compile(r"journal-(\d{6,})\.jsonl")
 _MAX_KEPT_EXPENDABLE = 10_000
@@ -99,7 +100,13 @@ class Recorded(Struct, frozen=True, tag="recorded"):
     record: CallRecord
 
 
-Line = Dispatched | Progress | Settled | Recorded
+class Summed(Struct, frozen=True, tag="summed"):
+    """A minute has ended in which calls were refused that have no record each."""
+
+    refused: Refused
+
+
+Line = Dispatched | Progress | Settled | Recorded | Summed
 
 
 class _UnreadRecord(CallRecord, frozen=True, kw_only=True):
@@ -116,8 +123,8 @@ class _RecordedUnread(Recorded, frozen=True, tag="recorded"):
 
 _encode_into = msgspec.json.Encoder().encode_into
 _decode: Callable[[bytes], Line] = msgspec.json.Decoder(Line).decode
-decode_ending: Callable[[bytes], Line] = msgspec.json.Decoder(Settled | _RecordedUnread).decode
-"""Decodes what becomes a row, a settlement or a record, for SQL alone: the latter's JSON columns stay as they are."""
+decode_ending: Callable[[bytes], Line] = msgspec.json.Decoder(Settled | _RecordedUnread | Summed).decode
+"""Decodes what becomes a row, for SQL alone: a record's JSON columns stay as they are."""
 _OPENINGS = (b'{"type":"dispatched",', b'{"type":"progress",')
 """How a line begins that ends nothing; msgspec puts the tag first."""
 _CHECKSUM = b" %08x\n"
@@ -186,7 +193,7 @@ class Journal:
     # Life cycle
 
     def acquire(self) -> None:
-        """Create the state directory and take its lock. Raises StateDirectoryInUse."""
+        """Create the state directory and take its lock. Raises StateUnusableError."""
         self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(self._dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -198,7 +205,7 @@ class Journal:
                 f"another gateway (process {holder or 'unknown'}) uses the state directory {self._dir}; "
                 "stop it, or give this one its own state_dir"
             )
-            raise StateDirectoryInUse(msg) from None
+            raise StateUnusableError(msg) from None
         os.ftruncate(fd, 0)
         os.write(fd, b"%d\n" % os.getpid())
         self._lock_fd = fd

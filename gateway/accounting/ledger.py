@@ -19,9 +19,13 @@ from typing import TypeVar
 from msgspec import Struct
 
 from gateway.accounting.base import Dispatch, Rows
-from gateway.accounting.journal import Dispatched, Journal, Position, Progress, Recorded, Settled
+from gateway.accounting.disk import Disk, Room
+from gateway.accounting.ids import random_ids
+from gateway.accounting.journal import Dispatched, Journal, Position, Progress, Recorded, Settled, Summed
 from gateway.accounting.recovery import BATCH_LINES, apply_lines, believe, recover
-from gateway.clock import Clock
+from gateway.accounting.refusals import Refusals
+from gateway.clock import Clock, Ids
+from gateway.config.snapshot import Storage
 from gateway.errors import ErrorKind, GatewayError
 from gateway.trace import Trace
 from gateway.types import CallRecord, LedgerEntry
@@ -44,7 +48,7 @@ class _OpenCall(Struct):
     attempts: dict[str, Dispatched]
     """All, by id, with what was relayed."""
     settled: list[LedgerEntry]
-    running: int = 0
+    running: int
     """How many of the attempts are not settled."""
     recorded: bool = False
 
@@ -52,7 +56,8 @@ class _OpenCall(Struct):
 class JournalLedger:
     """Account for attempts and calls in one state directory and one database; see ``base.Ledger`` for the verbs.
 
-    ``alarm`` is told once of every new trouble, from any thread; by default it is logged as an error.
+    ``storage`` says what may be kept, and may change. ``alarm`` is told once of every new trouble, from any thread; by
+    default it is logged as an error.
     """
 
     def __init__(
@@ -61,6 +66,8 @@ class JournalLedger:
         rows: Rows,
         clock: Clock,
         *,
+        storage: Callable[[], Storage] = Storage,
+        ids: Ids = random_ids,
         alarm: Callable[[str], None] = _log.error,
         apply_interval_s: float = 0.25,
         fsync_interval_s: float = 0.2,
@@ -68,6 +75,8 @@ class JournalLedger:
         segment_bytes: int = 8 << 20,
     ) -> None:
         self._journal = Journal(state_dir, segment_bytes=segment_bytes, alarm=alarm)
+        self._disk = Disk(state_dir, lambda: storage().min_free_bytes, alarm)
+        self._refusals = Refusals(lambda: storage().refusals_per_minute, clock, ids)
         self._rows = rows
         self._clock = clock
         self._alarm = alarm
@@ -91,6 +100,8 @@ class JournalLedger:
     def dispatch(self, d: Dispatch) -> None:
         """Note an attempt before a byte of it goes upstream. Raises GatewayError STORAGE_UNAVAILABLE."""
         line, entry = Dispatched(d), d.entry
+        if self._disk.full:
+            raise _unavailable("The gateway's disk is full, and it cannot account for requests at present.")
         with self._lock:
             try:
                 segment = self._journal.append(line)
@@ -98,9 +109,10 @@ class JournalLedger:
                 raise _unavailable("The gateway cannot account for requests at present.") from error
             call = self._open.get(entry.call_id)
             if call is None:
-                call = self._open[entry.call_id] = _OpenCall(segment, {}, [])
-            call.attempts[entry.attempt_id] = line
-            call.running += 1
+                call = self._open[entry.call_id] = _OpenCall(segment, {entry.attempt_id: line}, [], 1)
+            else:
+                call.attempts[entry.attempt_id] = line
+                call.running += 1
             self._call_of[entry.attempt_id] = call
 
     def progress(self, attempt_id: str, output_tokens: int) -> None:
@@ -126,11 +138,20 @@ class JournalLedger:
     def record(self, record: CallRecord) -> None:
         """End a call. Never raises."""
         with self._lock:
-            self._journal.keep(Recorded(record), expendable=not record.attempt_ids)
+            if not record.attempt_ids:
+                if self._refusals.gets_record(record, room=self._disk.room is Room.ALL):
+                    self._journal.keep(Recorded(record), expendable=True)
+                return
+            self._journal.keep(Recorded(record))
             if (call := self._open.get(record.call_id)) is not None:
                 call.recorded = True
                 if not call.running:
                     del self._open[record.call_id]
+
+    def _write_refused(self, *, all_of_it: bool = False) -> None:
+        with self._lock:
+            for refused in self._refusals.take(all_of_it=all_of_it):
+                self._journal.keep(Summed(refused), expendable=True)
 
     # Reading back
 
@@ -185,7 +206,7 @@ class JournalLedger:
         since_ns = self._store_failing_since_ns
         if since_ns is not None and self._clock.monotonic_ns() - since_ns > _STORE_GRACE_S * 1e9:
             return "the ledger's database has not taken rows for a minute; they wait in the journal"
-        return self._journal.failure()
+        return self._journal.failure() or self._disk.failure()
 
     # Life cycle
 
@@ -202,6 +223,8 @@ class JournalLedger:
     def _prepare(self) -> None:
         self._journal.acquire()
         try:
+            self._disk.check()
+            self._disk.require_room()
             self._rows.open()
             recover(self._journal, self._rows)
             self._journal.open()
@@ -215,6 +238,7 @@ class JournalLedger:
         """Carry what is left into SQL, as far as that is possible, and let go of the state directory."""
         if not self._threads:
             return
+        self._write_refused(all_of_it=True)
         with contextlib.suppress(GatewayError):
             await self.flush()
         self._stopping.set()
@@ -241,6 +265,8 @@ class JournalLedger:
             # The journal remembers and reports it.
             with contextlib.suppress(OSError):
                 self._journal.sync()
+            self._write_refused()
+            self._disk.check()
 
     def _keep_applying(self) -> None:
         retry_s = _FIRST_RETRY_S

@@ -5,13 +5,24 @@ settlement was ``interrupted``, and a call without its record gets a minimal one
 killed at any point, because nothing is deleted before everything is in SQL; ``journal`` tells why that doubles nothing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from msgspec.structs import replace
 
 from gateway.accounting.base import Dispatch, Rows
-from gateway.accounting.journal import Dispatched, Frame, Journal, Line, Progress, Recorded, Settled, decode_ending
+from gateway.accounting.journal import (
+    Dispatched,
+    Frame,
+    Journal,
+    Line,
+    Progress,
+    Recorded,
+    Settled,
+    Summed,
+    decode_ending,
+)
 from gateway.accounting.pricing import cost_nano_usd, hardware_cost_nano_usd
 from gateway.types import CallRecord, LedgerEntry
 
@@ -31,28 +42,27 @@ class Rejects(Protocol):
 
 
 def apply_lines(rows: Rows, lines: list[Line], rejects: Rejects) -> None:
-    """Put the settled and recorded ones among the lines into SQL. Raises what the store raises in an outage."""
-    settled = [line for line in lines if isinstance(line, Settled)]
-    recorded = [line for line in lines if isinstance(line, Recorded)]
-    if not settled and not recorded:
+    """Put those among the lines that become rows into SQL. Raises what the store raises in an outage."""
+    endings = [line for line in lines if isinstance(line, Settled | Recorded | Summed)]
+    if not endings:
         return
     try:
-        rows.insert_batch([line.entry for line in settled], [line.record for line in recorded])
+        _insert(rows, endings)
     except ValueError:
         # One bad row must not hold up the others for ever: find it, and put it aside.
-        suspects: list[Settled | Recorded] = [*settled, *recorded]
-        for line in suspects:
-            _apply_one(rows, line, rejects)
+        for line in endings:
+            try:
+                _insert(rows, [line])
+            except ValueError as error:
+                rejects.reject_line(line, str(error))
 
 
-def _apply_one(rows: Rows, line: Settled | Recorded, rejects: Rejects) -> None:
-    try:
-        if isinstance(line, Settled):
-            rows.insert_batch([line.entry], [])
-        else:
-            rows.insert_batch([], [line.record])
-    except ValueError as error:
-        rejects.reject_line(line, str(error))
+def _insert(rows: Rows, lines: Sequence[Settled | Recorded | Summed]) -> None:
+    rows.insert_batch(
+        [line.entry for line in lines if isinstance(line, Settled)],
+        [line.record for line in lines if isinstance(line, Recorded)],
+        [line.refused for line in lines if isinstance(line, Summed)],
+    )
 
 
 def believe(frames: list[Frame], rejects: Rejects, *, for_sql: bool = False) -> list[Line]:

@@ -8,6 +8,7 @@ passed in by the composition root.
 import hashlib
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from math import ceil
 from urllib.parse import quote
 
 import msgspec
@@ -16,6 +17,7 @@ from gateway.config.loopback import is_loopback_address
 from gateway.config.problems import Problems, unknown
 from gateway.config.schema import (
     Config,
+    KeepSection,
     ModelSection,
     PriceSection,
     ProviderSection,
@@ -23,7 +25,7 @@ from gateway.config.schema import (
     RouteSection,
     ServerSection,
 )
-from gateway.config.snapshot import ProviderType, Server, Snapshot, Wildcard
+from gateway.config.snapshot import Keep, ProviderType, Server, Snapshot, Storage, Wildcard
 from gateway.types import (
     BodyBudget,
     Capability,
@@ -93,6 +95,24 @@ def build(config: Config, *, provider_types: Mapping[str, ProviderType], price_o
         keys=_principals(config),
         timeouts=Timeouts(**config.timeouts.model_dump()),
         state_dir=config.state_dir,
+        storage=_storage(config),
+    )
+
+
+def _storage(config: Config) -> Storage:
+    storage = config.storage
+    return Storage(
+        min_free_bytes=round(storage.min_free_mb * _MB),
+        refusals_per_minute=ceil(storage.refusals_per_minute / config.server.workers),
+        refusals=_keep(storage.refusals),
+        calls=_keep(storage.calls),
+        rejected=_keep(storage.rejected),
+    )
+
+
+def _keep(section: KeepSection) -> Keep:
+    return Keep(
+        max_days=section.max_days, max_bytes=None if section.max_mb is None else max(1, round(section.max_mb * _MB))
     )
 
 

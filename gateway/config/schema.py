@@ -341,6 +341,61 @@ class TimeoutsSection(Section):
         return self
 
 
+Days = Annotated[float, Number, Field(ge=1, le=36_500)]
+Megabytes = Annotated[float, Number, Field(gt=0, le=100_000_000)]
+
+
+class KeepSection(Section):
+    """How long calls and their attempts are kept. What is beyond a bound is deleted, the oldest first."""
+
+    max_days: Days | None = Field(default=None, description="Delete what is more days old.")
+    max_mb: Megabytes | None = Field(default=None, description="Delete the oldest beyond so many MB.")
+
+
+class KeepRefusalsSection(KeepSection):
+    """How long records of refused calls are kept."""
+
+    max_days: Days | None = Field(default=7, description="Delete what is more days old; `null`: no bound.")
+    max_mb: Megabytes | None = Field(default=100, description="Delete the oldest beyond so many MB; `null`: no bound.")
+
+
+class KeepRejectedSection(KeepSection):
+    """How long lines that could not be stored are kept."""
+
+    max_days: Days | None = Field(default=30, description="Delete what is more days old; `null`: no bound.")
+    max_mb: Megabytes | None = Field(default=10, description="Delete the oldest beyond so many MB; `null`: no bound.")
+
+
+class StorageSection(Section):
+    """What the state directory may hold, and for how long."""
+
+    min_free_mb: Annotated[float, Number, Field(ge=0, le=1_000_000)] = Field(
+        default=64,
+        description="With less free on the state directory's disk, calls are refused with 503 and the gateway does not "
+        "start. From twice as much downwards `/readyz` and the log say so, from four times as much downwards refused "
+        "calls are only counted. 0: no bound.",
+    )
+    refusals_per_minute: Annotated[int, Number, Field(ge=0, le=100_000)] = Field(
+        default=300,
+        description="Refused calls that get a record each, in a minute, of each key, and of all callers without one. "
+        "The others are counted, in one row a minute for each kind.",
+    )
+    refusals: KeepRefusalsSection = Field(
+        default=KeepRefusalsSection(),
+        description="How long records of refused calls are kept. How many there were is kept by day.",
+    )
+    calls: KeepSection = Field(
+        default=KeepSection(),
+        description="How long calls that went to a target are kept, and their attempts; `max_mb` is the whole "
+        "database's size. Default: for ever. Those of the last day stay, and of deleted ones the sums by day, key, "
+        "model and target.",
+    )
+    rejected: KeepRejectedSection = Field(
+        default=KeepRejectedSection(),
+        description="How long `rejected.jsonl` is kept: lines of the journal that could not be stored.",
+    )
+
+
 class KeySection(Section):
     """A key that callers show, and what it may do."""
 
@@ -381,6 +436,9 @@ class Config(Section):
     )
     routes: dict[Name, RouteSection] = Field(default={}, description="Names that stand for a choice among models.")
     timeouts: TimeoutsSection = Field(default=TimeoutsSection(), description="How long to wait for an upstream.")
+    storage: StorageSection = Field(
+        default=StorageSection(), description="What the state directory may hold, and for how long."
+    )
     state_dir: str = Field(
         default="",
         description="Directory of the journal and the database. Default: `$XDG_STATE_HOME/tollway`, or else "

@@ -58,6 +58,25 @@ class Server(Struct, frozen=True, kw_only=True):
     """What the configuration says of a page, by its name."""
 
 
+class Keep(Struct, frozen=True, kw_only=True):
+    """How long something is kept; None: no bound."""
+
+    max_days: float | None = None
+    max_bytes: int | None = None
+
+
+class Storage(Struct, frozen=True, kw_only=True):
+    """What the state directory may hold."""
+
+    min_free_bytes: int = 64_000_000
+    """With less free on its disk, calls are refused."""
+    refusals_per_minute: int = 300
+    """Records of refused calls that this process writes in a minute for each key."""
+    refusals: Keep = Keep(max_days=7, max_bytes=100_000_000)
+    calls: Keep = Keep()
+    rejected: Keep = Keep(max_days=30, max_bytes=10_000_000)
+
+
 class Wildcard(Struct, frozen=True, kw_only=True):
     """``openai/*``: every model of a provider, by its own name behind the prefix."""
 
@@ -82,6 +101,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     """SHA-256 of a key -> who it is. Empty: no keys configured, loopback only."""
     timeouts: Timeouts
     state_dir: str
+    storage: Storage = Storage()
 
     def wildcard_of(self, name: str) -> Wildcard | None:
         """Return the wildcard that a name is behind, the one with the longest prefix; None when there is none."""

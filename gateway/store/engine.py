@@ -11,13 +11,10 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url
 
+from gateway.errors import StateUnusableError
 from gateway.store.tables import FIRST_REVISION, REVISION
 
 _log = logging.getLogger("tollway.store")
-
-
-class SchemaMismatch(RuntimeError):  # noqa: N818 - names the state, as the message does
-    """The database was written by another version of the gateway. The message says which."""
 
 
 def sqlite_url(path: Path) -> str:
@@ -81,8 +78,8 @@ def writing(engine: Engine) -> Iterator[Connection]:
 def prepare_schema(engine: Engine) -> None:
     """Bring the database to this version's tables: create them, or migrate an earlier version's.
 
-    Raises SchemaMismatch, and leaves the database alone, when another version wrote it that this one cannot read. All
-    in one transaction: of several processes that begin at once the first migrates, and the others find it done.
+    Raises StateUnusableError, and leaves the database alone, when another version wrote it that this one cannot read.
+    All in one transaction: of several processes that begin at once the first migrates, and the others find it done.
     """
     with engine.connect() as connection:
         if _revision(connection) == REVISION:
@@ -102,7 +99,7 @@ def prepare_schema(engine: Engine) -> None:
                 f"the ledger's database has schema version {found}, this gateway knows {known[-1]} to {known[0]}; "
                 "use the gateway that wrote it, or another database"
             )
-            raise SchemaMismatch(msg)
+            raise StateUnusableError(msg)
         config.attributes["connection"] = connection
         if found == FIRST_REVISION and not inspect(connection).has_table("alembic_version"):
             command.stamp(config, found)

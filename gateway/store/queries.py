@@ -15,9 +15,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, IntegrityError
 
 from gateway.store.engine import make_engine, prepare_schema, writing
-from gateway.store.tables import attempts, calls
+from gateway.store.tables import attempts, calls, refusals
 from gateway.trace import Sums, Trace, TracedCall
-from gateway.types import CallRecord, LedgerEntry, Usage
+from gateway.types import CallRecord, LedgerEntry, Refused, Usage
 
 _USAGE_COLUMNS = tuple(name for name in Usage.__struct_fields__ if name != "origin")
 _USAGE_AT = LedgerEntry.__struct_fields__.index("usage")
@@ -50,16 +50,19 @@ class Store:
         self._engine = make_engine(url, busy_timeout_s=busy_timeout_s)
         self._insert_attempts = insert_once(attempts, self._engine.dialect)
         self._insert_calls = insert_once(calls, self._engine.dialect)
+        self._insert_refusals = insert_once(refusals, self._engine.dialect)
 
     def open(self) -> None:
-        """Create the tables, or migrate an earlier version's. Raises SchemaMismatch."""
+        """Create the tables, or migrate an earlier version's. Raises StateUnusableError."""
         prepare_schema(self._engine)
 
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
 
-    def insert_batch(self, entries: Sequence[LedgerEntry], records: Sequence[CallRecord]) -> None:
+    def insert_batch(
+        self, entries: Sequence[LedgerEntry], records: Sequence[CallRecord], refused: Sequence[Refused] = ()
+    ) -> None:
         """Insert all in one durable transaction; a row whose id is there already is left as it is.
 
         Raises ValueError when a row itself cannot be stored (none of the batch is then); any other exception means
@@ -72,6 +75,8 @@ class Store:
                     connection.exec_driver_sql(self._insert_attempts, attempt_rows)
                 if call_rows:
                     connection.exec_driver_sql(self._insert_calls, call_rows)
+                if refused:
+                    connection.exec_driver_sql(self._insert_refusals, list(map(astuple, refused)))
         except (DataError, IntegrityError, OverflowError) as error:
             # Only the class: the text would quote the row.
             msg = f"the database refuses a row: {type(error).__name__}"

@@ -1,9 +1,9 @@
 """The tables, made from the Structs that they keep. Flat columns for what is summed and searched, JSON for the rest.
 
-A field of ``LedgerEntry``, ``Usage`` or ``CallRecord`` is a column: to add one, add the field, with a default, since
-journals and rows of the release before do not have it, and a revision in ``migrations/versions``. Money is integer
-nano-dollars and times are integer nanoseconds since 1970 (UTC), both in 64 bits: 9.2 billion dollars, and the year
-2262. An index costs every call a microsecond or two: there is one for each question that is asked, and no more.
+A field of ``LedgerEntry``, ``Usage``, ``CallRecord`` or ``Refused`` is a column: to add one, add the field, with a
+default, since journals and rows of the release before do not have it, and a revision in ``migrations/versions``. Money
+is integer nano-dollars and times are integer nanoseconds since 1970 (UTC), both in 64 bits: 9.2 billion dollars, and
+the year 2262. An index costs every call a microsecond or two: there is one for each question that is asked, no more.
 """
 
 from collections.abc import Iterator
@@ -14,15 +14,17 @@ import msgspec
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, MetaData, Table, Text, text
 from sqlalchemy.types import TypeEngine
 
-from gateway.types import CallRecord, LedgerEntry, Usage
+from gateway.types import CallRecord, LedgerEntry, Refused, Usage
 
 FIRST_REVISION = "0005"
 """What a database is that was written before there were migrations."""
-REVISION = "0006"
+REVISION = "0007"
 """The newest in ``migrations/versions``: what a database is brought to before it is used."""
 
 metadata = MetaData()
 _IN_A_TRACE = text("trace_id IS NOT NULL")
+REFUSED = text("attempt_ids = '[]'")
+"""What tells a call without attempts, in SQLite; said exactly so, it finds its index."""
 _SQL_TYPES: dict[Any, type[TypeEngine[Any]]] = {str: Text, int: BigInteger, float: Float, bool: Boolean, tuple: JSON}
 _INTEGER_FIELDS = {"status"}
 """Whole numbers that need no 64 bits."""
@@ -58,7 +60,26 @@ attempts = Table(
     Index("attempts_by_trace", "trace_id", sqlite_where=_IN_A_TRACE, postgresql_where=_IN_A_TRACE),
 )
 
-calls = Table("calls", metadata, *_columns(CallRecord, "call_id"))
+calls = Table(
+    "calls",
+    metadata,
+    *_columns(CallRecord, "call_id"),
+    # Of those that went nowhere, which are the first to be deleted.
+    Index("calls_refused", "received_at_ns", sqlite_where=REFUSED, postgresql_where=text("attempt_ids::text = '[]'")),
+)
+
+refusals = Table("refusals", metadata, *_columns(Refused, "refused_id"))
+
+SUM_KEYS = ("day_ns", "key_id", "team_id", "route", "target_id", "upstream_model", "outcome")
+"""``day_ns``: when the day began (UTC). No team is an empty one."""
+SUMMED = ("calls", "attempts", *(name for name in Usage.__struct_fields__ if name != "origin"), "cost_nano_usd")
+sums = Table(
+    "sums",
+    metadata,
+    # Of calls and attempts that were deleted: what they were together.
+    *(Column(name, BigInteger if name == "day_ns" else Text, primary_key=True) for name in SUM_KEYS),
+    *(Column(name, BigInteger, nullable=False) for name in SUMMED),
+)
 
 # Only for releases that knew no migrations: they read it, and refuse a database that is not theirs.
 Table("schema_version", metadata, Column("version", Integer, primary_key=True, autoincrement=False))

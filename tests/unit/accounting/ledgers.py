@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.accounting.base import Dispatch, Rows
 from gateway.accounting.ledger import JournalLedger
-from gateway.clock import SystemClock
+from gateway.clock import Clock, SystemClock
 from gateway.store.engine import sqlite_url
 from gateway.store.queries import Store, Totals
 from gateway.types import CallRecord, LedgerEntry, Rates, Usage
@@ -97,11 +97,12 @@ def stored_totals(state_dir: Path) -> list[Totals]:
 async def running_ledger(
     state_dir: Path,
     rows: Rows | None = None,
+    clock: Clock | None = None,
     **options: Any,
 ) -> AsyncIterator[JournalLedger]:
     """Run a ledger, and stop it as a gateway that shuts down does."""
     options = {"apply_interval_s": 0.001, "flush_timeout_s": 60.0, **options}
-    ledger = JournalLedger(state_dir, rows or open_store(state_dir), SystemClock(), **options)
+    ledger = JournalLedger(state_dir, rows or open_store(state_dir), clock or SystemClock(), **options)
     await ledger.start()
     try:
         yield ledger

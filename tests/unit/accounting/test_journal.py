@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.accounting.base import StateDirectoryInUse
 from gateway.accounting.journal import Journal, Line, Settled
+from gateway.errors import StateUnusableError
 from tests.unit.accounting.ledgers import build_entry, build_record, segments
 
 
@@ -137,7 +137,7 @@ print("held", flush=True); sys.stdin.read()
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(StateDirectoryInUse, match=f"process {other.pid}.*{tmp_path}.*state_dir"), opened(tmp_path):
+        with pytest.raises(StateUnusableError, match=f"process {other.pid}.*{tmp_path}.*state_dir"), opened(tmp_path):
             pass
         other.kill()
     with opened(tmp_path):

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from gateway.accounting.base import StateDirectoryInUse
-from gateway.errors import ErrorKind, GatewayError
+from gateway.errors import ErrorKind, GatewayError, StateUnusableError
 from gateway.store.queries import Store
-from gateway.types import CallRecord, LedgerEntry, Outcome, Rates, Usage
+from gateway.types import CallRecord, LedgerEntry, Outcome, Rates, Refused, Usage
 from tests.ground.waiting import until
 from tests.unit.accounting.ledgers import (
     STARTED_AT_NS,
@@ -181,12 +180,14 @@ class DyingStore(Store):
         super().__init__(url)
         self._left = transactions
 
-    def insert_batch(self, entries: Sequence[LedgerEntry], records: Sequence[CallRecord]) -> None:
+    def insert_batch(
+        self, entries: Sequence[LedgerEntry], records: Sequence[CallRecord], refused: Sequence[Refused] = ()
+    ) -> None:
         """Insert, or die."""
         if self._left == 0:
             raise ConnectionResetError
         self._left -= 1
-        super().insert_batch(entries, records)
+        super().insert_batch(entries, records, refused)
 
 
 async def test_recovery_that_dies_after_any_transaction_is_completed_by_the_next(tmp_path: Path) -> None:
@@ -336,7 +337,7 @@ async def test_two_ledgers_on_one_directory_are_refused(tmp_path: Path) -> None:
     """The second start fails and leaves the first one's directory, rows and lock alone."""
     async with running_ledger(tmp_path) as ledger:
         make_call(ledger, 1)
-        with pytest.raises(StateDirectoryInUse):
+        with pytest.raises(StateUnusableError):
             async with running_ledger(tmp_path):
                 pass
         make_call(ledger, 2)

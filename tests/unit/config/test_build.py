@@ -15,7 +15,7 @@ from gateway.config.build import build, frozen_changes
 from gateway.config.load import load
 from gateway.config.problems import ConfigError
 from gateway.config.schema import Config
-from gateway.config.snapshot import ProviderType, Server, Snapshot
+from gateway.config.snapshot import Keep, ProviderType, Server, Snapshot, Storage
 from gateway.types import BodyBudget, Ceiling, Constraints, Principal, Rates, Timeouts
 
 TYPES = {
@@ -39,6 +39,9 @@ server:
   max_body_memory_mb: 9, max_body_memory_per_key_mb: 4,
   hosts: [GW.example.com., "::1"], cors_origins: ["https://App.example.com:443/", "http://app:3000"],
   pages: {metrics: open, docs: off, openapi: key}}
+storage:
+  {min_free_mb: 32.5, refusals_per_minute: 10, refusals: {max_days: 2, max_mb: 5}, calls: {max_days: 90, max_mb: 1000},
+  rejected: {max_days: null, max_mb: 2}}
 providers:
   cluster: {type: ray-serve, base_url: "http://10.0.0.1:8000/", direct: false}
   openai:
@@ -148,6 +151,13 @@ def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
     )
     assert snapshot.timeouts == Timeouts(connect_s=1, first_token_s=2, idle_s=3, total_s=4, cold_start_s=5)
     assert snapshot.state_dir == "/h/state"
+    assert snapshot.storage == Storage(
+        min_free_bytes=32_500_000,
+        refusals_per_minute=4,  # of each of three processes
+        refusals=Keep(max_days=2, max_bytes=5_000_000),
+        calls=Keep(max_days=90, max_bytes=1_000_000_000),
+        rejected=Keep(max_days=None, max_bytes=2_000_000),
+    )
     assert snapshot.keys == {
         hashlib.sha256(b"tw-demo").digest(): Principal(
             key_id="demo",

@@ -16,7 +16,8 @@ from alembic.script import ScriptDirectory
 
 import gateway.store
 from gateway.accounting.journal import decode_ending
-from gateway.store.engine import SchemaMismatch, sqlite_url
+from gateway.errors import StateUnusableError
+from gateway.store.engine import sqlite_url
 from gateway.store.queries import Store
 from gateway.store.tables import REVISION, calls, metadata
 from gateway.types import Considered, Dropped, Prediction, Quantiles, Usage
@@ -147,7 +148,7 @@ def test_ledger_of_an_unknown_version_is_refused_and_left_alone(statement: str, 
         database.executescript(statement)
         before = list(database.iterdump())
     sentence = rf"schema version {version}, this gateway knows 0005 to {REVISION}; use the gateway that wrote it"
-    with closing(Store(sqlite_url(old))) as store, pytest.raises(SchemaMismatch, match=sentence):
+    with closing(Store(sqlite_url(old))) as store, pytest.raises(StateUnusableError, match=sentence):
         store.open()
     with closing(sqlite3.connect(old)) as database:
         assert list(database.iterdump()) == before
