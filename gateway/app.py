@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
+from random import Random
 from socket import socket
 
 from gateway.accounting.base import Ledger
@@ -127,7 +128,12 @@ class Gateway:
             gate=self._shared_gate or InProcessGate(clock),
             router=router(adapters=ADAPTERS),
             pool=self.pool,
-            strategies=strategies(transport=self.transport, adapters=ADAPTERS, clock=clock),
+            strategies=strategies(
+                transport=self.transport,
+                adapters=ADAPTERS,
+                clock=clock,
+                random=Random(),  # noqa: S311 - spreads retries, guards nothing
+            ),
             ledger=self.ledger,
             observer=self.metrics,
             failures=FailureLog(),

@@ -278,7 +278,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
     cold: bool = False
 
 
-class Dropped(Struct, frozen=True, kw_only=True):
+class Dropped(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A target that may not, and why."""
 
     target_id: str

@@ -5,6 +5,8 @@ answer, as long as nothing has been sent on: the first bytes are held back until
 caller who wants no stream nothing is sent before the end, so the whole answer is held back, and any break is rescued.
 """
 
+import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -15,31 +17,41 @@ from gateway.clock import Clock
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.execution.base import Reply
 from gateway.execution.patience import Patience
+from gateway.execution.retry import RetryBudget
 from gateway.providers.base import Adapter, streams_upstream
 from gateway.providers.redaction import without_own
 from gateway.transport.base import Transport, UpstreamStream
-from gateway.types import Call, Plan, Target
+from gateway.types import Call, Candidate, Plan, Target
 
+_Failures = list[tuple[str, UpstreamError]]
 MAX_REPLICAS = 3
 """Of one target that a request may reach in vain: one that ends an engine must not go on to end them all."""
+RETRY_AFTER_S = 1.0
+"""When no target has named a time."""
+LONGEST_RETRY_AFTER_S = 300.0
+"""As the breaker's: an upstream that names a longer time is not to send callers away for a day."""
 _MAX_ERROR_BODY_BYTES = 64 * 1024
 
 
 class InOrder:
     """The strategy of plain routes."""
 
-    def __init__(self, *, transport: Transport, adapters: Mapping[str, Adapter], clock: Clock) -> None:
+    def __init__(
+        self, *, transport: Transport, adapters: Mapping[str, Adapter], clock: Clock, retries: RetryBudget
+    ) -> None:
         self._transport = transport
         self._adapters = adapters
         self._clock = clock
+        self._retries = retries
 
     @asynccontextmanager
     async def run(self, plan: Plan, call: Call, meter: Meter) -> AsyncIterator[Reply]:
         """Yield the first answer; see ``Strategy.run``."""
-        failures: list[tuple[str, UpstreamError]] = []
+        failures: _Failures = []
         answered = False
         probe = plan.candidates[0] if plan.candidates[0].probe_due and len(plan.candidates) > 1 else None
         to_try = deque(plan.candidates)
+        self._retries.calls += 1
         while to_try:
             candidate = to_try.popleft()
             target = candidate.target
@@ -51,7 +63,7 @@ class InOrder:
                 if target.cluster_url is not None:
                     await meter.ready(target, self._ready_by_ns(call))
                 meter.require_open(target)
-                patience = Patience(call, candidate, self._clock, probe=candidate is probe)
+                patience = Patience(call, candidate, self._clock, probe=candidate is probe, last=not to_try)
                 with meter.attempt(call, candidate) as attempt, patience:
                     try:
                         # The request is kept in no variable: it need not stay as long as its answer.
@@ -71,12 +83,29 @@ class InOrder:
             except UpstreamError as error:
                 final = answered or not error.meaning.retryable
                 failures.append((target.id, error.detached()))
-                if attempt is not None and attempt.elsewhere and _broken(target, failures) < MAX_REPLICAS:
-                    to_try.appendleft(candidate)  # this replica is out until it is heard again
+                wait_s = 0.0 if final else self._try_again(call, candidate, attempt, failures, to_try)
                 meter.attempt_failed(error, target, to_try[0].target if to_try and not final else None)
                 if final:
                     raise
+            if wait_s:
+                await asyncio.sleep(wait_s)  # outside of the handler, whose error must not be held meanwhile
         raise _exhausted(failures)
+
+    def _try_again(
+        self, call: Call, candidate: Candidate, attempt: Attempt | None, failures: _Failures, to_try: deque[Candidate]
+    ) -> float:
+        """Put a candidate back that may be tried once more, and return how many seconds to wait before that."""
+        target_id, error = failures[-1]
+        tries = sum(failed_id == target_id for failed_id, _ in failures)
+        if attempt is not None and attempt.elsewhere and _broken(candidate.target, failures) < MAX_REPLICAS:
+            to_try.appendleft(candidate)  # this replica is out until it is heard again
+            return 0.0
+        if to_try or tries > 1 or (attempt is not None and attempt.upstream_status == 200):
+            return 0.0
+        wait_s = self._retries.wait_s(error, (call.deadline_ns - self._clock.monotonic_ns()) / 1e9)
+        if wait_s is not None:
+            to_try.append(candidate)
+        return wait_s or 0.0
 
     def _ready_by_ns(self, call: Call) -> int:
         return min(call.deadline_ns, self._clock.monotonic_ns() + int(call.timeouts.cold_start_s * 1e9))
@@ -87,7 +116,8 @@ async def _begin(call: Call, adapter: Adapter, attempt: Attempt, stream: Upstrea
     attempt.streamed = streams_upstream(call, attempt.target)
     attempt.upstream_status = stream.status
     if stream.status != 200:
-        raise adapter.failure(stream.status, stream.headers, await _read_error_body(stream), call.operation)
+        body = await _read_error_body(stream, call.timeouts.idle_s)
+        raise adapter.failure(stream.status, stream.headers, body, call.operation)
     decoder = adapter.decoder(call, attempt.target)
     held: list[bytes] = []
     ended = False
@@ -104,41 +134,51 @@ async def _begin(call: Call, adapter: Adapter, attempt: Attempt, stream: Upstrea
     return Reply(attempt=attempt, decoder=decoder, stream=stream, patience=patience, head=head, ended=ended, reason="")
 
 
-async def _read_error_body(stream: UpstreamStream) -> bytes:
-    """Read an error's body, but no more than an error needs; what breaks on the way is left out."""
+async def _read_error_body(stream: UpstreamStream, timeout_s: float) -> bytes:
+    """Read an error's body, but no more than an error needs, and no longer; what breaks on the way is left out."""
     body = b""
-    try:
-        while len(body) < _MAX_ERROR_BODY_BYTES and (chunk := await stream.read()):
-            body += chunk
-    except UpstreamError:
-        return body
+    with contextlib.suppress(UpstreamError, TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            while len(body) < _MAX_ERROR_BODY_BYTES and (chunk := await stream.read()):
+                body += chunk
     return body
 
 
-def _broken(target: Target, failures: list[tuple[str, UpstreamError]]) -> int:
+def _broken(target: Target, failures: _Failures) -> int:
     """Count the attempts at a target that reached a replica; where there is just nobody, nothing was sent."""
     return sum(i == target.id and error.kind is not ErrorKind.UPSTREAM_CONNECT for i, error in failures)
 
 
-def _reason(plan: Plan, failures: list[tuple[str, UpstreamError]]) -> str:
+def _reason(plan: Plan, failures: _Failures) -> str:
     if not failures:
         return plan.reason
     return "fallback: " + ", ".join(f"{target_id} {error.kind.value}" for target_id, error in failures)
 
 
-def _summary(sentence: str, failures: list[tuple[str, UpstreamError]]) -> str:
+def _summary(sentence: str, failures: _Failures) -> str:
     if not failures:
         return sentence
     return f"{sentence} Tried: " + "; ".join(f"{target_id}: {error.kind.value}" for target_id, error in failures) + "."
 
 
-def _exhausted(failures: list[tuple[str, UpstreamError]]) -> GatewayError:
+def _exhausted(failures: _Failures) -> GatewayError:
     """Make the caller's error of a chain in which every target failed."""
     if all(error.kind is ErrorKind.UPSTREAM_UNSUPPORTED for _, error in failures):
         return GatewayError(ErrorKind.UNSUPPORTED, _summary("No target can do this.", failures), param="model")
-    waits = [error.retry_after_s for _, error in failures if error.retry_after_s is not None]
+    waits = [
+        min(error.retry_after_s or RETRY_AFTER_S, LONGEST_RETRY_AFTER_S)
+        for _, error in failures
+        if not _is_configured(error)
+    ]
+    sentence = "retry later" if waits else "their configuration has to change"
     return GatewayError(
         ErrorKind.NO_TARGET,
-        _summary("No target could answer; retry later.", failures),
-        retry_after_s=min(waits) if waits else 1.0,
+        _summary(f"No target could answer; {sentence}.", failures),
+        retry_after_s=min(waits, default=None),
     )
+
+
+def _is_configured(error: UpstreamError) -> bool:
+    """Whether it is our configuration that a target refuses: its key, its address, the name of its model."""
+    misnamed = error.kind is ErrorKind.UPSTREAM_ERROR and error.upstream_status == 404
+    return misnamed or error.kind in {ErrorKind.UPSTREAM_CREDENTIALS, ErrorKind.UPSTREAM_UNSUPPORTED}

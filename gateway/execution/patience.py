@@ -13,6 +13,22 @@ from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.providers.base import streams_upstream
 from gateway.types import Call, Candidate
 
+SLOW_TPOT_MS = 100.0
+"""What a model may take for a token: ten a second, slower than a reader."""
+
+
+def _whole_answer_s(call: Call, candidate: Candidate) -> float:
+    """Return how long an answer may take that comes all at once: past that, the next candidate is asked.
+
+    The wait for a first token, and what a slow model takes for each token that the target is predicted to write in one
+    of a hundred answers; never less than such an answer was seen to take; and for speech its own length.
+    """
+    prediction, timeouts = candidate.prediction, call.timeouts
+    ttft_s = 0.0 if prediction.ttft_ms is None else prediction.ttft_ms.p99 / 1e3
+    tpot_ms = SLOW_TPOT_MS if prediction.tpot_ms is None else max(SLOW_TPOT_MS, prediction.tpot_ms.p99)
+    tokens = prediction.output_tokens.p99 / call.envelope.choices
+    return max(timeouts.first_token_s, 2 * ttft_s) + (tokens * tpot_ms + call.envelope.audio_ms) / 1e3
+
 
 class Patience:
     """Bounds what is awaited within its context; begins with the wait for the first token.
@@ -26,12 +42,11 @@ class Patience:
         "_until_ns",
     )  # fmt: skip
 
-    def __init__(self, call: Call, candidate: Candidate, clock: Clock, *, probe: bool) -> None:
+    def __init__(self, call: Call, candidate: Candidate, clock: Clock, *, probe: bool, last: bool) -> None:
         self._now_ns = clock.monotonic_ns
         self._deadline_ns = self._until_ns = call.deadline_ns
         self._idle_ns = int(call.timeouts.idle_s * 1e9)
         self._began = self._expired = False
-        # Without a stream nothing arrives before the whole answer, so only the total time can bound it.
         if streams_upstream(call, candidate.target):
             first_token_s = call.timeouts.first_token_s
             ceiling = call.route.constraints.ttft_ms
@@ -39,6 +54,8 @@ class Patience:
                 # A probe, behind which others follow, shows by the ceiling whether the target is fast again.
                 first_token_s = min(first_token_s, ceiling.value / 1e3)
             self._until_ns = min(call.deadline_ns, self._now_ns() + int(first_token_s * 1e9))
+        elif not last:
+            self._until_ns = min(call.deadline_ns, self._now_ns() + int(_whole_answer_s(call, candidate) * 1e9))
 
     def for_upstream(self) -> None:
         """Wait for the next bytes of an answer that has begun: as long as a connection may be idle."""

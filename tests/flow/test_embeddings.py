@@ -164,10 +164,10 @@ async def test_a_target_that_fails_to_embed_is_left_alone(tmp_path: Path, monkey
 
 
 async def test_keys_and_their_limits_hold(tmp_path: Path) -> None:
-    """No key, no vectors; two a minute are two a minute; and a key's routes are its routes."""
+    """No key, no vectors; three a minute are three a minute, refused ones too; and a key's routes are its routes."""
     async with ScriptedUpstream() as upstream:
         config = one_model(upstream.url)
-        config["keys"] = [{"name": "app", "secret": "env:KEY", "requests_per_minute": 2, "routes": ["auto"]}]
+        config["keys"] = [{"name": "app", "secret": "env:KEY", "requests_per_minute": 3, "routes": ["auto"]}]
         async with running_gateway(config, tmp_path, environ={"KEY": "k"}) as running:
             async with aiohttp.ClientSession() as client:
                 assert (await _embed(client, running))[0] == 401

@@ -6,7 +6,7 @@ Whole gateways in virtual time, so a silence of minutes takes none. A sample run
 import asyncio
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ async def play(
 async def ask(running: VirtualGateway, model: str, *, stream: bool) -> tuple[Caller, CallRecord]:
     body = chat_body(model=model, stream=stream, messages=[{"role": "user", "content": PROMPT}])
 
-    async def read_body() -> bytes:
+    async def read_body(_take_body: Callable[[int], None]) -> bytes:
         return body
 
     caller = Caller()

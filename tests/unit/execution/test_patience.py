@@ -25,15 +25,20 @@ def streamed_call(**members: object) -> Call:
 
 
 def outcome_of(
-    program: Callable[[Patience], Awaitable[None]], *, call: Call | None = None, probe: bool = False
+    program: Callable[[Patience], Awaitable[None]],
+    *,
+    call: Call | None = None,
+    probe: bool = False,
+    last: bool = False,
+    prediction: Prediction = PREDICTION,
 ) -> tuple[ErrorKind | None, float]:
     """Run a program in the context; return the error that it ended in and when, in virtual seconds."""
 
     async def run() -> tuple[ErrorKind | None, float]:
-        candidate = Candidate(target=build_target(), prediction=PREDICTION, within_ceilings=True)
+        candidate = Candidate(target=build_target(), prediction=prediction, within_ceilings=True)
         loop = asyncio.get_running_loop()
         try:
-            with Patience(call or streamed_call(), candidate, VirtualClock(), probe=probe) as patience:
+            with Patience(call or streamed_call(), candidate, VirtualClock(), probe=probe, last=last) as patience:
                 await program(patience)
         except GatewayError as error:
             return error.kind, loop.time()
@@ -114,6 +119,35 @@ def test_an_answer_that_is_whole_is_not_bounded_any_more() -> None:
     assert outcome_of(whole) == (None, 100)
 
 
+@pytest.mark.parametrize(
+    ("members", "tokens", "tpot_ms", "ends_at_s"),
+    [
+        ({"max_tokens": 16}, 16.0, None, 20 + 1.6),
+        ({}, 300.0, None, 20 + 30.0),
+        ({}, 300.0, 20.0, 20 + 30.0),
+        ({}, 100.0, 300.0, 20 + 30.0),
+        ({"n": 4}, 1200.0, None, 20 + 30.0),
+        ({}, 2048.0, None, 60),
+    ],
+)
+def test_plain_answer_is_waited_for_as_long_as_a_slow_model_would_take(
+    members: dict[str, object], tokens: float, tpot_ms: float | None, ends_at_s: float
+) -> None:
+    """And no longer while another candidate stands behind it; the last one has what is left of the total."""
+    call = build_call(
+        build_envelope(chat_body(**members)), timeouts=Timeouts(first_token_s=20), deadline_ns=60_000_000_000
+    )
+    prediction = Prediction(
+        output_tokens=Quantiles(1.0, 1.0, 1.0, tokens),
+        ttft_ms=None,
+        tpot_ms=None if tpot_ms is None else Quantiles(tpot_ms, tpot_ms, tpot_ms, tpot_ms),
+        cost_nano_usd=NONE,
+    )
+    kind = ErrorKind.DEADLINE if ends_at_s == 60 else ErrorKind.UPSTREAM_TIMEOUT
+    assert outcome_of(_silence, call=call, prediction=prediction) == (kind, pytest.approx(ends_at_s))
+    assert outcome_of(_silence, call=call, prediction=prediction, last=True) == (ErrorKind.DEADLINE, 60)
+
+
 def test_a_cancellation_from_elsewhere_stays_one() -> None:
     """A caller who leaves at the very moment of a time-out has left: the task ends cancelled."""
 
@@ -121,7 +155,7 @@ def test_a_cancellation_from_elsewhere_stays_one() -> None:
         candidate = Candidate(target=build_target(), prediction=PREDICTION, within_ceilings=True)
 
         async def attempt() -> None:
-            with Patience(streamed_call(), candidate, VirtualClock(), probe=False):
+            with Patience(streamed_call(), candidate, VirtualClock(), probe=False, last=False):
                 await asyncio.Event().wait()
 
         for leaving_s in (5, 20):
