@@ -382,17 +382,17 @@ class StorageSection(Section):
     )
     refusals: KeepRefusalsSection = Field(
         default=KeepRefusalsSection(),
-        description="How long records of refused calls are kept. How many there were is kept by day.",
+        description="How long records of refused calls are kept. Not there yet: nothing is deleted, whatever is given.",
     )
     calls: KeepSection = Field(
         default=KeepSection(),
         description="How long calls that went to a target are kept, and their attempts; `max_mb` is the whole "
-        "database's size. Default: for ever. Those of the last day stay, and of deleted ones the sums by day, key, "
-        "model and target.",
+        "database's size. Default: for ever. Not there yet: nothing is deleted, whatever is given.",
     )
     rejected: KeepRejectedSection = Field(
         default=KeepRejectedSection(),
-        description="How long `rejected.jsonl` is kept: lines of the journal that could not be stored.",
+        description="How long `rejected.jsonl` is kept: lines of the journal that could not be stored. Not there yet: "
+        "nothing is deleted, whatever is given.",
     )
 
 
