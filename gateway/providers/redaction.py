@@ -13,6 +13,10 @@ from gateway.errors import UpstreamError
 from gateway.types import Target
 
 MAX_MESSAGE_CHARS = 2000
+_MAX_COMPARED_CHARS = 1 << 16
+"""What is too long is cut last: half a secret is not recognised any more."""
+_ABOUT_OUR_CONFIGURATION = frozenset({401, 402, 403, 404})
+"""Statuses whose reason the operator needs to know. Of other faults the words may be the caller's own, said back."""
 _MAX_NAME_CHARS = 200
 """Of a parameter, and of what is logged."""
 _CREDENTIAL = re.compile(
@@ -37,8 +41,8 @@ _LARGEST_COMPARED_BYTES = 1 << 18
 
 
 def by_shape(message: str) -> str:
-    """Take out of a text what looks like a credential or an inner address, and what is too long."""
-    message = message.encode(errors="replace").decode()[:MAX_MESSAGE_CHARS]
+    """Take out of a text what looks like a credential or an inner address."""
+    message = message.encode(errors="replace").decode()[:_MAX_COMPARED_CHARS]
     return _ADDRESS.sub("(address)", _CREDENTIAL.sub("(redacted)", message))
 
 
@@ -54,13 +58,14 @@ def without_own(error: UpstreamError, target: Target, request_body: bytes) -> No
             text = pattern.sub(instead, text) if pattern is not None else text
         return text
 
-    error.message = clean(error.message)
+    error.message = clean(error.message)[:MAX_MESSAGE_CHARS]
     if error.param is not None:
         error.param = by_shape(clean(error.param))[:_MAX_NAME_CHARS]
     if error.upstream_code is not None and by_shape(clean(error.upstream_code)) != error.upstream_code:
         error.upstream_code = None
     if error.said is not None:
-        error.said = _loggable(clean(error.said), request_body)
+        is_ours = error.upstream_status in _ABOUT_OUR_CONFIGURATION
+        error.said = _loggable(clean(error.said), request_body) if is_ours else None
 
 
 def _secrets(target: Target) -> re.Pattern[str] | None:

@@ -18,8 +18,8 @@ CAUSES: dict[str, tuple[Answer | None, str | None]] = {
     "no HTTP": (Answer(raw=b"SSH-2.0-OpenSSH\r\n"), "not_http"),
     "a revoked key": (error_answer(401, "This key was revoked. Ask the owner."), "This key was revoked."),
     "an unknown model": (error_answer(404, "No model of that name here."), "No model of that name here."),
-    "a fault": (error_answer(500, "scripted failure"), "scripted failure"),
-    "the prompt said back": (error_answer(500, "cannot do: a prompt that is not to be logged"), None),
+    "a fault": (error_answer(500, "scripted failure"), None),
+    "the prompt said back": (error_answer(401, "no: a prompt that is not to be logged"), None),
 }
 
 

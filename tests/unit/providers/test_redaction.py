@@ -18,9 +18,10 @@ TARGET = build_target(
 )
 
 
-def cleaned(text: str, *, body: bytes = b"{}") -> UpstreamError:
+def cleaned(text: str, *, body: bytes = b"{}", status: int = 401) -> UpstreamError:
     """Put a text into every part of an error, and take our own out of it."""
-    error = UpstreamError(ErrorKind.UPSTREAM_REJECTED, text, param=text, code=text, said=text)
+    kind = ErrorKind.UPSTREAM_CREDENTIALS
+    error = UpstreamError(kind, text, upstream_status=status, param=text, code=text, said=text)
     without_own(error, TARGET, body)
     return error
 
@@ -75,6 +76,20 @@ def test_words_that_are_no_secret_stay(harmless: str) -> None:
 @pytest.mark.parametrize("code", ["model_not_found", "rate_limit_exceeded", "context_length_exceeded"])
 def test_code_of_an_api_stays(code: str) -> None:
     assert cleaned(code).upstream_code == code
+
+
+@pytest.mark.parametrize("before", range(1_980, 2_001))
+def test_secret_across_the_end_of_a_long_message_is_taken_out(before: int) -> None:
+    """The message is cut behind it, not within it."""
+    message = cleaned("x" * before + " " + SECRET + " and more").message
+    assert len(message) <= 2_000
+    assert "hunter" not in message
+
+
+@pytest.mark.parametrize("status", [400, 429, 500, 502, 503])
+def test_words_of_other_faults_are_not_logged(status: int) -> None:
+    """They may be the caller's own, in an encoding in which they are not recognised."""
+    assert cleaned("cannot do: my secret plan", status=status).said is None
 
 
 def test_name_of_a_parameter_has_a_bound() -> None:
