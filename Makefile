@@ -80,11 +80,12 @@ check: setup-dev
 	.venv/bin/mypy --strict gateway workers
 	.venv/bin/lint-imports
 
-# The engine's tests last and by themselves: a replica at work would falsify what the others measure. Two at a time:
-# most tests wait for something.
+# What takes many processes runs by itself, and the engine's tests last: a replica at work would falsify what the others
+# measure. The rest runs two at a time, for most of it waits.
 test: check
 	@deploy/system-packages
-	$(PYTEST) -n 2 -m "not soak and not engine"
+	$(PYTEST) -n 2 -m "not soak and not engine and not slow"
+	$(PYTEST) -m "slow and not soak and not engine"
 	$(PYTEST) -m "engine and not soak"
 
 test-fast: setup-dev
