@@ -20,6 +20,7 @@ from gateway.execution.patience import Patience
 from gateway.execution.retry import RetryBudget
 from gateway.providers.base import Adapter, streams_upstream
 from gateway.providers.redaction import without_own
+from gateway.targets.breaker import LONGEST_RETRY_AFTER_S
 from gateway.transport.base import Transport, UpstreamStream
 from gateway.types import Call, Candidate, Plan, Target
 
@@ -28,8 +29,6 @@ MAX_REPLICAS = 3
 """Of one target that a request may reach in vain: one that ends an engine must not go on to end them all."""
 RETRY_AFTER_S = 1.0
 """When no target has named a time."""
-LONGEST_RETRY_AFTER_S = 300.0
-"""As the breaker's: an upstream that names a longer time is not to send callers away for a day."""
 _MAX_ERROR_BODY_BYTES = 64 * 1024
 
 
@@ -166,7 +165,7 @@ def _exhausted(failures: _Failures) -> GatewayError:
     if all(error.kind is ErrorKind.UPSTREAM_UNSUPPORTED for _, error in failures):
         return GatewayError(ErrorKind.UNSUPPORTED, _summary("No target can do this.", failures), param="model")
     waits = [
-        min(error.retry_after_s or RETRY_AFTER_S, LONGEST_RETRY_AFTER_S)
+        min(error.retry_after_s or RETRY_AFTER_S, LONGEST_RETRY_AFTER_S)  # no longer than the breaker stays open for it
         for _, error in failures
         if not _is_configured(error)
     ]

@@ -15,7 +15,7 @@ from gateway.errors import ErrorKind, UpstreamError
 
 LONGEST_WAIT_S = 0.5
 """Before a retry for which the upstream named no time."""
-LONGEST_RETRY_AFTER_S = 2.0
+LONGEST_NAMED_WAIT_S = 2.0
 """A named time that a caller is made to wait; one who is told a longer one can do something else."""
 SHARE = 0.2
 FLOOR_PER_S = 1.0
@@ -33,7 +33,7 @@ class RetryBudget:
         self._now_ns = clock.monotonic_ns
         self._random = random
         self.calls = 0
-        """All that were begun; whoever begins one adds it."""
+        """All that were begun: the strategy adds each."""
         self._calls_counted = 0
         self._at_ns: int | None = None
         self._saved = MOST_SAVED
@@ -46,7 +46,7 @@ class RetryBudget:
         longest_s = LONGEST_WAIT_S if error.retry_after_s is None else error.retry_after_s
         status = error.upstream_status
         momentary = error.kind in _MOMENTARY and (status is None or status >= 500 or error.retry_after_s is not None)
-        if not momentary or longest_s > LONGEST_RETRY_AFTER_S:
+        if not momentary or longest_s > LONGEST_NAMED_WAIT_S:
             return None
         if error.retry_after_s is None:
             wait_s = self._random.uniform(0.0, longest_s)
