@@ -77,6 +77,14 @@ NO_ORIGIN = "should be one origin, such as https://app.example.com, without a pa
         ),
         ("server: {pages: {docs: maybe}}", "5: server.pages.docs: unknown docs 'maybe'; known: key, off, open"),
         (
+            "server: {max_body_memory_mb: 19}",
+            "5: server: max_body_memory_mb is 19: a body of max_body_mb (20) would never fit",
+        ),
+        (
+            "server: {max_body_mb: 5, max_body_memory_per_key_mb: 4.5}",
+            "5: server: max_body_memory_per_key_mb is 4.5: a body of max_body_mb (5) would never fit",
+        ),
+        (
             "routes:\n  auto: {models: [phi], limits: {ttft_ms: {p95: 1, p98: 1}}}",
             "6: routes.auto.limits.ttft_ms: unknown key 'p98'; did you mean 'p99'?",
         ),
