@@ -1,6 +1,7 @@
 """A body is either one unambiguous request, or refused with a sentence that says what and where."""
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from gateway.errors import ErrorKind, GatewayError
 from gateway.types import Envelope
 from gateway.wire.decode import MAX_CHOICES, MAX_OUTPUT_TOKENS, MAX_OUTPUT_TOKENS_IN_ALL, decode
+from gateway.wire.unambiguous import MAX_PARTS, SMALL_BYTES
 
 _MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -53,6 +55,10 @@ MALFORMED = {
     "swapped_surrogates": (with_member(b'"x":"\\ude00\\ud83d"'), "surrogate"),
     "duplicate": (with_member(b'"model":"other"'), "'model' twice"),
     "duplicate_escaped": (with_member(b'"mod\\u0065l":"other"'), "'model' twice"),
+    "duplicate_behind_quotes": (with_member(b'"x":"\\u0022","y":{"a":1,"a":"\\u0022\\u0022"}'), "a member twice"),
+    "duplicate_empty": (with_member(b'"x":{"":1,"":1}'), "a member twice"),
+    "duplicate_object": (with_member(b'"x":{"a":{"b":"c"},"a":[]}'), "a member twice"),
+    "duplicate_far": (with_member(b'"x":{"a":[{"b":1}],"c":{"a":2},"a":1}'), "a member twice"),
     "duplicate_deep": (with_member(b'"x":[{"y":{"secret":1,"secret":1}}]'), "a member twice"),
     "nan": (with_member(b'"x":NaN'), "NaN"),
     "infinity": (with_member(b'"x":[Infinity]'), "NaN"),
@@ -60,21 +66,26 @@ MALFORMED = {
     "huge_float": (with_member(b'"x":1e400'), "number that is too large"),
     "huge_negative_float": (with_member(b'"x":-1e400'), "number that is too large"),
     "long_integer": (with_member(b'"x":' + b"9" * 5000), "number that is too large"),
+    "long_negative_integer": (with_member(b'"x":[1,-' + b"9" * 4301 + b"]"), "number that is too large"),
+    "long_float": (with_member(b'"x":[' + b"9" * 309 + b".0]"), "number that is too large"),
+    "digits_and_exponent": (with_member(b'"x":[1,' + b"9" * 250 + b"e0060,2]"), "number that is too large"),
     "deep_arrays": (with_member(b'"x":' + b"[" * 100_000), "nested deeper than 64"),
     "deep_objects": (with_member(b'"x":' + b'{"a":' * 100_000), "nested deeper than 64"),
     "deep_closed": (with_member(b'"x":' + b"[" * 64 + b"]" * 64), "nested deeper than 64"),
 }
 
 
+@pytest.mark.parametrize("padding", [b"", b" " * SMALL_BYTES], ids=["small", "large"])
 @pytest.mark.parametrize(("body", "expected"), MALFORMED.values(), ids=MALFORMED)
-def test_malformed_bodies_are_refused_with_a_reason(body: bytes, expected: str) -> None:
-    """Each way of being ambiguous or hostile is a 400 that names it and echoes nothing of the content."""
-    with pytest.raises(GatewayError, match=expected) as caught:
-        decode("chat", "openai", body)
+def test_malformed_bodies_are_refused_with_a_reason(body: bytes, expected: str, padding: bytes) -> None:
+    """Each way of being ambiguous or hostile is a 400 that names it and echoes nothing of the content, at any size."""
+    with pytest.raises(GatewayError, match="not JSON" if padding and not body else expected) as caught:
+        decode("chat", "openai", body + padding)
     assert caught.value.kind is ErrorKind.INVALID_REQUEST
     assert "secret" not in caught.value.message
 
 
+@pytest.mark.parametrize("padding", [b"", b" " * SMALL_BYTES], ids=["small", "large"])
 @pytest.mark.parametrize(
     "member",
     [
@@ -86,14 +97,21 @@ def test_malformed_bodies_are_refused_with_a_reason(body: bytes, expected: str) 
         b'"x":1e308',
         b'"x":18446744073709551616',
         b'"x":1e-400',
+        b'"x":' + b"9" * 4300,
+        b'"x":-' + b"9" * 4299,
+        b'"x":[0.' + b"0" * 5000 + b"1,1e0099]",
+        b'"x":"1e400 9e999"',
+        b'"x":"\\u0022","y":"\\u0022:\\u0022"',
+        b'"x":{"a":1,"A":1,"\\u0061b":1}',
+        '"x":"ÄÖ😀日本"'.encode(),
     ],
 )
-def test_look_alikes_of_malformed_bodies_pass(member: bytes) -> None:
+def test_look_alikes_of_malformed_bodies_pass(member: bytes, padding: bytes) -> None:
     """Real pairs, escaped backslashes, brackets in strings, equal names in two objects and the like are fine."""
-    body = with_member(member)
+    body = with_member(member) + padding
     envelope = decode("chat", "openai", body)
     assert envelope.body is body
-    assert b'"x":' + envelope.members["x"] == member
+    assert member.startswith(b'"x":' + envelope.members["x"])
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -336,7 +354,7 @@ def test_content_is_everything_the_model_reads() -> None:
         {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
     ]
     envelope = chat(messages=messages, tools=tools)
-    assert envelope.content_bytes == 3 + len('[[{"id": "1"}], null]') + len(json.dumps(tools))
+    assert envelope.content_bytes == 3 + len('[{"id": "1"}]') + len(json.dumps(tools))
     assert envelope.image_count == 1
 
 
@@ -372,3 +390,106 @@ def test_any_body_is_decoded_or_refused(body: bytes, operation: Any) -> None:
         kind = None
         assert json.loads(envelope.members["model"]) == envelope.model
     assert kind in {None, ErrorKind.INVALID_REQUEST}
+
+
+_TEXT = st.sampled_from(["a", "b", "", "é", '"', "\\", "{", "x:1", "\U0001f600"])
+_VALUE = st.recursive(
+    st.sampled_from(
+        ["1", "-0.5", "1e5", "true", "null", "1e309", '"\\u0022"', '"\\\\"', '"\\ud83d\\ude00"', '"\\ud83d"']
+    )
+    | _TEXT.map(json.dumps),
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda items: f"[{' , '.join(items)}]")
+        | st.lists(st.tuples(_TEXT.map(lambda name: json.dumps(name, ensure_ascii=False)), inner), max_size=3).map(
+            lambda pairs: "{" + ",".join(f"{name} :{value}" for name, value in pairs) + "}"
+        )
+    ),
+    max_leaves=10,
+)
+
+
+def _is_unambiguous(text: str) -> bool:
+    """Read a text as Python does, which sees every member and number."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError
+        return dict(pairs)
+
+    def finite(number: str) -> float:
+        if float(number) in (math.inf, -math.inf):
+            raise ValueError
+        return float(number)
+
+    try:
+        json.dumps(json.loads(text, object_pairs_hook=once, parse_float=finite), ensure_ascii=False).encode()
+    except ValueError:
+        return False
+    return True
+
+
+@given(_VALUE, st.booleans())
+def test_body_passes_if_and_only_if_it_is_unambiguous(value: str, large: bool) -> None:
+    """By either of the two ways in which it is proved, and never by one alone."""
+    body = with_member(b'"x":' + value.encode()) + b" " * (SMALL_BYTES * large)
+    try:
+        decode("chat", "openai", body)
+    except GatewayError:
+        assert not _is_unambiguous(value)
+    else:
+        assert _is_unambiguous(value)
+
+
+def test_large_body_of_too_many_parts_is_refused() -> None:
+    """What no request needs would take memory and time in proportion; token ids are no parts, whatever their number."""
+    parts = MAX_PARTS // 2
+    with pytest.raises(GatewayError, match="too many parts"):
+        decode("chat", "openai", with_member(b'"x":[' + b"[]," * parts + b"[]]"))
+    assert decode("completions", "openai", b'{"model":"a","prompt":[' + b"1," * MAX_PARTS + b"1]}").prompts == 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts", "content_bytes"),
+    [
+        (b"[ 1 ,\n-2 ]", 1, 8),
+        (b"[[1],[ ],[2,3]]", 3, 12),
+        (b'["\\u00e4","\\"b"]', 2, 4),
+        (b'"\\u00e4\\n"', 1, 3),
+        (b"[[[1]]]", None, 0),
+        (b"[1,[2]]", None, 0),
+        (b"[[1],2]", None, 0),
+        (b"[1.0]", None, 0),
+        (b"[1,true]", None, 0),
+        (b"[ ]", None, 0),
+    ],
+)
+def test_prompt_is_read_without_being_built(prompt: bytes, prompts: int | None, content_bytes: int) -> None:
+    """Token ids are counted where they stand, however they are spaced."""
+    body = b'{"model":"a","prompt":' + prompt + b"}"
+    if prompts is None:
+        with pytest.raises(GatewayError, match="'prompt' must"):
+            decode("completions", "openai", body)
+    else:
+        envelope = decode("completions", "openai", body)
+        assert (envelope.prompts, envelope.content_bytes) == (prompts, content_bytes)
+
+
+@pytest.mark.parametrize(
+    ("member", "needs"),
+    [
+        (b'"tools":[ ]', set()),
+        (b'"tools":{}', set()),
+        (b'"tools":[ {} ]', {"tools"}),
+        (b'"functions":null', set()),
+        (b'"audio":{ }', set()),
+        (b'"audio":{"voice":"a"}', {"audio"}),
+        (b'"logprobs":0', set()),
+        (b'"logprobs":1', {"logprobs"}),
+        (b'"logprobs":false', set()),
+        (b'"response_format":{}', set()),
+        (b'"response_format":{"type":null}', {"json_schema"}),
+    ],
+)
+def test_empty_in_any_spelling_asks_for_nothing(member: bytes, needs: set[str]) -> None:
+    """Members that are looked at as they stand mean what they mean to a parser."""
+    assert decode("chat", "openai", with_member(member)).needs == {"chat", *needs}
