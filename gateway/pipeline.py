@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from math import ceil
 
 from gateway.accounting.attempt import Instruments, Observer
@@ -15,6 +14,7 @@ from gateway.accounting.base import Failures, Ledger
 from gateway.accounting.meter import Meter
 from gateway.admission.base import Gate
 from gateway.auth.base import Authenticator
+from gateway.bodies import Bodies
 from gateway.clock import Clock, Ids
 from gateway.config.snapshot import Current, Snapshot
 from gateway.errors import ErrorKind, GatewayError
@@ -23,11 +23,8 @@ from gateway.execution.relay import Sink, relay
 from gateway.routing.router import Router
 from gateway.targets.pool import Pool
 from gateway.types import Call, Envelope, Inbound, Principal
-from gateway.wire.decode import decode
 from gateway.wire.errors import render, render_event
 
-_LARGE_BODY_BYTES = 1 << 18
-"""A larger one is decoded beside the event loop: 10 MB take 40 to 100 ms, and made to be slow a second or two."""
 _LAST_WORD_S = 5.0
 
 Resolve = Callable[[Inbound, Envelope, Principal, Snapshot], Call]
@@ -64,7 +61,7 @@ class Pipeline:
         self._strategies = strategies
         self._clock = clock
         self._instruments = Instruments(clock, ids, ledger, pool, observer, failures)
-        self._beside = ThreadPoolExecutor(1, "large-bodies")  # one: while parsed, a body may take 60 times its size
+        self._bodies = Bodies(lambda: clock.monotonic_ns() / 1e9)
 
     async def handle(self, inbound: Inbound, sink: Sink) -> None:
         """Answer one request, whatever happens to it; re-raises only the cancellation of a caller who left."""
@@ -96,7 +93,7 @@ class Pipeline:
         meter.identified(principal)
         admission = await self._gate.admit(principal, snapshot.server.bodies)
         meter.hold(admission)
-        envelope = await self._decoded(inbound, await inbound.read_body(admission.take_body))
+        envelope = await self._bodies.decode(inbound, await inbound.read_body(admission.take_body))
         call = self._resolve(inbound, envelope, principal, snapshot)
         meter.called(call)
         plan = self._router.plan(call, self._pool.view(call))
@@ -106,12 +103,6 @@ class Pipeline:
         meter.hold(await self._gate.reserve(call, plan))
         async with self._strategies[call.route.strategy].run(plan, call, meter) as reply:
             await relay(reply, sink, call)
-
-    async def _decoded(self, inbound: Inbound, body: bytes) -> Envelope:
-        if len(body) <= _LARGE_BODY_BYTES:
-            return decode(inbound.operation, inbound.dialect, body)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._beside, decode, inbound.operation, inbound.dialect, body)
 
     async def _tell(self, inbound: Inbound, sink: Sink, error: GatewayError) -> None:
         """Send an error in the caller's dialect; within a stream as its last event, with no end marker after it."""
