@@ -15,6 +15,7 @@ from gateway.wire.errors import render
 
 _AHEAD_BYTES = 1 << 16
 """So much of a body is taken before anybody has asked for it, and so much of one is too little to be counted."""
+_PIECE_BYTES = 1 << 16
 _STEP_BYTES = 1 << 20
 """By so much the count of a body without a length grows."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -52,7 +53,7 @@ class Exchange:
 
     __slots__ = (
         "_allowed_bytes", "_body", "_bodyless", "_chunked", "_head", "_hold", "_limit_bytes", "_line", "_owed_bytes",
-        "_size_bytes", "_waiter", "answered", "further", "headers", "left", "method", "modern", "persistent",
+        "_pieces", "_size_bytes", "_waiter", "answered", "further", "headers", "left", "method", "modern", "persistent",
         "received", "started", "target",
     )  # fmt: skip
 
@@ -78,6 +79,9 @@ class Exchange:
         """Lines that the answer's head is to have besides the handler's, each with its end."""
         self._line = line
         self._body: bytes | bytearray | None = b""
+        """What came last; None: nothing more is kept."""
+        self._pieces: tuple[()] | list[bytes | bytearray] = ()
+        """What came before, none of it small."""
         self._size_bytes = 0
         self._allowed_bytes = self._limit_bytes = _AHEAD_BYTES
         self._hold: Callable[[int], None] = _hold_any
@@ -106,12 +110,16 @@ class Exchange:
                 if not self.received:
                     await self._receive(timeout_s)
             except GatewayError:
-                self._body = None  # nobody will read it
+                self._drop()  # nobody will read it
                 raise
             finally:
                 self._hold = _hold_any
-        body, self._body = self._body or b"", None
-        return bytes(body)
+        body, pieces = self._body or b"", self._pieces
+        self._drop()
+        return b"".join((*pieces, body)) if pieces else bytes(body)
+
+    def _drop(self) -> None:
+        self._body, self._pieces = None, ()
 
     def _allow(self, size_bytes: int) -> None:
         """See that there is room for a body of this size. Raises GatewayError."""
@@ -140,9 +148,13 @@ class Exchange:
         if self._body is None:
             self._line.discard(len(data))
             return
-        if self._body:
+        if len(self._body) >= _PIECE_BYTES:
+            self._pieces = self._pieces or []  # to let one buffer grow to 20 MB would copy it nine times
+            self._pieces.append(self._body)
+            self._body = data
+        elif self._body:
             if isinstance(self._body, bytes):
-                self._body = bytearray(self._body)  # a list of pieces takes many times the size of tiny ones
+                self._body = bytearray(self._body)  # tiny pieces take many times their size
             self._body += data
         else:
             self._body = data
@@ -159,7 +171,7 @@ class Exchange:
         try:
             self._allow(max(self._size_bytes, min(self._size_bytes + _STEP_BYTES, self._limit_bytes)))
         except GatewayError as error:
-            self._body = None
+            self._drop()
             if not waiter.done():
                 waiter.set_exception(error)
 
@@ -223,7 +235,7 @@ class Exchange:
         if self._chunked:
             self._head += b"0\r\n\r\n"
         self._flush()
-        self._body = None
+        self._drop()
         self.answered = not self._owed_bytes
 
     async def refuse(self, kind: ErrorKind, sentence: str, *headers: tuple[bytes, bytes]) -> None:

@@ -1,0 +1,121 @@
+"""One key that posts 18 MB bodies on four connections slows nobody else down, and takes little memory."""
+
+import asyncio
+import hashlib
+import io
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from statistics import median
+
+import aiohttp
+import pytest
+
+from tests.ground.configs import one_model
+from tests.ground.gateway import write_config
+from tests.ground.processes import gateway_process
+from tests.ground.upstream import ScriptedUpstream
+from tests.hostile.uploader import BODY_BYTES
+
+ROUNDS = 5
+ROUND_S = 8.0
+PAUSE_S = 0.04
+"""Between two requests of the honest caller, who sends one large one after four small ones."""
+MOST_TIMES_SLOWER = 3.0
+MOST_MEMORY_BYTES = 200_000_000
+PER_MINUTE = 20
+SMALL = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}).encode()
+LARGE = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "word " * 60_000}]}).encode()
+
+
+async def latencies(client: aiohttp.ClientSession, url: str) -> tuple[list[float], list[float]]:
+    """Send small and large requests for the length of a round, and return how long each took."""
+    small: list[float] = []
+    large: list[float] = []
+    until_s = time.monotonic() + ROUND_S
+    while time.monotonic() < until_s:
+        for body, taken in [(SMALL, small)] * 4 + [(LARGE, large)]:
+            begun_s = time.monotonic()
+            async with client.post(f"{url}/v1/chat/completions", data=io.BytesIO(body)) as answer:
+                await answer.read()
+                assert answer.status == 200
+            taken.append(time.monotonic() - begun_s)
+            await asyncio.sleep(PAUSE_S)
+    return small, large
+
+
+def digest(key: str) -> str:
+    return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def p99(values: list[float]) -> float:
+    return sorted(values)[math.ceil(len(values) * 0.99) - 1]
+
+
+def peak_bytes(pid: int, *, anew: bool = False) -> int:
+    """Return the most memory that a process had since it was last asked ``anew``."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    if anew:
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return int(found[1]) * 1024
+
+
+@asynccontextmanager
+async def attack(url: str, key: str) -> AsyncIterator[dict[str, int]]:
+    """Upload for the length of a round; what was answered is there when the context is left."""
+    port = url.rsplit(":", 1)[1]
+    command = ("-m", "tests.hostile.uploader", port, key, str(ROUND_S))
+    process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=asyncio.subprocess.PIPE)
+    answers: dict[str, int] = {}
+    yield answers
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    answers.update(json.loads(output.decode().replace("'", '"')))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_uploads_of_one_key_slow_nobody_down(tmp_path: Path) -> None:
+    """Median of five rounds: p99 of small and of 300 KB requests within three times that without the attack.
+
+    Each round attacks with another key, so that each has its twenty admitted uploads, in seconds instead of a minute.
+    """
+    ratios: dict[str, list[float]] = {"small": [], "large": []}
+    answered: list[dict[str, int]] = []
+    async with ScriptedUpstream() as upstream:
+        upstream.model.tokens = 4
+        config = one_model(upstream.url)
+        config["keys"] = [{"name": "honest", "secret": digest("k-honest")}] + [
+            {"name": f"attacker-{number}", "secret": digest(f"k-{number}"), "requests_per_minute": PER_MINUTE}
+            for number in range(ROUNDS)
+        ]
+        file = write_config(tmp_path, config)
+        headers = {"authorization": "Bearer k-honest"}
+        async with (
+            gateway_process(file) as gateway,
+            aiohttp.ClientSession(headers=headers) as client,
+        ):
+            await latencies(client, gateway.url)  # warm
+            before_bytes = peak_bytes(gateway.pid, anew=True)
+            for number in range(ROUNDS):
+                quiet = await latencies(client, gateway.url)
+                async with attack(gateway.url, f"k-{number}") as answers:
+                    attacked = await latencies(client, gateway.url)
+                answered.append(answers)
+                for name, one, other in zip(ratios, attacked, quiet, strict=True):
+                    ratios[name].append(p99(one) / p99(other))
+            above_bytes = peak_bytes(gateway.pid) - before_bytes
+    told = {name: [round(each, 1) for each in of] for name, of in ratios.items()}
+    print("p99 under attack over p99 without:", told, "memory above:", above_bytes // 1_000_000, "MB", answered)
+    for answers in answered:
+        assert answers["404"] == PER_MINUTE, answers
+        assert answers["429"] >= 1, answers
+    for name, of in told.items():
+        assert median(of) <= MOST_TIMES_SLOWER, (name, told)
+    assert above_bytes <= MOST_MEMORY_BYTES, above_bytes
+    assert above_bytes < 4 * 3 * BODY_BYTES
