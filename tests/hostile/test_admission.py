@@ -23,7 +23,7 @@ from tests.ground.upstream import ScriptedUpstream
 from tests.hostile.uploader import BODY_BYTES
 
 ROUNDS = 5
-ROUND_S = 8.0
+ROUND_S = 20.0
 PAUSE_S = 0.04
 """Between two requests of the honest caller, who sends one large one after four small ones."""
 MOST_TIMES_SLOWER = 3.0
@@ -79,7 +79,7 @@ async def attack(url: str, key: str) -> AsyncIterator[dict[str, int]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(500)
 async def test_uploads_of_one_key_slow_nobody_down(tmp_path: Path) -> None:
     """Median of five rounds: p99 of small and of 300 KB requests within three times that without the attack.
 
