@@ -23,7 +23,7 @@ from tests.ground.upstream import ScriptedUpstream
 from tests.hostile.uploader import BODY_BYTES
 
 ROUNDS = 5
-ROUND_S = 20.0
+ROUND_S = 10.0
 PAUSE_S = 0.04
 """Between two requests of the honest caller, who sends one large one after four small ones."""
 MOST_TIMES_SLOWER = 3.0
