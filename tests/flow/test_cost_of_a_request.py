@@ -27,9 +27,9 @@ from tests.ground.script import Answer, Seen
 from tests.ground.upstream import ScriptedUpstream
 
 MEASURED = {
-    "short chat": (12_500, 410),
-    "200 tokens at once": (18_600, 556),
-    "20 tokens one by one": (29_400, 1_120),
+    "short chat": (12_050, 356),
+    "200 tokens at once": (18_150, 500),
+    "20 tokens one by one": (29_050, 1_062),
 }
 """Instructions and calls into C, of one request. How many reads a stream comes in must not be left to chance."""
 WARM_UP = 40
