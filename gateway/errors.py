@@ -67,6 +67,8 @@ class Meaning(NamedTuple):
     """Another target may be tried."""
     trips_breaker: bool
     log_level: int
+    provocable: bool = False
+    """A request may bring it about, so that one caller alone must not close a target to the others by it."""
 
 
 _CALLER = "invalid_request_error"
@@ -103,9 +105,9 @@ MEANINGS: dict[ErrorKind, Meaning] = {
     ErrorKind.UPSTREAM_CONNECT: Meaning(503, _UPSTREAM, "upstream_unreachable", True, True, logging.WARNING),
     ErrorKind.UPSTREAM_TIMEOUT: Meaning(504, _UPSTREAM, "upstream_timeout", True, True, logging.WARNING),
     ErrorKind.UPSTREAM_STALLED: Meaning(504, _UPSTREAM, "upstream_stalled", True, True, logging.WARNING),
-    ErrorKind.UPSTREAM_CUT: Meaning(502, _UPSTREAM, "upstream_cut", True, True, logging.WARNING),
-    ErrorKind.UPSTREAM_PROTOCOL: Meaning(502, _UPSTREAM, "upstream_protocol", True, True, logging.WARNING),
-    ErrorKind.UPSTREAM_ERROR: Meaning(502, _UPSTREAM, "upstream_error", True, True, logging.WARNING),
+    ErrorKind.UPSTREAM_CUT: Meaning(502, _UPSTREAM, "upstream_cut", True, True, logging.WARNING, True),
+    ErrorKind.UPSTREAM_PROTOCOL: Meaning(502, _UPSTREAM, "upstream_protocol", True, True, logging.WARNING, True),
+    ErrorKind.UPSTREAM_ERROR: Meaning(502, _UPSTREAM, "upstream_error", True, True, logging.WARNING, True),
     ErrorKind.UPSTREAM_OVERLOADED: Meaning(503, _UPSTREAM, "upstream_overloaded", True, True, logging.WARNING),
     ErrorKind.UPSTREAM_RATE_LIMITED: Meaning(503, _UPSTREAM, "upstream_rate_limited", True, True, logging.WARNING),
     ErrorKind.UPSTREAM_CREDENTIALS: Meaning(503, _UPSTREAM, "upstream_credentials", True, True, logging.ERROR),
@@ -156,6 +158,11 @@ class GatewayError(Exception):
         return MEANINGS[self.kind]
 
     @property
+    def provocable(self) -> bool:
+        """Whether a request may bring it about."""
+        return self.meaning.provocable
+
+    @property
     def status(self) -> int:
         """The HTTP status for the caller."""
         return self.meaning.status
@@ -166,6 +173,8 @@ class GatewayError(Exception):
         return self.meaning.code
 
 
+_PROVOKED_BY_NO_REQUEST = frozenset({401, 402, 429, 498, 503, 529})
+"""Statuses about our account, our rate or the upstream's load, whatever was asked for."""
 _ITS_OWN_WORDS = frozenset({ErrorKind.UPSTREAM_REJECTED, ErrorKind.UPSTREAM_FLAGGED})
 """Kinds that reach the caller with the upstream's status and code."""
 
@@ -198,6 +207,13 @@ class UpstreamError(GatewayError):
     def why(self) -> str | None:
         """The cause; without one, the upstream's own sentence."""
         return self.cause or self.said
+
+    @property
+    def provocable(self) -> bool:
+        """Whether a request may bring it about: by the status, or where there is none, by the table."""
+        if self.upstream_status is None:
+            return self.meaning.provocable
+        return self.upstream_status not in _PROVOKED_BY_NO_REQUEST
 
     @property
     def status(self) -> int:

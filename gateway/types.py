@@ -330,6 +330,8 @@ class Sample(Struct, frozen=True, kw_only=True):
 
     ok: bool
     trips_breaker: bool
+    body_digest: str | None = None
+    """Of the request, where the attempt failed in a way that a request may bring about; None: it did not."""
     input_tokens: int
     output_tokens: int
     """What was shown: hidden reasoning is over before the first token."""

@@ -7,6 +7,7 @@ here awaits, so cancellation cannot come between a measurement and its ledger li
 
 import asyncio
 from collections.abc import Callable
+from hashlib import blake2b
 from itertools import pairwise
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
@@ -57,7 +58,7 @@ class Lease(Protocol):
 class Pool(Protocol):
     """Hands out places; see ``targets.pool``."""
 
-    def refusal(self, target: Target) -> str | None:
+    def refusal(self, target: Target, call: Call) -> str | None:
         """Say why no attempt may begin now; ask immediately before ``begin``."""
 
     def begin(self, target: Target, call: Call) -> Lease:
@@ -191,11 +192,12 @@ class Attempt:
         ttft_ms = (first_ns - self._started_ns) / _NS_PER_MS if first_ns is not None else None
         shown = self._shown_tokens(usage)
         tpot_ms = self._tpot_ms(shown)
+        trips_breaker, body_digest = (False, None) if error is None else self._blame(error, duration_ms)
         share_s = self._lease.end(
             Sample(
                 ok=outcome == "ok",
-                trips_breaker=error is not None
-                and (error.meaning.trips_breaker or self._was_silent(error, duration_ms)),
+                trips_breaker=trips_breaker,
+                body_digest=body_digest,
                 input_tokens=usage.input_tokens + usage.cached_input_tokens + usage.cache_write_tokens,
                 output_tokens=shown,
                 hidden_tokens=usage.output_tokens + usage.reasoning_tokens - shown,
@@ -226,10 +228,21 @@ class Attempt:
         began = self._progress is not None and self._progress.content_events > 0
         return "cut" if began and outcome in _UNBILLED else outcome
 
-    def _was_silent(self, error: GatewayError, duration_ms: float) -> bool:
-        """Whether the call's time ran out on a target that had long enough to begin."""
-        long_enough = duration_ms >= self._call.timeouts.first_token_s * 1e3
-        return error.kind is ErrorKind.DEADLINE and not self._events_seen and long_enough
+    def _blame(self, error: GatewayError, duration_ms: float) -> tuple[bool, str | None]:
+        """Return whether the breaker counts it, and the body's digest where the request may have brought it about."""
+        counts = error.meaning.trips_breaker
+        if error.kind is ErrorKind.DEADLINE:
+            counts = not self._events_seen and self._waited_long_enough(duration_ms)
+        elif error.kind is ErrorKind.UPSTREAM_TIMEOUT and self.upstream_status is None:
+            has_ceiling = self._call.route.constraints.ttft_ms is not None  # which may have cut the wait short
+            counts = not has_ceiling or self._waited_long_enough(duration_ms)
+        if not counts:
+            return False, None
+        return True, blake2b(self._call.envelope.body, digest_size=8).hexdigest() if error.provocable else None
+
+    def _waited_long_enough(self, duration_ms: float) -> bool:
+        """Whether the target had its time to begin, rather than what was left of the call's, or a ceiling allows."""
+        return duration_ms >= self._call.timeouts.first_token_s * 1e3
 
     def _usage(self, outcome: Outcome) -> Usage:
         """Trust the upstream's count of a complete answer; otherwise never report less than what was seen."""

@@ -87,9 +87,9 @@ class Meter:
         self._attempts.append(attempt)
         return attempt
 
-    def require_open(self, target: Target) -> None:
+    def require_open(self, call: Call, target: Target) -> None:
         """Ask immediately before ``attempt``. Raises UpstreamError (BREAKER_OPEN) when none may begin now."""
-        refusal = self._instruments.pool.refusal(target)
+        refusal = self._instruments.pool.refusal(target, call)
         if refusal is not None:
             raise UpstreamError(ErrorKind.BREAKER_OPEN, refusal)
 

@@ -61,7 +61,7 @@ class InOrder:
             try:
                 if target.cluster_url is not None:
                     await meter.ready(target, self._ready_by_ns(call))
-                meter.require_open(target)
+                meter.require_open(call, target)
                 patience = Patience(call, candidate, self._clock, probe=candidate is probe, last=not to_try)
                 with meter.attempt(call, candidate) as attempt, patience:
                     try:

@@ -2,30 +2,44 @@
 
 How it works
 ------------
-*Closed*: all pass. Three failures in a row open it, or ten failures among the last twenty: a target that fails every
-other request never fails three times in a row. Only failures that say something about the target count (the table in
-``gateway.errors``); a caller's fault does not, and does not end a row of failures either.
+*Closed*: all pass. *Open*: none passes until a time. *Half open*: that time is over, and one attempt passes, the
+probe. Its success closes the breaker, its failure opens it anew. A probe that is still under way after
+``LONGEST_PAUSE_S`` no longer keeps the next one from passing, and one that ends without a verdict (the caller left, or
+was at fault) leaves its place at once. A wait that a ceiling cut short opens nothing, but is no success of a probe.
 
-*Open*: nobody passes, for 1 s, then 2, 4 ... up to 30 s, each time the probe fails. An upstream that says when to
-come back (``Retry-After``) is taken at its word, at once and after a single failure, up to 300 s. A refused
-credential opens at once for 60 s: no retry mends it, only a person does, and providers lock accounts that knock too
-often.
+*What opens it.* Two kinds of failure (``provocable`` in ``gateway.errors``) are counted apart:
 
-*Half open*: the time is over, and exactly one attempt passes, the probe. Its success closes the breaker, its failure
-opens it for longer. If it ends without a verdict (the caller left, or asked for nonsense), the next attempt is the
-probe.
+- What no request brings about (no connection, silence, 429, 503, 529) counts by itself, whoever met it: three in a row,
+  or ten among the last twenty results, for a target that fails every other request never fails three times in a row.
+  Of a refused credential (401, 402) two in a row are enough. An upstream that says when to come back
+  (``Retry-After``) is taken at its word at once.
+- What a request may bring about (400 that is about us, 403, 404, any other 5xx, an answer that breaks off) proves
+  nothing while one caller alone meets it. Three in a row, or ten among twenty, close the target to the key that met
+  them, and to all as soon as there is a second key among them. With one key or none that would be everybody; so there
+  the witnesses are the requests: three different bodies.
 
-Every opening and closing begins a new *generation*. The result of an attempt that began in an earlier one is old news
-and is ignored: of fifty requests caught in an outage, three open the breaker and the other forty-seven do not prolong
-it.
+A success ends every row. A caller's own fault neither counts nor ends one.
 
-*Several processes.* Each has its own breaker and hears of the results of the others' attempts: a failure there counts
-as one here, and an answer there closes it here. A half-open one may let through one probe per process.
+*How long it stays open.* A try may cost callers about a twentieth of the time: the pause is twenty times what the last
+try took, at least 1 s, and doubles from there (1, 2, 4, 8 s) rather than to jump. It is never more than 8 s, and is
+counted from when the try began; so a target that has recovered gets the first request that comes 10 s later, however
+long it was away. Exceptions: what the upstream named, up to 300 s, and 60 s for a refused credential, which only a
+person mends, and providers lock accounts that knock too often.
 
-State changes only in ``admit``, ``settle`` and ``hear``, between which nothing awaits, so one probe means one, at any
-concurrency.
+Every opening and closing begins a new *generation*. The result of an attempt that began in an earlier one is ignored:
+of fifty requests caught in an outage, three open the breaker and the other forty-seven do not prolong it.
+
+*Several processes.* Each has its own breaker and is told the results of the others' attempts: a failure there counts
+as one here, with its key or body, and an answer there closes it here. A half-open one may let through one probe per
+process.
+
+State changes only in ``admit``, ``settle`` and ``settle_other``, between which nothing awaits, so one probe means one,
+at any concurrency. While nothing has failed lately, ``is_quiet`` says so, and there is nothing to ask or to keep.
 """
 
+from collections import deque
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import Literal, NamedTuple
 
 from gateway.errors import ErrorKind
@@ -34,13 +48,20 @@ from gateway.types import Sample
 State = Literal["closed", "open", "half_open"]
 
 FAILURES_IN_A_ROW = 3
+REFUSED_CREDENTIALS_IN_A_ROW = 2
 HISTORY = 20
 FAILURES_IN_HISTORY = 10
+DIFFERENT_BODIES = 3
 FIRST_PAUSE_S = 1.0
-LONGEST_PAUSE_S = 30.0
+LONGEST_PAUSE_S = 8.0
+PAUSE_PER_TRY = 20.0
+"""Seconds of pause for each second that a failed try took."""
 CREDENTIAL_PAUSE_S = 60.0
 LONGEST_RETRY_AFTER_S = 300.0
-_MASK = (1 << HISTORY) - 1
+MAX_KEYS = 64
+"""Keys to which one target is closed, or may soon be; beyond this the one that failed longest ago passes again."""
+
+_CREDENTIALS = ErrorKind.UPSTREAM_CREDENTIALS.value
 
 
 class Pass(NamedTuple):
@@ -48,102 +69,274 @@ class Pass(NamedTuple):
 
     generation: int
     probe: bool
+    of_key: "Pass | None" = None
+    """The same at the circuit of its key, if there is one."""
+
+
+class _Failure(NamedTuple):
+    """A failure as it is remembered."""
+
+    witness: str | None
+    """The key or the body's digest where a request may have brought it about; None: none does."""
+    is_credentials: bool
+
+
+class _Circuit:
+    """Closed, open or half open; what opens it is decided by the breaker. Times are monotonic nanoseconds."""
+
+    __slots__ = ("_pause_s", "_probes", "_until_ns", "_why", "generation", "history")
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.history: deque[_Failure | None] = deque(maxlen=HISTORY)
+        """The last results since a failure, oldest first; None is a success."""
+        self._until_ns: int | None = None
+        self._pause_s = FIRST_PAUSE_S
+        self._probes = 0
+        self._why = ""
+
+    @property
+    def is_closed(self) -> bool:
+        return self._until_ns is None
+
+    def state(self, now_ns: int) -> State:
+        if self._until_ns is None:
+            return "closed"
+        return "open" if now_ns < self._until_ns and not self._probes else "half_open"
+
+    def refusal(self, now_ns: int) -> str | None:
+        if self._until_ns is None or now_ns >= self._until_ns:
+            return None
+        if self._probes:
+            return f"half open, its probe is under way ({self._why})"
+        return f"open for {self.retry_after_s(now_ns):.1f} s more ({self._why})"
+
+    def retry_after_s(self, now_ns: int) -> float:
+        return max(0.0, ((self._until_ns or now_ns) - now_ns) / 1e9)
+
+    def admit(self, now_ns: int) -> Pass:
+        probe = self._until_ns is not None and now_ns >= self._until_ns
+        if probe:
+            self._probes += 1
+            self._until_ns = now_ns + round(LONGEST_PAUSE_S * 1e9)
+        return Pass(self.generation, probe)
+
+    def settles(self, ticket: Pass) -> bool:
+        """Whether an attempt's result counts: it began in this generation, and was not let through although open."""
+        if ticket.generation != self.generation:
+            return False
+        self._probes -= ticket.probe
+        return ticket.probe or self._until_ns is None
+
+    def leave_place(self, now_ns: int) -> None:
+        """Let the next attempt be the probe: this one's ended without a verdict."""
+        self._until_ns = now_ns
+
+    def remember(self, result: _Failure | None) -> None:
+        """Keep a result; successes alone are nothing to keep."""
+        if result is not None or self.history:
+            self.history.append(result)
+            if not any(self.history):
+                self.history.clear()
+
+    def row(self) -> list[_Failure]:
+        """Return the failures since the last success, the newest first."""
+        return [each for each in takewhile(lambda each: each is not None, reversed(self.history)) if each is not None]
+
+    def open(self, began_ns: int, now_ns: int, sample: Sample) -> None:
+        """Open, or stay open, after a failed try."""
+        if self._until_ns is None:
+            self.generation += 1
+            self._probes = 0
+            self._pause_s = FIRST_PAUSE_S
+        if sample.error_kind == _CREDENTIALS:
+            self._why, until_ns = "credentials refused", now_ns + round(CREDENTIAL_PAUSE_S * 1e9)
+        elif sample.retry_after_s:
+            pause_s = min(sample.retry_after_s, LONGEST_RETRY_AFTER_S)
+            self._why, until_ns = "asked to retry later", now_ns + round(pause_s * 1e9)
+        else:
+            took_s = (now_ns - began_ns) / 1e9
+            pause_s = min(self._pause_s, max(FIRST_PAUSE_S, PAUSE_PER_TRY * took_s))
+            self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+            self._why, until_ns = sample.error_kind or "failing", max(now_ns, began_ns + round(pause_s * 1e9))
+        # Another probe may have begun since.
+        self._until_ns = max(until_ns, self._until_ns or 0) if self._probes else until_ns
+
+    def close(self) -> None:
+        self.generation += 1
+        self._until_ns = None
+        self._probes = 0
+        self.history.clear()
 
 
 class Breaker:
-    """One target's breaker. Times are monotonic nanoseconds."""
+    """One target's breaker. Times are monotonic nanoseconds.
 
-    __slots__ = ("_failures", "_generation", "_history", "_open_until_ns", "_pause_s", "_probing", "_seen", "_why")
+    ``key``: the caller's, where several are configured; None: they are not, and the witnesses are the bodies.
+    """
+
+    __slots__ = ("_all", "_closed", "_keys", "_last_witness", "is_quiet")
 
     def __init__(self) -> None:
-        self._generation = 0
-        self._failures = 0
-        self._history = 0
-        self._seen = 0
-        self._open_until_ns: int | None = None
-        self._pause_s = FIRST_PAUSE_S
-        self._probing = False
-        self._why = ""
+        self.is_quiet = True
+        """Nothing has failed lately: all pass."""
+        self._all = _Circuit()
+        self._keys: dict[str, _Circuit] = {}
+        """Of keys whose requests have failed lately in a way that a request may bring about."""
+        self._closed = Pass(0, probe=False)
+        self._last_witness: str | None = None
+        """Of the probe that failed last."""
 
     def state(self, now_ns: int) -> State:
-        """Tell the state at this moment."""
-        if self._open_until_ns is None:
-            return "closed"
-        return "open" if now_ns < self._open_until_ns else "half_open"
+        """Return the state at this moment, for all keys together."""
+        return self._all.state(now_ns)
 
-    def refusal(self, now_ns: int) -> str | None:
-        """Say why no attempt may begin now; None when one may."""
-        if self._open_until_ns is None:
+    def refusal(self, now_ns: int, key: str | None = None) -> str | None:
+        """Return why no attempt may begin now; None when one may."""
+        if self.is_quiet:
             return None
-        if now_ns < self._open_until_ns:
-            return f"breaker open for {self.retry_after_s(now_ns):.1f} s more ({self._why})"
-        return f"breaker half open, its probe is under way ({self._why})" if self._probing else None
+        if refusal := self._all.refusal(now_ns):
+            return f"breaker {refusal}"
+        circuit = self._keys.get(key or "")
+        refusal = None if circuit is None else circuit.refusal(now_ns)
+        return f"breaker for this key {refusal}" if refusal else None
 
-    def retry_after_s(self, now_ns: int) -> float:
-        """Tell how long the breaker stays open."""
-        return max(0.0, ((self._open_until_ns or now_ns) - now_ns) / 1e9)
+    def is_half_open(self, key: str | None = None) -> bool:
+        """Whether an attempt that is not refused would be a probe."""
+        circuit = self._keys.get(key or "")
+        return not self._all.is_closed or (circuit is not None and not circuit.is_closed)
 
-    def admit(self, now_ns: int) -> Pass:
+    def retry_after_s(self, now_ns: int, key: str | None = None) -> float:
+        """Return how long the breaker stays open."""
+        circuit = self._keys.get(key or "")
+        waits_s = [each.retry_after_s(now_ns) for each in (self._all, circuit) if each is not None]
+        return max(waits_s)
+
+    def admit(self, now_ns: int, key: str | None = None) -> Pass:
         """Count an attempt that begins now; the first one of a half-open breaker is its probe."""
-        probe = self._open_until_ns is not None and now_ns >= self._open_until_ns and not self._probing
-        if probe:
-            self._probing = True
-        return Pass(self._generation, probe)
+        if self.is_quiet:
+            return self._closed
+        circuit = self._keys.get(key or "")
+        ticket = self._all.admit(now_ns)
+        return ticket if circuit is None else ticket._replace(of_key=circuit.admit(now_ns))
 
-    def settle(self, ticket: Pass, now_ns: int, sample: Sample | None) -> None:
+    def settle(self, ticket: Pass, began_ns: int, now_ns: int, sample: Sample | None, key: str | None = None) -> None:
         """Take an attempt's result; None and a caller's fault are no verdict on the target."""
-        if ticket.generation != self._generation:
+        if self.is_quiet and (sample is None or not sample.trips_breaker):
             return
-        if ticket.probe:
-            self._probing = False
-        elif self._open_until_ns is not None:  # let through although open: its result decides nothing
-            return
-        if sample is None or not (sample.ok or sample.trips_breaker):
-            return
-        if sample.ok:
-            self._succeeded(probe=ticket.probe)
-        else:
-            self._failed(now_ns, sample, probe=ticket.probe)
+        if sample is not None and not (sample.ok or sample.trips_breaker or _is_cut_short(sample)):
+            sample = None
+        if self._all.settles(ticket):
+            self._take(began_ns, now_ns, sample, key, probe=ticket.probe)
+        circuit, ticket = self._circuit(key, sample), ticket.of_key or Pass(0, probe=False)
+        if circuit is not None and circuit.settles(ticket):
+            _take_of_key(circuit, began_ns, now_ns, sample, probe=ticket.probe)
+        self._tidy()
 
-    def hear(self, now_ns: int, sample: Sample) -> None:
+    def settle_other(self, began_ns: int, now_ns: int, sample: Sample, key: str | None = None) -> None:
         """Take the result of an attempt that another process of this gateway let through."""
-        if self._open_until_ns is None:
-            self.settle(Pass(self._generation, probe=False), now_ns, sample)
+        if self.is_quiet and not sample.trips_breaker:
+            return
+        if not (sample.ok or sample.trips_breaker):
+            return
+        if self._all.is_closed or sample.ok:  # an answer there leaves nothing to probe here
+            self._take(began_ns, now_ns, sample, key, probe=not self._all.is_closed)
+        circuit = self._circuit(key, sample)
+        if circuit is not None and (circuit.is_closed or sample.ok):
+            _take_of_key(circuit, began_ns, now_ns, sample, probe=not circuit.is_closed)
+        self._tidy()
+
+    def _take(self, began_ns: int, now_ns: int, sample: Sample | None, key: str | None, *, probe: bool) -> None:
+        """Take a result that counts for all keys."""
+        circuit = self._all
+        if sample is None:
+            if probe:
+                circuit.leave_place(now_ns)
+        elif not sample.ok and not sample.trips_breaker and not probe:
+            return
         elif sample.ok:
-            self._succeeded(probe=True)  # it has answered somebody: nothing is left to probe
-
-    def _succeeded(self, *, probe: bool) -> None:
-        self._failures = 0
-        if probe:
-            self._generation += 1
-            self._open_until_ns = None
-            self._pause_s = FIRST_PAUSE_S
-            self._history = self._seen = 0
+            circuit.remember(None)
+            if probe:
+                circuit.close()
+                self._keys.clear()  # what they met was the target's own trouble
+        elif probe:
+            witness = _witness(sample, key)
+            if witness is not None and witness == self._last_witness:
+                circuit.leave_place(now_ns)  # one caller, or one request, alone does not keep it closed
+            else:
+                circuit.open(began_ns, now_ns, sample)
+            self._last_witness = witness
         else:
-            self._remember(failed=False)
+            failure = _Failure(_witness(sample, key), sample.error_kind == _CREDENTIALS)
+            row = circuit.row()
+            # More of one witness proves nothing more, and would only push out what others met.
+            if failure.witness is None or sum(each.witness == failure.witness for each in row) < FAILURES_IN_A_ROW:
+                circuit.remember(failure)
+                row.append(failure)
+            history = [each for each in circuit.history if each is not None]
+            witnesses = DIFFERENT_BODIES if key is None else 2
+            if (
+                (failure.witness is None and sample.retry_after_s)
+                or _proves(row, FAILURES_IN_A_ROW, witnesses)
+                or _proves(history, FAILURES_IN_HISTORY, witnesses)
+            ):
+                circuit.open(began_ns, now_ns, sample)
+                self._last_witness = failure.witness
 
-    def _failed(self, now_ns: int, sample: Sample, *, probe: bool) -> None:
-        self._failures += 1
-        self._remember(failed=True)
-        if sample.error_kind == ErrorKind.UPSTREAM_CREDENTIALS:
-            self._open(now_ns, CREDENTIAL_PAUSE_S, "credentials refused")
-        elif sample.retry_after_s is not None and sample.retry_after_s > 0:
-            self._open(now_ns, min(sample.retry_after_s, LONGEST_RETRY_AFTER_S), "asked to retry later")
-        elif (
-            probe
-            or self._failures >= FAILURES_IN_A_ROW
-            or (self._seen >= HISTORY and self._history.bit_count() >= FAILURES_IN_HISTORY)
-        ):
-            self._open(now_ns, self._pause_s, sample.error_kind or "failing")
-            self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+    def _circuit(self, key: str | None, sample: Sample | None) -> _Circuit | None:
+        """Return the circuit of a key; one is made for the first failure that its request may have brought about."""
+        if key is None:
+            return None
+        circuit = self._keys.get(key)
+        if circuit is None and sample is not None and sample.body_digest is not None:
+            if len(self._keys) >= MAX_KEYS:
+                del self._keys[next(iter(self._keys))]
+            circuit = self._keys[key] = _Circuit()
+        return circuit
 
-    def _remember(self, *, failed: bool) -> None:
-        self._history = (self._history << 1 | failed) & _MASK
-        self._seen += 1
+    def _tidy(self) -> None:
+        for key, circuit in list(self._keys.items()):
+            if circuit.is_closed and not circuit.history:
+                del self._keys[key]
+        self._closed = Pass(self._all.generation, probe=False)
+        self.is_quiet = self._all.is_closed and not self._all.history and not self._keys
 
-    def _open(self, now_ns: int, pause_s: float, why: str) -> None:
-        self._generation += 1
-        self._open_until_ns = now_ns + round(pause_s * 1e9)
-        self._failures = 0
-        self._probing = False
-        self._why = why
+
+def _take_of_key(circuit: _Circuit, began_ns: int, now_ns: int, sample: Sample | None, *, probe: bool) -> None:
+    """Take a result that counts for one key; what no request brings about counts for all alone."""
+    if sample is None or not (sample.ok or sample.body_digest is not None):
+        if probe:
+            circuit.leave_place(now_ns)
+    elif sample.ok:
+        circuit.remember(None)
+        if probe:
+            circuit.close()
+    else:
+        circuit.remember(_Failure(sample.body_digest, is_credentials=False))
+        failures = len(circuit.history) - circuit.history.count(None)
+        if probe or sample.retry_after_s or len(circuit.row()) >= FAILURES_IN_A_ROW or failures >= FAILURES_IN_HISTORY:
+            circuit.open(began_ns, now_ns, sample)
+
+
+def _is_cut_short(sample: Sample) -> bool:
+    """Whether a caller with other targets waited only as long as a ceiling allows: slow is not the same as broken.
+
+    So it opens nothing, but as a probe it does not close anything either.
+    """
+    return sample.error_kind == ErrorKind.UPSTREAM_TIMEOUT.value and not sample.trips_breaker
+
+
+def _witness(sample: Sample, key: str | None) -> str | None:
+    return None if sample.body_digest is None else key or sample.body_digest
+
+
+def _proves(failures: Sequence[_Failure], enough: int, witnesses: int) -> bool:
+    """Whether that many failures are enough, those that no request brings about apart from those that one may."""
+    plain = [each for each in failures if each.witness is None]
+    provocable = [each for each in failures if each.witness is not None]
+    refused = sum(each.is_credentials for each in plain)
+    return (
+        len(plain) >= enough
+        or (enough == FAILURES_IN_A_ROW and refused >= REFUSED_CREDENTIALS_IN_A_ROW)
+        or (len(provocable) >= enough and len({each.witness for each in provocable}) >= witnesses)
+    )

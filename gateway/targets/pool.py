@@ -16,9 +16,11 @@ A target that is passed over gets no samples, so its bad prediction would stand 
 it for ``probe_interval_s`` and ``probe_every`` calls have looked at it since (so that with one call a minute not
 every call becomes a probe), it is due: routing may send it one call, and while that one runs it is not due again. A
 sample that is surprisingly low makes the next probe due at once, so a recovered target is back after a few calls
-instead of minutes. A target that was never measured is always due. Its answers are taken to be as long as those of
-the others: a question asks for about the same length everywhere, and with a fixed guess a cheap newcomer could look
-dearer than what is known.
+instead of minutes. After a failure it is due 8 s after that attempt began, and whenever its breaker is half open: what
+was measured in an outage must not keep a target out when that is over.
+
+A target that was never measured is always due. Its answers are taken to be as long as those of the others: a question
+asks for about the same length everywhere, and with a fixed guess a cheap newcomer could look dearer than what is known.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -29,7 +31,7 @@ from msgspec.structs import replace
 from gateway.clock import Clock
 from gateway.errors import ErrorKind
 from gateway.fleet import nano_usd_per_mtok
-from gateway.targets.breaker import Breaker, State
+from gateway.targets.breaker import LONGEST_PAUSE_S, Breaker, State
 from gateway.targets.replicas import FULL_RETRY_AFTER_S, Replicas, Visit
 from gateway.targets.stats import Lengths, Window
 from gateway.types import Call, Sample, Target, TargetView
@@ -40,6 +42,7 @@ MAX_TARGETS = 4096
 """Wildcards let callers invent names; beyond this the target that was idle longest is forgotten."""
 MIN_TELLING_WAIT_MS = 1000.0
 """A fruitless wait at a target never measured counts from here on: a refused connection says nothing of TTFT."""
+_TIMEOUT = ErrorKind.UPSTREAM_TIMEOUT.value
 BEYOND_WAIT = 1.25
 """A wait cut short was going to be longer; so a wait as long as a ceiling is predicted to break it."""
 
@@ -53,20 +56,27 @@ class Lesson(Struct, frozen=True, kw_only=True):
     ended_at_ns: int
     load: int
     """Other attempts at the target when it began."""
-    decides: bool
-    """Whether the breaker counts it: not a probe that was only cut short."""
+    key: str | None = None
+    """The caller's, where several are configured."""
 
 
 class Lease:
     """One attempt's place at a target. Ends once, by ``end`` or ``abandon``; later calls change nothing."""
 
     __slots__ = (
-        "_began_at_ns", "_pass", "_pool", "_share_s", "_state", "_target_id", "_virtual_at_start_ns",
+        "_began_at_ns", "_key", "_pass", "_pool", "_share_s", "_state", "_target_id", "_virtual_at_start_ns",
         "_visit", "elsewhere", "in_flight_at_start", "url",
     )  # fmt: skip
 
     def __init__(
-        self, pool: "Pool", target_id: str, state: "_State", began_at_ns: int, visit: Visit | None = None
+        self,
+        pool: "Pool",
+        target_id: str,
+        state: "_State",
+        began_at_ns: int,
+        *,
+        visit: Visit | None,
+        key: str | None,
     ) -> None:
         self._pool = pool
         self._target_id = target_id
@@ -76,10 +86,11 @@ class Lease:
         """Of the replica that was chosen; None: the target has one address."""
         self.elsewhere = False
         """Known at the end: it failed for a reason of its replica's own, and another replica could serve."""
+        self._key = key
         self._began_at_ns = began_at_ns
         state.advance(began_at_ns)
         self._virtual_at_start_ns = state.virtual_ns
-        self._pass = state.breaker.admit(began_at_ns)
+        self._pass = state.breaker.admit(began_at_ns, key)
         state.in_flight += 1
         self.in_flight_at_start = state.in_flight + state.elsewhere
         """Attempts at the target when this one began, itself included."""
@@ -94,18 +105,16 @@ class Lease:
             # One of several replicas: no verdict on the target.
             self.elsewhere = True
             sample = replace(sample, trips_breaker=False)
-        # A probe may be cut short by a ceiling (its caller has other targets): slow is not the same as broken.
-        decides = self._state.probe is not self or sample.error_kind != ErrorKind.UPSTREAM_TIMEOUT
         lesson = Lesson(
             target_id=self._target_id,
             sample=sample,
             began_at_ns=self._began_at_ns,
             ended_at_ns=now_ns,
             load=(self.in_flight_at_start - 1) // self._state.replicas,
-            decides=decides,
+            key=self._key,
         )
         self._pool.learn(lesson, self._state)
-        return self._leave(now_ns, sample if decides else None)
+        return self._leave(now_ns, sample)
 
     def abandon(self) -> float:
         """Leave without having learnt anything; return this attempt's share in replica-seconds."""
@@ -124,7 +133,7 @@ class Lease:
         state.in_flight -= 1
         if state.probe is self:
             state.probe = None
-        state.breaker.settle(self._pass, now_ns, verdict)
+        state.breaker.settle(self._pass, self._began_at_ns, now_ns, verdict, self._key)
         self._share_s = (state.virtual_ns - self._virtual_at_start_ns) / 1e9
         return self._share_s
 
@@ -133,8 +142,8 @@ class _State:
     """Everything known of one target."""
 
     __slots__ = (
-        "asked", "billed_tokens", "breaker", "elsewhere", "hides_tokens", "in_flight", "learnt_at_ns", "output_tokens",
-        "probe", "probe_soon", "replicas", "tpot_ms", "ttft_ms", "virtual_at_ns", "virtual_ns",
+        "asked", "billed_tokens", "breaker", "elsewhere", "hides_tokens", "in_flight", "is_failing", "learnt_at_ns",
+        "output_tokens", "probe", "probe_soon", "replicas", "tpot_ms", "ttft_ms", "virtual_at_ns", "virtual_ns",
     )  # fmt: skip
 
     def __init__(self, now_ns: int) -> None:
@@ -153,6 +162,8 @@ class _State:
         self.virtual_ns = 0.0
         self.virtual_at_ns = now_ns
         self.learnt_at_ns: int | None = None
+        self.is_failing = False
+        """The last answer was none: what is known of it is of the time before, or of an outage."""
         self.asked = 0
         self.probe: Lease | None = None
         self.probe_soon = False
@@ -182,7 +193,7 @@ class _State:
                 self.hides_tokens = True
                 billed = sample.output_tokens + sample.hidden_tokens
                 self.billed_tokens.add(now_ns, billed, sample.max_output_tokens)
-        if sample.ok or sample.trips_breaker or ttft_ms is not None:
+        if sample.ok or sample.trips_breaker or ttft_ms is not None or sample.error_kind == _TIMEOUT:
             self.learnt_at_ns = now_ns
             self.asked = 0
             self.probe_soon = low
@@ -219,16 +230,17 @@ class Pool:
         self._probe_every = probe_every
         self._states: dict[str, _State] = {}
         self._configured: Collection[str] = ()
+        self._several_keys = False
         self._all_lengths = Lengths()
 
     def view(self, call: Call) -> tuple[TargetView, ...]:
         """Read the targets of the call's route at one moment, in their order, for this prompt size and load."""
         now_ns = self.now_ns()
-        tokens, cap = call.input_tokens_estimate, call.output_cap
-        return tuple([self._view(target, now_ns, tokens, cap) for target in call.route.targets])
+        tokens, cap, key = call.input_tokens_estimate, call.output_cap, self._key(call)
+        return tuple([self._view(target, now_ns, tokens, cap, key) for target in call.route.targets])
 
-    def refusal(self, target: Target) -> str | None:
-        """Say why no attempt may begin at this target now; None when one may.
+    def refusal(self, target: Target, call: Call) -> str | None:
+        """Return why no attempt of the call may begin at this target now; None when one may.
 
         A plan may be seconds old when its turn comes. Ask immediately before ``begin``, without awaiting in between:
         that is what makes a half-open breaker let exactly one through.
@@ -238,7 +250,7 @@ class Pool:
             if fleet is not None and (full := fleet.refusal()):
                 return full
         state = self._states.get(target.id)
-        return None if state is None else state.breaker.refusal(self.now_ns())
+        return None if state is None else state.breaker.refusal(self.now_ns(), self._key(call))
 
     def begin(self, target: Target, call: Call) -> Lease:
         """Count an attempt that starts now. The lease must be ended or abandoned on every way out."""
@@ -246,7 +258,8 @@ class Pool:
         state = self._state_of(target.id, now_ns)
         stale = self._stale(state, now_ns)
         fleet = self.replicas.fleet(target) if target.cluster_url is not None else None
-        lease = Lease(self, target.id, state, now_ns, None if fleet is None else fleet.visit(call, target))
+        visit = None if fleet is None else fleet.visit(call, target)
+        lease = Lease(self, target.id, state, now_ns, visit=visit, key=self._key(call))
         if stale and state.probe is None:
             state.probe = lease
         return lease
@@ -271,8 +284,7 @@ class Pool:
         """Take in what another process measured: the breaker and the predictions are those of the whole gateway."""
         state = self._state_of(lesson.target_id, lesson.ended_at_ns)
         self._learn(lesson, state)
-        if lesson.decides:
-            state.breaker.hear(lesson.ended_at_ns, lesson.sample)
+        state.breaker.settle_other(lesson.began_at_ns, lesson.ended_at_ns, lesson.sample, lesson.key)
 
     def heed(self, running: Mapping[str, int]) -> None:
         """Note how many attempts the other processes have under way, by target; what is not named has none."""
@@ -296,17 +308,24 @@ class Pool:
         """Tell how many attempts run at each known target, for metrics."""
         return {target_id: state.in_flight + state.elsewhere for target_id, state in self._states.items()}
 
-    def follow(self, configured: Collection[str], is_known: Callable[[str], bool]) -> None:
+    def follow(
+        self, configured: Collection[str], is_known: Callable[[str], bool], *, several_keys: bool = False
+    ) -> None:
         """Forget targets that are neither configured nor ``is_known``, except while they have attempts under way.
 
-        The configured ones are never forgotten for names that callers make up behind a wildcard.
+        The configured ones are never forgotten for names that callers make up behind a wildcard. ``several_keys``:
+        more than one is configured, so that breakers can tell callers apart.
         """
+        self._several_keys = several_keys
         self._configured = frozenset(configured)
         self._states = {
             i: state for i, state in self._states.items() if i in configured or state.in_flight or is_known(i)
         }
 
-    def _view(self, target: Target, now_ns: int, tokens: int, cap: int | None) -> TargetView:
+    def _key(self, call: Call) -> str | None:
+        return call.principal.key_id if self._several_keys else None
+
+    def _view(self, target: Target, now_ns: int, tokens: int, cap: int | None, key: str | None) -> TargetView:
         fleet = None if target.cluster_url is None else self.replicas.fleet(target)
         state = self._states.get(target.id)
         if state is None:
@@ -321,9 +340,15 @@ class Pool:
             state = self._state_of(target.id, now_ns)
         state.asked += 1
         load = running = state.in_flight + state.elsewhere
-        refusal = state.breaker.refusal(now_ns)
-        retry_after_s = None if refusal is None else state.breaker.retry_after_s(now_ns)
-        cold, average = False, None
+        probe_due = state.probe is None and self._stale(state, now_ns)
+        refusal = retry_after_s = average = None
+        cold = False
+        if not state.breaker.is_quiet:
+            refusal = state.breaker.refusal(now_ns, key)
+            if refusal is not None:
+                retry_after_s = state.breaker.retry_after_s(now_ns, key)
+            elif state.breaker.is_half_open(key):
+                probe_due = True  # what was measured before and in the outage must not keep it from being tried
         if fleet is not None:
             usable = fleet.usable()
             cold = not usable
@@ -342,7 +367,7 @@ class Pool:
             available=refusal is None,
             unavailable_reason=refusal or "",
             retry_after_s=retry_after_s,
-            probe_due=state.probe is None and self._stale(state, now_ns),
+            probe_due=probe_due,
             ttft_ms=state.ttft_ms.predict(now_ns, tokens, load),
             tpot_ms=state.tpot_ms.predict(now_ns, 0.0, load),
             output_tokens=state.output_tokens.predict(now_ns, cap) or self._all_lengths.predict(now_ns, cap),
@@ -363,7 +388,15 @@ class Pool:
 
     def _learn(self, lesson: Lesson, state: _State) -> None:
         state.learn(lesson)
-        if lesson.sample.ok:
+        if not lesson.sample.ok:
+            if lesson.sample.trips_breaker or state.is_failing:
+                state.is_failing = True
+                # Due as soon as a breaker would let one through, however few calls have looked at it.
+                state.asked = self._probe_every
+                due_ns = lesson.began_at_ns + round(LONGEST_PAUSE_S * 1e9)
+                state.learnt_at_ns = due_ns - self._probe_interval_ns
+        else:
+            state.is_failing = False
             self._all_lengths.add(lesson.ended_at_ns, lesson.sample.output_tokens, lesson.sample.max_output_tokens)
 
     def _stale(self, state: _State, now_ns: int) -> bool:

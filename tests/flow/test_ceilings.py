@@ -141,7 +141,7 @@ def test_one_call_probes_a_half_open_breaker(tmp_path: Path) -> None:
     async def scenario() -> None:
         ground = Ground()
         async with ground.gateway(tmp_path) as running:
-            ground.cheap.then(*[error_answer(500)] * 3)
+            ground.cheap.then(*[error_answer(503)] * 3)
             for _ in range(3):
                 assert (await running.chat()).headers["x-tollway-target"] == "dear"
             assert running.gateway.pool.breaker_states()["cheap"] == "open"

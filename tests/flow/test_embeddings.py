@@ -156,7 +156,7 @@ async def test_a_target_that_fails_to_embed_is_left_alone(tmp_path: Path, monkey
     """Three failures in a row open the breaker, as for chats."""
     monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 30.0)  # the other two come within it on any machine
     async with ScriptedUpstream() as upstream:
-        upstream.on_path("/v1/embeddings", error_answer(500))
+        upstream.on_path("/v1/embeddings", error_answer(503))
         async with running_gateway(one_model(upstream.url), tmp_path) as running, aiohttp.ClientSession() as client:
             statuses = [(await _embed(client, running))[0] for _ in range(5)]
     assert statuses == [503] * 5

@@ -60,8 +60,8 @@ class VirtualGateway:
         self.ledger = ledger
         self._ids = ids
 
-    async def chat(self, **members: Any) -> Answered:
-        """Send one chat request, streamed unless told otherwise, and read its answer to the end."""
+    async def chat(self, *, key: str | None = None, **members: Any) -> Answered:
+        """Send one chat request with this key, streamed unless told otherwise, and read its answer to the end."""
         body = chat_body(**{"stream": True, **members})
 
         async def read_body(_hold: Callable[[int], None]) -> bytes:
@@ -72,7 +72,7 @@ class VirtualGateway:
             id=self._ids("req"),
             operation="chat",
             dialect="openai",
-            headers={"content-type": "application/json"},
+            headers={"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})},
             received_at_ns=VirtualClock.monotonic_ns(),
             read_body=read_body,
             caller_left=lambda: False,

@@ -130,7 +130,7 @@ async def test_a_half_open_target_gets_exactly_one_of_a_hundred_concurrent_calls
         assert plan.candidates[0].target.id == "cheap"
         await asyncio.sleep(0)
         for candidate in plan.candidates:
-            if traffic.pool.refusal(candidate.target) is None:
+            if traffic.pool.refusal(candidate.target, traffic.call) is None:
                 lease = traffic.pool.begin(candidate.target, build_call())
                 await asyncio.sleep(0)
                 lease.abandon()

@@ -189,7 +189,7 @@ async def test_lesson_that_cannot_be_encoded_is_left_out_alone(
     async with processes(tmp_path, 2) as (one, other):
         for _ in range(3):
             now_ns = one.pool.now_ns()
-            lesson = {"began_at_ns": now_ns, "ended_at_ns": now_ns, "load": 0, "decides": True}
+            lesson = {"began_at_ns": now_ns, "ended_at_ns": now_ns, "load": 0}
             for target_id, measured in (("own", sample()), ("x", replace(sample(), **members)), ("other", sample())):
                 one.exchange.tell(Lesson(target_id=target_id, sample=measured, **lesson))  # type: ignore[arg-type]
         await until(lambda: other.view.ttft_ms is not None)

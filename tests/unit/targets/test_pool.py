@@ -180,7 +180,7 @@ def test_a_probe_cut_short_by_a_ceiling_does_not_open_the_breaker() -> None:
         assert view(pool).probe_due
         probe = pool.begin(TARGET, build_call())
         clock.pass_s(1.5)
-        probe.end(sample(1500.0, ok=False, error_kind=ErrorKind.UPSTREAM_TIMEOUT))
+        probe.end(sample(1500.0, ok=False, trips_breaker=False, error_kind=ErrorKind.UPSTREAM_TIMEOUT))
         assert not view(pool).probe_due
     assert pool.breaker_states() == {"own": "closed"}
     for _ in range(3):

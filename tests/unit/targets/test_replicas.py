@@ -119,14 +119,14 @@ def test_a_failure_of_one_of_several_says_nothing_of_the_target() -> None:
         lease = pool.begin(TARGET, CALL)
         lease.end(sample(None, ok=False, error_kind=ErrorKind.UPSTREAM_CONNECT.value))
         assert lease.elsewhere
-        assert pool.refusal(TARGET) is None
+        assert pool.refusal(TARGET, build_call()) is None
     for _ in range(3):
         fleet.lost(both[0])
         fleet.heard(both[1], load())
         lease = pool.begin(TARGET, CALL)
         lease.end(sample(None, ok=False, error_kind=ErrorKind.UPSTREAM_CONNECT.value))
         assert not lease.elsewhere
-    assert pool.refusal(TARGET) is not None
+    assert pool.refusal(TARGET, build_call()) is not None
 
 
 def test_what_one_call_meets_is_the_load_of_one_replica() -> None:
