@@ -46,6 +46,7 @@ class ErrorKind(StrEnum):
     UPSTREAM_TIMEOUT = "upstream_timeout"
     UPSTREAM_STALLED = "upstream_stalled"
     UPSTREAM_CUT = "upstream_cut"
+    STALE_CONNECTION = "stale_connection"
     UPSTREAM_PROTOCOL = "upstream_protocol"
     UPSTREAM_ERROR = "upstream_error"
     UPSTREAM_OVERLOADED = "upstream_overloaded"
@@ -106,6 +107,7 @@ MEANINGS: dict[ErrorKind, Meaning] = {
     ErrorKind.UPSTREAM_TIMEOUT: Meaning(504, _UPSTREAM, "upstream_timeout", True, True, logging.WARNING),
     ErrorKind.UPSTREAM_STALLED: Meaning(504, _UPSTREAM, "upstream_stalled", True, True, logging.WARNING),
     ErrorKind.UPSTREAM_CUT: Meaning(502, _UPSTREAM, "upstream_cut", True, True, logging.WARNING, True),
+    ErrorKind.STALE_CONNECTION: Meaning(502, _UPSTREAM, "upstream_cut", True, False, logging.INFO),
     ErrorKind.UPSTREAM_PROTOCOL: Meaning(502, _UPSTREAM, "upstream_protocol", True, True, logging.WARNING, True),
     ErrorKind.UPSTREAM_ERROR: Meaning(502, _UPSTREAM, "upstream_error", True, True, logging.WARNING, True),
     ErrorKind.UPSTREAM_OVERLOADED: Meaning(503, _UPSTREAM, "upstream_overloaded", True, True, logging.WARNING),

@@ -4,6 +4,7 @@
 of ours to run when a request makes one. Nothing here decides anything.
 """
 
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal
 
@@ -39,6 +40,10 @@ class Secret:
 
     def __repr__(self) -> str:
         return "Secret(***)"
+
+    def fingerprint(self) -> str:
+        """Tell secrets apart without showing them: 16 hexadecimal digits of the SHA-256."""
+        return hashlib.sha256(self.value.encode()).hexdigest()[:16]
 
 
 class Inbound(Struct, frozen=True, kw_only=True):
@@ -137,6 +142,8 @@ class Target(Struct, frozen=True, kw_only=True):
     upstream_model: str
     base_url: str
     credential: Secret | None = None
+    pool: str = ""
+    """Its provider and the fingerprints of its secrets: a connection is used again for the same ones only."""
     capabilities: frozenset[Capability] | None = None
     """None: unknown, so nothing is refused because of it."""
     context_length: int | None = None
@@ -429,3 +436,5 @@ class UpstreamRequest(Struct, frozen=True, kw_only=True):
     url: str
     headers: tuple[tuple[str, str], ...]
     body: bytes
+    pool: str
+    """Requests of the same origin and pool may use one another's connections: whose credential it is, in short."""

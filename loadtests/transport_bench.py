@@ -74,7 +74,7 @@ async def _through_transport(module: str) -> tuple[Exchange, Callable[[], Awaita
     )
 
     async def exchange(url: str) -> int:
-        request = UpstreamRequest(method="POST", url=url, headers=headers, body=_BODY)
+        request = UpstreamRequest(method="POST", url=url, headers=headers, body=_BODY, pool="bench")
         reads = 0
         async with transport.send(request, connect_timeout_s=5.0) as answer:
             while await answer.read():

@@ -30,6 +30,7 @@ OUTCOMES: dict[ErrorKind, Outcome] = {
     ErrorKind.UPSTREAM_TIMEOUT: "timeout",
     ErrorKind.UPSTREAM_STALLED: "timeout",
     ErrorKind.UPSTREAM_CUT: "cut",
+    ErrorKind.STALE_CONNECTION: "failed",
     ErrorKind.UPSTREAM_PROTOCOL: "failed",
 }
 """Every other kind is ``refused``."""
@@ -53,6 +54,14 @@ class Lease(Protocol):
 
     def end(self, sample: Sample) -> float:
         """Leave, teach the target's statistics, and return the replica-seconds that were this attempt's share."""
+
+
+class Sending(Protocol):
+    """The attempt's request on its way; see ``transport.base``."""
+
+    @property
+    def sent(self) -> bool:
+        """Whether all of the request has left this process."""
 
 
 class Pool(Protocol):
@@ -109,6 +118,8 @@ class Attempt:
         self.id = instruments.ids("att")
         self.target = candidate.target
         self.upstream_status: int | None = None
+        self.sending: Sending | None = None
+        """The request on its way; None: nothing has been sent yet."""
         self.streamed = True
         """The upstream was asked for a stream. If not, all content comes at the end, and there is a duration only."""
         self.delivered = False
@@ -265,8 +276,14 @@ class Attempt:
         return replace(reported, output_tokens=max(output_tokens, reported.output_tokens), origin="estimated")
 
     def _billed(self, outcome: Outcome) -> bool:
-        """Whether the upstream may bill: unless it could not be reached, or refused with an error status."""
-        return outcome not in _UNBILLED and self.upstream_status in (None, 200)
+        """Whether the upstream may bill: not what it refused, and not what it never had whole.
+
+        A request of which the last byte never left is no work for anybody: its caller left, or its time ran out, while
+        a name was looked up, a connection made or the body written.
+        """
+        if self.upstream_status is None:
+            return outcome not in _UNBILLED and self.sending is not None and self.sending.sent
+        return outcome not in _UNBILLED and self.upstream_status == 200
 
     def _shown_tokens(self, usage: Usage) -> int:
         """Count what passed between the first content and the last: reasoning too, unless it was hidden."""

@@ -172,6 +172,7 @@ def _target(name: str, model: ModelSection, provider: ProviderSection, kind: Pro
         upstream_model="" if is_wildcard else upstream,
         base_url=base_url + path,
         credential=provider.api_key,
+        pool=_pool(model.provider, provider),
         capabilities=_capabilities(model),
         context_length=model.context,
         max_output_tokens=model.max_output_tokens,
@@ -186,6 +187,11 @@ def _target(name: str, model: ModelSection, provider: ProviderSection, kind: Pro
         replica_choice=model.replica_choice,
         charge="marginal" if model.hardware is None else model.hardware.charge,
     )
+
+
+def _pool(name: str, provider: ProviderSection) -> str:
+    secrets = [each for each in (provider.api_key, *provider.headers.values()) if isinstance(each, Secret)]
+    return " ".join([name, *(secret.fingerprint() for secret in secrets)])
 
 
 def _capabilities(model: ModelSection) -> frozenset[Capability] | None:
@@ -294,7 +300,9 @@ def _versioned(route: Route) -> Route:
 
 def _shown(target: Target) -> Target:
     """Return a target without its secrets, some of which are in headers."""
-    return msgspec.structs.replace(target, credential=None, headers=tuple((name, "***") for name, _ in target.headers))
+    return msgspec.structs.replace(
+        target, credential=None, pool="", headers=tuple((name, "***") for name, _ in target.headers)
+    )
 
 
 def _hash(content: object) -> str:

@@ -171,21 +171,20 @@ class Discovery:
             if not waiting:
                 continue
             body = msgspec.json.encode({"gateway": self._gateway_id, "waiting": waiting})
-            request = UpstreamRequest(
-                method="POST", url=f"{cluster.url}/tollway/demand", headers=_headers(cluster), body=body
-            )
+            request = _request("POST", f"{cluster.url}/tollway/demand", cluster, body)
             with contextlib.suppress(UpstreamError, TimeoutError):
                 async with (
                     asyncio.timeout(ANSWER_S),
-                    self._transport.send(request, connect_timeout_s=CONNECT_S) as reply,
+                    self._transport.send(request, connect_timeout_s=CONNECT_S, fresh=True) as reply,
                 ):
                     while await reply.read():
                         pass
 
     @contextlib.asynccontextmanager
     async def _get(self, url: str, cluster: Cluster) -> AsyncIterator[UpstreamStream]:
-        request = UpstreamRequest(method="GET", url=url, headers=_headers(cluster), body=b"")
-        async with self._transport.send(request, connect_timeout_s=CONNECT_S) as stream:
+        request = _request("GET", url, cluster)
+        # Fresh: a lost connection would cost the replica its place until the next try.
+        async with self._transport.send(request, connect_timeout_s=CONNECT_S, fresh=True) as stream:
             if stream.status != 200:
                 raise UpstreamError(ErrorKind.UPSTREAM_ERROR, f"status {stream.status}")
             yield stream
@@ -228,11 +227,12 @@ async def _see(view: asyncio.Event, heard: list[asyncio.Event]) -> None:
     view.set()
 
 
-def _headers(cluster: Cluster) -> tuple[tuple[str, str], ...]:
-    headers = [("content-type", "application/json")]
+def _request(method: str, url: str, cluster: Cluster, body: bytes = b"") -> UpstreamRequest:
+    headers, pool = [("content-type", "application/json")], "cluster"
     if cluster.credential is not None:
         headers.append(("authorization", f"Bearer {cluster.credential.value}"))
-    return tuple(headers)
+        pool = f"cluster {cluster.credential.fingerprint()}"
+    return UpstreamRequest(method=method, url=url, headers=tuple(headers), body=body, pool=pool)
 
 
 async def _lines(stream: UpstreamStream) -> AsyncIterator[bytes]:

@@ -66,10 +66,12 @@ class InOrder:
                 with meter.attempt(call, candidate) as attempt, patience:
                     try:
                         # The request is kept in no variable: it need not stay as long as its answer.
-                        async with self._transport.send(
+                        attempt.sending = sending = self._transport.send(
                             adapter.request(call, attempt.address, attempt.id),
                             connect_timeout_s=call.timeouts.connect_s,
-                        ) as stream:
+                            fresh=bool(failures) and _was_lost(target, failures),
+                        )
+                        async with sending as stream:
                             reply = await _begin(call, adapter, attempt, stream, patience)
                             reply.reason = _reason(plan, failures)
                             meter.answered(attempt, reply.reason)
@@ -95,7 +97,10 @@ class InOrder:
     ) -> float:
         """Put a candidate back that may be tried once more, and return how many seconds to wait before that."""
         target_id, error = failures[-1]
-        tries = sum(failed_id == target_id for failed_id, _ in failures)
+        tries = sum(failed_id == target_id for failed_id, _ in _shown(failures))
+        if error.kind is ErrorKind.STALE_CONNECTION:
+            to_try.appendleft(candidate)  # on a fresh connection, and so no second time
+            return 0.0
         if attempt is not None and attempt.elsewhere and _broken(candidate.target, failures) < MAX_REPLICAS:
             to_try.appendleft(candidate)  # this replica is out until it is heard again
             return 0.0
@@ -148,20 +153,32 @@ def _broken(target: Target, failures: _Failures) -> int:
     return sum(i == target.id and error.kind is not ErrorKind.UPSTREAM_CONNECT for i, error in failures)
 
 
+def _was_lost(target: Target, failures: _Failures) -> bool:
+    """Whether a kept connection to the target was of no use, so that it is now asked on a fresh one."""
+    return any(i == target.id and error.kind is ErrorKind.STALE_CONNECTION for i, error in failures)
+
+
+def _shown(failures: _Failures) -> _Failures:
+    """Leave out lost connections: behind each the same target was asked again, and that is what counts."""
+    return [failure for failure in failures if failure[1].kind is not ErrorKind.STALE_CONNECTION]
+
+
 def _reason(plan: Plan, failures: _Failures) -> str:
-    if not failures:
+    if not failures or not (shown := _shown(failures)):
         return plan.reason
-    return "fallback: " + ", ".join(f"{target_id} {error.kind.value}" for target_id, error in failures)
+    return "fallback: " + ", ".join(f"{target_id} {error.kind.value}" for target_id, error in shown)
 
 
 def _summary(sentence: str, failures: _Failures) -> str:
-    if not failures:
+    shown = _shown(failures)
+    if not shown:
         return sentence
-    return f"{sentence} Tried: " + "; ".join(f"{target_id}: {error.kind.value}" for target_id, error in failures) + "."
+    return f"{sentence} Tried: " + "; ".join(f"{target_id}: {error.kind.value}" for target_id, error in shown) + "."
 
 
 def _exhausted(failures: _Failures) -> GatewayError:
     """Make the caller's error of a chain in which every target failed."""
+    failures = _shown(failures)
     if all(error.kind is ErrorKind.UPSTREAM_UNSUPPORTED for _, error in failures):
         return GatewayError(ErrorKind.UNSUPPORTED, _summary("No target can do this.", failures), param="model")
     waits = [

@@ -70,7 +70,9 @@ class AnthropicAdapter:
         headers.update((name.lower(), value) for name, value in target.headers)
         headers["x-tollway-attempt-id"] = attempt_id
         url = f"{target.base_url.rstrip('/')}/v1/messages"
-        return UpstreamRequest(method="POST", url=url, headers=tuple(headers.items()), body=self._body(call, target))
+        return UpstreamRequest(
+            method="POST", url=url, headers=tuple(headers.items()), body=self._body(call, target), pool=target.pool
+        )
 
     def decoder(self, call: Call, target: Target) -> "StreamDecoder | WholeDecoder":
         """Make the decoder for one answer with status 200."""

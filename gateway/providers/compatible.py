@@ -75,6 +75,7 @@ class CompatibleAdapter:
             url=target.base_url.rstrip("/") + _PATHS[call.operation],
             headers=(*headers, *target.headers),
             body=body,
+            pool=target.pool,
         )
 
     def decoder(self, call: Call, target: Target) -> Decoder:

@@ -1,7 +1,7 @@
 """The one seam to the network: bytes go out, bytes come back. Everything above it is tested without a socket."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Protocol
 
 from gateway.types import UpstreamRequest
@@ -32,6 +32,26 @@ class UpstreamStream(Protocol):
         """
 
 
+class Sending(Protocol):
+    """One request on its way. Entered once, as a context: that sends it and waits for the status line and headers."""
+
+    @property
+    def sent(self) -> bool:
+        """Whether all of the request has left this process; tells the final truth once the context is left.
+
+        Not while a name is looked up or a connection made, nor while a part of the body waits to be written: with its
+        length announced, an upstream cannot have begun to work on what it has not got whole.
+        """
+
+    async def __aenter__(self) -> UpstreamStream:
+        """Send, and wait for the status line and headers: see ``Transport.send``."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        """Free the connection."""
+
+
 class Transport(Protocol):
     """Send a request. Has a life cycle: construct without side effects, ``start``, use, ``stop``."""
 
@@ -41,17 +61,17 @@ class Transport(Protocol):
     async def stop(self) -> None:
         """Close every connection."""
 
-    def send(
-        self, request: UpstreamRequest, *, connect_timeout_s: float
-    ) -> AbstractAsyncContextManager[UpstreamStream]:
+    def send(self, request: UpstreamRequest, *, connect_timeout_s: float, fresh: bool = False) -> Sending:
         """Send and wait for the status line and headers; leaving the context frees the connection.
 
         Leaving before the body's end closes the connection at once, which is how an upstream learns that nobody
-        listens any more; leaving after it gives the connection back to the pool. Waiting for headers has no time
-        limit of its own: the caller sets one around it. Redirects are not followed. Raises UpstreamError:
-        UPSTREAM_CONNECT (nothing was sent), UPSTREAM_CUT (the connection broke before the headers were complete),
-        UPSTREAM_PROTOCOL (the answer is not HTTP, or the request could not be written as HTTP and was not sent). A
-        pooled connection that breaks within STALE_SHOWS_WITHIN_S, without a byte of an answer, is taken for one that
-        the upstream had closed already, and the request is sent once more on a fresh one; if there is none to be had,
-        that is UPSTREAM_CUT too.
+        listens any more; leaving after it gives the connection back to the pool, to be used again by requests of the
+        same origin and ``pool`` only, unless they ask for a ``fresh`` one. Waiting for headers has no time limit of
+        its own: the caller sets one around it. Redirects are not followed, and no request is sent twice.
+
+        Raises UpstreamError: UPSTREAM_CONNECT (nothing was sent), UPSTREAM_CUT (the connection broke before the
+        headers were complete), UPSTREAM_PROTOCOL (the answer is not HTTP, or the request could not be written as HTTP
+        and was not sent), STALE_CONNECTION (a kept connection was of no use, and the request may go out anew on a
+        fresh one: it broke within STALE_SHOWS_WITHIN_S without a byte of an answer, or bytes came on it before the
+        request had been written, which may be another request's answer).
         """

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import select
 from collections.abc import Callable, Mapping
 from typing import cast
 
 import httptools
 
 from gateway.errors import ErrorKind, UpstreamError
+from gateway.transport.http1_request import Pool
 
 _WHOLE_WRITE_LIMIT_BYTES = 1 << 16
 """A larger request is written in pieces, each when there is room for it: it neither holds up the loop nor is copied."""
@@ -172,6 +174,11 @@ class Answer:
         """Take the start of an answer: an interim one (1xx) may have come before."""
         if self.complete:
             raise ValueError("bytes behind the answer are no part of it")
+        connection = self._connection
+        # A fresh one has carried no other request: there it may be a refusal of what is still being sent.
+        if connection.used and not connection.is_written():
+            self.fail(ErrorKind.STALE_CONNECTION)
+            raise ValueError("an answer to a request that is still being written may be another request's")
         self._fields = {}
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -205,10 +212,14 @@ class Answer:
 class Connection(asyncio.Protocol):
     """A connection that knows whether it can carry one more request. ``on_lost`` is called at its very end."""
 
-    def __init__(self, header_limit_bytes: int, on_lost: Callable[["Connection"], None]) -> None:
+    def __init__(self, pool: Pool, header_limit_bytes: int, on_lost: Callable[["Connection"], None]) -> None:
+        self.pool = pool
         self.used = False
         """It has carried a request before, so the next may find it stale."""
-        self.idle_since_s = 0.0
+        self.unsent = False
+        """It ended while a part of its request was still to be written."""
+        self.since_s = 0.0
+        """When it was last given back, or taken for its next request."""
         self.open = False
         self._header_limit_bytes = header_limit_bytes
         self._on_lost = on_lost
@@ -216,6 +227,7 @@ class Connection(asyncio.Protocol):
         self._unsent = memoryview(b"")
         self._may_write = True
         self._transport: asyncio.Transport
+        self._arrivals: select.poll | None = None
 
     def exchange(self, head: bytes, body: bytes) -> Answer:
         """Send a request; its answer has yet to arrive."""
@@ -228,13 +240,25 @@ class Connection(asyncio.Protocol):
             self._send_on()
         return answer
 
+    def is_silent(self) -> bool:
+        """Whether it is open and nothing has come while it was idle, not even what the loop has yet to hand over."""
+        if not self.open:
+            return False
+        if self._arrivals is None:
+            self._arrivals = select.poll()
+            self._arrivals.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not self._arrivals.poll(0)
+
+    def is_written(self) -> bool:
+        """Whether all of the request has left this process."""
+        return not self._unsent and self._may_write and not self._transport.get_write_buffer_size()
+
     def release(self, now_s: float) -> bool:
         """End the exchange. True: the connection can carry another; otherwise it is dropped at once."""
         answer, self._answer = self._answer, None
-        sent = not self._unsent and not self._transport.get_write_buffer_size()
-        if self.open and answer is not None and answer.complete and answer.keep_alive and sent:
+        if self.open and answer is not None and answer.complete and answer.keep_alive and self.is_written():
             self._transport.resume_reading()  # an end that comes while idle must be seen
-            self.used, self.idle_since_s = True, now_s
+            self.used, self.since_s = True, now_s
             return True
         if answer is not None:
             answer.end(orderly=False)
@@ -243,8 +267,7 @@ class Connection(asyncio.Protocol):
 
     def drop(self) -> None:
         """Close the connection at once: to an upstream that reads nothing, flushing would take for ever."""
-        self.open = False
-        self._unsent = memoryview(b"")
+        self._note_what_is_unsent()
         self._transport.abort()
         if self._answer is not None:
             self._answer.end(orderly=False)
@@ -264,6 +287,11 @@ class Connection(asyncio.Protocol):
         """Let the upstream go on."""
         if not self._transport.is_closing():
             self._transport.resume_reading()
+
+    def _note_what_is_unsent(self) -> None:
+        self.unsent = self.unsent or not self.is_written()
+        self.open = False
+        self._unsent = memoryview(b"")
 
     def _send_on(self) -> None:
         """Write as much as there is room for. An answer may come meanwhile, and the rest is still sent."""
@@ -293,8 +321,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the loop's own signature
         """Take the connection's end, whatever caused it; an orderly one was told before, by eof_received."""
-        self.open = False
-        self._unsent = memoryview(b"")
+        self._note_what_is_unsent()
         answer, self._answer = self._answer, None  # it and this object hold each other
         if answer is not None:
             answer.end(orderly=False)
@@ -315,4 +342,6 @@ def failed(kind: ErrorKind, when: str) -> UpstreamError:
     """Say what became of an answer."""
     if kind is ErrorKind.UPSTREAM_PROTOCOL:
         return UpstreamError(kind, "The upstream's answer is not HTTP that can be understood.", cause="not_http")
+    if kind is ErrorKind.STALE_CONNECTION:
+        return UpstreamError(kind, "A kept connection to the upstream was of no use any more.")
     return UpstreamError(kind, f"The upstream broke the connection {when}.")

@@ -18,11 +18,19 @@ _OURS = frozenset({"accept-encoding", "connection", "content-length", "transfer-
 
 
 class Origin(NamedTuple):
-    """What a connection is opened to, and pooled by."""
+    """What a connection is opened to."""
 
     tls: bool
     host: str
     port: int
+
+
+class Pool(NamedTuple):
+    """Whose requests a connection may carry: those to one origin with one credential."""
+
+    origin: Origin
+    name: str
+    """See ``UpstreamRequest.pool``."""
 
 
 class Address(NamedTuple):

@@ -8,14 +8,14 @@ that sending a request takes, bandwidth, and the kernel's buffers.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
 from urllib.parse import urlsplit
 
 import httptools
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.transport.base import STALE_SHOWS_WITHIN_S
+from gateway.transport.base import STALE_SHOWS_WITHIN_S, Sending
 from gateway.types import UpstreamRequest
 
 _HIGH_WATER_BYTES = 65_536
@@ -24,12 +24,12 @@ _HEADERS_LIMIT = 128
 
 
 class Exchange:
-    """One request and the connection it came by, seen from the upstream's side."""
+    """One request and the connection that it came by, seen from the upstream's side."""
 
     def __init__(self, request: UpstreamRequest, *, reused: bool) -> None:
         self.request = request
         self.reused = reused
-        """The connection has carried a request before, so the gateway may take a silent close for a stale one."""
+        """The connection has carried a request before, so the gateway takes a silent close for a stale one."""
         self.left = asyncio.Event()
         """Set when the gateway has closed the connection before the answer's end."""
         self.answer = _Answer()
@@ -75,7 +75,8 @@ class InMemoryTransport:
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
         self._handlers = dict(handlers)
-        self._idle: Counter[str] = Counter()
+        self.idle: Counter[tuple[str, str]] = Counter()
+        """Connections that wait for a request, by origin and pool."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._errors: list[Exception] = []
 
@@ -87,37 +88,19 @@ class InMemoryTransport:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._idle.clear()
+        self.idle.clear()
         if self._errors:
             raise ExceptionGroup("in-process upstreams failed", self._errors)
 
-    @asynccontextmanager
-    async def send(self, request: UpstreamRequest, *, connect_timeout_s: float) -> AsyncIterator["_Answer"]:
+    def send(self, request: UpstreamRequest, *, connect_timeout_s: float, fresh: bool = False) -> Sending:
         """Hand the request to the handler of its origin: see ``Transport.send``."""
-        url = urlsplit(request.url)
-        origin = f"{url.scheme}://{url.netloc}"
+        return _Sending(self, request, connect_timeout_s, fresh=fresh)
+
+    def handle(self, origin: str, exchange: Exchange) -> None:
+        """Run the handler of an origin. Raises UpstreamError: UPSTREAM_CONNECT when there is none."""
         handler = self._handlers.get(origin)
         if handler is None:
             raise UpstreamError(ErrorKind.UPSTREAM_CONNECT, "The upstream's host name does not resolve.", cause="dns")
-        exchange = Exchange(request, reused=self._idle[origin] > 0)
-        self._idle[origin] -= exchange.reused
-        now_s = asyncio.get_running_loop().time
-        sent_at_s = now_s()
-        try:
-            self._run(handler, exchange)
-            await exchange.answer.wait_for_headers(connect_timeout_s)
-            stale = exchange.reused and exchange.answer.silent and now_s() - sent_at_s < STALE_SHOWS_WITHIN_S
-            if stale:
-                exchange = Exchange(request, reused=False)
-                self._run(handler, exchange)
-                await exchange.answer.wait_for_headers(connect_timeout_s)
-            exchange.answer.check_headers(sent_before=stale)
-            yield exchange.answer
-        finally:
-            exchange.leave()
-            self._idle[origin] += exchange.answer.reusable
-
-    def _run(self, handler: Handler, exchange: Exchange) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(handler, exchange))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -131,6 +114,49 @@ class InMemoryTransport:
         finally:
             if not exchange.answer.complete:
                 exchange.close()
+
+
+class _Sending:
+    """One request on its way: see ``transport.base.Sending``."""
+
+    def __init__(
+        self, transport: InMemoryTransport, request: UpstreamRequest, connect_timeout_s: float, *, fresh: bool
+    ) -> None:
+        self._transport = transport
+        self._request = request
+        self._connect_timeout_s = connect_timeout_s
+        url = urlsplit(request.url)
+        self._pool = f"{url.scheme}://{url.netloc}", request.pool
+        self._fresh = fresh
+        self._exchange: Exchange | None = None
+
+    @property
+    def sent(self) -> bool:
+        return self._exchange is not None and not self._exchange.answer.refused
+
+    async def __aenter__(self) -> "_Answer":
+        idle = self._transport.idle
+        exchange = Exchange(self._request, reused=not self._fresh and idle[self._pool] > 0)
+        self._transport.handle(self._pool[0], exchange)
+        self._exchange = exchange
+        idle[self._pool] -= exchange.reused
+        loop = asyncio.get_running_loop()
+        sent_at_s = loop.time()
+        try:
+            await exchange.answer.wait_for_headers(self._connect_timeout_s)
+            stale = exchange.reused and exchange.answer.silent and loop.time() - sent_at_s < STALE_SHOWS_WITHIN_S
+            exchange.answer.check_headers(stale=stale)
+        except BaseException:
+            exchange.leave()
+            raise
+        return exchange.answer
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._exchange is not None:
+            self._exchange.leave()
+            self._transport.idle[self._pool] += self._exchange.answer.reusable
 
 
 class _Answer:
@@ -160,6 +186,11 @@ class _Answer:
         return self.complete and self._keep_alive and not self._closed
 
     @property
+    def refused(self) -> bool:
+        """Whether there was no connection, so that nothing was sent."""
+        return self._failure is ErrorKind.UPSTREAM_CONNECT
+
+    @property
     def silent(self) -> bool:
         """Whether the connection was closed without a byte of an answer."""
         return self._failure is ErrorKind.UPSTREAM_CUT and not self._began
@@ -168,15 +199,13 @@ class _Answer:
         """Wait until the headers are there, or will never be. A refusal takes as long as the caller allows."""
         while not self._headers_ready and self._failure is None:
             await self._next_change()
-        if self._failure is ErrorKind.UPSTREAM_CONNECT:
+        if self.refused:
             await asyncio.sleep(min(self._refused_after_s, connect_timeout_s))
 
-    def check_headers(self, *, sent_before: bool) -> None:
+    def check_headers(self, *, stale: bool) -> None:
         """Raise UpstreamError, as ``Transport.send`` says, unless the headers are there."""
         if not self._headers_ready and self._failure is not None:
-            refused = self._failure is ErrorKind.UPSTREAM_CONNECT
-            kind = ErrorKind.UPSTREAM_CUT if refused and sent_before else self._failure
-            raise self._error(kind, "before it answered")
+            raise self._error(ErrorKind.STALE_CONNECTION if stale else self._failure, "before it answered")
 
     async def read(self) -> bytes:
         """Return all that has arrived since the last call: see ``UpstreamStream.read``."""
@@ -252,6 +281,8 @@ class _Answer:
             return UpstreamError(kind, "The upstream could not be reached: connection refused.", cause="refused")
         if kind is ErrorKind.UPSTREAM_PROTOCOL:
             return UpstreamError(kind, "The upstream's answer is not HTTP that can be understood.", cause="not_http")
+        if kind is ErrorKind.STALE_CONNECTION:
+            return UpstreamError(kind, "A kept connection to the upstream was of no use any more.")
         return UpstreamError(kind, f"The upstream broke the connection {when}.")
 
     # What follows is called by the parser.

@@ -30,6 +30,7 @@ async def relay(port: int, upstream_url: str) -> None:
             url=upstream_url + exchange.target.decode(),
             headers=(("content-type", "application/json"),),
             body=await exchange.read_body(_BODY_LIMIT_BYTES, _TIMEOUT_S),
+            pool="bench",
         )
         async with transport.send(request, connect_timeout_s=2.0) as answer:
             await exchange.start(answer.status, [(b"content-type", answer.headers.get("content-type", "").encode())])

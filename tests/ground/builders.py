@@ -41,7 +41,7 @@ def build_upstream_request(url: str, **overrides: Any) -> UpstreamRequest:
     """Build a streamed chat request to ``url``, or to its chat path when it is an origin."""
     whole_url = url if url.count("/") > 2 else f"{url}/v1/chat/completions"
     fields: dict[str, Any] = {"method": "POST", "url": whole_url, "headers": (("content-type", "application/json"),)}
-    return UpstreamRequest(**({"body": chat_body(stream=True)} | fields | overrides))
+    return UpstreamRequest(**({"body": chat_body(stream=True), "pool": "test"} | fields | overrides))
 
 
 def build_target(id: str = "small", **overrides: Any) -> Target:  # noqa: A002 - the struct's own name for it

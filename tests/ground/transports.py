@@ -40,11 +40,11 @@ class Ground:
             await self.read_on(answer, received)
             return answer.status, bytes(received)
 
-    async def failure(self) -> tuple[ErrorKind, bytes]:
+    async def failure(self, *, fresh: bool = False, **overrides: Any) -> tuple[ErrorKind, bytes]:
         """Send a request that must fail; return how, and what of the body came before."""
         received = bytearray()
         with pytest.raises(UpstreamError) as caught:
-            async with self.transport.send(self.request(), connect_timeout_s=2.0) as answer:
+            async with self.transport.send(self.request(**overrides), connect_timeout_s=2.0, fresh=fresh) as answer:
                 await self.read_on(answer, received)
         error = caught.value
         assert SECRET not in str(error)

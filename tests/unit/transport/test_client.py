@@ -204,18 +204,6 @@ async def test_escaped_path_is_not_rewritten(transport: HttpTransport, upstream:
     assert upstream.seen[0].path == "/model/a%2Fb%3A0/converse?q=%20+"
 
 
-async def test_connection_limit_counts_as_connecting(upstream: ScriptedUpstream) -> None:
-    """With a limit configured, who gets no connection in time has sent nothing."""
-    transport = HttpTransport(connection_limit=1)
-    await transport.start()
-    upstream.then(SLOW)
-    async with transport.send(build_upstream_request(upstream.url), connect_timeout_s=2.0):
-        error = await failure(transport, upstream.url, connect_timeout_s=0.02)
-    await transport.stop()
-    assert error.kind is ErrorKind.UPSTREAM_CONNECT
-    assert len(upstream.seen) == 1
-
-
 @pytest.fixture
 def deaf_port() -> Iterator[int]:
     """Listen without accepting, with the queue full: the next connection's SYN gets no reply."""

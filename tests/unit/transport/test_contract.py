@@ -174,21 +174,32 @@ async def test_huge_headers_are_a_protocol_error(ground: Ground, headers: tuple[
     assert await ground.failure() == (ErrorKind.UPSTREAM_PROTOCOL, b"")
 
 
-async def test_stale_connection_is_retried_once(ground: Ground) -> None:
-    """A used connection that closes without a byte is taken for stale: the request goes out again, once."""
+@pytest.mark.parametrize("reset", [False, True])
+async def test_stale_connection_is_told_and_nothing_is_sent_twice(ground: Ground, reset: bool) -> None:
+    """A used connection that closes without a byte is an error of its own: to send anew is its caller's decision."""
     await ground.exchange()
-    ground.upstream.then(Answer(hang_up=True), THREE)
+    ground.upstream.then(Answer(hang_up=True, reset=reset), THREE)
+    assert await ground.failure() == (ErrorKind.STALE_CONNECTION, b"")
+    assert len(ground.upstream.seen) == 2
     assert await ground.exchange() == (200, b"onetwothree")
-    assert len(ground.upstream.seen) == 3
 
 
 @pytest.mark.parametrize("reset", [False, True])
-async def test_stale_connection_is_not_retried_twice(ground: Ground, reset: bool) -> None:
-    """The fresh connection's failure is the upstream's own."""
+async def test_fresh_connection_is_never_stale(ground: Ground, reset: bool) -> None:
+    """Who asks for a fresh connection gets one, and its failure is the upstream's own."""
     await ground.exchange()
-    ground.upstream.then(Answer(hang_up=True, reset=reset), Answer(hang_up=True, reset=reset))
-    assert await ground.failure() == (ErrorKind.UPSTREAM_CUT, b"")
-    assert len(ground.upstream.seen) == 3
+    ground.upstream.then(Answer(hang_up=True, reset=reset))
+    assert await ground.failure(fresh=True) == (ErrorKind.UPSTREAM_CUT, b"")
+    assert len(ground.upstream.seen) == 2
+
+
+async def test_connection_is_kept_for_its_own_pool(ground: Ground) -> None:
+    """A connection that carried one credential's request carries no other's: there it can be no stale one."""
+    await ground.exchange(pool="a")
+    ground.upstream.then(Answer(hang_up=True))
+    assert await ground.failure(pool="b") == (ErrorKind.UPSTREAM_CUT, b"")
+    ground.upstream.then(Answer(hang_up=True))
+    assert await ground.failure(pool="a") == (ErrorKind.STALE_CONNECTION, b"")
 
 
 @pytest.mark.parametrize("reset", [False, True])
@@ -204,19 +215,9 @@ async def test_late_break_of_a_used_connection_is_a_cut(
     assert len(ground.upstream.seen) == 2
 
 
-async def test_refusal_behind_a_stale_connection_is_a_cut(ground: Ground) -> None:
-    """An upstream that dies of a request refuses the second try, but it has received the first."""
-    await ground.exchange()
-    ground.upstream.then(Answer(first_byte_delay_s=60.0))
-    failing = asyncio.ensure_future(ground.failure())
-    await ground.upstream.arrived(2)
-    await ground.upstream.die()
-    assert await failing == (ErrorKind.UPSTREAM_CUT, b"")
-
-
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("raw", [b"H", b"HTTP/1.1 100 Continue\r\n\r\n"], ids=["byte", "interim"])
-async def test_begun_answer_is_never_retried(ground: Ground, raw: bytes, reset: bool) -> None:
+async def test_connection_that_breaks_behind_a_byte_is_not_stale(ground: Ground, raw: bytes, reset: bool) -> None:
     """One byte of an answer shows that the upstream has begun to work on the request."""
     await ground.exchange()
     ground.upstream.then(Answer(raw=raw, reset=reset, trickle_bytes=len(raw)))
@@ -232,6 +233,30 @@ async def test_refused_connection_is_a_connect_error(ground: Ground) -> None:
     assert await ground.failure() == (ErrorKind.UPSTREAM_CONNECT, b"")
     await ground.upstream.revive()
     assert (await ground.exchange())[0] == 200
+
+
+async def test_request_is_sent_once_the_upstream_has_it_whole(ground: Ground) -> None:
+    """Until then nothing can be billed: not while connecting, and not for a connection that was refused."""
+    sending = ground.transport.send(ground.request(), connect_timeout_s=2.0)
+    assert not sending.sent
+    async with sending:
+        assert sending.sent
+    assert sending.sent
+    await ground.upstream.die()
+    refused = ground.transport.send(ground.request(), connect_timeout_s=2.0, fresh=True)
+    with pytest.raises(UpstreamError):
+        await refused.__aenter__()
+    assert not refused.sent
+
+
+async def test_request_that_was_left_before_its_answer_was_sent(ground: Ground) -> None:
+    """Whoever leaves while the upstream works on it may be billed."""
+    ground.upstream.then(replace(THREE, first_byte_delay_s=60.0))
+    sending = ground.transport.send(ground.request(), connect_timeout_s=2.0)
+    waiting = asyncio.ensure_future(sending.__aenter__())
+    await ground.upstream.arrived()
+    await assert_cancels(waiting)
+    assert sending.sent
 
 
 async def test_death_cuts_the_stream_under_way(ground: Ground) -> None:

@@ -1,6 +1,7 @@
 """Upstreams that keep to the letter of no standard, and callers who would make us do the same."""
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
@@ -284,6 +285,56 @@ async def test_upload_goes_on_behind_an_early_answer(ground: Ground) -> None:
     assert upstream.connections == 1
 
 
+@pytest.mark.parametrize("forged", [OK, b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n", b"H"])
+async def test_answer_on_a_kept_connection_must_not_begin_before_its_request_is_written(
+    ground: Ground, forged: bytes
+) -> None:
+    """It may be another request's; the request is not taken for sent, and on a fresh connection it is read."""
+    transport, upstream = ground
+    assert await fetch(transport, upstream.url) == b"ok"
+
+    over = asyncio.Event()
+
+    def answer_unread(answer: bytes) -> Turn:
+        async def turn(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(answer)
+            await over.wait()
+            raise ConnectionResetError
+
+        return turn
+
+    upstream.turns += [answer_unread(forged), answer_unread(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno")]
+    request = build_upstream_request(upstream.url, body=b"x" * 20_000_000)
+    sending = transport.send(request, connect_timeout_s=2.0)
+    with pytest.raises(UpstreamError) as caught:
+        await sending.__aenter__()
+    assert caught.value.kind is ErrorKind.STALE_CONNECTION
+    assert not sending.sent
+    async with transport.send(request, connect_timeout_s=2.0, fresh=True) as answer:
+        assert (answer.status, await answer.read()) == (413, b"no")
+    assert upstream.connections == 2
+    over.set()
+
+
+@pytest.mark.parametrize("waiting", [OK.replace(b"ok", b"no"), b"x"])
+async def test_bytes_that_wait_on_a_kept_connection_cost_it(ground: Ground, waiting: bytes) -> None:
+    """Not even the event loop has seen them when the request is about to be written; it goes out on another one."""
+    transport, upstream = ground
+    descriptors: list[int] = []
+
+    async def turn(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(2)
+        descriptors.append(writer.get_extra_info("socket").fileno())
+        writer.write(OK)
+
+    upstream.turns.append(turn)
+    assert await fetch(transport, upstream.url) == b"ok"
+    os.write(descriptors[0], waiting)
+    upstream.turns.append(OK.replace(b"ok", b"my"))
+    assert await fetch(transport, upstream.url) == b"my"
+    assert (upstream.connections, len(upstream.requests)) == (2, 2)
+
+
 async def test_tiny_chunks_hold_the_upstream_back_sooner(ground: Ground) -> None:
     """What keeping a chunk costs beside its bytes counts too."""
     transport, upstream = ground
@@ -322,19 +373,6 @@ async def test_idle_connections_are_closed_in_time(upstream: ScriptedUpstream) -
     await asyncio.gather(*(fetch(transport, upstream.url) for _request in range(3)))
     await until(lambda: not upstream.connections_open)
     await transport.stop()
-
-
-async def test_connection_limit_counts_idle_ones(upstream: ScriptedUpstream) -> None:
-    """An idle connection to one upstream makes room for one to another, and a place is free once its user left."""
-    transport = HttpTransport(connection_limit=1)
-    await transport.start()
-    async with ScriptedUpstream() as other:
-        for _turn in range(2):
-            await fetch(transport, upstream.url)
-            await fetch(transport, other.url)
-            await until(lambda: not upstream.connections_open)
-            assert other.connections_open == 1
-        await transport.stop()
 
 
 @pytest.mark.parametrize("farewell", [False, True])

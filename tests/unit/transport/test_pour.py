@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from gateway.transport.http1_connection import Answer, Connection
+from gateway.transport.http1_request import Origin, Pool
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n"
 
@@ -39,7 +40,9 @@ class Pouring:
             return goes_on(self.taken)
 
         self.network = Network()
-        self.connection = Connection(8190, lambda _: None)
+        self.connection = Connection(
+            Pool(Origin(tls=False, host="upstream.test", port=80), "test"), 8190, lambda _: None
+        )
         self.connection.connection_made(self.network)
         self.answer: Answer = self.connection.exchange(b"", b"")
         self.connection.data_received(HEAD + b"0")
