@@ -17,6 +17,7 @@ from gateway.accounting.base import Ledger
 from gateway.accounting.ids import random_ids
 from gateway.accounting.ledger import JournalLedger
 from gateway.accounting.pricing import price_of
+from gateway.accounting.retention import Retention
 from gateway.accounting.tokens import estimate_prompt_tokens
 from gateway.admission.gate import InProcessGate
 from gateway.admission.shared import SharedGate
@@ -79,7 +80,9 @@ def read_snapshot(
 
 def journal_ledger(state_dir: Path, journal_dir: Path, clock: Clock, storage: Callable[[], Storage]) -> JournalLedger:
     """Make the ledger of a journal: each process writes its own, and all fill one database."""
-    return JournalLedger(journal_dir, Store(sqlite_url(state_dir / "ledger.sqlite")), clock, storage=storage)
+    store = Store(sqlite_url(state_dir / "ledger.sqlite"))
+    retention = Retention(state_dir, store.forgetter, clock, storage)
+    return JournalLedger(journal_dir, store, clock, storage=storage, retention=retention)
 
 
 class Gateway:

@@ -49,19 +49,14 @@ import fcntl
 import os
 import re
 import threading
-import zlib
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
-import msgspec
-from msgspec import Struct
-
-from gateway.accounting.base import Dispatch
+from gateway.accounting.lines import Frame, Line, frame_into
 from gateway.errors import StateUnusableError
-from gateway.types import CallRecord, LedgerEntry, Refused
 
 _SEGMENT_NAME = re.compile(r"journal-(\d{6,})\.jsonl")
 _MAX_KEPT_EXPENDABLE = 10_000
@@ -69,99 +64,6 @@ _OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
 
 Position = tuple[int, int]
 """Segment number and byte offset in it: positions are ordered like the lines."""
-
-
-class Dispatched(Struct, frozen=True, tag="dispatched", omit_defaults=True):
-    """An attempt is about to be sent; or, written anew out of an old segment, has relayed that much since."""
-
-    dispatch: Dispatch
-    relayed_tokens: int = 0
-    seen_at_ns: int = 0
-    """Wall clock of the last progress."""
-
-
-class Progress(Struct, frozen=True, tag="progress"):
-    """No more than ``output_tokens`` will have been relayed before the next such line."""
-
-    attempt_id: str
-    output_tokens: int
-    seen_at_ns: int
-
-
-class Settled(Struct, frozen=True, tag="settled"):
-    """An attempt ended; the row as billed."""
-
-    entry: LedgerEntry
-
-
-class Recorded(Struct, frozen=True, tag="recorded"):
-    """A call ended."""
-
-    record: CallRecord
-
-
-class Summed(Struct, frozen=True, tag="summed"):
-    """A minute has ended in which calls were refused that have no record each."""
-
-    refused: Refused
-
-
-Line = Dispatched | Progress | Settled | Recorded | Summed
-
-
-class _UnreadRecord(CallRecord, frozen=True, kw_only=True):
-    """A record on its way to SQL, where these three are JSON again: they are not decoded and encoded in between."""
-
-    considered: msgspec.Raw  # type: ignore[assignment]
-    dropped: msgspec.Raw  # type: ignore[assignment]
-    attempt_ids: msgspec.Raw  # type: ignore[assignment]
-
-
-class _RecordedUnread(Recorded, frozen=True, tag="recorded"):
-    record: _UnreadRecord
-
-
-_encode_into = msgspec.json.Encoder().encode_into
-_decode: Callable[[bytes], Line] = msgspec.json.Decoder(Line).decode
-decode_ending: Callable[[bytes], Line] = msgspec.json.Decoder(Settled | _RecordedUnread | Summed).decode
-"""Decodes what becomes a row, for SQL alone: a record's JSON columns stay as they are."""
-_OPENINGS = (b'{"type":"dispatched",', b'{"type":"progress",')
-"""How a line begins that ends nothing; msgspec puts the tag first."""
-_CHECKSUM = b" %08x\n"
-_CHECKSUM_BYTES = 10
-
-
-class Frame(Struct, frozen=True):
-    """One line as read, not yet decoded."""
-
-    raw: bytes
-    end: int
-    """The offset behind it."""
-
-    @property
-    def line(self) -> Line | None:
-        """What it says; None where it is torn or damaged."""
-        return self.read(_decode)
-
-    @property
-    def opens(self) -> bool:
-        """Whether it is a sound dispatch or progress: of no account until a death."""
-        return self.raw.startswith(_OPENINGS) and self._sound()
-
-    def read(self, decode: Callable[[bytes], Line]) -> Line | None:
-        """Return what a decoder makes of it; None where it is torn or damaged, or not what the decoder knows."""
-        try:
-            return decode(self.raw[:-_CHECKSUM_BYTES]) if self._sound() else None
-        except msgspec.DecodeError:
-            return None
-
-    def _sound(self) -> bool:
-        return self.raw.endswith(_CHECKSUM % zlib.crc32(self.raw[:-_CHECKSUM_BYTES]))
-
-    @property
-    def torn(self) -> bool:
-        """Never finished: the last thing in its segment, without a newline; or the newline that closed such a thing."""
-        return not self.raw.endswith(b"\n") or self.raw == b"\n"
 
 
 class Journal:
@@ -232,11 +134,11 @@ class Journal:
         """Write a line and return its segment's number. Raises OSError when it is not written."""
         if self._kept:
             self._write_kept()
-        return self._put(self._frame(line))
+        return self._put(frame_into(line, self._buffer))
 
     def keep(self, line: Line, *, expendable: bool = False) -> None:
         """Write a line, or keep it in memory until that works; an ``expendable`` one only while they are few."""
-        frame = self._frame(line)
+        frame = frame_into(line, self._buffer)
         try:
             if self._kept:
                 self._write_kept()
@@ -261,13 +163,6 @@ class Journal:
         if self._dropped_records:
             self._alarm(f"{self._dropped_records} records of refused calls were lost while the journal was unwritable")
             self._dropped_records = 0
-
-    def _frame(self, line: Line) -> bytearray:
-        """Return the line as it is written, in a buffer that the next one overwrites."""
-        frame = self._buffer
-        _encode_into(line, frame)
-        frame += _CHECKSUM % zlib.crc32(frame)
-        return frame
 
     def _put(self, frame: bytes | bytearray) -> int:
         if self._torn:
@@ -297,6 +192,11 @@ class Journal:
             self._size += written
             self._torn = True
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def rotate(self) -> None:
+        """Begin another segment."""
+        with self.lock:
+            self._rotate()
 
     def _rotate(self) -> None:
         old = self._fd
@@ -383,20 +283,6 @@ class Journal:
     def delete(self, number: int) -> None:
         """Forget a segment."""
         self._path(number).unlink(missing_ok=True)
-
-    def reject(self, raw: bytes, why: str) -> None:
-        """Put aside what can be neither believed nor stored, with an alarm, so that it holds up nothing else."""
-        with (self._dir / "rejected.jsonl").open("ab") as file:
-            file.write(raw if raw.endswith(b"\n") else raw + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self._alarm(f"a line of the journal was put aside in {self._dir / 'rejected.jsonl'}: {why}")
-
-    def reject_line(self, line: Line, why: str) -> None:
-        """Put aside a line that was read well but cannot be stored."""
-        with self.lock:
-            frame = bytes(self._frame(line))
-        self.reject(frame, why)
 
     def failure(self) -> str | None:
         """Return what is wrong with the disk at present."""

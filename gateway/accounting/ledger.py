@@ -21,9 +21,12 @@ from msgspec import Struct
 from gateway.accounting.base import Dispatch, Rows
 from gateway.accounting.disk import Disk, Room
 from gateway.accounting.ids import random_ids
-from gateway.accounting.journal import Dispatched, Journal, Position, Progress, Recorded, Settled, Summed
+from gateway.accounting.journal import Journal, Position
+from gateway.accounting.lines import Dispatched, Progress, Recorded, Settled, Summed
 from gateway.accounting.recovery import BATCH_LINES, apply_lines, believe, recover
 from gateway.accounting.refusals import Refusals
+from gateway.accounting.rejected import Rejected
+from gateway.accounting.retention import Retention
 from gateway.clock import Clock, Ids
 from gateway.config.snapshot import Storage
 from gateway.errors import ErrorKind, GatewayError
@@ -36,6 +39,8 @@ _log = logging.getLogger(__name__)
 
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 5.0
+SEGMENT_MAX_AGE_S = 3600.0
+"""A segment that has lines ends after so long, though it is small: see ``retention``."""
 _STORE_GRACE_S = 60.0
 """For so long a database may be away before readiness speaks of it: nothing is lost, only late."""
 
@@ -67,6 +72,7 @@ class JournalLedger:
         clock: Clock,
         *,
         storage: Callable[[], Storage] = Storage,
+        retention: Retention | None = None,
         ids: Ids = random_ids,
         alarm: Callable[[str], None] = _log.error,
         apply_interval_s: float = 0.25,
@@ -75,8 +81,10 @@ class JournalLedger:
         segment_bytes: int = 8 << 20,
     ) -> None:
         self._journal = Journal(state_dir, segment_bytes=segment_bytes, alarm=alarm)
+        self._rejected = Rejected(state_dir, lambda: storage().rejected.max_bytes, alarm)
         self._disk = Disk(state_dir, lambda: storage().min_free_bytes, alarm)
         self._refusals = Refusals(lambda: storage().refusals_per_minute, clock, ids)
+        self._retention = retention
         self._rows = rows
         self._clock = clock
         self._alarm = alarm
@@ -91,6 +99,7 @@ class JournalLedger:
         self._waiters: dict[asyncio.Future[None], Position] = {}
         self._applied: Position = (0, 0)
         self._store_failing_since_ns: int | None = None
+        self._segment = self._segment_began_ns = 0
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._threads: tuple[threading.Thread, ...] = ()
@@ -217,6 +226,11 @@ class JournalLedger:
             threading.Thread(target=self._keep_applying, name="ledger-apply", daemon=True),
             threading.Thread(target=self._keep_syncing, name="ledger-sync", daemon=True),
         )
+        if self._retention is not None:
+            keep = threading.Thread(
+                target=self._retention.run, args=(self._stopping,), name="ledger-retention", daemon=True
+            )
+            self._threads += (keep,)
         for thread in self._threads:
             thread.start()
 
@@ -226,7 +240,7 @@ class JournalLedger:
             self._disk.check()
             self._disk.require_room()
             self._rows.open()
-            recover(self._journal, self._rows)
+            recover(self._journal, self._rows, self._rejected)
             self._journal.open()
         except BaseException:
             self._rows.close()
@@ -267,6 +281,17 @@ class JournalLedger:
                 self._journal.sync()
             self._write_refused()
             self._disk.check()
+            self._end_old_segment()
+
+    def _end_old_segment(self) -> None:
+        """Begin another segment when the present one is old, or what it says would keep ``retention`` waiting."""
+        number, size = self._journal.end()
+        now_ns = self._clock.monotonic_ns()
+        if number != self._segment or not size:
+            self._segment, self._segment_began_ns = number, now_ns
+        elif now_ns - self._segment_began_ns > SEGMENT_MAX_AGE_S * 1e9:
+            self._segment_began_ns = now_ns
+            self._journal.rotate()
 
     def _keep_applying(self) -> None:
         retry_s = _FIRST_RETRY_S
@@ -291,7 +316,7 @@ class JournalLedger:
         number, offset = self._applied
         stop, sealed = self._journal.extent(number)
         if frames := self._journal.frames(number, offset, stop, BATCH_LINES):
-            apply_lines(self._rows, believe(frames, self._journal, for_sql=True), self._journal)
+            apply_lines(self._rows, believe(frames, self._rejected, for_sql=True), self._rejected)
             self._applied = number, frames[-1].end
             return True
         if sealed:

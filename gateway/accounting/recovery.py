@@ -12,17 +12,8 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from gateway.accounting.base import Dispatch, Rows
-from gateway.accounting.journal import (
-    Dispatched,
-    Frame,
-    Journal,
-    Line,
-    Progress,
-    Recorded,
-    Settled,
-    Summed,
-    decode_ending,
-)
+from gateway.accounting.journal import Journal
+from gateway.accounting.lines import Dispatched, Frame, Line, Progress, Recorded, Settled, Summed, decode_ending
 from gateway.accounting.pricing import cost_nano_usd, hardware_cost_nano_usd
 from gateway.types import CallRecord, LedgerEntry
 
@@ -164,21 +155,21 @@ def minimal_record(dispatch: Dispatch, entries: tuple[LedgerEntry, ...]) -> Call
     )
 
 
-def recover(journal: Journal, rows: Rows) -> None:
+def recover(journal: Journal, rows: Rows, rejects: Rejects) -> None:
     """Turn all segments into rows, then delete them. Raises what the store raises in an outage; repeat it then."""
     segments = journal.segments()
     still_open = _Open()
     for number in segments:
         offset, (stop, _) = 0, journal.extent(number)
         while frames := journal.frames(number, offset, stop, BATCH_LINES):
-            lines = believe(frames, journal)
+            lines = believe(frames, rejects)
             for line in lines:
                 still_open.read(line)
-            apply_lines(rows, lines, journal)
+            apply_lines(rows, lines, rejects)
             offset = frames[-1].end
-    apply_lines(rows, [Settled(interrupted(attempt)) for attempt in still_open.attempts.values()], journal)
+    apply_lines(rows, [Settled(interrupted(attempt)) for attempt in still_open.attempts.values()], rejects)
     for call_id, dispatch in still_open.calls.items():
         if entries := rows.attempts_of(call_id):
-            apply_lines(rows, [Recorded(minimal_record(dispatch, entries))], journal)
+            apply_lines(rows, [Recorded(minimal_record(dispatch, entries))], rejects)
     for number in segments:
         journal.delete(number)

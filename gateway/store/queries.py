@@ -15,7 +15,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, IntegrityError
 
 from gateway.store.engine import make_engine, prepare_schema, writing
-from gateway.store.tables import attempts, calls, refusals
+from gateway.store.forget import Forgetter
+from gateway.store.tables import attempts, calls, refusals, sums
 from gateway.trace import Sums, Trace, TracedCall
 from gateway.types import CallRecord, LedgerEntry, Refused, Usage
 
@@ -28,7 +29,7 @@ _MAX_CALLS_OF_A_TRACE = 1000
 
 
 class Totals(Struct, frozen=True, kw_only=True):
-    """Sums over the attempts of one target with one outcome."""
+    """Sums over the attempts of one target with one outcome, deleted ones included."""
 
     target_id: str
     outcome: str
@@ -47,7 +48,9 @@ class Store:
 
     def __init__(self, url: str, *, busy_timeout_s: float = 5.0) -> None:
         """Remember where the database is; ``busy_timeout_s``: how long SQLite waits for another writer."""
-        self._engine = make_engine(url, busy_timeout_s=busy_timeout_s)
+        self._engine = engine = make_engine(url, busy_timeout_s=busy_timeout_s)
+        self.forgetter = Forgetter(engine)
+        """Deletes old rows."""
         self._insert_attempts = insert_once(attempts, self._engine.dialect)
         self._insert_calls = insert_once(calls, self._engine.dialect)
         self._insert_refusals = insert_once(refusals, self._engine.dialect)
@@ -123,18 +126,28 @@ class Store:
             )
 
     def totals(self, since_ns: int = 0) -> list[Totals]:
-        """Sum tokens by class and cost over the attempts started since then (wall clock), by target and outcome."""
-        summed = [func.sum(attempts.c[name]).label(name) for name in (*_USAGE_COLUMNS, "cost_nano_usd")]
-        group = (attempts.c.target_id, attempts.c.outcome)
-        query = (
-            select(*group, func.count().label("attempts"), *summed)
-            .where(attempts.c.started_at_ns >= since_ns)
-            .group_by(*group)
-            .order_by(*group)
-        )
+        """Sum tokens by class and cost over the attempts started since then (wall clock), by target and outcome.
+
+        Of deleted ones only their day is known: they count when it began since then.
+        """
+        names = ("attempts", *_USAGE_COLUMNS, "cost_nano_usd")
         with self._engine.connect() as connection:
-            # Not strict: Postgres sums 64-bit integers into a Decimal.
-            return [msgspec.convert(_plain(row), Totals, strict=False) for row in connection.execute(query).mappings()]
+            added: dict[tuple[str, str], list[int]] = {}
+            for table, began, number in (
+                (attempts, attempts.c.started_at_ns, func.count()),
+                (sums, sums.c.day_ns, func.sum(sums.c.attempts)),
+            ):
+                group = (table.c.target_id, table.c.outcome)
+                summed = (number, *(func.sum(table.c[name]) for name in names[1:]))
+                query = select(*group, *summed).where(began >= since_ns).group_by(*group)
+                for target_id, outcome, *numbers in connection.execute(query):
+                    # Postgres sums 64-bit integers into a Decimal.
+                    before = added.get((target_id, outcome), [0] * len(names))
+                    added[target_id, outcome] = [one + int(more) for one, more in zip(before, numbers, strict=True)]
+        return [
+            Totals(target_id=target_id, outcome=outcome, **dict(zip(names, numbers, strict=True)))
+            for (target_id, outcome), numbers in sorted(added.items())
+        ]
 
 
 def insert_once(table: Table, dialect: Dialect) -> str:

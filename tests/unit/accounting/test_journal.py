@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.accounting.journal import Journal, Line, Settled
+from gateway.accounting.journal import Journal
+from gateway.accounting.lines import Line, Settled
 from gateway.errors import StateUnusableError
-from tests.unit.accounting.ledgers import build_entry, build_record, segments
+from tests.unit.accounting.ledgers import build_entry, segments
 
 
 @contextmanager
@@ -149,13 +150,3 @@ def test_the_directory_is_for_its_owner_alone(tmp_path: Path) -> None:
     with opened(tmp_path / "state"):
         assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
         assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "state").iterdir())
-
-
-def test_a_rejected_line_is_put_aside_whole(tmp_path: Path) -> None:
-    """What can be neither believed nor stored is kept for people to look at, and told of without its content."""
-    alarms: list[str] = []
-    with opened(tmp_path, alarms) as journal:
-        journal.reject(b"nonsense", "its checksum is wrong")
-    assert (tmp_path / "rejected.jsonl").read_bytes() == b"nonsense\n"
-    assert "nonsense" not in alarms[0]
-    assert build_record().call_id not in alarms[0]

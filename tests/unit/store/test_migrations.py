@@ -15,7 +15,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import gateway.store
-from gateway.accounting.journal import decode_ending
+from gateway.accounting.lines import decode_ending
 from gateway.errors import StateUnusableError
 from gateway.store.engine import sqlite_url
 from gateway.store.queries import Store
