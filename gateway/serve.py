@@ -23,6 +23,7 @@ from gateway.clock import SystemClock
 from gateway.config.problems import ConfigError
 from gateway.config.snapshot import Snapshot, Storage
 from gateway.errors import StateUnusableError
+from gateway.memory import GrowthWatch, resident_bytes, return_freed_blocks
 from gateway.siblings.place import Place, begin, journal_dirs
 from gateway.siblings.supervisor import Supervisor
 from gateway.telemetry import logs
@@ -94,6 +95,7 @@ def _in_uvloop(work: Coroutine[Any, Any, None]) -> None:
     # counting references; cycles are rare, so they are looked for rarely.
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
+    return_freed_blocks()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work)
 
@@ -131,6 +133,7 @@ async def _run(gateway: Gateway, listener: socket.socket, *, ready_fd: int = -1,
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
     await gateway.start([listener])
+    GrowthWatch(resident_bytes).start()
     try:
         if ready_fd >= 0:
             loop.add_reader(life_fd, orphaned)

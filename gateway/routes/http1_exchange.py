@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from http import HTTPStatus
+from io import BytesIO
 from typing import Protocol
 
 from gateway.errors import ErrorKind, GatewayError
@@ -15,7 +16,6 @@ from gateway.wire.errors import render
 
 _AHEAD_BYTES = 1 << 16
 """So much of a body is taken before anybody has asked for it, and so much of one is too little to be counted."""
-_PIECE_BYTES = 1 << 16
 _STEP_BYTES = 1 << 20
 """By so much the count of a body without a length grows."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -53,7 +53,7 @@ class Exchange:
 
     __slots__ = (
         "_allowed_bytes", "_body", "_bodyless", "_chunked", "_head", "_hold", "_limit_bytes", "_line", "_owed_bytes",
-        "_pieces", "_size_bytes", "_waiter", "answered", "further", "headers", "left", "method", "modern", "persistent",
+        "_size_bytes", "_waiter", "answered", "further", "headers", "left", "method", "modern", "persistent",
         "received", "started", "target",
     )  # fmt: skip
 
@@ -78,10 +78,7 @@ class Exchange:
         self.further = b""
         """Lines that the answer's head is to have besides the handler's, each with its end."""
         self._line = line
-        self._body: bytes | bytearray | None = b""
-        """What came last; None: nothing more is kept."""
-        self._pieces: tuple[()] | list[bytes | bytearray] = ()
-        """What came before, none of it small."""
+        self._body: bytes | BytesIO | None = b""
         self._size_bytes = 0
         self._allowed_bytes = self._limit_bytes = _AHEAD_BYTES
         self._hold: Callable[[int], None] = _hold_any
@@ -110,16 +107,12 @@ class Exchange:
                 if not self.received:
                     await self._receive(timeout_s)
             except GatewayError:
-                self._drop()  # nobody will read it
+                self._body = None  # nobody will read it
                 raise
             finally:
                 self._hold = _hold_any
-        body, pieces = self._body or b"", self._pieces
-        self._drop()
-        return b"".join((*pieces, body)) if pieces else bytes(body)
-
-    def _drop(self) -> None:
-        self._body, self._pieces = None, ()
+        body, self._body = self._body or b"", None
+        return body if isinstance(body, bytes) else body.getvalue()
 
     def _allow(self, size_bytes: int) -> None:
         """See that there is room for a body of this size. Raises GatewayError."""
@@ -148,19 +141,22 @@ class Exchange:
         if self._body is None:
             self._line.discard(len(data))
             return
-        if len(self._body) >= _PIECE_BYTES:
-            self._pieces = self._pieces or []  # to let one buffer grow to 20 MB would copy it nine times
-            self._pieces.append(self._body)
+        if not self._size_bytes:
             self._body = data
-        elif self._body:
-            if isinstance(self._body, bytes):
-                self._body = bytearray(self._body)  # tiny pieces take many times their size
-            self._body += data
         else:
-            self._body = data
+            if isinstance(self._body, bytes):
+                self._body = self._more_than(self._body)
+            self._body.write(data)
         self._size_bytes += len(data)
         if self._size_bytes > self._allowed_bytes:
             self._outgrown()
+
+    def _more_than(self, piece: bytes) -> BytesIO:
+        """Make room for a body that comes in pieces, so that the whole is never copied."""
+        length = int(self.headers.get("content-length", "0"))
+        body = BytesIO(bytes(min(length, self._allowed_bytes)))  # zeros that are not touched are no memory yet
+        body.write(piece)
+        return body
 
     def _outgrown(self) -> None:
         """Make room for more of a body without a length, or take no more of it."""
@@ -171,7 +167,7 @@ class Exchange:
         try:
             self._allow(max(self._size_bytes, min(self._size_bytes + _STEP_BYTES, self._limit_bytes)))
         except GatewayError as error:
-            self._drop()
+            self._body = None
             if not waiter.done():
                 waiter.set_exception(error)
 
@@ -235,7 +231,7 @@ class Exchange:
         if self._chunked:
             self._head += b"0\r\n\r\n"
         self._flush()
-        self._drop()
+        self._body = None
         self.answered = not self._owed_bytes
 
     async def refuse(self, kind: ErrorKind, sentence: str, *headers: tuple[bytes, bytes]) -> None:

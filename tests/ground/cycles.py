@@ -2,7 +2,7 @@
 
 ``python -m tests.ground.cycles serve --config ...`` is ``tollway serve``; it answers each line on its stdin with a line
 of JSON. ``running``: how many tasks are not done. ``collect``: how many objects of each type were unreachable and not
-free, those of frames, tracebacks and coroutines by the function's name.
+free, those of frames, tracebacks and coroutines by the function's name. ``waste``: make such objects, of 20 MB each.
 """
 
 import asyncio
@@ -47,9 +47,16 @@ def _running() -> int:
     return sum(not task.done() for task in list(asyncio.tasks._all_tasks))  # type: ignore[attr-defined]
 
 
+def _waste() -> int:
+    for _ in range(10):
+        wasted: list[object] = [b"x" * 20_000_000]
+        wasted.append(wasted)
+    return 10
+
+
 def _answer() -> None:
     for line in sys.stdin:
-        print(json.dumps({"running": _running, "collect": _collect}[line.strip()]()), flush=True)
+        print(json.dumps({"running": _running, "collect": _collect, "waste": _waste}[line.strip()]()), flush=True)
 
 
 if __name__ == "__main__":

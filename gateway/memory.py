@@ -1,0 +1,65 @@
+"""Gives memory back: what is freed to the system, and what only the garbage collector can free before it is much.
+
+What a request makes is freed by counting references (``tests/hostile/test_cycles.py`` holds that), so the collector
+runs rarely. It counts objects, though, and one object may be a body of 20 MB: here is a bound in bytes for what some
+cycle that we do not know of would hold.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGE_BLOCK_BYTES = 1 << 20
+_LOOK_S = 1.0
+_MOST_GROWTH_BYTES = 64_000_000
+_MOST_SHARE = 0.01
+"""Of the time, for collections."""
+
+
+def return_freed_blocks() -> None:
+    """Have glibc give a large block back as soon as it is freed; other C libraries have ways of their own.
+
+    Left alone it raises its threshold to the largest block that was ever freed, up to 32 MB (mallopt(3)): some bodies
+    of 19 MB later, such blocks lie among small ones, and what is free between them stays resident.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _LARGE_BLOCK_BYTES)
+
+
+class GrowthWatch:
+    """Collects garbage when the process has grown by 64 MB, and then again; ``start`` within the event loop."""
+
+    def __init__(self, resident_bytes: Callable[[], int], collect: Callable[[], object] = gc.collect) -> None:
+        self._resident_bytes = resident_bytes
+        self._collect = collect
+        self._least_bytes = 0
+        """Since the last collection."""
+
+    def start(self) -> None:
+        """Look every second from now on; where the system does not tell a process its size, never."""
+        with contextlib.suppress(OSError):
+            self._least_bytes = self._resident_bytes()
+            asyncio.get_running_loop().call_later(_LOOK_S, self._look)
+
+    def _look(self) -> None:
+        pause_s, now_bytes = _LOOK_S, self._resident_bytes()
+        self._least_bytes = min(self._least_bytes, now_bytes)
+        if now_bytes > self._least_bytes + _MOST_GROWTH_BYTES:
+            begun_s = time.perf_counter()
+            self._collect()
+            pause_s = max(pause_s, (time.perf_counter() - begun_s) / _MOST_SHARE)
+            self._least_bytes = self._resident_bytes()
+        asyncio.get_running_loop().call_later(pause_s, self._look)
+
+
+def resident_bytes() -> int:
+    """Return how much memory this process has, as proc(5) tells. Raises OSError where there is no such file."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
