@@ -135,7 +135,7 @@ class Gateway:
                 transport=self.transport,
                 adapters=ADAPTERS,
                 clock=clock,
-                random=Random(),  # noqa: S311 - spreads retries, guards nothing
+                random=Random().random,  # noqa: S311 - spreads retries, guards nothing
             ),
             ledger=self.ledger,
             observer=self.metrics,

@@ -175,6 +175,8 @@ class GatewayError(Exception):
         return self.meaning.code
 
 
+LONGEST_RETRY_AFTER_S = 300.0
+"""What an upstream asks for beyond this counts as this, for the breaker and towards callers."""
 _PROVOKED_BY_NO_REQUEST = frozenset({401, 402, 429, 498, 503, 529})
 """Statuses about our account, our rate or the upstream's load, whatever was asked for."""
 _ITS_OWN_WORDS = frozenset({ErrorKind.UPSTREAM_REJECTED, ErrorKind.UPSTREAM_FLAGGED})
@@ -196,6 +198,8 @@ class UpstreamError(GatewayError):
         cause: Cause | None = None,
         said: str | None = None,
     ) -> None:
+        if retry_after_s is not None:
+            retry_after_s = min(retry_after_s, LONGEST_RETRY_AFTER_S)
         super().__init__(kind, message, param=param, retry_after_s=retry_after_s, cause=cause)
         self.upstream_status = upstream_status
         self.upstream_code = code

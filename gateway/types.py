@@ -131,6 +131,16 @@ class Rates(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The price book and its version, or ``config``; stored with every ledger entry."""
 
 
+class Timeouts(Struct, frozen=True, kw_only=True):
+    """Seconds; each is configured once and measured by the event loop's clock."""
+
+    connect_s: float = 2.0
+    first_token_s: float = 20.0
+    idle_s: float = 15.0
+    total_s: float = 600.0
+    cold_start_s: float = 120.0
+
+
 class Target(Struct, frozen=True, kw_only=True):
     """A provider and one of its models: a place where a request can go."""
 
@@ -157,6 +167,9 @@ class Target(Struct, frozen=True, kw_only=True):
     """Stream upstream even when the caller did not ask, and assemble: the only way to measure TPOT."""
     headers: tuple[tuple[str, str], ...] = ()
     """Extra request headers from the configuration."""
+    timeouts: Timeouts = Timeouts()
+    """Of one attempt: the file's, the provider's in their place, and the route's in theirs. ``total_s`` is the
+    provider's where it has one."""
     cluster_url: str | None = None
     """Own replicas that a directory there lists: the replica is chosen for each attempt. None: there is one address."""
     replica_choice: str = "prefix"
@@ -185,16 +198,6 @@ class Constraints(Struct, frozen=True, kw_only=True):
     """Only targets on own hardware."""
 
 
-class Timeouts(Struct, frozen=True, kw_only=True):
-    """Seconds; each is configured once and measured by the event loop's clock."""
-
-    connect_s: float = 2.0
-    first_token_s: float = 20.0
-    idle_s: float = 15.0
-    total_s: float = 600.0
-    cold_start_s: float = 120.0
-
-
 class Route(Struct, frozen=True, kw_only=True):
     """A name that apps call as ``model``, and the policy behind it."""
 
@@ -206,6 +209,8 @@ class Route(Struct, frozen=True, kw_only=True):
     constraints: Constraints = Constraints()
     when_none_fits: Literal["best_effort", "reject"] = "best_effort"
     strategy: str = "in_order"
+    timeouts: Timeouts = Timeouts()
+    """``total_s`` is that of the whole call."""
     version: str = ""
     """Changes whenever the policy does; stored with every call."""
 
@@ -226,7 +231,6 @@ class Call(Struct, frozen=True, kw_only=True):
     needs: frozenset[Capability]
     received_at_ns: int
     deadline_ns: int
-    timeouts: Timeouts
 
 
 class Quantiles(Struct, frozen=True):
@@ -265,13 +269,15 @@ class TargetView(Struct, frozen=True, kw_only=True):
     """Own replicas: their hourly price over the tokens they read and wrote lately; None: not known, or not charged."""
 
 
-class Prediction(Struct, frozen=True, kw_only=True):
+class Prediction(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a call would take and cost at one target. None: nothing is known yet."""
 
     output_tokens: Quantiles
     ttft_ms: Quantiles | None
     tpot_ms: Quantiles | None
     cost_nano_usd: Quantiles
+    billed_output_tokens: Quantiles | None = None
+    """With hidden reasoning, where the target hides some."""
 
 
 class Candidate(Struct, frozen=True, kw_only=True):

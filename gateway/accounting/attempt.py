@@ -253,7 +253,7 @@ class Attempt:
 
     def _waited_long_enough(self, duration_ms: float) -> bool:
         """Whether the target had its time to begin, rather than what was left of the call's, or a ceiling allows."""
-        return duration_ms >= self._call.timeouts.first_token_s * 1e3
+        return duration_ms >= self.target.timeouts.first_token_s * 1e3
 
     def _usage(self, outcome: Outcome) -> Usage:
         """Trust the upstream's count of a complete answer; otherwise never report less than what was seen."""

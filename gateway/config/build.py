@@ -68,11 +68,14 @@ def build(config: Config, *, provider_types: Mapping[str, ProviderType], price_o
             wildcards.append(_wildcard(name, model, config, kind, problems))
         else:
             rates = _rates(name, model, kind, price_of, problems)
-            targets[name] = _target(name, model, config.providers[model.provider], kind, rates)
+            targets[name] = _target(name, model, config, kind, rates)
     problems.raise_if_any()
-    routes = {name: _route(name, section, targets, problems) for name, section in config.routes.items()}
+    routes = {name: _route(name, section, targets, config, problems) for name, section in config.routes.items()}
     problems.raise_if_any()
-    routes |= {name: _versioned(Route(name=name, targets=(target,))) for name, target in targets.items()}
+    timeouts = _timeouts(config)
+    routes |= {
+        name: _versioned(Route(name=name, targets=(target,), timeouts=timeouts)) for name, target in targets.items()
+    }
     server = config.server
     return Snapshot(
         version=_hash([config.model_dump(mode="json"), [_shown(target) for target in targets.values()]]),
@@ -93,7 +96,7 @@ def build(config: Config, *, provider_types: Mapping[str, ProviderType], price_o
         routes=routes,
         wildcards=tuple(wildcards),
         keys=_principals(config),
-        timeouts=Timeouts(**config.timeouts.model_dump()),
+        timeouts=timeouts,
         state_dir=config.state_dir,
         storage=_storage(config),
     )
@@ -158,8 +161,9 @@ def _check_provider(name: str, provider: ProviderSection, kind: ProviderType, pr
         problems.add(place, f"key 'api_key' is missing: the type '{provider.type}' wants env:NAME or file:PATH")
 
 
-def _target(name: str, model: ModelSection, provider: ProviderSection, kind: ProviderType, rates: Rates) -> Target:
+def _target(name: str, model: ModelSection, config: Config, kind: ProviderType, rates: Rates) -> Target:
     """Put a target together; for a wildcard's name its address keeps ``{upstream}``."""
+    provider = config.providers[model.provider]
     is_wildcard = name.endswith("/*")
     upstream = model.upstream or name
     path = kind.model_path if is_wildcard else kind.model_path.replace(_UPSTREAM, quote(upstream))
@@ -183,6 +187,7 @@ def _target(name: str, model: ModelSection, provider: ProviderSection, kind: Pro
         own_hardware=kind.own_hardware or model.hardware is not None,
         always_stream=always_stream,
         headers=tuple((key, got.value if isinstance(got, Secret) else got) for key, got in provider.headers.items()),
+        timeouts=_timeouts(config, provider=provider),
         cluster_url=base_url if kind.has_directory and provider.direct and not is_wildcard else None,
         replica_choice=model.replica_choice,
         charge="marginal" if model.hardware is None else model.hardware.charge,
@@ -207,7 +212,7 @@ def _wildcard(name: str, model: ModelSection, config: Config, kind: ProviderType
     rates = _configured_rates(model)
     if rates is None and kind.price_provider is None:
         problems.add(("models", name), _no_price(kind, "is known for this provider"))
-    template = _target(name, model, config.providers[model.provider], kind, rates or Rates())
+    template = _target(name, model, config, kind, rates or Rates())
     price_provider = kind.price_provider if rates is None else None
     return Wildcard(prefix=name.removesuffix("*"), template=template, price_provider=price_provider)
 
@@ -255,8 +260,27 @@ def _nano(usd: Decimal) -> int:
     return int(usd * _NANO)
 
 
-def _route(name: str, section: RouteSection, targets: Mapping[str, Target], problems: Problems) -> Route:
-    chosen = tuple(targets[model] for model in section.models)
+def _timeouts(
+    config: Config, *, provider: ProviderSection | None = None, route: RouteSection | None = None
+) -> Timeouts:
+    """Merge: the route's before the provider's before the file's. A provider's ``total_s`` is that of an attempt."""
+    merged = config.timeouts.model_dump()
+    for section in (provider, route):
+        merged |= {} if section is None else section.timeouts.model_dump(exclude_none=True)
+    if provider is not None and provider.timeouts.total_s is not None:
+        merged["total_s"] = provider.timeouts.total_s
+    return Timeouts(**merged)
+
+
+def _route(
+    name: str, section: RouteSection, targets: Mapping[str, Target], config: Config, problems: Problems
+) -> Route:
+    chosen = tuple(
+        msgspec.structs.replace(
+            target, timeouts=_timeouts(config, provider=config.providers[target.provider], route=section)
+        )
+        for target in (targets[model] for model in section.models)
+    )
     limits, require = section.limits, section.require
     if require.hosting == "own" and not any(target.own_hardware for target in chosen):
         problems.add(("routes", name, "require", "hosting"), "none of the models of this route runs on own hardware")
@@ -272,6 +296,7 @@ def _route(name: str, section: RouteSection, targets: Mapping[str, Target], prob
             own_hardware=require.hosting == "own",
         ),
         when_none_fits=section.when_none_fits,
+        timeouts=_timeouts(config, route=section),
     )
     return _versioned(route)
 

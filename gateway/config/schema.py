@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationInfo,
@@ -40,6 +38,8 @@ from gateway.config.fields import (
     price_section,
 )
 from gateway.config.problems import Source, unknown
+from gateway.config.section import Section
+from gateway.config.timeouts import ProviderTimeoutsSection, RouteTimeoutsSection, TimeoutsSection
 from gateway.types import Capability, Quantile, Secret
 
 _OWN_HEADERS = {
@@ -52,12 +52,6 @@ _OWN_HEADERS = {
     "x-api-key",
 }
 _SECRET_HEADERS = ("key", "token", "secret", "auth", "cookie", "credential", "password")
-
-
-class Section(BaseModel):
-    """A mapping in which every key is known."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
 
 class PagesSection(Section):
@@ -149,10 +143,14 @@ class ProviderSection(Section):
     )
     always_stream: bool | None = Field(
         default=None,
-        description="Stream from the upstream even when the caller did not ask, which is how time per output token is "
-        "measured. Default: the type's own, on for own replicas.",
+        description="Stream from the upstream also where the caller asked for no stream, and put the answer together: "
+        "silence is noticed after `first_token_s`, and time per output token is measured. Default: the type's own, on "
+        "for own replicas. What cannot be put together exactly is "
+        "asked for as it is, and so is for ten minutes whatever an upstream has refused to stream.",
     )
-
+    timeouts: ProviderTimeoutsSection = Field(
+        default=ProviderTimeoutsSection(), description="How long to wait for this provider."
+    )
     direct: bool = Field(
         default=True,
         description="For `ray-serve`: find the replicas by the cluster's directory and send to them themselves. "
@@ -313,6 +311,9 @@ class RouteSection(Section):
         default="best_effort",
         description="When no target keeps the limits: take the nearest (`best_effort`) or refuse with 503 (`reject`).",
     )
+    timeouts: RouteTimeoutsSection = Field(
+        default=RouteTimeoutsSection(), description="How long to wait on this route."
+    )
 
     @field_validator("models")
     @classmethod
@@ -320,25 +321,6 @@ class RouteSection(Section):
         if twice := sorted({name for name in models if models.count(name) > 1}):
             raise ValueError(f"names {', '.join(twice)} twice")
         return models
-
-
-class TimeoutsSection(Section):
-    """How long to wait for an upstream, in seconds."""
-
-    connect_s: Seconds = Field(default=2, description="For a connection.")
-    first_token_s: Seconds = Field(default=20, description="To the first token; then the next target is tried.")
-    idle_s: Seconds = Field(default=15, description="Between two pieces of a stream; then it counts as stalled.")
-    total_s: Seconds = Field(default=600, description="For the whole request, over all targets tried.")
-    cold_start_s: Seconds = Field(
-        default=120, description="For the first replica of an own model, when nothing else can serve the request."
-    )
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "TimeoutsSection":
-        for name in ("connect_s", "first_token_s", "idle_s"):
-            if getattr(self, name) > self.total_s:
-                raise ValueError(f"{name} is longer than total_s, so it could never be reached")
-        return self
 
 
 Days = Annotated[float, Number, Field(ge=1, le=36_500)]

@@ -2,9 +2,13 @@
 
 A time-out around every read would cost more than the read. Here a limit is an attribute; the one timer looks at it when
 it goes off, and goes back to sleep if the limit has moved on meanwhile.
+
+A caller who streams is told of silence after ``first_token_s``. For one who does not, that is when it is worked out
+how long the answer may take: until the call's own end where no other target is left, else as long as is predicted.
 """
 
 import asyncio
+from collections.abc import Collection
 from types import TracebackType
 from typing import Self
 
@@ -15,47 +19,41 @@ from gateway.types import Call, Candidate
 
 SLOW_TPOT_MS = 100.0
 """What a model may take for a token: ten a second, slower than a reader."""
-
-
-def _whole_answer_s(call: Call, candidate: Candidate) -> float:
-    """Return how long an answer may take that comes all at once: past that, the next candidate is asked.
-
-    The wait for a first token, and what a slow model takes for each token that the target is predicted to write in one
-    of a hundred answers; never less than such an answer was seen to take; and for speech its own length.
-    """
-    prediction, timeouts = candidate.prediction, call.timeouts
-    ttft_s = 0.0 if prediction.ttft_ms is None else prediction.ttft_ms.p99 / 1e3
-    tpot_ms = SLOW_TPOT_MS if prediction.tpot_ms is None else max(SLOW_TPOT_MS, prediction.tpot_ms.p99)
-    tokens = prediction.output_tokens.p99 / call.envelope.choices
-    return max(timeouts.first_token_s, 2 * ttft_s) + (tokens * tpot_ms + call.envelope.audio_ms) / 1e3
+_SHARE_OF_THE_REST = 0.5
+"""The most of the call's remaining time that one attempt takes from those behind it, unless it has begun to answer."""
+_ERROR_BODY_S = 5.0
 
 
 class Patience:
     """Bounds what is awaited within its context; begins with the wait for the first token.
 
-    A limit that passes cancels the waiting, and the context raises instead UpstreamError (UPSTREAM_TIMEOUT before any
-    content, UPSTREAM_STALLED after) or, at the call's own deadline, GatewayError (DEADLINE).
+    ``others`` are the candidates behind this one, looked at when the wait has become long. A limit that passes cancels
+    the waiting, and the context raises instead UpstreamError (UPSTREAM_STALLED after content, otherwise and at the end
+    of what an attempt may take in all UPSTREAM_TIMEOUT) or, at the call's own deadline, GatewayError (DEADLINE).
     """
 
     __slots__ = (
-        "_began", "_cancelling", "_deadline_ns", "_expired", "_idle_ns", "_now_ns", "_task", "_timer", "_timer_ns",
-        "_until_ns",
+        "_began", "_began_ns", "_call", "_cancelling", "_candidate", "_deadline_ns", "_expired", "_extended",
+        "_idle_ns", "_limit_ns", "_now_ns", "_others", "_task", "_timer", "_timer_ns", "_until_ns",
     )  # fmt: skip
 
-    def __init__(self, call: Call, candidate: Candidate, clock: Clock, *, probe: bool, last: bool) -> None:
-        self._now_ns = clock.monotonic_ns
-        self._deadline_ns = self._until_ns = call.deadline_ns
-        self._idle_ns = int(call.timeouts.idle_s * 1e9)
-        self._began = self._expired = False
-        if streams_upstream(call, candidate.target):
-            first_token_s = call.timeouts.first_token_s
-            ceiling = call.route.constraints.ttft_ms
-            if probe and ceiling is not None:
-                # A probe, behind which others follow, shows by the ceiling whether the target is fast again.
-                first_token_s = min(first_token_s, ceiling.value / 1e3)
-            self._until_ns = min(call.deadline_ns, self._now_ns() + int(first_token_s * 1e9))
-        elif not last:
-            self._until_ns = min(call.deadline_ns, self._now_ns() + int(_whole_answer_s(call, candidate) * 1e9))
+    def __init__(
+        self, call: Call, candidate: Candidate, clock: Clock, *, others: Collection[Candidate] = (), probe: bool = False
+    ) -> None:
+        timeouts = candidate.target.timeouts
+        now_ns = self._now_ns = clock.monotonic_ns
+        self._call = call
+        self._candidate = candidate
+        self._others = others
+        self._began = self._expired = self._extended = False
+        self._idle_ns = timeouts.idle_s * 1e9
+        began_ns = self._began_ns = now_ns()
+        self._until_ns = began_ns + timeouts.first_token_s * 1e9
+        if probe:
+            self._bound_probe()
+        limit_ns = began_ns + timeouts.total_s * 1e9
+        self._deadline_ns = deadline_ns = call.deadline_ns
+        self._limit_ns = min(deadline_ns, limit_ns)
 
     def for_upstream(self) -> None:
         """Wait for the next bytes of an answer that has begun: as long as a connection may be idle."""
@@ -68,6 +66,15 @@ class Patience:
     def for_caller(self) -> None:
         """Wait for the caller to read: one who stops holds a replica no longer than a slow answer may."""
         self._until_ns = self._deadline_ns
+
+    def for_error_s(self) -> float:
+        """Wait for an error's body, and return for how long; the caller of this sets the limit.
+
+        The status says what happened, whatever becomes of the body.
+        """
+        self._timer.cancel()
+        rest_ns = min(self._idle_ns, self._limit_ns - self._now_ns())
+        return min(rest_ns / 1e9, _ERROR_BODY_S)
 
     def end(self) -> None:
         """Wait for nothing any more: the answer is whole."""
@@ -92,18 +99,62 @@ class Patience:
                 raise GatewayError(
                     ErrorKind.DEADLINE, "The request's total time ran out before the answer was complete."
                 ) from None
-            if self._began:
+            if self._began and self._until_ns < self._limit_ns:
                 raise UpstreamError(ErrorKind.UPSTREAM_STALLED, "The model stopped sending.") from None
-            raise UpstreamError(ErrorKind.UPSTREAM_TIMEOUT, "The model sent no token in time.") from None
+            raise UpstreamError(ErrorKind.UPSTREAM_TIMEOUT, "The model did not answer in time.") from None
 
     def _sleep(self) -> None:
-        self._timer_ns = min(self._until_ns, self._deadline_ns)
-        delay_s = (self._timer_ns - self._now_ns()) / 1e9
+        until_ns, limit_ns = self._until_ns, self._limit_ns
+        self._timer_ns = timer_ns = min(limit_ns, until_ns)
+        delay_s = (timer_ns - self._now_ns()) / 1e9
         self._timer = asyncio.get_running_loop().call_later(max(0.0, delay_s), self._wake)
 
     def _wake(self) -> None:
-        if self._now_ns() < min(self._until_ns, self._deadline_ns):
+        now_ns = self._now_ns()
+        if now_ns < min(self._until_ns, self._limit_ns) or (now_ns < self._limit_ns and self._extend(now_ns)):
             self._sleep()
         else:
             self._expired = True
             self._task.cancel()
+
+    def _bound_probe(self) -> None:
+        """Let a probe, behind which others follow, show by the ceiling whether the target is fast again."""
+        ceiling = self._call.route.constraints.ttft_ms
+        if ceiling is not None and streams_upstream(self._call, self._candidate.target):
+            self._until_ns = min(self._until_ns, self._began_ns + ceiling.value * 1e6)
+            self._extended = True
+
+    def _extend(self, now_ns: int) -> bool:
+        """Grant an answer that is not streamed to the caller the time it may need, once; False: it has had it."""
+        if self._began or self._extended or self._call.envelope.stream:
+            return False
+        self._extended = True
+        rest_ns = self._limit_ns - self._began_ns
+        target = self._candidate.target
+        if self._others or target.cluster_url is not None:  # its other replicas, too, can answer instead
+            rest_ns = min(rest_ns * _SHARE_OF_THE_REST, expected_s(self._call, self._candidate) * 1e9)
+        self._until_ns = self._began_ns + rest_ns
+        return now_ns < self._until_ns
+
+
+def expected_s(call: Call, candidate: Candidate) -> float:
+    """Return how long a target in good health may take to give the first sign of an answer that is not streamed on.
+
+    That is its first token where it streams to us and hides no reasoning, and never less than twice what first tokens
+    took. Else it is the end of the answer: what a slow model takes for each token that the target is predicted to write
+    in one of a hundred, and for speech its own length.
+    """
+    target, prediction = candidate.target, candidate.prediction
+    first_s = target.timeouts.first_token_s
+    if prediction.ttft_ms is not None:
+        first_s = max(first_s, 2 * prediction.ttft_ms.p99 / 1e3)
+    reasons = (
+        prediction.billed_output_tokens is not None
+        or "reasoning" in call.needs
+        or "reasoning" in (target.capabilities or ())
+    )
+    if streams_upstream(call, target) and not reasons:
+        return first_s
+    tokens = (prediction.billed_output_tokens or prediction.output_tokens).p99 / call.envelope.choices
+    tpot_ms = SLOW_TPOT_MS if prediction.tpot_ms is None else max(SLOW_TPOT_MS, prediction.tpot_ms.p99)
+    return first_s + (tokens * tpot_ms + call.envelope.audio_ms) / 1e3

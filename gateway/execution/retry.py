@@ -1,66 +1,97 @@
-"""Whether a call whose last candidate has failed is sent there once more: rarely, soon, and never by everybody at once.
+"""Whether a call on which every target has failed asks one of them once more, and after how long.
 
-A retry is for what a moment may mend: a 5xx, a connection that broke before an answer, and a ``Retry-After`` short
-enough to wait for. Not for a silence, which has cost the caller its whole wait already, not for an answer that had
-begun, and not for what another moment leaves as it is. Retries are paid from a budget: a fifth of the calls, and one a
-second whatever the traffic. So an outage is met by a few more requests, not by twice as many (Google, "Site Reliability
-Engineering", chapter 21). The wait before one is drawn at random from nothing to its bound ("full jitter": AWS
-Architecture Blog, March 2015).
+Only for what a second later may be over (a 5xx, a lost or refused connection, a short ``Retry-After``), and only where
+nothing came and little time went by: what an upstream has worked on for long, or begun to answer, it may bill, and
+once is enough. A budget for each provider keeps retries from becoming the load that keeps it down: a fifth of the
+requests it gets, and one a second (as Finagle's and gRPC's; AWS, "Timeouts, retries, and backoff with jitter").
 """
 
-from random import Random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from gateway.clock import Clock
 from gateway.errors import ErrorKind, UpstreamError
+from gateway.types import Candidate
 
-LONGEST_WAIT_S = 0.5
-"""Before a retry for which the upstream named no time."""
-LONGEST_NAMED_WAIT_S = 2.0
-"""A named time that a caller is made to wait; one who is told a longer one can do something else."""
-SHARE = 0.2
+RETRIED_SHARE = 0.2
 FLOOR_PER_S = 1.0
-MOST_SAVED = 20.0
-"""Retries that a quiet hour saves up."""
-_MOMENTARY = frozenset(
-    {ErrorKind.UPSTREAM_ERROR, ErrorKind.UPSTREAM_OVERLOADED, ErrorKind.UPSTREAM_RATE_LIMITED, ErrorKind.UPSTREAM_CUT}
+LARGEST_BALANCE = 10.0
+JITTER_S = 0.5
+"""The wait is a random part of it, behind what the upstream asks for."""
+LONGEST_RETRY_AFTER_S = 5.0
+
+_PASSING = frozenset(
+    {
+        ErrorKind.UPSTREAM_CONNECT,
+        ErrorKind.UPSTREAM_CUT,
+        ErrorKind.UPSTREAM_ERROR,
+        ErrorKind.UPSTREAM_OVERLOADED,
+        ErrorKind.UPSTREAM_RATE_LIMITED,
+    }
 )
 
 
-class RetryBudget:
-    """Counts calls, and grants retries. For one event loop."""
+class Failure(NamedTuple):
+    """One candidate that did not answer."""
 
-    def __init__(self, clock: Clock, random: Random) -> None:
+    candidate: Candidate
+    error: UpstreamError
+    repeatable: bool
+    """An attempt was made, it ended soon, and nothing of an answer had come."""
+
+
+class Retry(NamedTuple):
+    """What to ask once more."""
+
+    candidate: Candidate
+    wait_s: float
+
+
+class Retries:
+    """Decides for all calls. ``asked`` counts the requests to each provider, of which its budget is a share."""
+
+    def __init__(self, clock: Clock, random: Callable[[], float]) -> None:
+        self.asked: defaultdict[str, int] = defaultdict(int)
         self._now_ns = clock.monotonic_ns
         self._random = random
-        self.calls = 0
-        """All that were begun: the strategy adds each."""
-        self._calls_counted = 0
-        self._at_ns: int | None = None
-        self._saved = MOST_SAVED
+        self._budgets: dict[str, _Budget] = {}
 
-    def wait_s(self, error: UpstreamError, left_s: float) -> float | None:
-        """Return how long to wait before a retry, and take it from the budget; None when there is to be none.
-
-        ``left_s``: until the call's deadline.
-        """
-        longest_s = LONGEST_WAIT_S if error.retry_after_s is None else error.retry_after_s
-        status = error.upstream_status
-        momentary = error.kind in _MOMENTARY and (status is None or status >= 500 or error.retry_after_s is not None)
-        if not momentary or longest_s > LONGEST_NAMED_WAIT_S:
+    def after(self, failures: Sequence[Failure], deadline_ns: int) -> Retry | None:
+        """Choose among the failures of a call the one that may be over first; None: the caller is told."""
+        passing = [each for each in failures if _is_passing(each)]
+        if not passing:
             return None
-        if error.retry_after_s is None:
-            wait_s = self._random.uniform(0.0, longest_s)
-        else:
-            wait_s = longest_s + self._random.uniform(0.0, LONGEST_WAIT_S)  # no earlier than it was asked for
-        return wait_s if wait_s < left_s and self._spend() else None
+        candidate, error, _ = min(passing, key=lambda each: each.error.retry_after_s or 0.0)
+        wait_s = (error.retry_after_s or 0.0) + self._random() * JITTER_S
+        now_ns = self._now_ns()
+        if now_ns + wait_s * 1e9 >= deadline_ns or not self._spend(candidate.target.provider, now_ns):
+            return None
+        return Retry(candidate, wait_s)
 
-    def _spend(self) -> bool:
-        now_ns, calls = self._now_ns(), self.calls
-        since_s = 0.0 if self._at_ns is None else (now_ns - self._at_ns) / 1e9
-        earned = SHARE * (calls - self._calls_counted) + FLOOR_PER_S * since_s
-        self._at_ns, self._calls_counted = now_ns, calls
-        self._saved = min(MOST_SAVED, self._saved + earned)
-        if self._saved < 1.0:
-            return False
-        self._saved -= 1.0
-        return True
+    def _spend(self, provider: str, now_ns: int) -> bool:
+        asked = self.asked[provider]
+        budget = self._budgets.get(provider) or _Budget(LARGEST_BALANCE, asked, now_ns)
+        gained = (asked - budget.asked) * RETRIED_SHARE + (now_ns - budget.at_ns) / 1e9 * FLOOR_PER_S
+        balance = min(LARGEST_BALANCE, budget.balance + gained)
+        may = balance >= 1.0
+        self._budgets[provider] = _Budget(balance - may, asked, now_ns)
+        return may
+
+
+class _Budget(NamedTuple):
+    balance: float
+    asked: int
+    at_ns: int
+
+
+def _is_passing(failure: Failure) -> bool:
+    error = failure.error
+    if not failure.repeatable or error.kind not in _PASSING:
+        return False
+    if error.retry_after_s is not None and error.retry_after_s > LONGEST_RETRY_AFTER_S:
+        return False
+    if error.kind is ErrorKind.UPSTREAM_RATE_LIMITED:
+        return error.retry_after_s is not None
+    # UPSTREAM_ERROR is also what our configuration does to an upstream: no model or path of that name.
+    return error.kind is not ErrorKind.UPSTREAM_ERROR or error.upstream_status is None or error.upstream_status >= 500

@@ -44,6 +44,7 @@ def resolve(
     Raises GatewayError: PERMISSION when this key may not use the model, MODEL_NOT_FOUND when there is none of that name
     (with the nearest one that this key may use) or a wildcard's model has no known price.
     """
+    route = _route(envelope.model, principal, snapshot, price_of)
     operation = envelope.operation
     limit = envelope.max_output_tokens
     needs = envelope.needs if operation in envelope.needs else envelope.needs | {operation}
@@ -52,15 +53,14 @@ def resolve(
         operation=operation,
         dialect=envelope.dialect,
         envelope=envelope,
-        route=_route(envelope.model, principal, snapshot, price_of),
+        route=route,
         principal=principal,
         input_tokens_estimate=estimate_input_tokens(envelope),
         max_output_tokens=limit,
         output_cap=None if limit is None else limit * envelope.choices,
         needs=needs,
         received_at_ns=inbound.received_at_ns,
-        deadline_ns=inbound.received_at_ns + round(snapshot.timeouts.total_s * 1e9),
-        timeouts=snapshot.timeouts,
+        deadline_ns=inbound.received_at_ns + round(route.timeouts.total_s * 1e9),
     )
 
 
@@ -107,7 +107,7 @@ def _wildcard_route(name: str, wildcard: Wildcard, snapshot: Snapshot, price_of:
         rates=rates,
         base_url=template.base_url.replace("{upstream}", quote(upstream)),
     )
-    return Route(name=name, targets=(target,), version=snapshot.version)
+    return Route(name=name, targets=(target,), version=snapshot.version, timeouts=snapshot.timeouts)
 
 
 def _not_found(name: str, principal: Principal, snapshot: Snapshot) -> GatewayError:

@@ -140,7 +140,11 @@ class Router:
         tpot_ms = predictors.tpot_ms.predict(call, view)
         cost_nano_usd = predictors.cost_nano_usd.predict(call, view, output_tokens, ttft_ms, tpot_ms)
         prediction = Prediction(
-            output_tokens=output_tokens, ttft_ms=ttft_ms, tpot_ms=tpot_ms, cost_nano_usd=cost_nano_usd
+            output_tokens=output_tokens,
+            ttft_ms=ttft_ms,
+            tpot_ms=tpot_ms,
+            cost_nano_usd=cost_nano_usd,
+            billed_output_tokens=view.billed_output_tokens,
         )
         constraints = call.route.constraints
         return Candidate(

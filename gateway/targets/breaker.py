@@ -42,7 +42,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Literal, NamedTuple
 
-from gateway.errors import ErrorKind
+from gateway.errors import LONGEST_RETRY_AFTER_S, ErrorKind
 from gateway.types import Sample
 
 State = Literal["closed", "open", "half_open"]
@@ -57,7 +57,6 @@ LONGEST_PAUSE_S = 8.0
 PAUSE_PER_TRY = 20.0
 """Seconds of pause for each second that a failed try took."""
 CREDENTIAL_PAUSE_S = 60.0
-LONGEST_RETRY_AFTER_S = 300.0
 MAX_KEYS = 64
 """Keys to which one target is closed, or may soon be; beyond this the one that failed longest ago passes again."""
 

@@ -17,7 +17,6 @@ from gateway.types import (
     Route,
     Target,
     TargetView,
-    Timeouts,
     UpstreamRequest,
 )
 
@@ -119,7 +118,6 @@ def build_call(envelope: Envelope | None = None, route: Route | None = None, **o
         "needs": envelope.needs,
         "received_at_ns": 0,
         "deadline_ns": 600_000_000_000,
-        "timeouts": Timeouts(),
     }
     fields |= overrides
     limit = fields["max_output_tokens"]

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.config.build import build, frozen_changes
 from gateway.config.load import load
@@ -50,6 +51,7 @@ providers:
     api_key: env:OPENAI_API_KEY
     headers: {OpenAI-Project: p1, x-proxy-token: env:TOKEN}
     always_stream: true
+    timeouts: {connect_s: 0.5, first_token_s: 1.5, idle_s: 2.5, total_s: 3.5, cold_start_s: 4.5}
 models:
   smol:
     provider: cluster
@@ -74,6 +76,7 @@ routes:
     limits: {ttft_ms: {p95: 1500}, tpot_ms: {p50: 250}, usd_per_request: 0.01}
     require: {commercial: allowed, hosting: own}
     when_none_fits: reject
+    timeouts: {connect_s: 0.4, first_token_s: 1.4, idle_s: 2.4, total_s: 3.4, cold_start_s: 4.4}
 timeouts: {connect_s: 1, first_token_s: 2, idle_s: 3, total_s: 4, cold_start_s: 5}
 state_dir: ~/state
 keys:
@@ -193,7 +196,7 @@ def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
         version="config",
     )
     route = snapshot.routes["auto"]
-    assert route.targets == (smol, mini)
+    assert [each.id for each in route.targets] == [smol.id, mini.id]
     assert (route.objective, route.when_none_fits) == ("latency", "reject")
     assert route.constraints == Constraints(
         ttft_ms=Ceiling("p95", 1500),
@@ -404,3 +407,14 @@ def test_what_a_reload_cannot_change_is_named(tmp_path: Path) -> None:
         "server.port cannot change from 8080 to 1 while the gateway runs; restart it.",
         "state_dir cannot change from /h/.local/state/tollway to /elsewhere while the gateway runs; restart it.",
     ]
+
+
+def test_timeouts_of_provider_and_route_take_the_place_of_the_files(tmp_path: Path) -> None:
+    """The route's come first. ``total_s`` of a target is its provider's where it has one: that of an attempt."""
+    snapshot = snapshot_of(tmp_path, FULL)
+    of_provider = Timeouts(connect_s=0.5, first_token_s=1.5, idle_s=2.5, total_s=3.5, cold_start_s=4.5)
+    of_route = Timeouts(connect_s=0.4, first_token_s=1.4, idle_s=2.4, total_s=3.4, cold_start_s=4.4)
+    assert snapshot.routes["auto"].timeouts == of_route
+    assert {each.timeouts for each in snapshot.routes["auto"].targets} == {of_route, replace(of_route, total_s=3.5)}
+    assert {each.timeouts for each in snapshot.targets.values()} == {snapshot.timeouts, of_provider}
+    assert all(snapshot.routes[name].timeouts == snapshot.timeouts for name in snapshot.targets)

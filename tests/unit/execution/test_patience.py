@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -19,26 +20,36 @@ def streamed_call(**members: object) -> Call:
     return build_call(
         build_envelope(chat_body(stream=True, **members)),
         build_route(constraints=Constraints(ttft_ms=Ceiling("p95", 1500.0))),
-        timeouts=Timeouts(first_token_s=20, idle_s=5, total_s=60),
         deadline_ns=60_000_000_000,
     )
+
+
+def plain_call(**members: object) -> Call:
+    return build_call(build_envelope(chat_body(**members)), deadline_ns=600_000_000_000)
+
+
+def build_candidate(prediction: Prediction = PREDICTION, **target: Any) -> Candidate:
+    fields = {"timeouts": Timeouts(first_token_s=20, idle_s=5, total_s=600), **target}
+    return Candidate(target=build_target(**fields), prediction=prediction, within_ceilings=True)
 
 
 def outcome_of(
     program: Callable[[Patience], Awaitable[None]],
     *,
     call: Call | None = None,
+    candidate: Candidate | None = None,
+    others: int = 1,
     probe: bool = False,
-    last: bool = False,
-    prediction: Prediction = PREDICTION,
 ) -> tuple[ErrorKind | None, float]:
     """Run a program in the context; return the error that it ended in and when, in virtual seconds."""
 
     async def run() -> tuple[ErrorKind | None, float]:
-        candidate = Candidate(target=build_target(), prediction=prediction, within_ceilings=True)
+        first = candidate or build_candidate()
         loop = asyncio.get_running_loop()
         try:
-            with Patience(call or streamed_call(), candidate, VirtualClock(), probe=probe, last=last) as patience:
+            with Patience(
+                call or streamed_call(), first, VirtualClock(), others=[build_candidate()] * others, probe=probe
+            ) as patience:
                 await program(patience)
         except GatewayError as error:
             return error.kind, loop.time()
@@ -127,35 +138,102 @@ def test_an_answer_that_is_whole_is_not_bounded_any_more() -> None:
         ({}, 300.0, 20.0, 20 + 30.0),
         ({}, 100.0, 300.0, 20 + 30.0),
         ({"n": 4}, 1200.0, None, 20 + 30.0),
-        ({}, 2048.0, None, 60),
+        ({}, 100_000.0, None, 300.0),
     ],
 )
 def test_plain_answer_is_waited_for_as_long_as_a_slow_model_would_take(
     members: dict[str, object], tokens: float, tpot_ms: float | None, ends_at_s: float
 ) -> None:
-    """And no longer while another candidate stands behind it; the last one has what is left of the total."""
-    call = build_call(
-        build_envelope(chat_body(**members)), timeouts=Timeouts(first_token_s=20), deadline_ns=60_000_000_000
-    )
+    """And no longer while another candidate stands behind it, for which half of the time is left."""
     prediction = Prediction(
         output_tokens=Quantiles(1.0, 1.0, 1.0, tokens),
         ttft_ms=None,
         tpot_ms=None if tpot_ms is None else Quantiles(tpot_ms, tpot_ms, tpot_ms, tpot_ms),
         cost_nano_usd=NONE,
     )
-    kind = ErrorKind.DEADLINE if ends_at_s == 60 else ErrorKind.UPSTREAM_TIMEOUT
-    assert outcome_of(_silence, call=call, prediction=prediction) == (kind, pytest.approx(ends_at_s))
-    assert outcome_of(_silence, call=call, prediction=prediction, last=True) == (ErrorKind.DEADLINE, 60)
+    call, candidate = plain_call(**members), build_candidate(prediction)
+    assert outcome_of(_silence, call=call, candidate=candidate) == (
+        ErrorKind.UPSTREAM_TIMEOUT,
+        pytest.approx(ends_at_s),
+    )
+
+
+STREAMED = {"always_stream": True}
+SLOW_TTFT = Quantiles(20_000.0, 30_000.0, 35_000.0, 40_000.0)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "target", "members", "ends_at_s"),
+    [
+        ({}, STREAMED, {}, 20),
+        ({"ttft_ms": SLOW_TTFT}, STREAMED, {}, 80),
+        ({}, STREAMED, {"reasoning_effort": "high"}, 20 + 30),
+        ({}, {**STREAMED, "capabilities": frozenset({"chat", "reasoning"})}, {}, 20 + 30),
+        ({"billed_output_tokens": Quantiles(1.0, 1.0, 1.0, 500.0)}, STREAMED, {}, 20 + 50),
+        ({"billed_output_tokens": Quantiles(1.0, 1.0, 1.0, 500.0)}, {}, {}, 20 + 50),
+        ({}, {"timeouts": Timeouts(first_token_s=3)}, {}, 3 + 30),
+        ({}, {"timeouts": Timeouts(first_token_s=3, total_s=10)}, {}, 5),
+        ({}, {**STREAMED, "timeouts": Timeouts(first_token_s=3)}, {}, 3),
+    ],
+)
+def test_plain_answer_that_is_streamed_to_us_is_waited_for_to_its_first_token(
+    prediction: dict[str, Any], target: dict[str, Any], members: dict[str, object], ends_at_s: float
+) -> None:
+    """Hidden reasoning comes before it, and takes as long as what is written."""
+    fields = {"output_tokens": Quantiles(1.0, 1.0, 1.0, 300.0), "ttft_ms": None, "tpot_ms": None, "cost_nano_usd": NONE}
+    needs = frozenset({"chat", "reasoning"} if members else {"chat"})
+    call = build_call(build_envelope(chat_body(**members), needs=needs))
+    candidate = build_candidate(Prediction(**fields | prediction), **target)
+    assert outcome_of(_silence, call=call, candidate=candidate) == (ErrorKind.UPSTREAM_TIMEOUT, ends_at_s)
+
+
+def test_last_candidate_of_a_plain_call_has_what_is_left_of_the_total() -> None:
+    """A caller who streams is told after the first token's time, as ever; a directory's target has other replicas."""
+    replicas = build_candidate(always_stream=True, cluster_url="http://cluster.test")
+    bounded = build_candidate(timeouts=Timeouts(first_token_s=20, total_s=100))
+    assert outcome_of(_silence, call=plain_call(), others=0) == (ErrorKind.DEADLINE, 600)
+    assert outcome_of(_silence, call=plain_call(), others=0, candidate=bounded) == (ErrorKind.UPSTREAM_TIMEOUT, 100)
+    assert outcome_of(_silence, call=plain_call(), others=0, candidate=replicas) == (ErrorKind.UPSTREAM_TIMEOUT, 20)
+    assert outcome_of(_silence, others=0) == (ErrorKind.UPSTREAM_TIMEOUT, 20)
+
+
+def test_attempt_has_a_total_of_its_own() -> None:
+    """However often bytes come; a slow reader's time is the caller's."""
+    candidate = build_candidate(timeouts=Timeouts(first_token_s=20, idle_s=5, total_s=30))
+
+    async def endless(patience: Patience) -> None:
+        while True:
+            patience.for_upstream()
+            await asyncio.sleep(4)
+
+    assert outcome_of(endless, candidate=candidate) == (ErrorKind.UPSTREAM_TIMEOUT, 30)
+
+
+def test_error_body_has_a_limit_of_its_own() -> None:
+    """Five seconds, or what is left if that is less; the timer does not interfere."""
+
+    async def stalled(patience: Patience) -> None:
+        await asyncio.sleep(19)
+        assert patience.for_error_s() == 5
+        await asyncio.sleep(5)
+
+    async def late(patience: Patience) -> None:
+        patience.for_caller()
+        await asyncio.sleep(58)
+        assert patience.for_error_s() == 2
+
+    assert outcome_of(stalled) == (None, 24)
+    assert outcome_of(late) == (None, 58)
 
 
 def test_a_cancellation_from_elsewhere_stays_one() -> None:
     """A caller who leaves at the very moment of a time-out has left: the task ends cancelled."""
 
     async def run() -> None:
-        candidate = Candidate(target=build_target(), prediction=PREDICTION, within_ceilings=True)
+        candidate = build_candidate()
 
         async def attempt() -> None:
-            with Patience(streamed_call(), candidate, VirtualClock(), probe=False, last=False):
+            with Patience(streamed_call(), candidate, VirtualClock(), probe=False):
                 await asyncio.Event().wait()
 
         for leaving_s in (5, 20):

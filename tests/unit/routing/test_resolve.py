@@ -27,7 +27,7 @@ SNAPSHOT = Snapshot(
     version="s1",
     server=Server(host="127.0.0.1", port=0, max_body_bytes=1, body_timeout_s=1, drain_s=1),
     targets={},
-    routes={name: build_route(name=name) for name in ("auto", "secret-model", "small")},
+    routes={name: build_route(name=name, timeouts=Timeouts(total_s=30)) for name in ("auto", "secret-model", "small")},
     wildcards=(
         wildcard("openai/", "openai"),
         wildcard("openai/ft/", None, base_url="http://ft.test/models/{upstream}"),
@@ -76,7 +76,7 @@ def test_a_call_carries_its_route_needs_estimates_and_deadline() -> None:
     assert call.needs == {"chat", "tools"}
     assert (call.input_tokens_estimate, call.max_output_tokens) == (40, 7)
     assert call.deadline_ns == 35_000_000_000
-    assert call.timeouts.total_s == 30
+    assert call.route.timeouts.total_s == 30
 
 
 def test_an_unknown_model_is_answered_with_the_nearest_name() -> None:

@@ -1,0 +1,79 @@
+"""Reads an upstream's answer up to what can go to the caller: the first content of a stream, or the whole answer.
+
+Decides whether what came is the answer that was asked for. What it says is left to the adapter's decoder, how long to
+wait for it to ``patience``.
+"""
+
+import asyncio
+
+from msgspec.structs import replace
+
+from gateway.accounting.attempt import Attempt
+from gateway.errors import UpstreamError
+from gateway.execution.base import Reply
+from gateway.execution.patience import Patience
+from gateway.execution.unstreamed import StreamRefusedError, refuses_stream
+from gateway.providers.base import Adapter, Decoder, streams_upstream
+from gateway.transport.base import UpstreamStream
+from gateway.types import Call
+
+_MAX_ERROR_BODY_BYTES = 64 * 1024
+
+
+async def begin(call: Call, adapter: Adapter, attempt: Attempt, stream: UpstreamStream, patience: Patience) -> Reply:
+    """Read until there is something for the caller. Raises UpstreamError for an answer that is an error."""
+    target, wants_stream = attempt.target, call.envelope.stream
+    streamed = attempt.streamed = wants_stream or streams_upstream(call, target)
+    attempt.upstream_status = stream.status
+    if stream.status != 200:
+        body = await _read_error_body(stream, patience)
+        if streamed and not wants_stream and refuses_stream(stream.status, body):
+            raise StreamRefusedError(stream.status)
+        raise adapter.failure(stream.status, stream.headers, body, call.operation)
+    if not wants_stream:
+        if streamed and "json" in stream.headers.get("content-type", ""):
+            streamed = attempt.streamed = False  # it does not stream, which is what the caller asked for
+            target = replace(target, always_stream=False)
+        if not streamed:
+            return await _read_whole(adapter.decoder(call, target), attempt, stream, patience)
+    decoder = adapter.decoder(call, target)
+    held: list[bytes] = []
+    ended = False
+    while not (ended or decoder.complete or (wants_stream and decoder.content_events)):
+        if decoder.content_events:
+            patience.for_upstream()
+        chunk = await stream.read()
+        ended = not chunk
+        held.append(decoder.feed(chunk) if chunk else decoder.finish())
+        attempt.observe(decoder)
+    if not (wants_stream or ended):
+        held.append(decoder.finish())  # the answer's own end came before the body's
+    head = held[0] if len(held) == 1 else b"".join(held)
+    return Reply(attempt=attempt, decoder=decoder, stream=stream, patience=patience, head=head, ended=ended, reason="")
+
+
+async def _read_whole(decoder: Decoder, attempt: Attempt, stream: UpstreamStream, patience: Patience) -> Reply:
+    """Read an answer that comes in one piece. Blanks, which some send to keep the connection, are no sign of it."""
+    begun = False
+    while chunk := await stream.read():
+        decoder.feed(chunk)
+        if stream.complete:
+            break
+        begun = begun or not chunk.isspace()
+        if begun:
+            patience.for_upstream()
+    head = decoder.finish()
+    attempt.observe(decoder)
+    return Reply(attempt=attempt, decoder=decoder, stream=stream, patience=patience, head=head, ended=True, reason="")
+
+
+async def _read_error_body(stream: UpstreamStream, patience: Patience) -> bytes:
+    """Read an error's body, but no more and no longer than an error needs; what breaks on the way is left out."""
+    body = b""
+    try:
+        async with asyncio.timeout(patience.for_error_s()):
+            while len(body) < _MAX_ERROR_BODY_BYTES and (chunk := await stream.read()):
+                body += chunk
+    except (UpstreamError, TimeoutError):
+        return body
+    return body

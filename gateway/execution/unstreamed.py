@@ -1,0 +1,54 @@
+"""Which targets refuse to stream: where only we wanted a stream, they are asked for the whole answer for a while.
+
+OpenAI streams some models to verified organisations only (help.openai.com, "API organization verification"), and not
+every server behind an OpenAI-compatible address streams. Asked once more without, they answer; that they did is
+remembered, so that not every call asks twice, and forgotten, so that a target which has learnt to stream is measured.
+"""
+
+from msgspec.structs import replace
+
+from gateway.clock import Clock
+from gateway.errors import ErrorKind, UpstreamError
+from gateway.types import Candidate, Target
+
+REMEMBERED_S = 600.0
+_MOST = 1024
+_REFUSING = frozenset({400, 422, 501})
+
+
+class StreamRefusedError(UpstreamError):
+    """The upstream refuses a request for a reason that its answer connects with streaming, which we wanted."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(
+            ErrorKind.UPSTREAM_UNSUPPORTED, "The upstream does not stream this request.", upstream_status=status
+        )
+
+
+class Unstreamed:
+    """Remembers targets, in this process. A restart, and another address, begin anew."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._now_ns = clock.monotonic_ns
+        self._until_ns: dict[tuple[str, str], int] = {}
+
+    def learn(self, target: Target) -> None:
+        """Note that a target which had refused to stream has answered without."""
+        if len(self._until_ns) >= _MOST:
+            del self._until_ns[next(iter(self._until_ns))]
+        self._until_ns[target.id, target.base_url] = self._now_ns() + round(REMEMBERED_S * 1e9)
+
+    def holds(self, target: Target) -> bool:
+        """Tell whether a target refuses to stream, as far as is known."""
+        until_ns = self._until_ns.get((target.id, target.base_url)) if self._until_ns else None
+        return until_ns is not None and self._now_ns() < until_ns
+
+
+def refuses_stream(status: int, body: bytes) -> bool:
+    """Tell whether an error may be about streaming. A mistake costs one more request, which then shows what it is."""
+    return status in _REFUSING and b"stream" in body.lower()
+
+
+def without_stream(candidate: Candidate) -> Candidate:
+    """Return the candidate as one that is streamed only to callers who want a stream."""
+    return replace(candidate, target=replace(candidate.target, always_stream=False))
