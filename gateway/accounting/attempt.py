@@ -244,7 +244,7 @@ class Attempt:
         counts = error.meaning.trips_breaker
         if error.kind is ErrorKind.DEADLINE:
             counts = not self._events_seen and self._waited_long_enough(duration_ms)
-        elif error.kind is ErrorKind.UPSTREAM_TIMEOUT and self.upstream_status is None:
+        elif error.kind is ErrorKind.UPSTREAM_TIMEOUT:
             has_ceiling = self._call.route.constraints.ttft_ms is not None  # which may have cut the wait short
             counts = not has_ceiling or self._waited_long_enough(duration_ms)
         if not counts:

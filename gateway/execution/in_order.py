@@ -115,7 +115,8 @@ class InOrder:
         elif attempt is not None and attempt.elsewhere and _broken(candidate.target, failures) < MAX_REPLICAS:
             to_try.appendleft(candidate)  # this replica is out until it is heard again
         elif not to_try and retried_for is not None:
-            retry = self._retries.after(failures, retried_for.deadline_ns)
+            may_be_asked = [each for each in failures if _broken(each.candidate.target, failures) < MAX_REPLICAS]
+            retry = self._retries.after(may_be_asked, retried_for.deadline_ns)
             if retry is not None:
                 to_try.append(retry.candidate)
             return retry

@@ -19,7 +19,8 @@ FLOOR_PER_S = 1.0
 LARGEST_BALANCE = 10.0
 JITTER_S = 0.5
 """The wait is a random part of it, behind what the upstream asks for."""
-LONGEST_RETRY_AFTER_S = 5.0
+LONGEST_NAMED_WAIT_S = 2.0
+"""A caller who is told a longer one can do something else meanwhile."""
 
 _PASSING = frozenset(
     {
@@ -89,7 +90,7 @@ def _is_passing(failure: Failure) -> bool:
     error = failure.error
     if not failure.repeatable or error.kind not in _PASSING:
         return False
-    if error.retry_after_s is not None and error.retry_after_s > LONGEST_RETRY_AFTER_S:
+    if error.retry_after_s is not None and error.retry_after_s > LONGEST_NAMED_WAIT_S:
         return False
     if error.kind is ErrorKind.UPSTREAM_RATE_LIMITED:
         return error.retry_after_s is not None

@@ -23,6 +23,7 @@ class _Like(NamedTuple):
     target_id: str | None
     kind: str
     cause: str | None
+    then: str
 
 
 class FailureLog:
@@ -35,7 +36,7 @@ class FailureLog:
     def note(self, error: GatewayError, *, call_id: str, target_id: str | None, then: str) -> None:
         """Log a failure, or count it when its like was logged a moment ago."""
         upstream = error if isinstance(error, UpstreamError) else None
-        like = _Like(target_id, error.kind.value, error.cause)
+        like = _Like(target_id, error.kind.value, error.cause, then)
         if like not in self._since and len(self._since) >= MAX_KINDS:
             like = like._replace(target_id=None)
         if like in self._since:

@@ -149,7 +149,7 @@ CUT_HEADERS = Answer(hang_up=True, reset=True)
         (error_answer(529), 0.0),
         (CUT_HEADERS, 0.0),
         (error_answer(429, retry_after_s=1), 1.0),
-        (error_answer(503, retry_after_s=4), 4.0),
+        (error_answer(503, retry_after_s=2), 2.0),
     ],
 )
 def test_only_target_is_asked_once_more(fault: Answer, least_s: float, stream: bool, tmp_path: Path) -> None:

@@ -141,4 +141,4 @@ async def test_target_that_never_answers_is_left_even_without_a_stream(
         async with running_gateway(setup, tmp_path) as running, aiohttp.ClientSession() as client:
             answers = [await _chat(client, running, stream=False) for _ in range(5)]
     assert [(status, target) for status, _, target in answers] == [(200, "dear")] * 5
-    assert len(bad.seen) == 4  # the first, of a target that was never measured, is only a probe
+    assert len(bad.seen) == 3

@@ -54,7 +54,7 @@ def retries(seed: int = 1) -> Retries:
         (failure(ErrorKind.UPSTREAM_CUT), 0.0),
         (failure(ErrorKind.UPSTREAM_CONNECT), 0.0),
         (failure(ErrorKind.UPSTREAM_RATE_LIMITED, 429, 1.0), 1.0),
-        (failure(ErrorKind.UPSTREAM_OVERLOADED, 503, 5.0), 5.0),
+        (failure(ErrorKind.UPSTREAM_OVERLOADED, 503, 2.0), 2.0),
     ],
 )
 def test_momentary_failure_is_tried_again(failed: Failure, least_s: float) -> None:
@@ -72,7 +72,7 @@ def test_momentary_failure_is_tried_again(failed: Failure, least_s: float) -> No
         failure(ErrorKind.UPSTREAM_ERROR, 404),
         failure(ErrorKind.UPSTREAM_RATE_LIMITED, 429),
         failure(ErrorKind.UPSTREAM_RATE_LIMITED, 429, 60.0),
-        failure(ErrorKind.UPSTREAM_OVERLOADED, 503, 5.1),
+        failure(ErrorKind.UPSTREAM_OVERLOADED, 503, 2.1),
         failure(ErrorKind.UPSTREAM_CREDENTIALS, 401),
         failure(ErrorKind.UPSTREAM_TIMEOUT),
         failure(ErrorKind.UPSTREAM_STALLED),
