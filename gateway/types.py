@@ -165,6 +165,8 @@ class Target(Struct, frozen=True, kw_only=True):
     own_hardware: bool = False
     always_stream: bool = False
     """Stream upstream even when the caller did not ask, and assemble: the only way to measure TPOT."""
+    hides_reasoning: bool = False
+    """It may think before its first token, and stream nothing meanwhile."""
     headers: tuple[tuple[str, str], ...] = ()
     """Extra request headers from the configuration."""
     timeouts: Timeouts = Timeouts()

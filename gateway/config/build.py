@@ -25,7 +25,7 @@ from gateway.config.schema import (
     RouteSection,
     ServerSection,
 )
-from gateway.config.snapshot import Keep, ProviderType, Server, Snapshot, Storage, Wildcard
+from gateway.config.snapshot import Keep, ProviderType, Server, Snapshot, Storage, Wildcard, matches
 from gateway.types import (
     BodyBudget,
     Capability,
@@ -185,7 +185,8 @@ def _target(name: str, model: ModelSection, config: Config, kind: ProviderType, 
         quality=model.quality,
         region=model.region,
         own_hardware=kind.own_hardware or model.hardware is not None,
-        always_stream=always_stream,
+        always_stream=always_stream and not matches(upstream, kind.whole_models),
+        hides_reasoning=kind.hides_reasoning,
         headers=tuple((key, got.value if isinstance(got, Secret) else got) for key, got in provider.headers.items()),
         timeouts=_timeouts(config, provider=provider),
         cluster_url=base_url if kind.has_directory and provider.direct and not is_wildcard else None,
@@ -214,7 +215,12 @@ def _wildcard(name: str, model: ModelSection, config: Config, kind: ProviderType
         problems.add(("models", name), _no_price(kind, "is known for this provider"))
     template = _target(name, model, config, kind, rates or Rates())
     price_provider = kind.price_provider if rates is None else None
-    return Wildcard(prefix=name.removesuffix("*"), template=template, price_provider=price_provider)
+    return Wildcard(
+        prefix=name.removesuffix("*"),
+        template=template,
+        price_provider=price_provider,
+        whole_models=kind.whole_models,
+    )
 
 
 def _rates(name: str, model: ModelSection, kind: ProviderType, price_of: PriceOf, problems: Problems) -> Rates:

@@ -5,6 +5,7 @@ the ids that this holds.
 """
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from msgspec import Struct
@@ -25,12 +26,22 @@ class ProviderType(Struct, frozen=True, kw_only=True):
     needs_key: bool = False
     own_hardware: bool = False
     always_stream: bool = False
+    """It streams, and what it streams can be put together to exactly what it answers a plain call."""
+    whole_models: tuple[str, ...] = ()
+    """Patterns of the models for which that is not so."""
+    hides_reasoning: bool = False
+    """Some of its models think before the first token, and stream nothing meanwhile."""
     has_directory: bool = False
     """Its replicas may be listed by a directory at the base URL; see ADR 0006."""
     max_tokens_required: bool = False
     """The provider refuses a request without an output limit (Anthropic)."""
     licence: Licence = "unknown"
     """Of the models of such a provider, where the configuration names none (``proprietary`` for OpenAI)."""
+
+
+def matches(model: str, patterns: tuple[str, ...]) -> bool:
+    """Tell whether a model's own name is like one of the patterns."""
+    return any(fnmatchcase(model, pattern) for pattern in patterns)
 
 
 PageAccess = Literal["open", "key", "off"]
@@ -85,6 +96,8 @@ class Wildcard(Struct, frozen=True, kw_only=True):
     template: Target
     """``id``, ``upstream_model`` and ``rates`` are filled in for each name."""
     price_provider: str | None
+    whole_models: tuple[str, ...] = ()
+    """Patterns of those that are not streamed to callers who want no stream."""
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):

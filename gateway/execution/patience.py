@@ -140,9 +140,9 @@ class Patience:
 def expected_s(call: Call, candidate: Candidate) -> float:
     """Return how long a target in good health may take to give the first sign of an answer that is not streamed on.
 
-    That is its first token where it streams to us and hides no reasoning, and never less than twice what first tokens
-    took. Else it is the end of the answer: what a slow model takes for each token that the target is predicted to write
-    in one of a hundred, and for speech its own length.
+    That is its first token where it streams to us and hides no reasoning, as far as is known, and never less than twice
+    what first tokens took. Else it is the end of the answer: what a slow model takes for each token that the target is
+    predicted to write in one of a hundred, and for speech its own length.
     """
     target, prediction = candidate.target, candidate.prediction
     first_s = target.timeouts.first_token_s
@@ -152,6 +152,7 @@ def expected_s(call: Call, candidate: Candidate) -> float:
         prediction.billed_output_tokens is not None
         or "reasoning" in call.needs
         or "reasoning" in (target.capabilities or ())
+        or (target.hides_reasoning and prediction.ttft_ms is None)
     )
     if streams_upstream(call, target) and not reasons:
         return first_s

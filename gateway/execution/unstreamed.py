@@ -5,6 +5,8 @@ every server behind an OpenAI-compatible address streams. Asked once more withou
 remembered, so that not every call asks twice, and forgotten, so that a target which has learnt to stream is measured.
 """
 
+import re
+
 from msgspec.structs import replace
 
 from gateway.clock import Clock
@@ -14,6 +16,8 @@ from gateway.types import Candidate, Target
 REMEMBERED_S = 600.0
 _MOST = 1024
 _REFUSING = frozenset({400, 422, 501})
+_STREAM = re.compile(rb"(?<![a-z])stream", re.IGNORECASE)
+"""The word, also in the name of a member; an "upstream" says nothing."""
 
 
 class StreamRefusedError(UpstreamError):
@@ -46,7 +50,7 @@ class Unstreamed:
 
 def refuses_stream(status: int, body: bytes) -> bool:
     """Tell whether an error may be about streaming. A mistake costs one more request, which then shows what it is."""
-    return status in _REFUSING and b"stream" in body.lower()
+    return status in _REFUSING and _STREAM.search(body) is not None
 
 
 def without_stream(candidate: Candidate) -> Candidate:

@@ -16,7 +16,7 @@ from gateway.providers.failure import failure_in_stream, failure_of_answer
 from gateway.providers.transcript import TranscriptDecoder, form_for
 from gateway.types import Call, Operation, Target, UpstreamRequest
 from gateway.wire.frame import Frame, learn
-from gateway.wire.openai import DONE, Assembler, Chunk, Embeddings, Tap, parse, without_usage
+from gateway.wire.openai import DONE, Assembler, Chunk, Embeddings, PlainShape, Tap, parse, without_usage
 from gateway.wire.splice import members_of, splice
 from gateway.wire.sse import Splitter, data_of
 
@@ -39,7 +39,8 @@ class CompatibleAdapter:
     """Speak OpenAI's dialect to an upstream that speaks it too.
 
     ``refused_members`` are those the upstream is known to answer with 400. ``asks_usage`` is False for an upstream that
-    refuses ``stream_options`` and counts in its last chunk anyway. ``facts``: what its errors mean.
+    refuses ``stream_options`` and counts in its last chunk anyway. ``facts``: what its errors mean. ``plain``: what its
+    plain answers look like, for those that are put together from a stream.
     """
 
     def __init__(
@@ -48,10 +49,12 @@ class CompatibleAdapter:
         refused_members: frozenset[str] = frozenset(),
         asks_usage: bool = True,
         facts: Facts = COMPATIBLE,
+        plain: PlainShape | None = None,
     ) -> None:
         self._refused_members = refused_members
         self._asks_usage = asks_usage
         self._facts = facts
+        self._plain = plain or PlainShape()
 
     def refuses(self, call: Call, target: Target) -> str | None:  # noqa: ARG002 - the same for every target
         """Name the members of the request that this upstream does not take, if there are any."""
@@ -86,7 +89,7 @@ class CompatibleAdapter:
             return EmbeddingsDecoder() if call.operation == "embeddings" else ObjectDecoder()
         if call.envelope.stream:
             return StreamDecoder(keeps_usage=call.envelope.include_usage)
-        return AssemblingDecoder(call)
+        return AssemblingDecoder(call, self._plain)
 
     def failure(
         self, status: int, headers: Mapping[str, str], body: bytes, operation: Operation = "chat"
@@ -312,9 +315,9 @@ class StreamDecoder(_Events):
 class AssemblingDecoder(_Events):
     """Take a stream, and give the caller who wants none the whole answer at its end."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, plain: PlainShape) -> None:
         super().__init__()
-        self._assembler = Assembler(call.operation)
+        self._assembler = Assembler(call.operation, plain)
         self._size = 0
 
     def feed(self, chunk: bytes) -> bytes:

@@ -6,6 +6,7 @@ from gateway.providers.base import Adapter
 from gateway.providers.classify import DEEPSEEK, OPENROUTER, XAI
 from gateway.providers.compatible import CompatibleAdapter
 from gateway.types import Licence
+from gateway.wire.openai import PlainShape
 
 # vLLM 0.32, vllm/entrypoints: what its requests take beyond OpenAI's reference. OpenAI answers 400 to them.
 VLLM_MEMBERS = frozenset(
@@ -24,26 +25,37 @@ VLLM_MEMBERS = frozenset(
 
 ADAPTERS: dict[str, Adapter] = {
     "anthropic": AnthropicAdapter(),
-    "openai": CompatibleAdapter(refused_members=VLLM_MEMBERS),
+    "openai": CompatibleAdapter(refused_members=VLLM_MEMBERS, plain=PlainShape(message={"annotations": []})),
     "vllm": CompatibleAdapter(),
     "compatible": CompatibleAdapter(),
     "compatible-without-stream-options": CompatibleAdapter(asks_usage=False),
-    "deepseek": CompatibleAdapter(facts=DEEPSEEK),
+    "deepseek": CompatibleAdapter(facts=DEEPSEEK, plain=PlainShape(as_streamed=True)),
     "openrouter": CompatibleAdapter(facts=OPENROUTER),
     "xai": CompatibleAdapter(facts=XAI),
 }
 
 
 def _hosted(
-    base_url: str, price_provider: str | None, *, adapter: str = "compatible", licence: Licence = "unknown"
+    base_url: str,
+    price_provider: str | None,
+    *,
+    adapter: str = "compatible",
+    licence: Licence = "unknown",
+    always_stream: bool = False,
 ) -> ProviderType:
     """Describe a provider on the internet; ``licence`` where all its models are its own and closed."""
     return ProviderType(
-        adapter=adapter, base_url=base_url, price_provider=price_provider, needs_key=True, licence=licence
+        adapter=adapter,
+        base_url=base_url,
+        price_provider=price_provider,
+        needs_key=True,
+        licence=licence,
+        always_stream=always_stream,
     )
 
 
-# Base URLs are those that the provider's own documentation gives for OpenAI's SDK.
+# Base URLs are those that the provider's own documentation gives for OpenAI's SDK. Who streams plain calls, and why the
+# others do not: docs/reference/providers.md.
 PROVIDER_TYPES: dict[str, ProviderType] = {
     "anthropic": ProviderType(
         adapter="anthropic",
@@ -52,17 +64,27 @@ PROVIDER_TYPES: dict[str, ProviderType] = {
         needs_key=True,
         max_tokens_required=True,
         licence="proprietary",
+        always_stream=True,
     ),
     "ray-serve": ProviderType(
         adapter="vllm", model_path="/{upstream}/v1", own_hardware=True, always_stream=True, has_directory=True
     ),
     "vllm": ProviderType(adapter="vllm", own_hardware=True, always_stream=True),
     "openai-compatible": ProviderType(adapter="compatible"),
-    "openai": _hosted("https://api.openai.com/v1", "openai", adapter="openai", licence="proprietary"),
+    "openai": ProviderType(
+        adapter="openai",
+        base_url="https://api.openai.com/v1",
+        price_provider="openai",
+        needs_key=True,
+        licence="proprietary",
+        always_stream=True,
+        whole_models=("*-search-*",),  # what they cite is in no chunk
+        hides_reasoning=True,
+    ),
     "groq": _hosted("https://api.groq.com/openai/v1", "groq"),
     "together": _hosted("https://api.together.ai/v1", "together"),
     "fireworks": _hosted("https://api.fireworks.ai/inference/v1", "fireworks"),
-    "deepseek": _hosted("https://api.deepseek.com", "deepseek", adapter="deepseek"),
+    "deepseek": _hosted("https://api.deepseek.com", "deepseek", adapter="deepseek", always_stream=True),
     "xai": _hosted("https://api.x.ai/v1", "x-ai", adapter="xai", licence="proprietary"),
     "openrouter": _hosted("https://openrouter.ai/api/v1", "openrouter", adapter="openrouter"),
     "perplexity": _hosted("https://api.perplexity.ai", "perplexity"),

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from msgspec.structs import replace
 
-from gateway.config.snapshot import Snapshot, Wildcard
+from gateway.config.snapshot import Snapshot, Wildcard, matches
 from gateway.errors import ErrorKind, GatewayError
 from gateway.types import Call, Envelope, Inbound, Principal, Rates, Route
 
@@ -105,6 +105,7 @@ def _wildcard_route(name: str, wildcard: Wildcard, snapshot: Snapshot, price_of:
         id=name,
         upstream_model=upstream,
         rates=rates,
+        always_stream=template.always_stream and not matches(upstream, wildcard.whole_models),
         base_url=template.base_url.replace("{upstream}", quote(upstream)),
     )
     return Route(name=name, targets=(target,), version=snapshot.version, timeouts=snapshot.timeouts)

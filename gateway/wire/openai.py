@@ -20,6 +20,8 @@ DONE = b"[DONE]"
 
 _Object = dict[str, Any]
 _NOTHING: _Object = {}
+_PADDING = frozenset(("obfuscation", "p"))
+"""Random text with which OpenAI and Mistral hide the lengths of a stream's tokens; no part of a plain answer."""
 
 
 class Delta(Struct):
@@ -212,17 +214,27 @@ def _call_bytes(call: Any) -> int:
     return _text_bytes(call.get("name")) + _text_bytes(call.get("arguments")) + _text_bytes(call.get("input"))
 
 
+class PlainShape(Struct, frozen=True, kw_only=True):
+    """How the plain answers of a provider differ from the sum of its chunks."""
+
+    message: _Object = {}
+    """Members of every plain message that no chunk holds, with the values that say nothing."""
+    as_streamed: bool = False
+    """Tool calls keep their ``index``, and an empty text beside them stays one. Most have no index and null."""
+
+
 class Assembler:
     """Put the whole answer together from the chunks of a stream, with every member that the chunks hold.
 
     Text is joined, lists of a delta and of log-probabilities are appended to, tool calls are joined by their index;
-    of any other member the last value that is not null wins.
+    of any other member the last value that is not null wins. Padding is left out.
     """
 
-    __slots__ = ("_chat", "_choices", "_top")
+    __slots__ = ("_chat", "_choices", "_shape", "_top")
 
-    def __init__(self, operation: Operation) -> None:
+    def __init__(self, operation: Operation, shape: PlainShape | None = None) -> None:
         self._chat = operation == "chat"
+        self._shape = shape or PlainShape()
         self._top: _Object = {}
         self._choices: dict[int, _Pieces] = {}
 
@@ -257,6 +269,8 @@ class Assembler:
             if name == "choices":
                 for choice in value or ():
                     self._add_choice(choice)
+            elif name in _PADDING:
+                continue
             elif value is not None and not (name in {"id", "created", "model"} and self._top.get(name)):
                 self._top[name] = value
             else:
@@ -280,12 +294,15 @@ class Assembler:
                 pieces.put(name, value)
 
     def _choice(self, index: int) -> _Object:
-        choice: _Object = {"index": index, "logprobs": None, "finish_reason": None}
-        choice |= self._choices[index].whole()
+        choice: _Object = {"index": index, "finish_reason": None} | self._choices[index].whole()
         if not self._chat:
             return {"text": ""} | choice
-        message = {"role": "assistant", "content": None} | choice.pop("message", _NOTHING)
-        if message["content"] == "" and (message.get("tool_calls") or message.get("function_call")):
+        message = {"role": "assistant", "content": None} | self._shape.message | choice.pop("message", _NOTHING)
+        calls = message.get("tool_calls")
+        if self._shape.as_streamed:
+            if calls:
+                message["tool_calls"] = [{"index": at} | call for at, call in enumerate(calls)]
+        elif message["content"] == "" and (calls or message.get("function_call")):
             message["content"] = None
         return {"message": message} | choice
 

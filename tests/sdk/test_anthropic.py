@@ -22,6 +22,8 @@ from tests.ground.upstream import ScriptedUpstream
 
 EXCHANGES = {path.parent.name: load(path) for path in sorted((ROOT / "anthropic").glob("*/exchange.json"))}
 _TOOLS = EXCHANGES["tool-use-stream"]
+CLAUDE = {"type": "anthropic", "api_key": "env:CLAUDE", "always_stream": False}
+"""A plain call is asked as one: ``tests/contract`` plays the others."""
 PRICE = {"input": 1.0, "cached_input": 0.1, "cache_write": 1.25, "output": 5.0, "reasoning": 6.0}
 """USD per million tokens; each class has its own, so that none can stand in for another."""
 
@@ -52,7 +54,7 @@ async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Grou
     """Run a gateway with one Anthropic provider, and make a client."""
     async with ScriptedUpstream() as upstream:
         config = {
-            "providers": {"claude": {"type": "anthropic", "base_url": upstream.url, "api_key": "env:CLAUDE"}},
+            "providers": {"claude": {**CLAUDE, "base_url": upstream.url}},
             "models": {name: _model(exchange) for name, exchange in [*EXCHANGES.items(), ("helper", _TOOLS)]},
         }
         environ = {"CLAUDE": CREDENTIAL}

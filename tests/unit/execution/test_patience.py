@@ -169,6 +169,8 @@ SLOW_TTFT = Quantiles(20_000.0, 30_000.0, 35_000.0, 40_000.0)
         ({"ttft_ms": SLOW_TTFT}, STREAMED, {}, 80),
         ({}, STREAMED, {"reasoning_effort": "high"}, 20 + 30),
         ({}, {**STREAMED, "capabilities": frozenset({"chat", "reasoning"})}, {}, 20 + 30),
+        ({}, {**STREAMED, "hides_reasoning": True}, {}, 20 + 30),
+        ({"ttft_ms": SLOW_TTFT}, {**STREAMED, "hides_reasoning": True}, {}, 80),
         ({"billed_output_tokens": Quantiles(1.0, 1.0, 1.0, 500.0)}, STREAMED, {}, 20 + 50),
         ({"billed_output_tokens": Quantiles(1.0, 1.0, 1.0, 500.0)}, {}, {}, 20 + 50),
         ({}, {"timeouts": Timeouts(first_token_s=3)}, {}, 3 + 30),
