@@ -145,8 +145,8 @@ class ProviderSection(Section):
         default=None,
         description="Stream from the upstream also where the caller asked for no stream, and put the answer together: "
         "silence is noticed after `first_token_s`, and time per output token is measured. Default: the type's own, on "
-        "for own replicas. What cannot be put together exactly is "
-        "asked for as it is, and so is for ten minutes whatever an upstream has refused to stream.",
+        "for own replicas, Anthropic, DeepSeek and OpenAI (docs/reference/providers.md). What cannot be put together "
+        "exactly is asked for as it is, and so is for ten minutes whatever an upstream has refused to stream.",
     )
     timeouts: ProviderTimeoutsSection = Field(
         default=ProviderTimeoutsSection(), description="How long to wait for this provider."

@@ -38,9 +38,11 @@ class Unstreamed:
 
     def learn(self, target: Target) -> None:
         """Note that a target which had refused to stream has answered without."""
+        key = target.id, target.base_url
+        self._until_ns.pop(key, None)
         if len(self._until_ns) >= _MOST:
             del self._until_ns[next(iter(self._until_ns))]
-        self._until_ns[target.id, target.base_url] = self._now_ns() + round(REMEMBERED_S * 1e9)
+        self._until_ns[key] = self._now_ns() + round(REMEMBERED_S * 1e9)
 
     def holds(self, target: Target) -> bool:
         """Tell whether a target refuses to stream, as far as is known."""
