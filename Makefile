@@ -1,6 +1,6 @@
 # Tollway: what to type. The work is done in Python; see workers/bootstrap.py and workers/up.py.
 .DEFAULT_GOAL := help
-.PHONY: help up up-several load test test-fast check soak bench lock setup-dev
+.PHONY: help up up-several load test test-fast check soak faults bench lock setup-dev
 
 PYTHON ?= python3.11
 PORT   ?= 8080
@@ -33,6 +33,7 @@ help:
 	@echo "make test-fast             without the engine and what takes many processes, in under two minutes"
 	@echo "make check                 ruff, mypy, import layers"
 	@echo "make soak                  the long tests"
+	@echo "make faults                sixteen faults of a provider and what callers see of them: docs/reference/faults.md"
 	@echo "make bench                 this gateway beside others, one core each: docs/reference/bench.md"
 	@echo "make lock                  resolve the hash-locked requirements anew"
 
@@ -93,6 +94,10 @@ test-fast: setup-dev
 
 soak: setup-dev
 	$(PYTEST) -m soak
+
+# Ends in about two minutes: one of the faults is an outage of a minute.
+faults: setup-dev
+	.venv/bin/python -m tests.faults
 
 bench: setup-dev
 	.venv/bin/python -m loadtests.bench
