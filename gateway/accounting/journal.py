@@ -219,10 +219,14 @@ class Journal:
         with self.lock:
             if not self._dirty or self._fd < 0:
                 return
+            # A duplicate, so that rotation or close cannot give the number to another file meanwhile.
+            try:
+                current = os.dup(self._fd)
+            except OSError as error:  # no descriptor is free
+                self._note_unsynced(error)
+                raise
             self._dirty = False
             retired, self._retired = self._retired, []
-            # A duplicate, so that rotation or close cannot give the number to another file meanwhile.
-            current = os.dup(self._fd)
         try:
             for fd in (*retired, current):
                 os.fdatasync(fd)
@@ -231,15 +235,18 @@ class Journal:
             # The kernel may have thrown the pages away and reported it once (fsync's semantics since Linux 4.13), so a
             # later success proves nothing about these lines; say so, and go on: they are still readable for SQL.
             self._dirty = True
-            if self._sync_failure is None:
-                self._sync_failure = f"the journal cannot be synced: {error.strerror}"
-                self._alarm(self._sync_failure)
+            self._note_unsynced(error)
             raise
         else:
             self._sync_failure = None
         finally:
             for fd in (*retired, current):
                 os.close(fd)
+
+    def _note_unsynced(self, error: OSError) -> None:
+        if self._sync_failure is None:
+            self._sync_failure = f"the journal cannot be synced: {error.strerror}"
+            self._alarm(self._sync_failure)
 
     def _sync_directory(self) -> None:
         fd = os.open(self._dir, os.O_RDONLY | os.O_DIRECTORY)

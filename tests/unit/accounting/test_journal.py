@@ -38,6 +38,19 @@ def file_size_limit(limit_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """Let this process open nothing more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Path("/dev/null").open("rb") as first_free:
+        least = first_free.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (least, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def settled(number: int) -> Settled:
     """Make a line."""
     return Settled(build_entry(f"att_{number}"))
@@ -150,3 +163,21 @@ def test_the_directory_is_for_its_owner_alone(tmp_path: Path) -> None:
     with opened(tmp_path / "state"):
         assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
         assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "state").iterdir())
+
+
+def test_sync_without_a_free_descriptor_is_told_and_made_up_for(tmp_path: Path) -> None:
+    """Nothing counts as synced that was not, and the descriptor of the segment before is not lost."""
+    alarms: list[str] = []
+    with opened(tmp_path, alarms) as journal:
+        open_before = len(list(Path("/dev/fd").iterdir()))
+        journal.append(settled(1))
+        journal.rotate()
+        with no_descriptor_left():
+            for _try in range(2):
+                with pytest.raises(OSError, match="Too many open files"):
+                    journal.sync()
+            assert journal.failure() == "the journal cannot be synced: Too many open files"
+        journal.sync()
+        assert journal.failure() is None
+        assert len(alarms) == 1
+        assert len(list(Path("/dev/fd").iterdir())) == open_before
