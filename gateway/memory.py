@@ -50,13 +50,15 @@ class GrowthWatch:
             asyncio.get_running_loop().call_later(_LOOK_S, self._look)
 
     def _look(self) -> None:
-        pause_s, now_bytes = _LOOK_S, self._resident_bytes()
-        self._least_bytes = min(self._least_bytes, now_bytes)
-        if now_bytes > self._least_bytes + _MOST_GROWTH_BYTES:
-            begun_s = time.perf_counter()
-            self._collect()
-            pause_s = max(pause_s, (time.perf_counter() - begun_s) / _MOST_SHARE)
-            self._least_bytes = self._resident_bytes()
+        pause_s = _LOOK_S
+        with contextlib.suppress(OSError):  # without a free descriptor nothing can be read; later it can
+            now_bytes = self._resident_bytes()
+            self._least_bytes = min(self._least_bytes, now_bytes)
+            if now_bytes > self._least_bytes + _MOST_GROWTH_BYTES:
+                begun_s = time.perf_counter()
+                self._collect()
+                pause_s = max(pause_s, (time.perf_counter() - begun_s) / _MOST_SHARE)
+                self._least_bytes = self._resident_bytes()
         asyncio.get_running_loop().call_later(pause_s, self._look)
 
 

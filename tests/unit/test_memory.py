@@ -1,0 +1,26 @@
+"""The watch over the process's growth."""
+
+import asyncio
+import errno
+
+from gateway.memory import GrowthWatch
+from tests.ground.virtual_time import run_virtual
+
+
+def test_watch_outlives_a_size_that_cannot_be_read() -> None:
+    """Without a free descriptor nothing can be opened; when one is free again, garbage is collected as before."""
+    sizes: list[int | OSError] = [0, 1, OSError(errno.EMFILE, "x"), OSError(errno.EMFILE, "x"), 100_000_000, 2]
+    collections: list[float] = []
+
+    def resident_bytes() -> int:
+        size = sizes.pop(0) if sizes else 2
+        if isinstance(size, OSError):
+            raise size
+        return size
+
+    async def scenario() -> None:
+        GrowthWatch(resident_bytes, lambda: collections.append(asyncio.get_running_loop().time())).start()
+        await asyncio.sleep(10)
+
+    run_virtual(scenario())
+    assert collections == [4.0]
