@@ -9,11 +9,12 @@ from enum import StrEnum
 from typing import Literal, NamedTuple, Self
 
 Cause = Literal[
-    "dns", "refused", "unreachable", "connect_timeout", "certificate", "tls", "reset", "closed", "not_http", "shortage"
-]
+    "dns", "refused", "unreachable", "connect_timeout", "certificate", "tls", "reset", "closed", "not_http",
+    "open_files", "system_open_files", "local_ports", "memory", "threads", "look_ups",
+]  # fmt: skip
 """What lies beneath a kind where that is known: for the log and the ledger, never an address or an upstream's words.
 
-``closed``: the upstream ended the connection in good order. ``shortage``: something that this machine lacks.
+``closed``: the upstream ended the connection in good order. The last six are what this machine lacks (``shortage``).
 """
 
 
@@ -38,6 +39,7 @@ class ErrorKind(StrEnum):
     TOO_MANY_BODY_BYTES = "too_many_body_bytes"
     BODY_MEMORY_FULL = "body_memory_full"
     NO_TARGET = "no_target"
+    OWN_SHORTAGE = "own_shortage"
     STORAGE_UNAVAILABLE = "storage_unavailable"
     SHUTTING_DOWN = "shutting_down"
     INTERNAL = "internal"
@@ -99,6 +101,7 @@ MEANINGS: dict[ErrorKind, Meaning] = {
     ),
     ErrorKind.BODY_MEMORY_FULL: Meaning(503, _OURS, "body_memory_full", False, False, logging.WARNING),
     ErrorKind.NO_TARGET: Meaning(503, _OURS, "no_target_available", False, False, logging.WARNING),
+    ErrorKind.OWN_SHORTAGE: Meaning(503, _OURS, "gateway_shortage", True, False, logging.ERROR),
     ErrorKind.STORAGE_UNAVAILABLE: Meaning(503, _OURS, "storage_unavailable", False, False, logging.ERROR),
     ErrorKind.SHUTTING_DOWN: Meaning(503, _OURS, "shutting_down", False, False, logging.INFO),
     ErrorKind.INTERNAL: Meaning(500, _OURS, "internal_error", False, False, logging.ERROR),

@@ -71,9 +71,9 @@ class Transport(Protocol):
         same origin and ``pool`` only, unless they ask for a ``fresh`` one. Waiting for headers has no time limit of
         its own: the caller sets one around it. Redirects are not followed, and no request is sent twice.
 
-        Raises UpstreamError: UPSTREAM_CONNECT (nothing was sent), UPSTREAM_CUT (the connection broke before the
-        headers were complete), UPSTREAM_PROTOCOL (the answer is not HTTP, or the request could not be written as HTTP
-        and was not sent), STALE_CONNECTION (a kept connection was of no use, and the request may go out anew on a
-        fresh one: it broke within STALE_SHOWS_WITHIN_S without a byte of an answer, or bytes came on it before the
-        request had been written, which may be another request's answer).
+        Raises UpstreamError: UPSTREAM_CONNECT (nothing was sent), OWN_SHORTAGE (nothing was sent, for want of something
+        of ours), UPSTREAM_CUT (the connection broke before the headers were complete), UPSTREAM_PROTOCOL (the answer is
+        not HTTP, or the request could not be written as HTTP and was not sent), STALE_CONNECTION (a kept connection was
+        of no use, and the request may go out anew on a fresh one: it broke within STALE_SHOWS_WITHIN_S without a byte
+        of an answer, or bytes came on it before the request had been written, which may be another request's answer).
         """

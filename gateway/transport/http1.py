@@ -17,6 +17,7 @@ from gateway.transport.base import STALE_SHOWS_WITHIN_S, Sending
 from gateway.transport.http1_connect import connect, connect_error, default_tls
 from gateway.transport.http1_connection import Answer, Connection, failed
 from gateway.transport.http1_request import Pool, address_of, head_of
+from gateway.transport.resolver import Resolver
 from gateway.types import UpstreamRequest
 
 _ADDRESSES_REMEMBERED = 1024
@@ -26,7 +27,8 @@ class HttpTransport:
     """Implement ``gateway.transport.base.Transport`` over the network.
 
     There is no limit on open connections: limits belong to admission. ``header_limit_bytes`` bounds each header of an
-    answer; there may be 128 of them. ``ssl_context`` replaces the system's trust store.
+    answer; there may be 128 of them. ``ssl_context`` replaces the system's trust store, ``resolver`` the one that asks
+    the system for addresses.
     """
 
     def __init__(
@@ -35,10 +37,12 @@ class HttpTransport:
         keepalive_s: float = 15.0,
         header_limit_bytes: int = 8190,
         ssl_context: ssl.SSLContext | None = None,
+        resolver: Resolver | None = None,
     ) -> None:
         self._keepalive_s = keepalive_s
         self._header_limit_bytes = header_limit_bytes
         self._tls = ssl_context
+        self._resolver = resolver or Resolver()
         self.address_of = functools.lru_cache(_ADDRESSES_REMEMBERED)(address_of)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open: set[Connection] = set()
@@ -84,17 +88,22 @@ class HttpTransport:
         return None
 
     async def connect(self, pool: Pool, timeout_s: float) -> Connection:
-        """Open a connection. Raises UpstreamError: UPSTREAM_CONNECT."""
+        """Open a connection. Raises UpstreamError: UPSTREAM_CONNECT, OWN_SHORTAGE."""
         if self._loop is None:
             raise RuntimeError("HttpTransport.send needs start() first")
-        tls = self._tls if pool.origin.tls else None
+        origin, until_s = pool.origin, self._loop.time() + timeout_s
+        tls = self._tls if origin.tls else None
+        addresses = await self._resolver.addresses(origin.host, timeout_s)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout_at(until_s):
                 connection = await connect(
-                    pool.origin, tls, lambda: Connection(pool, self._header_limit_bytes, self._open.discard)
+                    origin, addresses, tls, lambda: Connection(pool, self._header_limit_bytes, self._open.discard)
                 )
-        except (OSError, UnicodeError) as error:
-            raise connect_error(error) from None
+        except (OSError, UnicodeError, MemoryError) as error:
+            failure = connect_error(error)
+            if failure.kind is ErrorKind.UPSTREAM_CONNECT:
+                self._resolver.doubt(origin.host)
+            raise failure from None
         self._open.add(connection)
         if self._loop is None or not connection.open:
             connection.drop()

@@ -1,4 +1,4 @@
-"""How a connection comes about: names resolved, addresses raced, TLS; and a sentence for each way that fails."""
+"""How a connection comes about: addresses raced, TLS; and a sentence for each way that fails."""
 
 import asyncio
 import errno
@@ -7,12 +7,14 @@ import os
 import socket
 import ssl
 from asyncio.staggered import staggered_race
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
 
 from gateway.errors import Cause, ErrorKind, UpstreamError
+from gateway.shortage import ShortageError, lack_of
 from gateway.transport.http1_connection import Connection
 from gateway.transport.http1_request import Origin
+from gateway.transport.resolver import HostAddress
 
 _NEXT_ADDRESS_AFTER_S = 0.25
 """RFC 8305: how long one address may keep us waiting before the next is tried beside it."""
@@ -23,9 +25,8 @@ _CAUSES: dict[int, Cause] = {
     errno.ECONNRESET: "reset",
     errno.EPIPE: "reset",
     errno.ETIMEDOUT: "connect_timeout",
-    **dict.fromkeys((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL), "shortage"),
 }
-"""Of the system's errors; any other one is ``unreachable``. EADDRNOTAVAIL: no local port is free."""
+"""Of the system's errors about an upstream; any other one is ``unreachable``."""
 
 
 def default_tls() -> ssl.SSLContext:
@@ -35,10 +36,12 @@ def default_tls() -> ssl.SSLContext:
     return context
 
 
-async def connect(origin: Origin, tls: ssl.SSLContext | None, make: Callable[[], Connection]) -> Connection:
-    """Open a connection. Raises OSError of which ``connect_error`` makes an UpstreamError."""
+async def connect(
+    origin: Origin, addresses: Sequence[HostAddress], tls: ssl.SSLContext | None, make: Callable[[], Connection]
+) -> Connection:
+    """Open a connection to one of the origin's addresses. Raises what ``connect_error`` makes an UpstreamError of."""
     loop = asyncio.get_running_loop()
-    opened = await _open_socket(origin)
+    opened = await _open_socket(addresses, origin.port)
     connection = make()
     try:
         await loop.create_connection(
@@ -51,43 +54,57 @@ async def connect(origin: Origin, tls: ssl.SSLContext | None, make: Callable[[],
     return connection
 
 
-async def _open_socket(origin: Origin) -> socket.socket:
+async def _open_socket(addresses: Sequence[HostAddress], port: int) -> socket.socket:
     """Race the host's addresses, as uvloop's own ``create_connection`` does not."""
-    loop = asyncio.get_running_loop()
-    try:
-        found = socket.getaddrinfo(
-            origin.host, origin.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-        )
-    except socket.gaierror:  # a name, not a literal address
-        found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
-    families = [entry[0] for entry in found]
-    first = [entry for entry in found if entry[0] == families[0]]
-    other = [entry for entry in found if entry[0] != families[0]]
-    in_turn = [entry for entry in chain.from_iterable(zip_longest(first, other)) if entry is not None]
-    if len(in_turn) == 1:
-        return await _try_address(in_turn[0][0], in_turn[0][4])
-    attempts = [functools.partial(_try_address, entry[0], entry[4]) for entry in in_turn]
+    if len(addresses) == 1:
+        return await _try_address(addresses[0], port)
+    first = [each for each in addresses if each.family == addresses[0].family]
+    other = [each for each in addresses if each.family != addresses[0].family]
+    in_turn = [each for each in chain.from_iterable(zip_longest(first, other)) if each is not None]
+    attempts = [functools.partial(_try_address, each, port) for each in in_turn]
     winner: socket.socket | None
-    winner, _index, errors = await staggered_race(attempts, _NEXT_ADDRESS_AFTER_S, loop=loop)
+    winner, _index, errors = await staggered_race(attempts, _NEXT_ADDRESS_AFTER_S, loop=asyncio.get_running_loop())
     if winner is None:
-        raise next((error for error in errors if error is not None), OSError())
+        raise max((error for error in errors if error is not None), key=_tells, default=OSError())
     return winner
 
 
-async def _try_address(family: int, address: tuple[object, ...]) -> socket.socket:
-    opened = socket.socket(family, socket.SOCK_STREAM)
+def _tells(error: Exception) -> int:
+    """Rank what the addresses of one host failed of. With a lack of ours, none of them has been tried in earnest."""
+    if lack_of(error) is not None:
+        return 2
+    return isinstance(error, OSError) and error.errno in _CAUSES
+
+
+async def _try_address(address: HostAddress, port: int) -> socket.socket:
+    opened = socket.socket(address.family, socket.SOCK_STREAM)
     try:
         opened.setblocking(False)
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await asyncio.get_running_loop().sock_connect(opened, address)
-    except BaseException:
+        await asyncio.get_running_loop().sock_connect(opened, address.with_port(port))
+    except BaseException as error:
         opened.close()
+        if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL and not _has_route(address, port):
+            raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH)) from None
         raise
     return opened
 
 
+def _has_route(address: HostAddress, port: int) -> bool:
+    """Tell whether we have an address to reach this one from. EADDRNOTAVAIL is said of that and of ports used up.
+
+    A datagram socket needs the one, and has ports of its own; connecting it sends nothing.
+    """
+    with socket.socket(address.family, socket.SOCK_DGRAM) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(address.with_port(port)) == 0
+
+
 def connect_error(error: Exception) -> UpstreamError:
     """Say why there is no connection, without the address, which the system's and OpenSSL's own messages hold."""
+    lack = lack_of(error)
+    if lack is not None:
+        return ShortageError(lack)
     cause, sentence = _describe(error)
     return UpstreamError(ErrorKind.UPSTREAM_CONNECT, sentence, cause=cause)
 
@@ -101,8 +118,6 @@ def _describe(error: Exception) -> tuple[Cause, str]:
         return "certificate", f"The upstream's TLS certificate was not accepted: {why}."
     if isinstance(error, ssl.SSLError):
         return "tls", "The TLS handshake with the upstream failed."
-    if isinstance(error, (socket.gaierror, UnicodeError)):  # UnicodeError: a label of the name is too long or empty
-        return "dns", "The upstream's host name does not resolve."
     number = error.errno if isinstance(error, OSError) else None
     if number is None or number not in errno.errorcode:
         return "unreachable", "The upstream could not be reached."

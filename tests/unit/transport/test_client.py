@@ -5,17 +5,21 @@ import errno
 import gc
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytest_asyncio
 
 from gateway.errors import ErrorKind, UpstreamError
+from gateway.transport import http1_connect
 from gateway.transport.http1 import HttpTransport
 from gateway.transport.http1_connect import connect_error
+from gateway.transport.resolver import DOUBTED_AFTER_S, HostAddress, Resolver
 from tests.ground.builders import build_upstream_request
 from tests.ground.script import Answer, error_answer, json_answer
 from tests.ground.upstream import ScriptedUpstream
@@ -65,19 +69,24 @@ async def raw_server(
     await asyncio.gather(*connections)
 
 
-async def fetch(transport: HttpTransport, url: str, *, connect_timeout_s: float = 2.0, body: bytes = b"{}") -> bytes:
+async def fetch(
+    transport: HttpTransport, url: str, *, connect_timeout_s: float = 2.0, body: bytes = b"{}", fresh: bool = False
+) -> bytes:
     """Read one answer to its end."""
     received = bytearray()
-    async with transport.send(build_upstream_request(url, body=body), connect_timeout_s=connect_timeout_s) as answer:
+    request = build_upstream_request(url, body=body)
+    async with transport.send(request, connect_timeout_s=connect_timeout_s, fresh=fresh) as answer:
         while data := await answer.read():
             received += data
     return bytes(received)
 
 
-async def failure(transport: HttpTransport, url: str, *, connect_timeout_s: float = 2.0) -> UpstreamError:
+async def failure(
+    transport: HttpTransport, url: str, *, connect_timeout_s: float = 2.0, fresh: bool = False
+) -> UpstreamError:
     """Send a request that must fail."""
     with pytest.raises(UpstreamError) as caught:
-        await fetch(transport, url, connect_timeout_s=connect_timeout_s)
+        await fetch(transport, url, connect_timeout_s=connect_timeout_s, fresh=fresh)
     return caught.value
 
 
@@ -251,13 +260,132 @@ async def test_connect_error_names_the_cause_but_no_address(
         (errno.ETIMEDOUT, "connect_timeout"),
         (errno.ENETUNREACH, "unreachable"),
         (errno.EHOSTUNREACH, "unreachable"),
-        (errno.EMFILE, "shortage"),
-        (errno.EADDRNOTAVAIL, "shortage"),
     ],
 )
 def test_system_error_has_a_cause(number: int, cause: str) -> None:
     """What the system says is sorted into few words."""
-    assert connect_error(OSError(number, "10.0.0.7:443 said so")).cause == cause
+    error = connect_error(OSError(number, "10.0.0.7:443 said so"))
+    assert (error.kind, error.cause) == (ErrorKind.UPSTREAM_CONNECT, cause)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.EMFILE, "x"), ("open_files", "ulimit -n")),
+        (OSError(errno.ENFILE, "x"), ("system_open_files", "fs.file-max")),
+        (OSError(errno.EADDRNOTAVAIL, "x"), ("local_ports", "net.ipv4.ip_local_port_range")),
+        (OSError(errno.ENOBUFS, "x"), ("memory", "give it more")),
+        (OSError(errno.ENOMEM, "x"), ("memory", "give it more")),
+        (MemoryError(), ("memory", "give it more")),
+    ],
+)
+@pytest.mark.parametrize("other", [None, OSError(errno.ECONNREFUSED, "x"), OSError(errno.ENETUNREACH, "x")])
+async def test_shortage_while_connecting_is_ours(
+    error: Exception,
+    told: tuple[str, str],
+    other: Exception | None,
+    transport: HttpTransport,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It says what to do about it, whatever became of the host's other address."""
+    errors = [error] if other is None else [other, error]
+    addresses = [HostAddress(socket.AF_INET, (f"127.0.0.{number}", 0)) for number, _ in enumerate(errors, 1)]
+    left = iter(errors)
+
+    async def fail(_address: HostAddress, _port: int) -> socket.socket:
+        raise next(left)
+
+    monkeypatch.setattr(http1_connect, "_try_address", fail)
+    monkeypatch.setattr(transport, "_resolver", Resolver(look_up=lambda _host: addresses))
+    cause, remedy = told
+    failed = await failure(transport, "http://up.test/v1")
+    assert (failed.kind, failed.cause, failed.status) == (ErrorKind.OWN_SHORTAGE, cause, 503)
+    assert remedy in failed.message
+    assert remedy in str(failed.why)
+
+
+@pytest.mark.parametrize(
+    ("has_route", "kind", "cause"),
+    [(True, ErrorKind.OWN_SHORTAGE, "local_ports"), (False, ErrorKind.UPSTREAM_CONNECT, "unreachable")],
+)
+async def test_address_of_a_family_that_we_lack_is_no_shortage(
+    has_route: bool, kind: ErrorKind, cause: str, transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without IPv6 the system says EADDRNOTAVAIL of it, as of ports that are used up."""
+    there = HostAddress(socket.AF_INET, ("127.0.0.1", 0))
+    assert http1_connect._has_route(there, 1)
+    monkeypatch.setattr(http1_connect, "_has_route", lambda *_: has_route)
+    monkeypatch.setattr(transport, "_resolver", Resolver(look_up=lambda _host: [there]))
+
+    async def refuse(*_arguments: object) -> None:
+        raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+
+    loop = SimpleNamespace(sock_connect=refuse)
+    monkeypatch.setattr(http1_connect, "asyncio", SimpleNamespace(get_running_loop=lambda: loop))
+    told = await failure(transport, "http://up.test/v1")
+    assert (told.kind, told.cause) == (kind, cause)
+
+
+async def test_host_without_its_first_address_is_reached_by_the_next(
+    transport: HttpTransport, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine without IPv6 is told of IPv6 addresses all the same."""
+    nowhere = HostAddress(socket.AF_INET6, ("2001:db8::1", 0, 0, 0))
+    there = HostAddress(socket.AF_INET, ("127.0.0.1", 0))
+    monkeypatch.setattr(transport, "_resolver", Resolver(look_up=lambda _host: [nowhere, there]))
+    assert await fetch(transport, upstream.url.replace("127.0.0.1", "up.test"))
+
+
+async def test_localhost_is_reached(transport: HttpTransport, upstream: ScriptedUpstream) -> None:
+    """By the system's own look-up, which may say ::1 first, where nobody listens."""
+    for _request in range(2):
+        assert await fetch(transport, upstream.url.replace("127.0.0.1", "localhost"))
+    assert upstream.connections_made == 1
+
+
+async def test_host_that_moves_is_found_again(upstream: ScriptedUpstream) -> None:
+    """A kept connection is used on; the next one that is made and refused has the host looked up anew."""
+    gone = HostAddress(socket.AF_INET6, ("::1", 0, 0, 0))
+    there = HostAddress(socket.AF_INET, ("127.0.0.1", 0))
+    answers = [[there], [gone], [there]]
+    resolver = Resolver(look_up=lambda _host: answers.pop(0))
+    transport = HttpTransport(resolver=resolver)
+    await transport.start()
+    url = upstream.url.replace("127.0.0.1", "up.test")
+    await fetch(transport, url)
+    known = resolver._hosts["up.test"]
+    known.fresh_until_s = 0.0  # half a minute later
+    await fetch(transport, url)
+    assert (len(answers), upstream.connections_made) == (2, 1)
+    assert (await failure(transport, url, fresh=True)).kind is ErrorKind.UPSTREAM_CONNECT
+    known.found_s -= DOUBTED_AFTER_S  # a second later
+    known.fresh_until_s -= DOUBTED_AFTER_S
+    await fetch(transport, url, fresh=True)
+    assert (len(answers), upstream.connections_made) == (0, 2)
+    await transport.stop()
+
+
+async def test_look_up_that_hangs_leaves_the_others_alone(upstream: ScriptedUpstream) -> None:
+    """Of a hundred hosts that hang, each in its own thread, none holds up another, nor the end of the loop."""
+    ends = threading.Event()
+
+    def look_up(host: str) -> list[HostAddress]:
+        if host != "up.test":
+            ends.wait()
+        return [HostAddress(socket.AF_INET, ("127.0.0.1", 0))]
+
+    transport = HttpTransport(resolver=Resolver(look_up=look_up))
+    await transport.start()
+    url = upstream.url.replace("127.0.0.1", "up.test")
+    hanging = [asyncio.create_task(failure(transport, f"http://h{number}.test/v1")) for number in range(60)]
+    await asyncio.sleep(0)
+    assert await fetch(transport, url)
+    assert not any(task.done() for task in hanging)
+    for task in hanging:
+        task.cancel()
+    await asyncio.gather(*hanging, return_exceptions=True)
+    await transport.stop()
+    ends.set()
 
 
 async def test_unknown_certificate_is_not_accepted(transport: HttpTransport, tls_upstream: ScriptedUpstream) -> None:
