@@ -21,6 +21,7 @@ from gateway.errors import ErrorKind, GatewayError
 from gateway.execution.base import Strategy
 from gateway.execution.relay import Sink, relay
 from gateway.routing.router import Router
+from gateway.shortage import own_failure
 from gateway.targets.pool import Pool
 from gateway.types import Call, Envelope, Inbound, Principal
 from gateway.wire.errors import render, render_event
@@ -78,12 +79,13 @@ class Pipeline:
             stopping = GatewayError(ErrorKind.SHUTTING_DOWN, "The gateway is stopping; send the request again.")
             meter.failed(stopping)
             await self._tell(inbound, sink, stopping)
-        except Exception:
-            # The traceback names our code, not the caller's data: no message of ours holds a body or a key.
-            log.exception("internal error in request %s", inbound.id)
-            internal = GatewayError(ErrorKind.INTERNAL, "The gateway failed; this is its fault, not the request's.")
-            meter.failed(internal)
-            await self._tell(inbound, sink, internal)
+        except Exception as error:
+            ours = own_failure(error)
+            if ours.kind is ErrorKind.INTERNAL:
+                # The traceback names our code, not the caller's data: no message of ours holds a body or a key.
+                log.exception("internal error in request %s", inbound.id)
+            meter.failed(ours)
+            await self._tell(inbound, sink, ours)
         finally:
             meter.close()
 

@@ -19,12 +19,14 @@ from gateway.accounting.pricing import cost_nano_usd, hardware_cost_nano_usd
 from gateway.accounting.tokens import estimate_output_tokens, output_bytes
 from gateway.clock import Clock, Ids
 from gateway.errors import ErrorKind, GatewayError
+from gateway.shortage import own_failure
 from gateway.types import Call, CallRecord, Candidate, LedgerEntry, Origin, Outcome, Sample, Target, Usage
 
 _NS_PER_MS = 1e6
 
 OUTCOMES: dict[ErrorKind, Outcome] = {
     ErrorKind.INTERNAL: "failed",
+    ErrorKind.OWN_SHORTAGE: "failed",
     ErrorKind.DEADLINE: "timeout",
     ErrorKind.UPSTREAM_CONNECT: "failed",
     ErrorKind.UPSTREAM_TIMEOUT: "timeout",
@@ -37,6 +39,9 @@ OUTCOMES: dict[ErrorKind, Outcome] = {
 
 _UNBILLED: frozenset[Outcome] = frozenset({"refused", "failed"})
 """No upstream we know of bills a request that it refused or never received."""
+
+_NOT_THE_TARGETS = frozenset({ErrorKind.OWN_SHORTAGE, ErrorKind.INTERNAL})
+"""Failures of ours: they say nothing of the target, neither of its health nor of its speed."""
 
 
 class Lease(Protocol):
@@ -54,6 +59,9 @@ class Lease(Protocol):
 
     def end(self, sample: Sample) -> float:
         """Leave, teach the target's statistics, and return the replica-seconds that were this attempt's share."""
+
+    def abandon(self) -> float:
+        """Leave without a verdict on the target; return the same."""
 
 
 class Sending(Protocol):
@@ -163,7 +171,7 @@ class Attempt:
         elif isinstance(error, asyncio.CancelledError):
             self.finish("cancelled")
         else:
-            self.finish("failed", GatewayError(ErrorKind.INTERNAL, "internal error"))
+            self.finish("failed", own_failure(error))
 
     @property
     def first_content_ns(self) -> int | None:
@@ -203,24 +211,19 @@ class Attempt:
         ttft_ms = (first_ns - self._started_ns) / _NS_PER_MS if first_ns is not None else None
         shown = self._shown_tokens(usage)
         tpot_ms = self._tpot_ms(shown)
-        trips_breaker, body_digest = (False, None) if error is None else self._blame(error, duration_ms)
-        share_s = self._lease.end(
-            Sample(
-                ok=outcome == "ok",
-                trips_breaker=trips_breaker,
-                body_digest=body_digest,
-                input_tokens=usage.input_tokens + usage.cached_input_tokens + usage.cache_write_tokens,
-                output_tokens=shown,
-                hidden_tokens=usage.output_tokens + usage.reasoning_tokens - shown,
-                # Where an answer has no tokens, what the policy may expect is the time to all of it.
-                ttft_ms=duration_ms if self._call.output_cap == 0 and outcome == "ok" else ttft_ms,
-                tpot_ms=tpot_ms,
-                in_flight_at_start=self._lease.in_flight_at_start,
-                retry_after_s=error.retry_after_s if error is not None else None,
-                error_kind=error.kind.value if error is not None else None,
-                max_output_tokens=self._call.output_cap,
-            )
+        sample = Sample(
+            ok=outcome == "ok",
+            trips_breaker=False,
+            input_tokens=usage.input_tokens + usage.cached_input_tokens + usage.cache_write_tokens,
+            output_tokens=shown,
+            hidden_tokens=usage.output_tokens + usage.reasoning_tokens - shown,
+            # Where an answer has no tokens, what the policy may expect is the time to all of it.
+            ttft_ms=duration_ms if self._call.output_cap == 0 and outcome == "ok" else ttft_ms,
+            tpot_ms=tpot_ms,
+            in_flight_at_start=self._lease.in_flight_at_start,
+            max_output_tokens=self._call.output_cap,
         )
+        share_s = self._lease.end(sample) if error is None else self._end_with(error, sample, duration_ms)
         if self._pays_by_the_hour:
             cost = hardware_cost_nano_usd(self.target.rates, share_s)
         else:
@@ -238,6 +241,21 @@ class Attempt:
         outcome = OUTCOMES.get(error.kind, "refused")
         began = self._progress is not None and self._progress.content_events > 0
         return "cut" if began and outcome in _UNBILLED else outcome
+
+    def _end_with(self, error: GatewayError, sample: Sample, duration_ms: float) -> float:
+        """End the lease after a failure, of which the target is told only what is its own."""
+        if error.kind in _NOT_THE_TARGETS:
+            return self._lease.abandon()
+        trips_breaker, body_digest = self._blame(error, duration_ms)
+        return self._lease.end(
+            replace(
+                sample,
+                trips_breaker=trips_breaker,
+                body_digest=body_digest,
+                retry_after_s=error.retry_after_s,
+                error_kind=error.kind.value,
+            )
+        )
 
     def _blame(self, error: GatewayError, duration_ms: float) -> tuple[bool, str | None]:
         """Return whether the breaker counts it, and the body's digest where the request may have brought it about."""

@@ -22,6 +22,7 @@ from gateway.execution.retry import Failure, Retries, Retry
 from gateway.execution.unstreamed import StreamRefusedError, Unstreamed, without_stream
 from gateway.providers.base import Adapter
 from gateway.providers.redaction import without_own
+from gateway.shortage import ShortageError
 from gateway.transport.base import Transport
 from gateway.types import Call, Candidate, Plan, Target
 
@@ -169,6 +170,9 @@ def _exhausted(failures: list[Failure]) -> GatewayError:
     errors = [each.error for each in _final(failures)]
     if all(error.kind is ErrorKind.UPSTREAM_UNSUPPORTED for error in errors):
         return GatewayError(ErrorKind.UNSUPPORTED, _summary("No target can do this.", failures), param="model")
+    for error in errors:
+        if isinstance(error, ShortageError):  # without it, the call might have been answered
+            return ShortageError(error.lack, then=_summary("", failures))
     waits = [error.retry_after_s or RETRY_AFTER_S for error in errors if not _is_configured(error)]
     sentence = "retry later" if waits else "their configuration has to change"
     return GatewayError(

@@ -32,6 +32,7 @@ from gateway.routes.http1_head import (
     check_host,
     read_fields,
 )
+from gateway.shortage import own_failure
 from gateway.wire.errors import render
 
 HEADER_TIMEOUT_S = 10.0
@@ -303,11 +304,12 @@ class Connection(asyncio.Protocol):
             if not exchange.left:
                 raise
             # Nobody waits for this task: kept in it, the error would keep the frames, and with them the request.
-        except Exception:
+        except Exception as error:
             log.exception("a request's handler failed")
             if not (exchange.started or exchange.left):
                 exchange.persistent = False
-                await exchange.refuse(ErrorKind.INTERNAL, "The gateway failed; this is its fault, not the request's.")
+                ours = own_failure(error)
+                await exchange.refuse(ours.kind, ours.message)
         finally:
             self._served(exchange)
 

@@ -14,12 +14,15 @@ from socket import IPPROTO_TCP, TCP_NODELAY, socket
 
 from gateway.routes.http1_connection import Connection
 from gateway.routes.http1_exchange import Date, Handler
+from gateway.shortage import own_failure
 
 _LAST_WORD_S = 6.0
 """For those who are cut off at the end to be told so, and to take it."""
 _BACKLOG = 2048
 _PAUSE_S = 1.0
 """After the system has refused a connection."""
+_QUIET_S = 10.0
+"""After it has been logged, for as long as it goes on."""
 
 _log = logging.getLogger("tollway.http")
 
@@ -34,6 +37,7 @@ class HttpServer:
         self._accepting: set[asyncio.Task[object]] = set()
         self._empty: asyncio.Future[None] | None = None
         self._impatient = False
+        self._quiet_until_s = 0.0
 
     async def start(self, listeners: Sequence[socket]) -> None:
         """Accept connections on bound sockets, which are closed with the server."""
@@ -57,9 +61,11 @@ class HttpServer:
             accepted, _ = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return  # another process took it, or the caller has left
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             # No more descriptors or memory: those who wait have to wait until something has ended.
-            _log.error("no connection can be accepted: %s", error.strerror)
+            if (now_s := self._loop.time()) >= self._quiet_until_s:
+                self._quiet_until_s = now_s + _QUIET_S
+                _log.error("no connection can be accepted, callers have to wait: %s", own_failure(error).message)
             self._loop.remove_reader(listener)
             self._loop.call_later(_PAUSE_S, self._accept_again, listener, connection)
             return

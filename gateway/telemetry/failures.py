@@ -7,7 +7,7 @@ import asyncio
 import logging
 from typing import NamedTuple
 
-from gateway.errors import GatewayError, UpstreamError
+from gateway.errors import ErrorKind, GatewayError, UpstreamError
 
 PAUSE_S = 10.0
 """After a line, failures like it are counted for so long and then told in one."""
@@ -36,7 +36,8 @@ class FailureLog:
     def note(self, error: GatewayError, *, call_id: str, target_id: str | None, then: str) -> None:
         """Log a failure, or count it when its like was logged a moment ago."""
         upstream = error if isinstance(error, UpstreamError) else None
-        like = _Like(target_id, error.kind.value, error.cause, then)
+        ours = error.kind is ErrorKind.OWN_SHORTAGE  # and alike at all targets
+        like = _Like(None if ours else target_id, error.kind.value, error.cause, then)
         if like not in self._since and len(self._since) >= MAX_KINDS:
             like = like._replace(target_id=None)
         if like in self._since:

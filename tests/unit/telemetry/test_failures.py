@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from gateway.errors import MEANINGS, ErrorKind, GatewayError, UpstreamError
+from gateway.shortage import ShortageError
 from gateway.telemetry.failures import MAX_KINDS, PAUSE_S, FailureLog
 from tests.ground.virtual_time import run_virtual
 
@@ -67,6 +68,20 @@ def test_flood_is_counted(caplog: pytest.LogCaptureFixture) -> None:
         "failed: upstream_connect at small 999 times more within 10 s",
         "failed: request req_y",
     ]
+
+
+def test_shortage_of_ours_is_one_line_for_all_targets(caplog: pytest.LogCaptureFixture) -> None:
+    """It says what to do about it, at ERROR."""
+
+    async def scenario() -> None:
+        log = FailureLog()
+        for number in range(1_000):
+            log.note(ShortageError("threads"), call_id="req_1", target_id=f"t{number}", then="the caller was told")
+
+    run_virtual(scenario())
+    ((level, line),) = told(caplog)
+    assert level == logging.ERROR
+    assert "target t0, kind own_shortage, cause threads: raise the limit of threads (ulimit -u" in line
 
 
 def test_kinds_that_are_told_apart_have_a_bound(caplog: pytest.LogCaptureFixture) -> None:
