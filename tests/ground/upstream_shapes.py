@@ -6,6 +6,8 @@ stream on behalf of one who does not (``assembled``), and for one JSON object (`
 
 - ``whole``: the right text to its end, billed by the upstream's count. ``estimated``: the right text, no usable count.
 - ``no target``: 503, nothing of the answer was passed on; a second target would have answered.
+- ``504 deadline_exceeded``: the same, but a caller who does not stream waits for the only target until his total ends.
+- ``late``: whole in the end, and nothing had come when a second target, were there one, was asked.
 - ``cut``: the caller got part of a stream, then an error event and no end marker.
 - ``caller 4xx``: the caller's own fault by the upstream's word; no second target is asked.
 """
@@ -29,7 +31,8 @@ USAGE = {
     "total_tokens": PROMPT_TOKENS + OUTPUT_TOKENS,
 }
 
-WHOLE, ESTIMATED, NO_TARGET, CUT = "whole", "estimated", "no target", "cut"
+WHOLE, ESTIMATED, NO_TARGET, CUT, LATE = "whole", "estimated", "no target", "cut", "late"
+DEADLINE = "504 deadline_exceeded"
 
 
 @dataclass(frozen=True)
@@ -252,7 +255,7 @@ def cuts() -> Iterator[Shape]:
         ended = sse(GOOD_EVENTS[:count])
         yield Shape(f"ended in good order behind {count} events", ended, stream=seen)
         stalled = sse(GOOD_EVENTS, stall_after=count)
-        yield Shape(f"silent behind {count} events", stalled, stream=seen)
+        yield Shape(f"silent behind {count} events", stalled, None, seen, DEADLINE if count < 2 else NO_TARGET)
     raw = json.dumps(GOOD_BODY).encode()
     for tenths in range(10):
         part = raw[: len(raw) * tenths // 10]
@@ -429,6 +432,15 @@ _RAW: dict[str, bytes] = {
     "only an interim answer": b"HTTP/1.1 100 Continue\r\n\r\n",
     "a hundred interim answers": b"HTTP/1.1 103 Early\r\nx: y\r\n\r\n" * 100,
 }
+_BEGINNINGS = frozenset(
+    (
+        *("nothing", "a blank line", "half a status line", "half a head"),
+        *("only an interim answer", "a hundred interim answers"),
+    )
+)
+"""What may yet become an answer: silence behind it is all that is wrong."""
+_HALF_AN_EVENT = frozenset(("a coding of its own",))
+"""The same for an event stream alone: an object has begun, and may be silent for 15 s."""
 
 
 def raw_answers() -> Iterator[Shape]:
@@ -436,7 +448,9 @@ def raw_answers() -> Iterator[Shape]:
     for name, data in _RAW.items():
         for ending in ("closed", "reset", "silent"):
             answer = Answer(raw=data, reset=ending == "reset", stall_after=0 if ending == "silent" else None)
-            yield Shape(f"raw {name}, then {ending}", answer, None if ending == "silent" else answer)
+            waits = DEADLINE if ending == "silent" and name in _BEGINNINGS else NO_TARGET
+            assembled = DEADLINE if ending == "silent" and name in _HALF_AN_EVENT else waits
+            yield Shape(f"raw {name}, then {ending}", answer, answer, NO_TARGET, assembled, waits)
 
 
 # Time.
@@ -444,19 +458,32 @@ def raw_answers() -> Iterator[Shape]:
 
 def slow_answers() -> Iterator[Shape]:
     """Yield answers that come late, or drop by drop, against a limit of 20 s to the first token and 15 s between."""
-    for late_s, declared in ((1.0, WHOLE), (19.0, WHOLE), (21.0, NO_TARGET), (100.0, NO_TARGET)):
-        yield Shape(
-            f"first byte after {late_s:g} s", sse(GOOD_EVENTS, first_byte_delay_s=late_s), None, declared, declared
-        )
+    # What is alone with its target has been waited for and measured: the next call gives a first token twice as long.
+    for late_s, declared, plain in (
+        *((1.0, WHOLE, WHOLE), (19.0, WHOLE, WHOLE), (21.0, NO_TARGET, WHOLE), (100.0, NO_TARGET, WHOLE)),
+        *((599.0, NO_TARGET, LATE), (601.0, NO_TARGET, DEADLINE)),
+    ):
+        streamed = sse(GOOD_EVENTS, first_byte_delay_s=late_s)
+        yield Shape(f"first byte after {late_s:g} s", streamed, None, declared, plain)
+    for late_s, plain in ((1.0, WHOLE), (19.0, WHOLE), (21.0, LATE), (599.0, LATE), (601.0, DEADLINE)):
+        whole = body(GOOD_BODY, first_byte_delay_s=late_s)
+        yield Shape(f"object after {late_s:g} s", None, whole, plain=plain)
+    blanks = tuple(Chunk(b" \n", delay_s=1.0) for _ in range(700))
+    yield Shape("blanks for ever, and no object", None, body(b"", chunks=blanks, framing="chunked"), plain=DEADLINE)
     for gap_s, declared, plain in ((1.0, WHOLE, WHOLE), (14.0, WHOLE, WHOLE), (16.0, CUT, NO_TARGET)):
         paced = tuple(Chunk(each, delay_s=gap_s if at > 1 else 0.0) for at, each in enumerate(GOOD_EVENTS))
         yield Shape(f"{gap_s:g} s between tokens", sse(paced), None, declared, plain)
     comments = tuple(Chunk(b": wait\n\n", delay_s=1.0) for _ in range(700))
-    yield Shape("comments for ever, and no token", sse(comments), None, NO_TARGET, NO_TARGET)
+    yield Shape("comments for ever, and no token", sse(comments), None, NO_TARGET, DEADLINE)
     role = event(GOOD_CHUNKS[0])
-    yield Shape("roles for ever, and no token", sse(tuple(Chunk(role, delay_s=1.0) for _ in range(700))), None)
+    yield Shape(
+        "roles for ever, and no token",
+        sse(tuple(Chunk(role, delay_s=1.0) for _ in range(700))),
+        None,
+        assembled=DEADLINE,
+    )
     head = Answer(raw=_OK + b"x: " + b"a" * 5_000, trickle_bytes=1, trickle_delay_s=1.0)
-    yield Shape("a head byte by byte", head, None)
+    yield Shape("a head byte by byte", head, head, assembled=DEADLINE, plain=DEADLINE)
 
 
 TABLES: Sequence[Callable[[], Iterator[Shape]]] = (
