@@ -27,9 +27,10 @@ async def begin(call: Call, adapter: Adapter, attempt: Attempt, stream: Upstream
     attempt.upstream_status = stream.status
     if stream.status != 200:
         body = await _read_error_body(stream, patience)
-        if streamed and not wants_stream and refuses_stream(stream.status, body):
-            raise StreamRefusedError(stream.status)
-        raise adapter.failure(stream.status, stream.headers, body, call.operation)
+        error = adapter.failure(stream.status, stream.headers, body, call.operation)
+        if streamed and not wants_stream and refuses_stream(error, body):
+            error = StreamRefusedError(stream.status)
+        raise error
     if not wants_stream:
         if streamed and "json" in stream.headers.get("content-type", ""):
             streamed = attempt.streamed = False  # it does not stream, which is what the caller asked for

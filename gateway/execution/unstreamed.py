@@ -16,6 +16,7 @@ from gateway.types import Candidate, Target
 REMEMBERED_S = 600.0
 _MOST = 1024
 _REFUSING = frozenset({400, 422, 501})
+_ABOUT_THE_PROMPT = frozenset({ErrorKind.UPSTREAM_FLAGGED, ErrorKind.CONTEXT_LENGTH})
 _STREAM = re.compile(rb"(?<![a-z])stream", re.IGNORECASE)
 """The word, also in the name of a member; an "upstream" says nothing."""
 
@@ -50,9 +51,17 @@ class Unstreamed:
         return until_ns is not None and self._now_ns() < until_ns
 
 
-def refuses_stream(status: int, body: bytes) -> bool:
-    """Tell whether an error may be about streaming. A mistake costs one more request, which then shows what it is."""
-    return status in _REFUSING and _STREAM.search(body) is not None
+def refuses_stream(error: UpstreamError, body: bytes) -> bool:
+    """Tell whether an error may be about streaming. A mistake costs one more request, which then shows what it is.
+
+    It is about something else where it names another member, or is about what the prompt says or how long it is.
+    """
+    return (
+        error.upstream_status in _REFUSING
+        and error.kind not in _ABOUT_THE_PROMPT
+        and (error.param or "stream").startswith("stream")
+        and _STREAM.search(body) is not None
+    )
 
 
 def without_stream(candidate: Candidate) -> Candidate:

@@ -197,6 +197,14 @@ def test_mistake_of_the_caller_that_names_the_stream_costs_one_request_more(tmp_
     play(scenario, tmp_path, upstream, config())
 
 
+def test_flagged_prompt_is_sent_once(tmp_path: Path) -> None:
+    """Whatever word the provider finds in it."""
+    flagged = {"error": {"message": "Flagged: stream of insults", "code": "content_policy_violation"}}
+    upstream = ScriptedUpstream().then(json_answer(flagged, status=400))
+    answered = play(plain(model="auto"), tmp_path, upstream, config())
+    assert (answered.status, len(upstream.seen)) == (400, 1)
+
+
 def test_target_that_fails_without_the_stream_too_is_followed_by_the_next(tmp_path: Path) -> None:
     upstream = ScriptedUpstream().then(UNVERIFIED, error_answer(500))
     answered = play(plain(model="auto"), tmp_path, upstream, config())

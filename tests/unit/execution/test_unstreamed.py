@@ -5,6 +5,7 @@ import json
 import pytest
 
 from gateway.execution.unstreamed import REMEMBERED_S, Unstreamed, refuses_stream
+from gateway.providers.failure import failure_of_answer
 from tests.ground.builders import build_target
 
 
@@ -60,11 +61,15 @@ LISTED = b'{"detail":[{"loc":["body","stream_options"],"msg":"extra fields not p
         (500, error("cannot stream"), False),
         (429, error("too many streams"), False),
         (401, UNVERIFIED, False),
+        (400, error("'stream of thought' is no role", param="messages[0].role"), False),
+        (400, error("flagged: stream of insults", code="content_policy_violation"), False),
+        (400, error("too long for this stream", code="context_length_exceeded"), False),
+        (400, error("not with this model", param="stream_options"), True),
     ],
 )
 def test_refusal_of_a_stream_is_recognised(status: int, body: bytes, refuses: bool) -> None:
     """By a status that says what is wrong with the request, and the word; all others mean what they always mean."""
-    assert refuses_stream(status, body) is refuses
+    assert refuses_stream(failure_of_answer(status, {}, body), body) is refuses
 
 
 def test_target_is_remembered_for_ten_minutes() -> None:
