@@ -20,7 +20,7 @@ from gateway.accounting.tokens import estimate_output_tokens, output_bytes
 from gateway.clock import Clock, Ids
 from gateway.errors import ErrorKind, GatewayError
 from gateway.shortage import own_failure
-from gateway.types import Call, CallRecord, Candidate, LedgerEntry, Origin, Outcome, Sample, Target, Usage
+from gateway.types import Call, CallRecord, Candidate, LedgerEntry, Outcome, Sample, Target, Usage
 
 _NS_PER_MS = 1e6
 
@@ -277,21 +277,33 @@ class Attempt:
         """Trust the upstream's count of a complete answer; otherwise never report less than what was seen."""
         progress = self._progress
         reported = progress.usage if progress is not None else None
-        if reported is not None and outcome == "ok":
-            measured: Origin = "engine" if self.target.own_hardware else "provider"
-            return replace(reported, origin=measured) if reported.origin == "provider" else reported
+        counted = reported is not None and outcome == "ok" and self._counts_output(reported)
+        if reported is not None and counted and reported.origin == "provider":
+            return replace(reported, origin="engine") if self.target.own_hardware else reported
         if not self._billed(outcome):
             return Usage(origin="estimated")
-        output_tokens = estimate_output_tokens(progress.content_events, progress.content_bytes) if progress else 0
+        seen = estimate_output_tokens(progress.content_events, progress.content_bytes) if progress else 0
+        call = self._call
         if reported is None:
-            call = self._call
             return Usage(
                 input_tokens=call.input_tokens_estimate,
-                output_tokens=output_tokens,
+                output_tokens=seen,
                 audio_ms=call.envelope.audio_ms,
                 origin="estimated",
             )
-        return replace(reported, output_tokens=max(output_tokens, reported.output_tokens), origin="estimated")
+        has_read = reported.input_tokens or reported.cached_input_tokens or reported.cache_write_tokens
+        return replace(
+            reported,
+            input_tokens=reported.input_tokens if has_read or reported.audio_ms else call.input_tokens_estimate,
+            output_tokens=reported.output_tokens if counted else max(seen, reported.output_tokens),
+            origin="estimated",
+        )
+
+    def _counts_output(self, reported: Usage) -> bool:
+        """Whether a report can be of what was seen: zero tokens beside content are no count."""
+        if reported.output_tokens or reported.reasoning_tokens:
+            return True
+        return self._progress is None or not self._progress.content_events
 
     def _billed(self, outcome: Outcome) -> bool:
         """Whether the upstream may bill: not what it refused, and not what it never had whole.

@@ -4,7 +4,6 @@ Decides what a form must hold, how long its recording may be, and what of an ans
 looked at only for its length.
 """
 
-import math
 import re
 from typing import Any, Never
 
@@ -14,7 +13,7 @@ from msgspec import Struct
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.types import Envelope, Usage
 from gateway.wire.multipart import Part, parts_of
-from gateway.wire.usage import usage_of
+from gateway.wire.usage import MAX_AUDIO_MS, audio_ms, usage_of
 
 FORMATS = ("json", "verbose_json", "diarized_json", "text", "srt", "vtt")
 _READ = frozenset(("file", "model", "stream", "response_format", "prompt"))
@@ -23,7 +22,6 @@ _BYTES_PER_MS = 16
 """MP3 at 128 kbit/s; speech is mostly recorded at less, so that the guess is rather short. WAV tells by itself."""
 _RATES_OF_WAV = re.compile(rb"RIFF....WAVEfmt .{8}(....)(....)(..)", re.DOTALL)
 """Samples a second, bytes a second, bytes a sample."""
-_MAX_MS = 2**31
 
 
 class Transcript(Struct):
@@ -81,18 +79,10 @@ def read_transcript(data: bytes) -> tuple[Transcript, Usage | None]:
         raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent something that is no transcript.") from None
     usage = answer.usage if isinstance(answer.usage, dict) else {}
     tokens = usage_of(usage.get("input_tokens"), usage.get("output_tokens", 0), are_parts=False)
-    if tokens is not None:
+    if tokens is not None and tokens.input_tokens:
         return answer, tokens
-    audio_ms = _ms(usage.get("seconds")) or _ms(answer.duration)
-    return answer, Usage(audio_ms=audio_ms) if audio_ms else None
-
-
-def _ms(seconds: Any) -> int:
-    try:
-        ms = float(seconds) * 1000  # OpenAI wrote the duration of verbose_json as a string for a while
-    except (TypeError, ValueError):
-        return 0
-    return round(ms) if math.isfinite(ms) and 0 < ms < _MAX_MS else 0
+    length_ms = audio_ms(usage.get("seconds")) or audio_ms(answer.duration)
+    return answer, Usage(audio_ms=length_ms) if length_ms else None
 
 
 def _length_ms(body: bytes, recording: Part) -> int:
@@ -100,7 +90,7 @@ def _length_ms(body: bytes, recording: Part) -> int:
     wav = _RATES_OF_WAV.match(body, recording.start, recording.end)
     samples, bytes_per_s, width = (int.from_bytes(each, "little") for each in wav.groups()) if wav else (0, 0, 0)
     bytes_per_s = min(bytes_per_s, samples * width)  # no player reads the former, so it could be anything
-    return min(size * 1000 // bytes_per_s if bytes_per_s else size // _BYTES_PER_MS, _MAX_MS)
+    return min(size * 1000 // bytes_per_s if bytes_per_s else size // _BYTES_PER_MS, MAX_AUDIO_MS)
 
 
 def _field(body: bytes, part: Part) -> bytes:

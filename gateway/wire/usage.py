@@ -1,15 +1,22 @@
 """What an upstream may claim to have counted: the one place where foreign numbers become a ``Usage``.
 
-Decides what is a count of tokens, and how the classes that an upstream reports become disjoint. Which member holds what
-is the wire formats' affair; what stands in where there is no count, accounting's.
+Decides what is a count of tokens or a length of speech, how the classes that an upstream reports become disjoint, and
+what stands after several reports. Which member holds what is the wire formats' affair; what stands in where there is no
+count, accounting's.
 """
 
+import re
 from typing import Any
+
+from msgspec.structs import replace
 
 from gateway.types import Usage
 
 MAX_TOKENS = 2**31 - 1
 """No answer has two thousand million tokens, and what such a count costs would fit no column of the ledger."""
+MAX_AUDIO_MS = 2**31
+"""Twenty-four days of speech in one request."""
+_SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,20})?")
 
 
 def is_count(value: Any) -> bool:
@@ -28,7 +35,7 @@ def usage_of(
     """
     if not (is_count(prompt) and is_count(output)):
         return None
-    sound = True
+    sound = prompt > 0 or (not are_parts and bool(cached or cache_write))
     if cached and not is_count(cached):
         cached, sound = 0, False
     if cache_write and not is_count(cache_write):
@@ -48,3 +55,25 @@ def usage_of(
         reasoning_tokens=reasoning,
         origin="provider" if sound else "estimated",
     )
+
+
+def later(known: Usage | None, report: Usage | None) -> Usage | None:
+    """Return what stands after a further report of the same answer; None: it was no report of tokens.
+
+    Counts are cumulative, so a sound report replaces the earlier ones. One that is not leaves what is known, and marks
+    it as estimated.
+    """
+    if known is None or (report is not None and report.origin == "provider"):
+        return report
+    return replace(known, origin="estimated")
+
+
+def audio_ms(seconds: Any) -> int:
+    """Return a length of speech in milliseconds of a foreign value in seconds; 0 when it is none.
+
+    A number above zero, or its plain decimal digits: OpenAI wrote the duration of verbose_json as a string for a while.
+    """
+    if isinstance(seconds, str) and _SECONDS.fullmatch(seconds):
+        seconds = float(seconds)
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    return round(seconds * 1000) if is_number and 0 < seconds < MAX_AUDIO_MS / 1000 else 0
