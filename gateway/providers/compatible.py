@@ -4,6 +4,7 @@ Decides which single members of a request change (``model``, and what makes the 
 taken out of a stream again. What a chunk means is read in ``wire.openai``, what an error means in ``failure``.
 """
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 
@@ -16,7 +17,7 @@ from gateway.providers.failure import failure_in_stream, failure_of_answer
 from gateway.providers.transcript import TranscriptDecoder, form_for
 from gateway.types import Call, Operation, Target, UpstreamRequest
 from gateway.wire.frame import Frame, learn
-from gateway.wire.openai import DONE, Assembler, Chunk, Embeddings, PlainShape, Tap, parse, without_usage
+from gateway.wire.openai import DONE, Assembler, Chunk, PlainShape, Tap, parse, without_usage
 from gateway.wire.splice import members_of, splice
 from gateway.wire.sse import Splitter, data_of
 
@@ -32,6 +33,7 @@ _JSON = "application/json"
 _LESSONS = 4
 """How many frames in a row may be learnt for nothing: with log-probabilities or padding, every event has its own."""
 _FIELDS = (b":", b"data", b"event", b"id", b"retry", b"\xef\xbb\xbf")
+_ERROR_EVENT = re.compile(rb"^event: ?error\b", re.MULTILINE)
 _INCLUDE_USAGE = b'{"include_usage":true}'
 
 
@@ -124,9 +126,9 @@ class _Reader(Tap):
         super().__init__()
         self.complete = False
 
-    def read(self, data: bytes) -> Chunk:
+    def read(self, data: bytes, event: bytes = b"") -> Chunk:
         chunk = super().read(data)
-        if _is_error(chunk):
+        if _is_failure(chunk, event):
             raise failure_in_stream(parse(data))
         return chunk
 
@@ -302,7 +304,7 @@ class StreamDecoder(_Events):
             self._passed.append(event)
         else:
             before = self.content_events
-            chunk = self.read(data)
+            chunk = self.read(data, event)
             if self.content_events > before:
                 self._learn(event)
             if chunk.usage is None or self._keeps_usage:
@@ -355,7 +357,7 @@ class AssemblingDecoder(_Events):
             self.complete = True
         else:
             value, before = parse(data), self.content_events
-            if _is_error(self.read_object(value)):
+            if _is_failure(self.read_object(value), event):
                 raise failure_in_stream(value)
             self._assembler.add(value)
             if self.content_events > before:
@@ -395,14 +397,18 @@ class EmbeddingsDecoder(ObjectDecoder):
 
     def _check(self, body: bytes) -> None:
         answer = self.read_embeddings(body)
-        if _is_error(answer):
+        if answer.is_error(beside=bool(answer.data)):
             raise failure_in_stream(parse(body))
         if not answer.data:
             raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an answer without embeddings.")
 
 
-def _is_error(chunk: Chunk | Embeddings) -> bool:
-    return chunk.error is not None or chunk.object == "error"
+def _is_failure(chunk: Chunk, event: bytes) -> bool:
+    """Whether a chunk says that something failed: by itself, or by the name of its event."""
+    if chunk.choices:
+        return chunk.error is not None or chunk.object == "error"
+    named = b"event" in event and _ERROR_EVENT.search(event) is not None
+    return named or chunk.is_error(beside=bool(chunk.usage))
 
 
 def _not_a_stream() -> UpstreamError:

@@ -14,7 +14,7 @@ from msgspec import Struct
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.types import Operation, Usage
 from gateway.wire.splice import members_of, splice
-from gateway.wire.usage import is_count, usage_of
+from gateway.wire.usage import is_count, later, usage_of
 
 DONE = b"[DONE]"
 
@@ -45,22 +45,37 @@ class Choice(Struct):
     finish_reason: Any = None
 
 
-class Chunk(Struct):
+class _Report(Struct):
+    """What says, in the place of an answer or beside it, that something failed."""
+
+    error: Any = None
+    object: Any = None
+    detail: Any = None
+    message: Any = None
+    msg: Any = None
+    errors: Any = None
+    code: Any = None
+
+    def is_error(self, *, beside: bool) -> bool:
+        """Tell whether it does. ``beside``: it came with a part of an answer, whose own members the others may be."""
+        if beside or self.code == 0:  # some providers write "code": 0, "message": "Success" into every chunk
+            return self.error is not None or self.object == "error"
+        says = (self.error, self.detail, self.message, self.msg, self.errors, self.code)
+        return self.object == "error" or any(each is not None for each in says)
+
+
+class Chunk(_Report):
     """What accounting reads of a chunk, or of a whole answer."""
 
     choices: list[Choice] | None = None
     usage: Any = None
-    error: Any = None
-    object: Any = None
 
 
-class Embeddings(Struct):
+class Embeddings(_Report):
     """What accounting reads of an answer to embeddings. The vectors are checked and skipped at C speed, not decoded."""
 
     data: list[msgspec.Raw] | None = None
     usage: Any = None
-    error: Any = None
-    object: Any = None
 
 
 _decode_chunk = msgspec.json.Decoder(Chunk).decode
@@ -123,8 +138,8 @@ class Tap:
         if size:
             self.content_events += 1
             self.content_bytes += size
-        if chunk.usage is not None:
-            self.usage = read_usage(chunk.usage) or self.usage
+        if chunk.usage:
+            self.usage = later(self.usage, read_usage(chunk.usage))
 
 
 def parse(data: bytes) -> _Object:

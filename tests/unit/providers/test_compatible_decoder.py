@@ -197,6 +197,48 @@ def test_a_stream_that_is_none_or_breaks_off_is_never_a_success(
     assert kind_of(make(), *chunks) is kind
 
 
+FAILURES = [
+    {"detail": "no"},
+    {"detail": [{"msg": "no"}]},
+    {"message": "no"},
+    {"code": 500, "msg": "no"},
+    {"errors": [{"message": "no"}]},
+    {"object": "error", "message": "no"},
+    {"error": {"message": "no"}, "choices": [{"delta": {"content": "b"}}]},
+    {"type": "overloaded", "title": "no", "detail": "no", "choices": []},
+]
+
+
+@pytest.mark.parametrize("make", [streaming, assembling])
+@pytest.mark.parametrize("failure", FAILURES)
+def test_failure_in_a_stream_is_an_error_in_every_shape(make: Any, failure: dict[str, Any]) -> None:
+    """Behind content too, where the upstream's words must not pass as they are."""
+    assert kind_of(make(), event(failure)) in {ErrorKind.UPSTREAM_ERROR, ErrorKind.UPSTREAM_OVERLOADED}
+    assert kind_of(make(), text("a"), event(failure)) in {ErrorKind.UPSTREAM_ERROR, ErrorKind.UPSTREAM_OVERLOADED}
+
+
+@pytest.mark.parametrize("make", [streaming, assembling])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        b'event: error\ndata: {"title": "no"}\n\n',
+        b'id: 7\nevent:error\ndata: {"title": "no"}\n\n',
+        b'data: {"title": "no"}\nevent: error\n\n',
+    ],
+)
+def test_event_named_error_is_an_error(make: Any, failure: bytes) -> None:
+    assert kind_of(make(), text("a"), failure) is ErrorKind.UPSTREAM_ERROR
+
+
+@pytest.mark.parametrize("make", [streaming, assembling])
+def test_success_in_an_errors_members_is_none(make: Any) -> None:
+    chunks = [text("a", code=0, message="Success"), final(code=0, message="Success")]
+    chunks += [event({"code": 0, "message": "Success", "choices": [], "usage": USAGE}), DONE]
+    decoder = make()
+    played(decoder, *chunks)
+    assert decoder.usage == Usage(input_tokens=5, output_tokens=2)
+
+
 def test_nothing_of_a_page_or_a_json_error_reaches_the_caller() -> None:
     """So that the next target can still be tried."""
     decoder = streaming()
