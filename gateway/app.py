@@ -235,11 +235,7 @@ class Gateway:
             return True
 
     def _keep_states(self, snapshot: Snapshot) -> None:
-        self.pool.follow(
-            snapshot.targets,
-            lambda target_id: snapshot.configured_name(target_id) is not None,
-            several_keys=len(snapshot.keys) > 1,
-        )
+        self.pool.follow(snapshot.targets, snapshot.target, several_keys=len(snapshot.keys) > 1)
 
     def _label_of(self, name: str) -> str:
         if name == NO_ROUTE_LABEL:

@@ -7,10 +7,12 @@ the ids that this holds.
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Literal
+from urllib.parse import quote
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from gateway.types import BodyBudget, Licence, Principal, Route, Target, Timeouts
+from gateway.types import BodyBudget, Licence, Principal, Rates, Route, Target, Timeouts
 
 
 class ProviderType(Struct, frozen=True, kw_only=True):
@@ -99,6 +101,18 @@ class Wildcard(Struct, frozen=True, kw_only=True):
     whole_models: tuple[str, ...] = ()
     """Patterns of those that are not streamed to callers who want no stream."""
 
+    def target(self, name: str, rates: Rates) -> Target:
+        """Make the target of a name behind the prefix."""
+        upstream = name.removeprefix(self.prefix)
+        return replace(
+            self.template,
+            id=name,
+            upstream_model=upstream,
+            rates=rates,
+            always_stream=self.template.always_stream and not matches(upstream, self.whole_models),
+            base_url=self.template.base_url.replace("{upstream}", quote(upstream)),
+        )
+
 
 class Snapshot(Struct, frozen=True, kw_only=True):
     """Everything that the file says, resolved: secrets read, prices looked up, names checked."""
@@ -120,6 +134,12 @@ class Snapshot(Struct, frozen=True, kw_only=True):
         """Return the wildcard that a name is behind, the one with the longest prefix; None when there is none."""
         matching = [each for each in self.wildcards if name.startswith(each.prefix)]
         return max(matching, key=lambda each: len(each.prefix), default=None)
+
+    def target(self, target_id: str) -> Target | None:
+        """Return the target of that id; of one behind a wildcard without its price. None when there is none."""
+        target = self.targets.get(target_id)
+        wildcard = self.wildcard_of(target_id) if target is None else None
+        return target if wildcard is None else wildcard.target(target_id, wildcard.template.rates)
 
     def configured_name(self, name: str) -> str | None:
         """Return what the configuration names of a route's or target's name: itself, or the wildcard it is behind."""

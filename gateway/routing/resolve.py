@@ -8,11 +8,8 @@ left to admission; where the request goes, to the router.
 import re
 from collections.abc import Callable
 from difflib import get_close_matches
-from urllib.parse import quote
 
-from msgspec.structs import replace
-
-from gateway.config.snapshot import Snapshot, Wildcard, matches
+from gateway.config.snapshot import Snapshot, Wildcard
 from gateway.errors import ErrorKind, GatewayError
 from gateway.types import Call, Envelope, Inbound, Principal, Rates, Route
 
@@ -99,15 +96,7 @@ def _wildcard_route(name: str, wildcard: Wildcard, snapshot: Snapshot, price_of:
     if rates is None:
         message = f"No price is known for '{_shown(name)}', so it cannot be called; the configuration may name one."
         raise GatewayError(ErrorKind.MODEL_NOT_FOUND, message, param="model")
-    template = wildcard.template
-    target = replace(
-        template,
-        id=name,
-        upstream_model=upstream,
-        rates=rates,
-        always_stream=template.always_stream and not matches(upstream, wildcard.whole_models),
-        base_url=template.base_url.replace("{upstream}", quote(upstream)),
-    )
+    target = wildcard.target(name, rates)
     return Route(name=name, targets=(target,), version=snapshot.version, timeouts=snapshot.timeouts)
 
 

@@ -24,6 +24,7 @@ asks for about the same length everywhere, and with a fixed guess a cheap newcom
 """
 
 from collections.abc import Callable, Collection, Mapping
+from hashlib import blake2b
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -58,20 +59,28 @@ class Lesson(Struct, frozen=True, kw_only=True):
     """Other attempts at the target when it began."""
     key: str | None = None
     """The caller's, where several are configured."""
+    reach: str | None = None
+    """Of a failure: how the target was reached, see ``reach_of``."""
+
+
+def reach_of(target: Target) -> str:
+    """Digest where a target is asked, for what and with which credential: of these its breaker knows something."""
+    how = (target.adapter, target.base_url, target.cluster_url, target.upstream_model, target.pool, target.headers)
+    return blake2b(repr(how).encode(), digest_size=8).hexdigest()
 
 
 class Lease:
     """One attempt's place at a target. Ends once, by ``end`` or ``abandon``; later calls change nothing."""
 
     __slots__ = (
-        "_began_at_ns", "_key", "_pass", "_pool", "_share_s", "_state", "_target_id", "_virtual_at_start_ns",
+        "_began_at_ns", "_breaker", "_key", "_pass", "_pool", "_share_s", "_state", "_target", "_virtual_at_start_ns",
         "_visit", "elsewhere", "in_flight_at_start", "url",
     )  # fmt: skip
 
     def __init__(
         self,
         pool: "Pool",
-        target_id: str,
+        target: Target,
         state: "_State",
         began_at_ns: int,
         *,
@@ -79,7 +88,7 @@ class Lease:
         key: str | None,
     ) -> None:
         self._pool = pool
-        self._target_id = target_id
+        self._target = target
         self._state = state
         self._visit = visit
         self.url = None if visit is None else visit.url
@@ -90,28 +99,35 @@ class Lease:
         self._began_at_ns = began_at_ns
         state.advance(began_at_ns)
         self._virtual_at_start_ns = state.virtual_ns
-        self._pass = state.breaker.admit(began_at_ns, key)
+        breaker = self._breaker = state.breaker  # another one may take its place
+        self._pass = breaker.admit(began_at_ns, key)
         state.in_flight += 1
         self.in_flight_at_start = state.in_flight + state.elsewhere
         """Attempts at the target when this one began, itself included."""
         self._share_s: float | None = None
 
     def end(self, sample: Sample) -> float:
-        """Leave, learn from the sample, and return this attempt's share in replica-seconds."""
+        """Leave, learn from the sample, and return this attempt's share in replica-seconds.
+
+        A failure at an address or with a credential that has changed since says nothing of the target as it is now.
+        """
         if self._share_s is not None:
             return self._share_s
+        if not sample.ok and not self._pool.is_current(self._target):
+            return self.abandon()
         now_ns = self._pool.now_ns()
         if self._visit is not None and self._visit.end(sample.error_kind):
             # One of several replicas: no verdict on the target.
             self.elsewhere = True
             sample = replace(sample, trips_breaker=False)
         lesson = Lesson(
-            target_id=self._target_id,
+            target_id=self._target.id,
             sample=sample,
             began_at_ns=self._began_at_ns,
             ended_at_ns=now_ns,
             load=(self.in_flight_at_start - 1) // self._state.replicas,
             key=self._key,
+            reach=None if sample.ok else reach_of(self._target),
         )
         self._pool.learn(lesson, self._state)
         return self._leave(now_ns, sample)
@@ -133,7 +149,7 @@ class Lease:
         state.in_flight -= 1
         if state.probe is self:
             state.probe = None
-        state.breaker.settle(self._pass, self._began_at_ns, now_ns, verdict, self._key)
+        self._breaker.settle(self._pass, self._began_at_ns, now_ns, verdict, self._key)
         self._share_s = (state.virtual_ns - self._virtual_at_start_ns) / 1e9
         return self._share_s
 
@@ -230,6 +246,7 @@ class Pool:
         self._probe_every = probe_every
         self._states: dict[str, _State] = {}
         self._configured: Collection[str] = ()
+        self._target_of: Callable[[str], Target | None] = lambda _target_id: None
         self._several_keys = False
         self._all_lengths = Lengths()
 
@@ -259,7 +276,7 @@ class Pool:
         stale = self._stale(state, now_ns)
         fleet = self.replicas.fleet(target) if target.cluster_url is not None else None
         visit = None if fleet is None else fleet.visit(call, target)
-        lease = Lease(self, target.id, state, now_ns, visit=visit, key=self._key(call))
+        lease = Lease(self, target, state, now_ns, visit=visit, key=self._key(call))
         if stale and state.probe is None:
             state.probe = lease
         return lease
@@ -281,7 +298,13 @@ class Pool:
             self._tell(lesson)
 
     def hear(self, lesson: Lesson) -> None:
-        """Take in what another process measured: the breaker and the predictions are those of the whole gateway."""
+        """Take in what another process measured: the breaker and the predictions are those of the whole gateway.
+
+        But for a failure of a process that has yet to read the configuration that this one has, or the other way round.
+        """
+        current = None if lesson.reach is None else self._target_of(lesson.target_id)
+        if current is not None and reach_of(current) != lesson.reach:
+            return
         state = self._state_of(lesson.target_id, lesson.ended_at_ns)
         self._learn(lesson, state)
         state.breaker.settle_other(lesson.began_at_ns, lesson.ended_at_ns, lesson.sample, lesson.key)
@@ -309,18 +332,30 @@ class Pool:
         return {target_id: state.in_flight + state.elsewhere for target_id, state in self._states.items()}
 
     def follow(
-        self, configured: Collection[str], is_known: Callable[[str], bool], *, several_keys: bool = False
+        self, configured: Collection[str], target_of: Callable[[str], Target | None], *, several_keys: bool = False
     ) -> None:
-        """Forget targets that are neither configured nor ``is_known``, except while they have attempts under way.
+        """Take over a configuration. ``target_of``: its target of an id, one behind a wildcard too.
 
-        The configured ones are never forgotten for names that callers make up behind a wildcard. ``several_keys``:
-        more than one is configured, so that breakers can tell callers apart.
+        Targets that it does not know are forgotten, except while they have attempts under way; the ``configured`` ones
+        never are for names that callers make up behind a wildcard. One that is reached at another address or with
+        another credential starts with a closed breaker. ``several_keys``: breakers can tell callers apart.
         """
+        before, self._target_of = self._target_of, target_of
         self._several_keys = several_keys
         self._configured = frozenset(configured)
-        self._states = {
-            i: state for i, state in self._states.items() if i in configured or state.in_flight or is_known(i)
-        }
+        kept = {}
+        for target_id, state in self._states.items():
+            old, new = before(target_id), target_of(target_id)
+            if old is not None and new is not None and reach_of(old) != reach_of(new):
+                state.breaker = Breaker()
+            if new is not None or state.in_flight:
+                kept[target_id] = state
+        self._states = kept
+
+    def is_current(self, target: Target) -> bool:
+        """Tell whether the configuration still reaches it in this way; what it no longer knows is taken to be so."""
+        current = self._target_of(target.id)
+        return current is None or reach_of(current) == reach_of(target)
 
     def _key(self, call: Call) -> str | None:
         return call.principal.key_id if self._several_keys else None

@@ -4,13 +4,18 @@ import asyncio
 import logging
 import threading
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
 from tests.ground.configs import one_model, two_models
 from tests.ground.gateway import running_gateway, write_config
+from tests.ground.model import ScriptedModel
+from tests.ground.script import Answer, Seen, error_answer
 from tests.ground.upstream import ScriptedUpstream
+from tests.ground.virtual_gateway import virtual_gateway
+from tests.ground.virtual_time import run_virtual
 
 CHAT = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -83,3 +88,49 @@ async def test_a_stream_under_way_outlives_a_reload(tmp_path: Path) -> None:
                 assert await running.gateway.reload()
                 rest = await asyncio.wait_for(answer.read(), 5)
     assert b"[DONE]" in rest
+
+
+def keyed(first_url: str, second_url: str, **provider: Any) -> dict[str, Any]:
+    """Describe two models that may be asked for by name; the first one's provider has these keys besides."""
+    config = two_models(first_url, second_url)
+    config["providers"]["one"] |= {"api_key": "env:KEY", **provider}
+    config["providers"]["any"] = {**config["providers"]["one"]}
+    config["models"]["any/*"] = {"provider": "any", "price": {"input": 1.0, "output": 2.0}}
+    return config
+
+
+@pytest.mark.parametrize("model", ["cheap", "any/model"])
+@pytest.mark.parametrize(
+    ("key", "provider", "status"),
+    [
+        ("good", {}, 200),
+        ("bad", {"base_url": "http://moved.test/v1"}, 200),
+        ("bad", {"headers": {"x-project": "other"}}, 200),
+        ("bad", {"timeouts": {"first_token_s": 3}}, 503),
+        ("bad", {}, 503),
+    ],
+)
+def test_breaker_is_closed_anew_by_a_changed_credential_or_address(
+    key: str, provider: dict[str, Any], status: int, model: str, tmp_path: Path
+) -> None:
+    """The call behind the reload is answered at once; where nothing of the sort has changed, not before 60 s."""
+
+    def answer(seen: Seen) -> Answer:
+        good = seen.headers["authorization"] == "Bearer good" or seen.headers.get("x-project") == "other"
+        return ScriptedModel().answer(seen) if good else error_answer(401, "no")
+
+    async def scenario() -> tuple[list[int], int, int]:
+        old, moved, other = ScriptedUpstream(), ScriptedUpstream(), ScriptedUpstream()
+        old.on_path("/v1/chat/completions", answer)
+        origins = {"http://old.test": old, "http://moved.test": moved, "http://other.test": other}
+        environ = {"KEY": "bad"}
+        config = keyed("http://old.test", "http://other.test")
+        async with virtual_gateway(config, tmp_path, origins, environ) as running:
+            before = [(await running.chat(model=model)).status for _ in range(3)]
+            asked = len(old.seen)
+            environ["KEY"] = key
+            write_config(tmp_path, keyed("http://old.test", "http://other.test", **provider))
+            assert await running.gateway.reload()
+            return before, asked, (await running.chat(model=model)).status
+
+    assert run_virtual(scenario()) == ([503] * 3, 2, status)

@@ -21,6 +21,7 @@ from tests.ground.configs import one_model
 from tests.ground.gateway import write_config
 from tests.ground.model import ScriptedModel
 from tests.ground.processes import Program, gateway_process
+from tests.ground.script import Answer, Seen, error_answer
 from tests.ground.sse import ChatStream
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.waiting import until
@@ -97,9 +98,15 @@ class Ground:
 
 @asynccontextmanager
 async def several(
-    tmp_path: Path, upstream: ScriptedUpstream, workers: int = PROCESSES, **key: int
+    tmp_path: Path,
+    upstream: ScriptedUpstream,
+    workers: int = PROCESSES,
+    *,
+    api_key: str | None = None,
+    **key: int,
 ) -> AsyncIterator[Ground]:
     config = one_model(upstream.url)
+    config["providers"]["upstream"] |= {} if api_key is None else {"api_key": api_key}
     config["server"] = {"host": "127.0.0.1", "port": 0, "workers": workers, "drain_s": 20}
     config["keys"] = [{"name": "app", "secret": f"sha256:{hashlib.sha256(b'k').hexdigest()}", **key}]
     file = write_config(tmp_path, config)
@@ -228,6 +235,30 @@ async def test_what_a_process_held_is_free_even_if_none_can_follow(tmp_path: Pat
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+async def test_new_credential_is_used_by_all_of_them_at_once(tmp_path: Path) -> None:
+    """The old one had closed the target for a minute; within a second of the reload every process asks it again."""
+    secret = tmp_path / "key"
+    secret.write_text("bad")
+
+    def answer(seen: Seen) -> Answer:
+        is_good = seen.headers["authorization"] == "Bearer good"
+        return ScriptedModel().answer(seen) if is_good else error_answer(401, "no")
+
+    upstream = ScriptedUpstream().on_path("/v1/chat/completions", answer)
+    async with upstream, several(tmp_path, upstream, api_key=f"file:{secret}") as ground:
+        assert {(await ground.chat())[0] for _ in range(4 * PROCESSES)} == {503}
+        refused = len(upstream.seen)
+        assert refused < 4 * PROCESSES
+        secret.write_text("good")
+        ground.gateway.signal(signal.SIGHUP)
+
+        async def answered() -> bool:
+            return {(await ground.chat())[0] for _ in range(4 * PROCESSES)} == {200}
+
+        async with asyncio.timeout(30):  # half of how long a refused credential closes a target
+            await until(answered)
 
 
 async def test_they_do_not_outlive_the_first_process(tmp_path: Path) -> None:

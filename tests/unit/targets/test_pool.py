@@ -1,14 +1,16 @@
 """The pool: shares of own hardware, probes, leases that end once."""
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.errors import ErrorKind
-from gateway.targets.pool import MAX_TARGETS, Lease, Pool
-from gateway.types import Sample, TargetView
+from gateway.targets.pool import MAX_TARGETS, Lease, Lesson, Pool
+from gateway.types import Rates, Sample, Target, TargetView, Timeouts
 from tests.ground.builders import build_call, build_route, build_target
 
 TARGET = build_target("own")
@@ -213,18 +215,104 @@ def test_removed_target_is_forgotten_once_idle() -> None:
     for name in ("gone", "kept", "openai/one"):
         pool.begin(build_target(name), build_call()).abandon()
     lease = pool.begin(build_target("busy"), build_call())
-    pool.follow(["kept"], lambda name: name.startswith("openai/"))
+    pool.follow(["kept"], lambda name: build_target(name) if name.startswith("openai/") or name == "kept" else None)
     assert set(pool.in_flight()) == {"kept", "openai/one", "busy"}
     lease.abandon()
-    pool.follow(["kept"], lambda _: False)
+    pool.follow(["kept"], lambda name: build_target(name) if name == "kept" else None)
     assert set(pool.in_flight()) == {"kept"}
+
+
+REFUSED = sample(None, ok=False, error_kind=ErrorKind.UPSTREAM_CREDENTIALS.value)
+OLD, NEW = build_target("own", pool="key 1"), build_target("own", pool="key 2")
+
+
+def is_closed(pool: Pool) -> bool:
+    return pool.breaker_states().get("own", "closed") == "closed"
+
+
+def refused_twice(pool: Pool, target: Target = OLD) -> None:
+    for lease in [pool.begin(target, build_call()) for _ in range(2)]:
+        lease.end(REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("changed", "closes"),
+    [
+        ({"pool": "key 2"}, True),
+        ({"base_url": "http://moved.test/v1"}, True),
+        ({"cluster_url": "http://cluster.test"}, True),
+        ({"upstream_model": "another"}, True),
+        ({"adapter": "anthropic"}, True),
+        ({"headers": (("api-key", "2"),)}, True),
+        ({}, False),
+        ({"rates": Rates(), "timeouts": Timeouts(total_s=5), "context_length": 5, "always_stream": True}, False),
+    ],
+)
+def test_breaker_is_closed_anew_where_a_target_is_reached_in_another_way(
+    changed: dict[str, Any], *, closes: bool
+) -> None:
+    pool = Pool(HandClock())
+    pool.follow(["own"], lambda _: OLD)
+    refused_twice(pool)
+    assert not is_closed(pool)
+    pool.follow(["own"], lambda _: replace(OLD, **changed))
+    assert is_closed(pool) is closes
+
+
+def test_attempt_with_the_old_credential_says_nothing_of_the_new_one() -> None:
+    """Neither one that was under way during the reload, nor one of a call that was planned before it."""
+    pool = Pool(HandClock())
+    pool.follow(["own"], lambda _: OLD)
+    under_way = [pool.begin(OLD, build_call()) for _ in range(2)]
+    pool.follow(["own"], lambda _: NEW)
+    for lease in under_way:
+        lease.end(REFUSED)
+    refused_twice(pool, OLD)
+    assert is_closed(pool)
+    assert pool.in_flight()["own"] == 0
+    refused_twice(pool, NEW)
+    assert not is_closed(pool)
+
+
+def test_probe_with_the_old_credential_leaves_the_new_breaker_alone() -> None:
+    clock = HandClock()
+    pool = Pool(clock)
+    pool.follow(["own"], lambda _: OLD)
+    refused_twice(pool)
+    clock.pass_s(61)
+    probe = pool.begin(OLD, build_call())
+    pool.follow(["own"], lambda _: NEW)
+    refused_twice(pool, NEW)
+    probe.end(sample())
+    assert pool.breaker_states()["own"] == "open"
+
+
+@pytest.mark.parametrize("reread_first", [0, 1])
+def test_failure_in_a_process_that_has_yet_to_reread_the_configuration_is_its_own(reread_first: int) -> None:
+    """And what the first one has learnt with the new credential is nothing to the other until it has reread too."""
+    lessons: list[Lesson] = []
+    pools = [Pool(HandClock(), tell=lessons.append) for _ in range(2)]
+    for pool in pools:
+        pool.follow(["own"], lambda _: OLD)
+    first, second = pools[reread_first], pools[1 - reread_first]
+    first.follow(["own"], lambda _: NEW)
+    refused_twice(second, OLD)
+    for lesson in lessons:
+        first.hear(lesson)
+    assert is_closed(first)
+    lessons.clear()
+    second.follow(["own"], lambda _: NEW)
+    refused_twice(second, NEW)
+    for lesson in lessons:
+        first.hear(lesson)
+    assert not is_closed(first)
 
 
 def test_configured_target_outlives_any_number_of_invented_names() -> None:
     """Names that callers make up push out each other, the longest idle first, and never what is configured."""
     pool = Pool(HandClock())
     pool.begin(build_target("configured"), build_call()).abandon()
-    pool.follow(["configured"], lambda _: True)
+    pool.follow(["configured"], build_target)
     for number in range(MAX_TARGETS + 10):
         pool.begin(build_target(f"openai/{number}"), build_call()).abandon()
     assert len(pool.in_flight()) == MAX_TARGETS
