@@ -207,7 +207,7 @@ class UpstreamError(GatewayError):
         self.upstream_status = upstream_status
         self.upstream_code = code
         self.said = said
-        """The upstream's own words where the fault is not the caller's: for the log and the record, never for callers.
+        """The upstream's own words where the fault is not the caller's: for the log and the record, not for the answer.
 
         See ``providers.redaction``.
         """

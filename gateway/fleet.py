@@ -5,8 +5,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-Count = Annotated[int, Meta(ge=0)]
-Amount = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+"""No more than a float, as metrics are, holds exactly: no life of a replica counts as far."""
+Amount = Annotated[float, Meta(ge=0, le=1e15)]
+"""Sums and products of some of these are still numbers."""
 
 
 class Tally(Struct, frozen=True):

@@ -120,13 +120,21 @@ class Meter:
         self._left = self._winner is None or not self._winner.delivered
 
     def close(self) -> None:
-        """Settle the holds and write the call's record."""
-        entries = [attempt.finish("cancelled") for attempt in self._attempts]
+        """Settle the holds and write the call's record; a fault in one attempt keeps nothing else from its end."""
+        entries: list[LedgerEntry] = []
+        fault: Exception | None = None
+        for attempt in self._attempts:
+            try:
+                entries.append(attempt.finish("cancelled"))
+            except Exception as error:  # noqa: BLE001 - raised below
+                fault = error
         usage = entries[0].usage if len(entries) == 1 else _sum([entry.usage for entry in entries])
         for hold in self._holds:
             hold.settle(usage)
         if self._no_longer_wanted is not None:
             self._no_longer_wanted()
+        if fault is not None:
+            raise fault
         record = self._record(entries)
         self._instruments.ledger.record(record)
         self._instruments.observer.call_ended(record)

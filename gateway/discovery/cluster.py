@@ -12,11 +12,11 @@ import logging
 from collections.abc import AsyncIterator, Callable
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from gateway.clock import Ids
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.fleet import ListedModel, Load
+from gateway.fleet import Amount, Count, Listed, ListedModel, Load
 from gateway.targets.replicas import Fleet, Replica, Replicas
 from gateway.transport.base import Transport, UpstreamStream
 from gateway.types import Secret, UpstreamRequest
@@ -49,11 +49,21 @@ class Cluster(Struct, frozen=True):
 
 
 class _Listing(Struct):
-    version: int
-    models: dict[str, ListedModel]
+    version: Count
+    models: dict[str, Raw]
+
+
+class _RawModel(Struct):
+    """A ``ListedModel`` whose replicas are read one by one."""
+
+    replicas: tuple[Raw, ...]
+    serves: tuple[str, ...]
+    usd_per_hour: Amount = 0.0
 
 
 _listing = msgspec.json.Decoder(_Listing).decode
+_model = msgspec.json.Decoder(_RawModel).decode
+_replica = msgspec.json.Decoder(Listed).decode
 
 
 class Discovery:
@@ -121,7 +131,7 @@ class Discovery:
                 continue
             retry_s = RETRY_S
             version = listing.version
-            new = self._replicas.listed(cluster.url, listing.models)
+            new = self._replicas.listed(cluster.url, *_read(listing, cluster.url))
             heard = [asyncio.Event() for _ in new]
             for (fleet, replica), event in zip(new, heard, strict=True):
                 tasks.create_task(self._listen(cluster, fleet, replica, event))
@@ -225,6 +235,28 @@ async def _see(view: asyncio.Event, heard: list[asyncio.Event]) -> None:
     for event in heard:
         await event.wait()
     view.set()
+
+
+def _read(listing: _Listing, url: str) -> tuple[dict[str, ListedModel], set[str]]:
+    """Read a listing's models, without the replicas that cannot be read; and name those that cannot be read at all."""
+    models: dict[str, ListedModel] = {}
+    unreadable = set()
+    for name, raw in listing.models.items():
+        try:
+            model = _model(raw)
+        except _UNUSABLE:
+            unreadable.add(name)
+            continue
+        replicas = []
+        for each in model.replicas:
+            with contextlib.suppress(*_UNUSABLE):
+                replicas.append(_replica(each))
+        models[name] = ListedModel(tuple(replicas), model.serves, model.usd_per_hour)
+        if len(replicas) < len(model.replicas):
+            _log.warning("the directory of %s lists replicas of %s that cannot be read; they are left out", url, name)
+    if unreadable:
+        _log.warning("the directory of %s lists models that cannot be read; what is known of them stays", url)
+    return models, unreadable
 
 
 def _request(method: str, url: str, cluster: Cluster, body: bytes = b"") -> UpstreamRequest:

@@ -4,13 +4,13 @@ Decides the URL, the headers, which decoder an answer gets, and whose fault a fa
 worded is left to ``wire.anthropic_request``, ``wire.anthropic`` and ``wire.chat_answer``.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.providers.base import streams_upstream
 from gateway.providers.classify import ANTHROPIC, Hints, classify
+from gateway.providers.failure import retry_after_s
 from gateway.providers.redaction import by_shape
 from gateway.types import Call, Operation, Target, UpstreamRequest, Usage
 from gateway.wire.anthropic import Answer, ErrorBody, StreamError, read_error
@@ -92,7 +92,7 @@ class AnthropicAdapter:
         operation: Operation = "chat",  # noqa: ARG002 - there is no other
     ) -> UpstreamError:
         """Classify an answer with another status."""
-        return _failure(read_error(body), status, _retry_after_s(headers))
+        return _failure(read_error(body), status, retry_after_s(headers))
 
     @staticmethod
     def _body(call: Call, target: Target) -> bytes:
@@ -197,7 +197,7 @@ class WholeDecoder:
         return body
 
 
-def _failure(error: ErrorBody, status: int | None, retry_after_s: float | None) -> UpstreamError:
+def _failure(error: ErrorBody, status: int | None, wait_s: float | None) -> UpstreamError:
     """Make the error. Only what is the caller's keeps the provider's words; ours would mean nothing to them."""
     code = bytes((error.details or {}).get("error_code", b"")).decode(errors="replace").strip('"')
     meant = status or _STATUS_BY_TYPE.get(error.type, 500)
@@ -209,13 +209,4 @@ def _failure(error: ErrorBody, status: int | None, retry_after_s: float | None) 
         name = error.type if error.type in _STATUS_BY_TYPE else f"status {status}" if status else "unknown error"
         message = f"{sentence} ({name})."
     said = error.message or None if sentence is not None else None
-    return UpstreamError(kind, message, upstream_status=meant, retry_after_s=retry_after_s, said=said)
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Read ``retry-after`` in seconds, the only form that Anthropic documents (api/rate-limits)."""
-    try:
-        seconds = float(headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    return UpstreamError(kind, message, upstream_status=meant, retry_after_s=wait_s, said=said)

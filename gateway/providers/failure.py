@@ -56,9 +56,9 @@ def failure_in_stream(answer: Mapping[str, Any]) -> UpstreamError:
     kind = f"{error.get('type')} {error.get('code')}"
     status = next((status for pattern, status in _STATUS_IN_STREAM if re.search(pattern, kind, re.IGNORECASE)), 500)
     for name in ("code", "status", "status_code"):
-        value = error.get(name)
-        if str(value).isdecimal() and 400 <= int(str(value)) <= 599:
-            status = int(str(value))
+        value = str(error.get(name))
+        if re.fullmatch(r"[45][0-9]{2}", value):
+            status = int(value)
             break
     return _failure(status, error, {}, COMPATIBLE)
 
@@ -122,7 +122,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """
     for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         text = headers.get(name, "").strip()
-        if re.fullmatch(r"\d{1,9}(?:\.\d{1,9})?", text):
+        if re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", text):
             return float(text) * scale
     try:
         until, now = (parsedate_to_datetime(headers[name]) for name in ("retry-after", "date"))
@@ -132,7 +132,10 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 
 def _is_label(value: Any) -> bool:
-    return isinstance(value, int | str) and _LABEL.fullmatch(str(value)) is not None
+    """Whether a code or type is a name, which a key may look like too."""
+    if not isinstance(value, int | str) or _LABEL.fullmatch(str(value)) is None:
+        return False
+    return by_shape(str(value)) == str(value)
 
 
 def _read(body: bytes) -> Mapping[str, Any]:

@@ -7,7 +7,10 @@ makes of the words what the log may hold. It runs when an attempt has failed, ne
 
 import base64
 import re
-from urllib.parse import quote, urlsplit
+from collections.abc import Iterator
+from urllib.parse import quote, unquote, urlsplit
+
+import msgspec
 
 from gateway.errors import UpstreamError
 from gateway.types import Target
@@ -35,8 +38,21 @@ _ADDRESS = re.compile(
 )
 _SHORTEST_SECRET = 6
 """Shorter ones, as the ``none`` of a server that asks for no key, are words of every message."""
-_SAME_CHARS = 16
-"""As many characters in a row of a caller's request as may not stand in the log."""
+_SHORTEST_NAME = 12
+"""Of a base URL's path: an account or a deployment. Shorter pieces (``v1``, ``openai``) are words."""
+_SAME_CHARS = 12
+"""As many letters and digits in a row of a caller's request as may not stand in the log; of short ones, all."""
+_SHORTEST_TEXT = 4
+_NO_TEXT = frozenset({"model", "role", "type"})
+"""Members of a request whose values are no caller's words."""
+_ACCOUNT = re.compile(
+    r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b"
+    r"|\b(?:org|proj|project|team|acct|account|user|ws|wrkspc|workspace|key)[-_](?=[A-Za-z]*\d)[A-Za-z0-9]{6,}\b"
+    r"|[\w.+-]+@[\w-]+\.[\w.-]+"
+    r"|https?://\S+",
+    re.IGNORECASE,
+)
+"""Who we are to a provider: ids of our account, and where it is managed."""
 _LARGEST_COMPARED_BYTES = 1 << 18
 
 
@@ -82,9 +98,21 @@ def _in_base64(value: str) -> str:
 
 
 def _addresses(target: Target) -> re.Pattern[str] | None:
-    """Match the hosts that the target is asked at, with what belongs to their addresses."""
-    hosts = {urlsplit(url).hostname for url in (target.base_url, target.cluster_url) if url}
-    return _any_of([_address(host) for host in hosts if host])
+    """Match the hosts that the target is asked at, with what belongs to their addresses, and paths by themselves."""
+    urls = [urlsplit(url) for url in (target.base_url, target.cluster_url) if url]
+    hosts = {url.hostname for url in urls}
+    paths = {each for url in urls for each in (url.path, unquote(url.path))}
+    return _any_of([*(_address(host) for host in hosts if host), *(form for path in paths for form in _of_path(path))])
+
+
+def _of_path(path: str) -> Iterator[str]:
+    """Match a path that is more than a version, with what follows it, and its long pieces wherever they stand."""
+    own = re.sub(r"(?:/v\d\w{0,7})?/*$", "", path)
+    if own:
+        yield rf"(?<![\w.-]){re.escape(own)}(?![\w-])(?:/\S*)?"
+    for piece in own.split("/"):
+        if len(piece) >= _SHORTEST_NAME:
+            yield rf"(?<![\w-]){re.escape(piece)}(?![\w-])"
 
 
 def _address(host: str) -> str:
@@ -101,10 +129,47 @@ def _any_of(forms: list[str]) -> re.Pattern[str] | None:
 
 def _loggable(said: str, request_body: bytes) -> str | None:
     """Return the first sentence, unless it repeats the caller, which is not to be found out for a large request."""
-    sentence = re.split(r"(?<=[.!?])\s|[\r\n]", by_shape(said).strip(), maxsplit=1)[0][:_MAX_NAME_CHARS]
-    if not sentence or len(request_body) > _LARGEST_COMPARED_BYTES:
+    if len(request_body) > _LARGEST_COMPARED_BYTES:
         return None
-    raw = sentence.encode()
-    pieces = {raw[at : at + _SAME_CHARS] for at in range(max(1, len(raw) - _SAME_CHARS + 1))}
-    repeats = any(piece in request_body for piece in pieces)
-    return None if repeats else "".join(each if each.isprintable() else "?" for each in sentence)
+    sentence = first_sentence(said)
+    return None if _repeats(sentence, request_body) else sentence or None
+
+
+def first_sentence(said: str) -> str:
+    """Return the first sentence of an upstream's words in one line, without what is shaped like our account's."""
+    text = _ACCOUNT.sub("(redacted)", by_shape(said)).strip()
+    sentence = re.split(r"(?<=[.!?])\s|[\r\n]", text, maxsplit=1)[0][:_MAX_NAME_CHARS]
+    return "".join(each if each.isprintable() else "?" for each in sentence)
+
+
+def _repeats(sentence: str, request_body: bytes) -> bool:
+    """Whether a sentence holds a text of the request, or a long piece of one, whatever its case and punctuation."""
+    words = _letters(sentence)
+    pieces = [words[at : at + _SAME_CHARS] for at in range(len(words) - _SAME_CHARS + 1)]
+    for text in map(_letters, _texts(request_body)):
+        if _SHORTEST_TEXT <= len(text) < _SAME_CHARS and text in words:
+            return True
+        if any(piece in text for piece in pieces):
+            return True
+    return False
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text.casefold())
+
+
+def _texts(request_body: bytes) -> Iterator[str]:
+    """Yield the texts of a request, as they are behind JSON's escapes; of another form, all of it as one."""
+    try:
+        to_do = [msgspec.json.decode(request_body)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        yield request_body.decode(errors="replace")
+        return
+    while to_do:
+        value = to_do.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list):
+            to_do += value
+        elif isinstance(value, dict):
+            to_do += [each for name, each in value.items() if name not in _NO_TEXT]

@@ -17,7 +17,7 @@ A directory that is away changes nothing here: who was listed stays, as long as 
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from random import Random
 
 from gateway.clock import Clock
@@ -283,8 +283,13 @@ class Replicas:
         """Return the models of a cluster by name."""
         return self._fleets.get(cluster_url, {})
 
-    def listed(self, cluster_url: str, models: Mapping[str, ListedModel]) -> list[tuple[Fleet, Replica]]:
-        """Take over what the directory lists; return the replicas that are new, to be listened to."""
+    def listed(
+        self, cluster_url: str, models: Mapping[str, ListedModel], unreadable: Collection[str] = ()
+    ) -> list[tuple[Fleet, Replica]]:
+        """Take over what the directory lists; return the replicas that are new, to be listened to.
+
+        ``unreadable``: models that it lists too, in words that are not understood; they stay as they are.
+        """
         fleets = self._fleets.setdefault(cluster_url, {})
         new: list[tuple[Fleet, Replica]] = []
         for name, model in models.items():
@@ -295,7 +300,7 @@ class Replicas:
             for served in model.serves or (name,):
                 self._serving[cluster_url, served] = fleet
             new += [(fleet, replica) for replica in fleet.listed(model.replicas)]
-        for name in fleets.keys() - models.keys():
+        for name in fleets.keys() - models.keys() - set(unreadable):
             fleets[name].listed(())
             if not fleets[name].replicas:
                 self._drop(fleets.pop(name))

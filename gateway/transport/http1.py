@@ -126,7 +126,7 @@ class HttpTransport:
         if kind is ErrorKind.UPSTREAM_CUT and connection.used and not answer.began and self._loop is not None:
             soon = self._loop.time() - connection.since_s < STALE_SHOWS_WITHIN_S
             kind = ErrorKind.STALE_CONNECTION if soon else kind
-        return failed(kind, "before it answered")
+        return failed(kind, "before it answered", answer.cause)
 
     def _drop_expired(self) -> None:
         """Close what nobody has asked for in time, and look again while anything is idle."""

@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import select
+import ssl
 from collections.abc import Callable, Mapping
 from typing import cast
 
 import httptools
 
-from gateway.errors import ErrorKind, UpstreamError
+from gateway.errors import Cause, ErrorKind, UpstreamError
 from gateway.transport.http1_request import Pool
 
 _WHOLE_WRITE_LIMIT_BYTES = 1 << 16
@@ -28,7 +29,8 @@ class Answer:
 
     __slots__ = (
         "_barren_bytes", "_buffered_bytes", "_connection", "_fields", "_header_limit_bytes", "_parser", "_pieces",
-        "_take", "_waiter", "began", "complete", "failure", "has_head", "headers", "keep_alive", "on_body", "status",
+        "_take", "_waiter", "began", "cause", "complete", "failure", "has_head", "headers", "keep_alive", "on_body",
+        "status",
     )  # fmt: skip
 
     def __init__(self, connection: "Connection", header_limit_bytes: int) -> None:
@@ -40,6 +42,8 @@ class Answer:
         self.keep_alive = False
         """Whether the connection can carry another request after this answer."""
         self.failure: ErrorKind | None = None
+        self.cause: Cause | None = None
+        """Of the failure, where the connection's end was it."""
         self._connection = connection
         self._header_limit_bytes = header_limit_bytes
         self._fields: dict[str, str] = {}
@@ -69,7 +73,7 @@ class Answer:
             if self.complete:
                 return b""
             if self.failure is not None:
-                raise failed(ErrorKind.UPSTREAM_CUT, "in the middle of its answer")
+                raise failed(ErrorKind.UPSTREAM_CUT, "in the middle of its answer", self.cause)
             await self._change()
         return self._taken()
 
@@ -117,7 +121,7 @@ class Answer:
             if self._barren_bytes > self._header_limit_bytes * _BARREN_LIMIT_HEADERS:
                 sound = False
         if not sound:
-            self.fail(ErrorKind.UPSTREAM_CUT if self.has_head else ErrorKind.UPSTREAM_PROTOCOL)
+            self.fail(ErrorKind.UPSTREAM_CUT if self.has_head else ErrorKind.UPSTREAM_PROTOCOL, "not_http")
         if self.complete or self.failure is not None:
             self._parser = None  # it and this object hold each other
             self._wake()
@@ -141,19 +145,19 @@ class Answer:
             self._take = None
         return goes_on
 
-    def end(self, *, orderly: bool) -> None:
-        """Take the connection's end: of a body without a length it is the end too, if it is an orderly one."""
+    def end(self, cause: Cause | None) -> None:
+        """Take the connection's end: of a body without a length it is the end too, if it is an orderly one (closed)."""
         lengthless = "content-length" not in self.headers and "transfer-encoding" not in self.headers
-        if self.has_head and lengthless and orderly and self.failure is None:
+        if self.has_head and lengthless and cause == "closed" and self.failure is None:
             self.complete = True
-        self.fail(ErrorKind.UPSTREAM_CUT)
+        self.fail(ErrorKind.UPSTREAM_CUT, cause)
         self._parser = None
         self._wake()
 
-    def fail(self, kind: ErrorKind) -> None:
+    def fail(self, kind: ErrorKind, cause: Cause | None = None) -> None:
         """Note that the rest will not come, unless it is known already or has come."""
         if not self.ended:
-            self.failure = kind
+            self.failure, self.cause = kind, cause
 
     async def _change(self) -> None:
         waiter = self._waiter = asyncio.get_running_loop().create_future()
@@ -261,7 +265,7 @@ class Connection(asyncio.Protocol):
             self.used, self.since_s = True, now_s
             return True
         if answer is not None:
-            answer.end(orderly=False)
+            answer.end(None)
         self.drop()
         return False
 
@@ -270,7 +274,7 @@ class Connection(asyncio.Protocol):
         self._note_what_is_unsent()
         self._transport.abort()
         if self._answer is not None:
-            self._answer.end(orderly=False)
+            self._answer.end(None)
 
     def unmake(self) -> None:
         """Let go of a transport that the loop has given up while making it: of that it calls no ``connection_lost``."""
@@ -317,14 +321,14 @@ class Connection(asyncio.Protocol):
         """Take the orderly end of what the upstream sends. The loop closes the connection: nothing more can come."""
         self.open = False
         if self._answer is not None:
-            self._answer.end(orderly=True)
+            self._answer.end("closed")
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the loop's own signature
+    def connection_lost(self, exc: Exception | None) -> None:
         """Take the connection's end, whatever caused it; an orderly one was told before, by eof_received."""
         self._note_what_is_unsent()
         answer, self._answer = self._answer, None  # it and this object hold each other
         if answer is not None:
-            answer.end(orderly=False)
+            answer.end(_cause_of(exc))
         self._on_lost(self)
 
     def pause_writing(self) -> None:
@@ -338,10 +342,17 @@ class Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._send_on)
 
 
-def failed(kind: ErrorKind, when: str) -> UpstreamError:
+def _cause_of(error: Exception | None) -> Cause | None:
+    """Name what broke a connection; None: this process did."""
+    if error is None:
+        return None
+    return "tls" if isinstance(error, ssl.SSLError) else "reset"
+
+
+def failed(kind: ErrorKind, when: str, cause: Cause | None) -> UpstreamError:
     """Say what became of an answer."""
     if kind is ErrorKind.UPSTREAM_PROTOCOL:
         return UpstreamError(kind, "The upstream's answer is not HTTP that can be understood.", cause="not_http")
     if kind is ErrorKind.STALE_CONNECTION:
-        return UpstreamError(kind, "A kept connection to the upstream was of no use any more.")
-    return UpstreamError(kind, f"The upstream broke the connection {when}.")
+        return UpstreamError(kind, "A kept connection to the upstream was of no use any more.", cause=cause)
+    return UpstreamError(kind, f"The upstream broke the connection {when}.", cause=cause)

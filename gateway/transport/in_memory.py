@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from gateway.errors import ErrorKind, UpstreamError
+from gateway.errors import Cause, ErrorKind, UpstreamError
 from gateway.transport.base import STALE_SHOWS_WITHIN_S, Sending
 from gateway.types import UpstreamRequest
 
@@ -172,6 +172,7 @@ class _Answer:
         self._header_bytes = 0
         self._headers_ready = False
         self._failure: ErrorKind | None = None
+        self._cause: Cause | None = None
         self._refused_after_s = 0.0
         self._body = bytearray()
         self._keep_alive = False
@@ -257,7 +258,7 @@ class _Answer:
         if self._headers_ready and lengthless and not reset and self._failure is None:
             self.complete = True
         elif not self.complete and self._failure is None:
-            self._failure = ErrorKind.UPSTREAM_CUT
+            self._failure, self._cause = ErrorKind.UPSTREAM_CUT, "reset" if reset else "closed"
         self._changed.set()
 
     def refuse(self, after_s: float) -> None:
@@ -275,15 +276,14 @@ class _Answer:
         self._changed.clear()
         await self._changed.wait()
 
-    @staticmethod
-    def _error(kind: ErrorKind, when: str) -> UpstreamError:
+    def _error(self, kind: ErrorKind, when: str) -> UpstreamError:
         if kind is ErrorKind.UPSTREAM_CONNECT:
             return UpstreamError(kind, "The upstream could not be reached: connection refused.", cause="refused")
         if kind is ErrorKind.UPSTREAM_PROTOCOL:
             return UpstreamError(kind, "The upstream's answer is not HTTP that can be understood.", cause="not_http")
         if kind is ErrorKind.STALE_CONNECTION:
-            return UpstreamError(kind, "A kept connection to the upstream was of no use any more.")
-        return UpstreamError(kind, f"The upstream broke the connection {when}.")
+            return UpstreamError(kind, "A kept connection to the upstream was of no use any more.", cause=self._cause)
+        return UpstreamError(kind, f"The upstream broke the connection {when}.", cause=self._cause)
 
     # What follows is called by the parser.
 

@@ -214,6 +214,8 @@ NONSENSE = {
     "a negative cache": line("a", kv_tokens=-1),
     "negative tokens": line("a", window=SPAN | {"output_tokens": -1}),
     "other types": line("a", limit="many"),
+    "an absurd count": line("a", in_flight=2**60),
+    "an absurd time": line("a", window=SPAN | {"busy_s": 1e300}),
 }
 
 
@@ -233,6 +235,35 @@ def test_a_directory_that_talks_nonsense_changes_nothing(body: bytes) -> None:
         await _urls_stay(made, [A[1]])
 
     run(lambda: Ground(Book(A), a=Scripted(line("a"))), story)
+
+
+REPLICA = {"id": A[0], "url": A[1]}
+BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "another model is none": ({"own": {"replicas": [REPLICA], "serves": ["own"]}, "bad": 5}, [A[1]]),
+    "another model costs absurdly": (
+        {"own": {"replicas": [REPLICA], "serves": ["own"]}, "b": {"replicas": [], "serves": [], "usd_per_hour": 1e300}},
+        [A[1]],
+    ),
+    "one replica is none": ({"own": {"replicas": [REPLICA, {"id": 7}, "b"], "serves": ["own"]}}, [A[1]]),
+    "it is a new replica beside a bad one": (
+        {"own": {"replicas": [{"id": B[0], "url": B[1]}, REPLICA, 5], "serves": ["own"]}},
+        [A[1], B[1]],
+    ),
+    "the model itself is none": ({"own": {"replicas": 5}}, [A[1]]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_item_of_a_listing_spoils_nothing_else(name: str) -> None:
+    """The rest of the listing counts; what is known of a model that cannot be read stays."""
+    models, urls = BAD[name]
+
+    async def story(made: Ground) -> None:
+        made.book.body = json.dumps({"version": 7, "models": models}).encode()
+        await made.list(A)
+        await _urls_stay(made, urls)
+
+    run(lambda: Ground(Book(A), a=Scripted(line("a")), b=Scripted(line("b"))), story)
 
 
 def test_the_same_credential_read_again_is_the_same_cluster() -> None:

@@ -188,7 +188,9 @@ def test_half_a_character_in_a_body_is_a_protocol_error_and_in_an_error_no_news(
     assert ADAPTER.failure(529, {}, b'{"error":{"type":"\xc3"}}').kind is ErrorKind.UPSTREAM_OVERLOADED
 
 
-@pytest.mark.parametrize("retry_after", ["soon", "-1", "inf", "Wed, 21 Oct 2026 07:28:00 GMT"])
+@pytest.mark.parametrize(
+    "retry_after", ["soon", "-1", "inf", "1e3", "1_0", "\uff19", " ", "9" * 400, "Wed, 21 Oct 2026 07:28:00 GMT"]
+)
 def test_retry_after_that_is_no_number_of_seconds_is_passed_over(retry_after: str) -> None:
     """Anthropic documents seconds."""
     assert ADAPTER.failure(429, {"retry-after": retry_after}, b"").retry_after_s is None

@@ -204,6 +204,7 @@ FAILURES = [
     {"code": 500, "msg": "no"},
     {"errors": [{"message": "no"}]},
     {"object": "error", "message": "no"},
+    {"error": {"message": "no", "code": "9" * 5_000}},
     {"error": {"message": "no"}, "choices": [{"delta": {"content": "b"}}]},
     {"type": "overloaded", "title": "no", "detail": "no", "choices": []},
 ]

@@ -177,3 +177,13 @@ def test_strange_bodies_still_have_a_meaning(body: Any) -> None:
 def test_retry_after_is_read_in_all_its_forms(status: int, headers: dict[str, str], seconds: float | None) -> None:
     """Seconds, milliseconds, or a date against the answer's own clock."""
     assert failure(status, b"", **headers).retry_after_s == seconds
+
+
+@pytest.mark.parametrize("shape", ["sk-live-0123456789", "gsk_0123456789", "10.0.0.7", "db.internal"])
+def test_code_or_type_in_the_shape_of_a_key_or_an_address_is_none(shape: str) -> None:
+    """Neither in the sentence about our configuration, nor as the code of a refusal."""
+    for status in (400, 401, 500):
+        body = json.dumps({"error": {"message": "no", "code": shape, "type": shape}}).encode()
+        error = CompatibleAdapter().failure(status, {}, body)
+        assert shape not in error.message
+        assert error.upstream_code is None

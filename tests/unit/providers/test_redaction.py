@@ -1,6 +1,7 @@
 """What of an upstream's words passes: not what our configuration holds, and all that is no secret."""
 
 import base64
+import json
 
 import pytest
 
@@ -41,6 +42,10 @@ def cleaned(text: str, *, body: bytes = b"{}", status: int = 401) -> UpstreamErr
         "models.corp.example.",
         "http://ray-head:8265/api",
         "ray-head:8265",
+        "/inner/v1",
+        "/INNER/v1/chat/completions",
+        "/inner",
+        "POST /inner/v1/models?x=1",
     ],
 )
 def test_own_secrets_and_addresses_are_taken_out_of_every_part(ours: str) -> None:
@@ -49,7 +54,7 @@ def test_own_secrets_and_addresses_are_taken_out_of_every_part(ours: str) -> Non
     for part in (error.message, error.param, error.said):
         assert part is not None
         assert part.startswith("no: ")
-        for canary in (SECRET.lower(), "hunter2", "team-token", "corp.example", "ray-head"):
+        for canary in (SECRET.lower(), "hunter2", "team-token", "corp.example", "ray-head", "/inner"):
             assert canary not in part.lower()
     assert error.upstream_code is None
 
@@ -65,12 +70,26 @@ def test_own_secrets_and_addresses_are_taken_out_of_every_part(ours: str) -> Non
         "the ray-head is a fish",
         "see https://platform.example.org/docs",
         "chatcmpl-9f86d081-884c-7d65-9a2f-eaa0c55ad015-extra",
+        "the /innermost/v1 is no address, nor is spinner/v1 or inner",
+        "there is no /v1/chat/completions",
     ],
 )
 def test_words_that_are_no_secret_stay(harmless: str) -> None:
     """A long name of a tool, a model or a request is the caller's to read."""
     assert cleaned(harmless).message == harmless
     assert by_shape(harmless) == harmless
+
+
+@pytest.mark.parametrize(
+    "path", ["/accounts/0123456789abcdef/ai/v1", "/accounts%2F0123456789abcdef", "/v1/deployments/0123456789abcdef"]
+)
+def test_long_piece_of_a_path_is_taken_out_wherever_it_stands(path: str) -> None:
+    """It is an account or a deployment; the path itself may come encoded or not."""
+    target = build_target(base_url=f"https://api.example.com{path}")
+    for said in ("the account 0123456789abcdef is closed", f"no route for {path}/chat/completions"):
+        error = UpstreamError(ErrorKind.UPSTREAM_REJECTED, said, upstream_status=400, param=said)
+        without_own(error, target, b"{}")
+        assert "0123456789abcdef" not in f"{error.message} {error.param}"
 
 
 @pytest.mark.parametrize("code", ["model_not_found", "rate_limit_exceeded", "context_length_exceeded"])
@@ -100,6 +119,50 @@ def test_said_is_one_sentence_and_nothing_of_the_callers() -> None:
     """The log is no place for prompts, whoever repeats them."""
     assert cleaned("The key is revoked. Write to us at once.").said == "The key is revoked."
     assert cleaned("Broken\x1b[31m\ttext\nsecond line").said == "Broken?[31m?text"
-    prompt = b'{"messages":[{"role":"user","content":"my secret plan for tomorrow"}]}'
-    assert cleaned("Refused: my secret plan for tomorrow", body=prompt).said is None
     assert cleaned("No access to this model", body=b" " * 300_000).said is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("my secret plan for tomorrow", "Refused: my secret plan for tomorrow"),
+        ("my secret plan for tomorrow", "Refused: MY SECRET, PLAN FOR... tomorrow"),
+        ("hunter2", "no: hunter2"),
+        ("4711", "The PIN 4711 is not to be said."),
+        ('a "quoted"\nplan for tomorrow', 'Refused: a "quoted" plan for tomorrow'),
+        ("geheime Pläne", "nein: geheime Pläne"),
+        ("one very long story of which just a part comes back to us", "no: story of which just a part"),
+    ],
+)
+def test_prompt_said_back_is_not_kept(prompt: str, said: str) -> None:
+    """However short it is, and however JSON wrote it."""
+    for body in ({"messages": [{"role": "user", "content": prompt}]}, {"tools": [{"x": {"description": prompt}}]}):
+        for ascii_only in (True, False):
+            assert cleaned(said, body=json.dumps(body, ensure_ascii=ascii_only).encode()).said is None
+
+
+def test_prompt_of_a_form_said_back_is_not_kept() -> None:
+    body = b"--form\r\n\r\nmy secret plan for tomorrow\r\n--form--"
+    assert cleaned("no: my secret plan", body=body).said is None
+
+
+def test_name_of_the_model_is_no_prompt() -> None:
+    body = b'{"model": "gpt-4o-mini-2024-07-18", "messages": [{"role": "user", "content": "hi"}]}'
+    said = "The model gpt-4o-mini-2024-07-18 does not exist."
+    assert cleaned(said, body=body, status=404).said == said
+
+
+@pytest.mark.parametrize(
+    "ours",
+    [
+        "org-AbC123dEf456",
+        "proj_AbC123dEf456",
+        "9f86d081-884c-7d65-9a2f-eaa0c55ad015",
+        "billing@corp.example.com",
+        "https://console.example.com/teams/77/billing",
+        "sk-proj-abcdef0123456789",
+    ],
+)
+def test_said_holds_nothing_of_our_account(ours: str) -> None:
+    """It stands in the record of a call, which its key may read."""
+    assert cleaned(f"The account {ours} is closed.").said == "The account (redacted) is closed."

@@ -87,6 +87,24 @@ async def test_break_before_headers_is_a_cut(ground: Ground, reset: bool) -> Non
     assert len(ground.upstream.seen) == 1
 
 
+@pytest.mark.parametrize(("reset", "cause"), [(False, "closed"), (True, "reset")])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(hang_up=True),
+        replace(THREE, cut_after=1, per_chunk_delay_s=0.01),
+        replace(THREE, cut_after=1, per_chunk_delay_s=0.01, framing="content-length"),
+    ],
+)
+async def test_broken_connection_has_its_cause(ground: Ground, answer: Answer, cause: str, *, reset: bool) -> None:
+    """For the log and the ledger: whether the upstream ended it in good order."""
+    ground.upstream.then(replace(answer, reset=reset))
+    with pytest.raises(UpstreamError) as caught:
+        async with ground.transport.send(ground.request(), connect_timeout_s=2.0) as stream:
+            await read_all(stream)
+    assert (caught.value.kind, caught.value.cause) == (ErrorKind.UPSTREAM_CUT, cause)
+
+
 async def test_break_within_headers_is_a_cut(ground: Ground) -> None:
     """Half a header is no answer."""
     ground.upstream.then(Answer(raw=b"HTTP/1.1 200 OK\r\ncontent-ty"))
