@@ -28,6 +28,7 @@ from gateway.config.load import load
 from gateway.config.problems import ConfigError
 from gateway.config.snapshot import Current, Snapshot, Storage
 from gateway.discovery.cluster import Cluster, Discovery
+from gateway.errors import GatewayError
 from gateway.execution.registry import strategies
 from gateway.fleet import FleetReport
 from gateway.pipeline import Pipeline
@@ -119,6 +120,7 @@ class Gateway:
             self._exchange = Exchange(place.shared_dir, place.slot, self.ledger.flush)
             self.pool = Pool(clock, tell=self._exchange.tell)
             self.metrics = Metrics(self._label_of, Figures(place.figures), lambda: read_all(place.all_figures()))
+        self._failures = FailureLog()
         self.metrics.watch(self.pool.in_flight, self.pool.breaker_states)
         self.metrics.watch_replicas(self._replica_report)
         self.transport = transport or HttpTransport()
@@ -139,7 +141,7 @@ class Gateway:
             ),
             ledger=self.ledger,
             observer=self.metrics,
-            failures=FailureLog(),
+            failures=self._failures,
             clock=clock,
             ids=ids,
         )
@@ -162,9 +164,10 @@ class Gateway:
             metrics=self.metrics,
             unready=self.unready,
             ids=ids,
+            refused=self._refused,
         )
         api = create_api(pages, version=version("tollway"))
-        self.http = HttpServer(Front(llm_routes, AsgiBridge(api, self.current), self.current))
+        self.http = HttpServer(Front(llm_routes, AsgiBridge(api, self.current), self.current), self._refused)
 
     async def start(self, listeners: Sequence[socket] = ()) -> None:
         """Take the state directory, recover what a dead gateway left, and serve on these bound sockets."""
@@ -188,6 +191,12 @@ class Gateway:
         if self._shared_gate is not None:
             self._shared_gate.stop()
         await self.ledger.stop()
+        self._failures.stop()
+
+    def _refused(self, error: GatewayError, status: int) -> None:
+        """Log and count a request that was refused before it was a call."""
+        self._failures.note(error, call_id=None, target_id=None, then=f"the caller was told {status}")
+        self.metrics.refused(status)
 
     async def _flush(self) -> None:
         """Carry everything that was written so far into the database, by whichever process of this gateway."""

@@ -5,7 +5,6 @@ No provider's name, no HTTP framework and no socket in here; each stage is one v
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable, Mapping
 from math import ceil
 
@@ -30,8 +29,6 @@ _LAST_WORD_S = 5.0
 
 Resolve = Callable[[Inbound, Envelope, Principal, Snapshot], Call]
 """See ``routing.resolve``."""
-
-log = logging.getLogger("tollway.pipeline")
 
 
 class Pipeline:
@@ -79,11 +76,9 @@ class Pipeline:
             stopping = GatewayError(ErrorKind.SHUTTING_DOWN, "The gateway is stopping; send the request again.")
             meter.failed(stopping)
             await self._tell(inbound, sink, stopping)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
             ours = own_failure(error)
-            if ours.kind is ErrorKind.INTERNAL:
-                # The traceback names our code, not the caller's data: no message of ours holds a body or a key.
-                log.exception("internal error in request %s", inbound.id)
+            # Its traceback is logged, and names our code, not the caller's data: no message of ours holds any.
             meter.failed(ours)
             await self._tell(inbound, sink, ours)
         finally:

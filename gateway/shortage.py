@@ -62,8 +62,13 @@ def lack_of(error: BaseException) -> Cause | None:
 
 
 def own_failure(error: BaseException) -> GatewayError:
-    """Say what became of a request that ended in an exception of our own: a shortage, or else a fault (INTERNAL)."""
+    """Say what became of a request that ended in an exception of our own: a shortage, or else a fault (INTERNAL).
+
+    A fault keeps the exception as its cause, for the log; detach it then, or it would keep the request's frames.
+    """
     lack = lack_of(error)
     if lack is not None:
         return ShortageError(lack)
-    return GatewayError(ErrorKind.INTERNAL, "The gateway failed; this is its fault, not the request's.")
+    fault = GatewayError(ErrorKind.INTERNAL, "The gateway failed; this is its fault, not the request's.")
+    fault.__cause__ = error
+    return fault

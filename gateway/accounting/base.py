@@ -84,7 +84,7 @@ class Ledger(Protocol):
 class Failures(Protocol):
     """Says what failed, to the operator."""
 
-    def note(self, error: GatewayError, *, call_id: str, target_id: str | None, then: str) -> None:
+    def note(self, error: GatewayError, *, call_id: str | None, target_id: str | None, then: str) -> None:
         """Take note of one failure; ``then``: what was done next, in a few words. Never raises."""
 
 

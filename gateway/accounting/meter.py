@@ -55,8 +55,8 @@ class Meter:
         self._winner: Attempt | None = None
         self._reason: str | None = None
         self._error: GatewayError | None = None
-        self._failure_is_told = False
-        """The operator knows already why the caller gets an error."""
+        self._unlogged: tuple[UpstreamError, Target] | None = None
+        """The last failure of a target, behind which no other was tried: its line says what the caller was told."""
         self._left = False
         self._first_dispatch_ns: int | None = None
         self._no_longer_wanted: Callable[[], None] | None = None
@@ -104,16 +104,20 @@ class Meter:
 
     def attempt_failed(self, error: UpstreamError, target: Target, next_target: Target | None) -> None:
         """Note that a target failed, or might not be tried; without a next one the caller is told."""
-        self._failure_is_told = next_target is None
-        then = "the caller was told" if next_target is None else f"went on to {next_target.id}"
-        self._instruments.failures.note(error, call_id=self._inbound.id, target_id=target.id, then=then)
+        if next_target is None:
+            self._unlogged = error, target
+        else:
+            self._log(error, target, f"went on to {next_target.id}")
 
     def failed(self, error: GatewayError) -> None:
         """Note the error that the caller gets."""
+        last_target = self._attempts[-1].target if self._attempts else None
+        then = f"the caller was told {error.status}"
+        if self._unlogged is not None:
+            self._log(*self._unlogged, then)
+        if self._unlogged is None or error.kind is ErrorKind.INTERNAL:
+            self._log(error, last_target, then)
         self._error = error.detached()
-        if not self._failure_is_told:
-            then = f"the caller was told {error.status}"
-            self._instruments.failures.note(error, call_id=self._inbound.id, target_id=None, then=then)
 
     def left(self) -> None:
         """Note that the caller went away; one who had the whole answer by then did not leave it."""
@@ -138,6 +142,10 @@ class Meter:
         record = self._record(entries)
         self._instruments.ledger.record(record)
         self._instruments.observer.call_ended(record)
+
+    def _log(self, error: GatewayError, target: Target | None, then: str) -> None:
+        target_id = None if target is None else target.id
+        self._instruments.failures.note(error, call_id=self._inbound.id, target_id=target_id, then=then)
 
     def _record(self, entries: list[LedgerEntry]) -> CallRecord:
         call, plan, winner, error = self._call, self._plan, self._winner, self._error

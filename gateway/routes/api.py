@@ -17,6 +17,7 @@ from gateway.errors import ErrorKind, GatewayError
 from gateway.execution.relay import usd
 from gateway.routes.access import foreign
 from gateway.routes.docs import docs_page
+from gateway.routes.http1_exchange import Refused
 from gateway.routes.openapi import add_llm_routes
 from gateway.telemetry.metrics import CONTENT_TYPE, Metrics
 from gateway.trace import Sums, Trace, TracedCall
@@ -37,6 +38,7 @@ class Pages:
         metrics: Metrics,
         unready: Callable[[], list[str]],
         ids: Ids,
+        refused: Refused,
     ) -> None:
         self._current = current
         self._authenticator = authenticator
@@ -46,6 +48,7 @@ class Pages:
         self._scraping = asyncio.Lock()  # one at a time: to write out a few MB takes ten times as much
         self._unready = unready
         self._ids = ids
+        self._refused = refused
 
     async def list_models(self, request: Request) -> Response:
         """List the routes and models that this key may use."""
@@ -129,6 +132,7 @@ class Pages:
             error = _not_here(error.status_code)
         if not isinstance(error, GatewayError):
             raise error
+        self._refused(error, error.status)
         body = render("openai", error, self._ids("req"))
         return Response(body, error.status, headers, media_type="application/json")
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Awaitable, Mapping
 
 from gateway.config.snapshot import Current, Snapshot
-from gateway.errors import ErrorKind
+from gateway.errors import ErrorKind, GatewayError
 from gateway.routes.access import foreign
 from gateway.routes.http1_exchange import Exchange, Handler
 from gateway.routes.http1_head import HOST, authority_of, split_target
@@ -48,7 +48,9 @@ class Front:
             return _allow(exchange)
         authority = authority_of(target)
         if authority is not None and not HOST.fullmatch(authority):
-            return exchange.refuse(ErrorKind.INVALID_REQUEST, "Send a path, or an address that begins with http://.")
+            return exchange.refuse(
+                GatewayError(ErrorKind.INVALID_REQUEST, "Send a path, or an address that begins with http://.")
+            )
         return self._routes.get(split_target(target)[0], self._rest)(exchange)
 
 
@@ -60,18 +62,18 @@ def _checked(exchange: Exchange, snapshot: Snapshot) -> Awaitable[None] | None:
     if server.cors_origins:
         exchange.further = _readable_by(origin) if origin is not None and listed else b"vary: origin\r\n"
     if not snapshot.keys and (sentence := foreign(headers, exchange.target, server)) is not None:
-        return exchange.refuse(ErrorKind.FOREIGN_REQUEST, sentence)
+        return exchange.refuse(GatewayError(ErrorKind.FOREIGN_REQUEST, sentence))
     if exchange.method == b"OPTIONS" and origin is not None and "access-control-request-method" in headers:
         if listed:
             return _preflight(exchange)
         sentence = "Web pages of this origin may not use this gateway; list it under server.cors_origins."
-        return exchange.refuse(ErrorKind.FOREIGN_REQUEST, sentence)
+        return exchange.refuse(GatewayError(ErrorKind.FOREIGN_REQUEST, sentence))
     if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
         sentence = "Bodies are read only as they are; send this one without a Content-Encoding."
-        return exchange.refuse(ErrorKind.UNSUPPORTED_CODING, sentence, (b"accept-encoding", b"identity"))
+        return exchange.refuse(GatewayError(ErrorKind.UNSUPPORTED_CODING, sentence), (b"accept-encoding", b"identity"))
     if headers.get("expect", "100-continue").lower() != "100-continue":
         sentence = "Of Expect only '100-continue' is understood; leave the header out."
-        return exchange.refuse(ErrorKind.EXPECTATION_FAILED, sentence)
+        return exchange.refuse(GatewayError(ErrorKind.EXPECTATION_FAILED, sentence))
     return None
 
 

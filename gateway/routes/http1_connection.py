@@ -13,7 +13,6 @@ handler the ``Exchange``. What must hold before there is a request is decided he
 """
 
 import asyncio
-import logging
 import math
 from collections import deque
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from typing import cast
 import httptools
 
 from gateway.errors import ErrorKind, GatewayError
-from gateway.routes.http1_exchange import STATUS_LINES, Exchange, Handler
+from gateway.routes.http1_exchange import STATUS_LINES, Exchange, Handler, Refused
 from gateway.routes.http1_head import (
     HTTP_VERSIONS,
     MAX_HEADER_BYTES,
@@ -52,8 +51,6 @@ _MOST_WAITING_BYTES = 1 << 16
 _OTHER_VERSIONS = ("Invalid HTTP version", "Expected dot", "Pause on PRI/Upgrade")
 """What the parser says of HTTP/1.2, of HTTP/2 and of HTTP/2's preface."""
 
-log = logging.getLogger("tollway.http")
-
 
 class Connection(asyncio.Protocol):
     """One connection from a caller. Implements ``Line``."""
@@ -64,6 +61,7 @@ class Connection(asyncio.Protocol):
         *,
         handler: Handler,
         date: Callable[[], bytes],
+        refused: Refused,
         on_made: Callable[["Connection"], None],
         on_lost: Callable[["Connection"], None],
     ) -> None:
@@ -107,6 +105,7 @@ class Connection(asyncio.Protocol):
         self.full = False
         self._drain: asyncio.Future[None] | None = None
         self.date = date
+        self.refused = refused
         self.write: Callable[[bytes], None]
 
     # Called by the event loop.
@@ -304,12 +303,14 @@ class Connection(asyncio.Protocol):
             if not exchange.left:
                 raise
             # Nobody waits for this task: kept in it, the error would keep the frames, and with them the request.
-        except Exception as error:
-            log.exception("a request's handler failed")
-            if not (exchange.started or exchange.left):
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+            ours = own_failure(error)
+            if exchange.started or exchange.left:
+                self.refused(ours, ours.status)
+            else:
                 exchange.persistent = False
-                ours = own_failure(error)
-                await exchange.refuse(ours.kind, ours.message)
+                await exchange.refuse(ours)
+            ours.detached()
         finally:
             self._served(exchange)
 
@@ -416,7 +417,9 @@ class Connection(asyncio.Protocol):
         """Answer what is no request in its turn, behind what runs and what waits, and listen no more."""
         current, incoming = self._current, self._incoming
         self._deaf, self._incoming, self._target = True, None, b""
-        self._refusal = self._rendered(status, sentence)
+        error = GatewayError(ErrorKind.INVALID_REQUEST, sentence)
+        self.refused(error, status)
+        self._refusal = self._rendered(error, status)
         if incoming is None:
             if current is None:
                 self._say_refusal()
@@ -431,8 +434,8 @@ class Connection(asyncio.Protocol):
             self._leave()  # its body can never be whole
             self._say_refusal()
 
-    def _rendered(self, status: int, sentence: str) -> bytes:
-        body = render("openai", GatewayError(ErrorKind.INVALID_REQUEST, sentence), "")
+    def _rendered(self, error: GatewayError, status: int) -> bytes:
+        body = render("openai", error, "")
         framing = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         if self._parser.get_method() == b"HEAD":
             body = b""

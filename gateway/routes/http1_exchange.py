@@ -12,6 +12,7 @@ from io import BytesIO
 from typing import Protocol
 
 from gateway.errors import ErrorKind, GatewayError
+from gateway.types import Dialect
 from gateway.wire.errors import render
 
 _AHEAD_BYTES = 1 << 16
@@ -46,6 +47,9 @@ class Line(Protocol):
 
     def date(self) -> bytes:
         """Return the header with the time of now."""
+
+    def refused(self, error: GatewayError, status: int, /) -> None:
+        """Note a refusal of what never became a call."""
 
 
 class Exchange:
@@ -234,10 +238,12 @@ class Exchange:
         self._body = None
         self.answered = not self._owed_bytes
 
-    async def refuse(self, kind: ErrorKind, sentence: str, *headers: tuple[bytes, bytes]) -> None:
-        """Answer with an error in OpenAI's shape, and these further headers."""
-        error = GatewayError(kind, sentence)
-        body = render("openai", error, "")
+    async def refuse(
+        self, error: GatewayError, *headers: tuple[bytes, bytes], dialect: Dialect = "openai", request_id: str = ""
+    ) -> None:
+        """Answer with an error, and these further headers; this is no call, so nothing else says that it failed."""
+        self._line.refused(error, error.status)
+        body = render(dialect, error, request_id)
         framing = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         await self.start(error.status, [*framing, *headers])
         self.write(body)
@@ -251,6 +257,10 @@ class Exchange:
 
 Handler = Callable[[Exchange], Awaitable[None]]
 """Answers a request. What it raises is a 500, or an answer that breaks off."""
+
+
+Refused = Callable[[GatewayError, int], None]
+"""Is called with each refusal of what never became a call, and with its HTTP status."""
 
 
 class Date:

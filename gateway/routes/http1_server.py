@@ -13,7 +13,7 @@ from functools import partial
 from socket import IPPROTO_TCP, TCP_NODELAY, socket
 
 from gateway.routes.http1_connection import Connection
-from gateway.routes.http1_exchange import Date, Handler
+from gateway.routes.http1_exchange import Date, Handler, Refused
 from gateway.shortage import own_failure
 
 _LAST_WORD_S = 6.0
@@ -30,9 +30,10 @@ _log = logging.getLogger("tollway.http")
 class HttpServer:
     """Has one handler answer all requests, on sockets that are handed in."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, refused: Refused) -> None:
         self._connections: set[Connection] = set()
         self._handler = handler
+        self._refused = refused
         self._listening: list[socket] = []
         self._accepting: set[asyncio.Task[object]] = set()
         self._empty: asyncio.Future[None] | None = None
@@ -47,6 +48,7 @@ class HttpServer:
             loop,
             handler=self._handler,
             date=Date(loop),
+            refused=self._refused,
             on_made=self._connections.add,
             on_lost=self._lost,
         )

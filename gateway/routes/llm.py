@@ -13,7 +13,6 @@ from gateway.errors import ErrorKind, GatewayError
 from gateway.pipeline import Pipeline
 from gateway.routes.http1_exchange import Exchange
 from gateway.types import Dialect, Inbound, Operation
-from gateway.wire.errors import render
 
 
 class LlmRoute:
@@ -39,7 +38,8 @@ class LlmRoute:
     def __call__(self, exchange: Exchange) -> Awaitable[None]:
         """Serve one request."""
         if exchange.method != b"POST":
-            return self._refuse_method(exchange)
+            error = GatewayError(ErrorKind.METHOD_NOT_ALLOWED, "Send a POST request to this address.")
+            return exchange.refuse(error, (b"allow", b"POST"), dialect=self._dialect, request_id=self._ids("req"))
         server = self._current.snapshot.server
         inbound = Inbound(
             id=self._ids("req"),
@@ -51,10 +51,3 @@ class LlmRoute:
             caller_left=exchange.has_left,
         )
         return self._pipeline.handle(inbound, exchange)
-
-    async def _refuse_method(self, exchange: Exchange) -> None:
-        error = GatewayError(ErrorKind.METHOD_NOT_ALLOWED, "Send a POST request to this address.")
-        body = render(self._dialect, error, self._ids("req"))
-        framing = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), (b"allow", b"POST")]
-        await exchange.start(error.status, framing)
-        exchange.write(body)

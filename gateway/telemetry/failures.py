@@ -5,6 +5,7 @@ A line names ids, kinds and counts: no key, no prompt, no address. Its level is 
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
@@ -26,33 +27,52 @@ class _Like(NamedTuple):
     then: str
 
 
+@dataclass
+class _Flood:
+    """What came since the line about the like of it."""
+
+    level: int
+    timer: asyncio.TimerHandle
+    count: int = 0
+
+
 class FailureLog:
     """Implements ``accounting.base.Failures``. For one thread, within an event loop."""
 
     def __init__(self) -> None:
-        self._since: dict[_Like, int] = {}
-        """How many came since the line about their like."""
+        self._since: dict[_Like, _Flood] = {}
 
-    def note(self, error: GatewayError, *, call_id: str, target_id: str | None, then: str) -> None:
-        """Log a failure, or count it when its like was logged a moment ago."""
-        upstream = error if isinstance(error, UpstreamError) else None
+    def note(self, error: GatewayError, *, call_id: str | None, target_id: str | None, then: str) -> None:
+        """Log a failure, or count it when its like was logged a moment ago.
+
+        An error of ours (INTERNAL) that was raised from another one is logged with that one's traceback.
+        """
+        fault = error.__cause__
+        cause = error.cause or (type(fault).__name__ if fault is not None else None)
         ours = error.kind is ErrorKind.OWN_SHORTAGE  # and alike at all targets
-        like = _Like(None if ours else target_id, error.kind.value, error.cause, then)
+        like = _Like(None if ours else target_id, error.kind.value, cause, then)
         if like not in self._since and len(self._since) >= MAX_KINDS:
-            like = like._replace(target_id=None)
+            like = like._replace(target_id=None, then="")
         if like in self._since:
-            self._since[like] += 1
+            self._since[like].count += 1
             return
-        self._since[like] = 0
-        asyncio.get_running_loop().call_later(PAUSE_S, self._tell, like, error.meaning.log_level)
-        fields = {"request": call_id, "target": target_id, "kind": error.kind.value, "cause": error.why, "then": then}
-        if upstream is not None and upstream.upstream_status is not None:
-            fields["upstream_status"] = str(upstream.upstream_status)
-        told = ", ".join(f"{name} {value}" for name, value in fields.items() if value is not None)
-        _log.log(error.meaning.log_level, "failed: %s", told)
+        level = error.meaning.log_level
+        timer = asyncio.get_running_loop().call_later(PAUSE_S, self._count, like)
+        self._since[like] = _Flood(level, timer)
+        fields = {"request": call_id, "target": target_id, "kind": like.kind, "cause": error.why or cause, "then": then}
+        if isinstance(error, UpstreamError) and error.upstream_status is not None:
+            fields["upstream_status"] = str(error.upstream_status)
+        shown = ", ".join(f"{name} {value}" for name, value in fields.items() if value is not None)
+        _log.log(level, "failed: %s", shown, exc_info=fault)
 
-    def _tell(self, like: _Like, level: int) -> None:
-        count = self._since.pop(like)
-        if count:
+    def stop(self) -> None:
+        """Log what was counted since the last lines."""
+        for like in list(self._since):
+            self._count(like)
+
+    def _count(self, like: _Like) -> None:
+        flood = self._since.pop(like)
+        flood.timer.cancel()
+        if flood.count:
             of = "" if like.target_id is None else f" at {like.target_id}"
-            _log.log(level, "failed: %s%s %d times more within %g s", like.kind, of, count, PAUSE_S)
+            _log.log(flood.level, "failed: %s%s %d times more within %g s", like.kind, of, flood.count, PAUSE_S)

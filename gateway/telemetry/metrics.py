@@ -84,9 +84,14 @@ _BRIDGED = _Declared(
     "tollway_bridged_requests", "Calls served by another while the target had no replica.", ("target",)
 )
 _BRIDGE_COST = _Declared("tollway_bridge_cost_nano_usd", "What those calls cost, in nano-dollars.", ("target",))
+_REFUSALS = _Declared(
+    "tollway_http_refusals",
+    "Requests refused before they were calls: no HTTP that can be understood, a foreign page, no such address.",
+    ("status",),
+)
 _ALL = (
     _REQUESTS, _DURATION, _OVERHEAD, _ATTEMPTS, _ERRORS, _TTFT, _TPOT, _ITL, _TOKENS, _COST, _BRIDGED, _BRIDGE_COST,
-    _AUDIO,
+    _AUDIO, _REFUSALS,
 )  # fmt: skip
 
 
@@ -287,6 +292,10 @@ class Metrics:
             label = self._series_of(record.bridged_for).label
             self._values[self._figures.counter(_BRIDGED.name, (label,))] += 1.0
             self._values[self._figures.counter(_BRIDGE_COST.name, (label,))] += record.cost_nano_usd
+
+    def refused(self, status: int) -> None:
+        """Count a request that was no call yet."""
+        self._values[self._figures.counter(_REFUSALS.name, (str(status),))] += 1.0
 
     def _series_of(self, target_id: str) -> _TargetSeries:
         series = self._targets.get(target_id)

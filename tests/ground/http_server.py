@@ -6,10 +6,12 @@ from contextlib import asynccontextmanager
 from socket import create_server, socket
 
 from gateway.config.snapshot import Current, Server, Snapshot
+from gateway.errors import GatewayError
 from gateway.routes.front import Front
 from gateway.routes.http1_connection import Connection
 from gateway.routes.http1_exchange import Exchange
 from gateway.routes.http1_server import HttpServer
+from gateway.telemetry.failures import FailureLog
 from gateway.types import Principal, Timeouts
 from tests.ground.waiting import until
 
@@ -74,12 +76,19 @@ async def serving(
         timeouts=Timeouts(),
         state_dir="",
     )
-    server = HttpServer(Front({f"/{path}": handler for path, handler in routes.items()}, rest, Current(keyed)))
+    front = Front({f"/{path}": handler for path, handler in routes.items()}, rest, Current(keyed))
+    failures = FailureLog()
+
+    def refused(error: GatewayError, status: int) -> None:
+        failures.note(error, call_id=None, target_id=None, then=f"the caller was told {status}")
+
+    server = HttpServer(front, refused)
     await server.start([listener])
     try:
         yield Served(server, listener)
     finally:
         await server.stop(0)
+        failures.stop()
 
 
 class Held:

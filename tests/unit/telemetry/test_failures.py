@@ -84,6 +84,46 @@ def test_shortage_of_ours_is_one_line_for_all_targets(caplog: pytest.LogCaptureF
     assert "target t0, kind own_shortage, cause threads: raise the limit of threads (ulimit -u" in line
 
 
+def test_counts_are_logged_at_the_stop(caplog: pytest.LogCaptureFixture) -> None:
+    """What came since the last line is not lost with the process, and is not told twice."""
+
+    async def scenario() -> None:
+        log = FailureLog()
+        for number in range(3):
+            log.note(REFUSED, call_id=f"req_{number}", target_id="small", then="went on to large")
+        log.note(REFUSED, call_id="req_x", target_id="large", then="went on to small")
+        log.stop()
+        await asyncio.sleep(PAUSE_S + 1)
+
+    run_virtual(scenario())
+    assert [line.split(",")[0] for _, line in told(caplog)] == [
+        "failed: request req_0",
+        "failed: request req_x",
+        "failed: upstream_connect at small 2 times more within 10 s",
+    ]
+
+
+def test_fault_of_ours_is_one_record_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    """Another fault is another one, and the same again is counted."""
+
+    async def scenario() -> None:
+        log = FailureLog()
+        for fault in (KeyError("a"), KeyError("b"), TypeError("c")):
+            error = GatewayError(ErrorKind.INTERNAL, "x")
+            error.__cause__ = fault
+            log.note(error, call_id="req_1", target_id=None, then="the caller was told 500")
+        log.stop()
+
+    run_virtual(scenario())
+    records = [each for each in caplog.records if each.name == "tollway.failures"]
+    assert [type(each.exc_info[1]) for each in records[:2] if each.exc_info] == [KeyError, TypeError]
+    assert [each.getMessage() for each in records] == [
+        "failed: request req_1, kind internal, cause KeyError, then the caller was told 500",
+        "failed: request req_1, kind internal, cause TypeError, then the caller was told 500",
+        "failed: internal 1 times more within 10 s",
+    ]
+
+
 def test_kinds_that_are_told_apart_have_a_bound(caplog: pytest.LogCaptureFixture) -> None:
     """Beyond it the failures of all other targets are one flood: neither memory nor the log grows without end."""
 
