@@ -41,8 +41,8 @@ from gateway.wire.openai import Assembler, Tap, parse, read_usage
         ),
         ({"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 9}}, Usage(cached_input_tokens=5)),
         (
-            {"prompt_tokens": 0, "completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 9}},
-            Usage(reasoning_tokens=5),
+            {"prompt_tokens": 1, "completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 9}},
+            Usage(input_tokens=1, reasoning_tokens=5),
         ),
         ({"prompt_tokens": -4, "completion_tokens": "7"}, None),
         ({"prompt_tokens": 3, "prompt_tokens_details": None, "completion_tokens_details": 4}, Usage(input_tokens=3)),
