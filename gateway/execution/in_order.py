@@ -54,9 +54,10 @@ class InOrder:
         probe = to_try[0] if to_try[0].probe_due and len(to_try) > 1 else None
         while to_try:
             candidate = to_try.popleft()
-            if candidate.target.always_stream and self._unstreamed.holds(candidate.target):
-                candidate = without_stream(candidate)
             target = candidate.target
+            if target.always_stream and not call.envelope.stream and self._unstreamed.holds(target):
+                candidate = without_stream(candidate)
+                target = candidate.target
             began_ns = self._clock.monotonic_ns()
             if began_ns >= call.deadline_ns:
                 raise GatewayError(ErrorKind.DEADLINE, _summary("The request's total time ran out.", failures))

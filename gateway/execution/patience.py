@@ -132,12 +132,12 @@ class Patience:
         rest_ns = self._limit_ns - self._began_ns
         target = self._candidate.target
         if self._others or target.cluster_url is not None:  # its other replicas, too, can answer instead
-            rest_ns = min(rest_ns * _SHARE_OF_THE_REST, expected_s(self._call, self._candidate) * 1e9)
+            rest_ns = min(rest_ns * _SHARE_OF_THE_REST, _expected_s(self._call, self._candidate) * 1e9)
         self._until_ns = self._began_ns + rest_ns
         return now_ns < self._until_ns
 
 
-def expected_s(call: Call, candidate: Candidate) -> float:
+def _expected_s(call: Call, candidate: Candidate) -> float:
     """Return how long a target in good health may take to give the first sign of an answer that is not streamed on.
 
     That is its first token where it streams to us and hides no reasoning, as far as is known, and never less than twice
