@@ -64,7 +64,12 @@ def serve(arguments: argparse.Namespace) -> int:
     except (ConfigError, StateUnusableError, _CannotListenError) as error:
         return _fail(str(error))
     except OSError as error:
-        return _fail(f"cannot use the state directory {snapshot.state_dir}: {error.strerror}")
+        # Named where it is one file in there.
+        path = error.filename or snapshot.state_dir
+        return _fail(
+            f"cannot use {path} in the state directory {snapshot.state_dir}: {error.strerror}; "
+            "give the gateway's user the right to it, move away what is in its place, or name another state_dir"
+        )
 
 
 def _raise_file_limit() -> None:
@@ -156,7 +161,7 @@ async def _supervise(arguments: argparse.Namespace, snapshot: Snapshot, listener
     lock.acquire()
     try:
         await _recover(state_dir, storage, journal_dirs(state_dir))
-        begin(state_dir)
+        begin(state_dir, snapshot.server.workers)
         listener.listen()
 
         def command(slot: int, ready_fd: int, life_fd: int) -> list[str]:

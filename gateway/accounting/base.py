@@ -91,8 +91,11 @@ class Failures(Protocol):
 class Rows(Protocol):
     """Where the ledger puts its rows: SQL, behind a few blocking verbs that any thread may call."""
 
-    def open(self) -> None:
-        """Create or check the schema."""
+    def open(self) -> bool:
+        """Open the database, unless it is open; True: it is the first, or another than before.
+
+        Raises StateUnusableError, like every other verb. What another one was given before may not be in this one.
+        """
 
     def close(self) -> None:
         """Close all connections."""
@@ -102,7 +105,8 @@ class Rows(Protocol):
     ) -> None:
         """Insert all in one durable transaction; a row whose id is there already is left as it is.
 
-        Raises ValueError when a row itself cannot be stored; any other exception is taken as an outage and retried.
+        Raises ValueError when a row itself cannot be stored; any other exception is taken as an outage and retried,
+        and what it says is logged when it is a StateUnusableError.
         """
 
     def attempts_of(self, call_id: str) -> tuple[LedgerEntry, ...]:

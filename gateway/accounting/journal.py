@@ -37,6 +37,9 @@ newline, so that it spoils no other line). What then happens depends on what the
   cost nothing and arrive as fast as callers retry, is capped and counted. Should the process die before the disk is
   back, recovery finds those attempts unsettled: ``interrupted``, by the last bound that was written.
 
+What somebody removes while the gateway runs (the present segment, the lock, the directory) is written anew from what is
+still open, five times a second (``restore``). Where that fails it is a disk that refuses.
+
 A running stream is not cut because its next bound cannot be written: that would turn a full disk, which loses
 nothing as long as we live, into a visible failure of calls already paid for.
 
@@ -60,7 +63,7 @@ from gateway.errors import StateUnusableError
 
 _SEGMENT_NAME = re.compile(r"journal-(\d{6,})\.jsonl")
 _MAX_KEPT_EXPENDABLE = 10_000
-_OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND
 
 Position = tuple[int, int]
 """Segment number and byte offset in it: positions are ordered like the lines."""
@@ -80,6 +83,8 @@ class Journal:
         self._alarm = alarm
         self._lock_fd = -1
         self._fd = -1
+        self._lost_fd = -1
+        """The present segment, while it is not in the directory and ``_fd`` takes no lines."""
         self._number = 0
         self._size = 0
         self._rotate_at = segment_bytes
@@ -110,6 +115,8 @@ class Journal:
             raise StateUnusableError(msg) from None
         os.ftruncate(fd, 0)
         os.write(fd, b"%d\n" % os.getpid())
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
         self._lock_fd = fd
 
     def open(self) -> None:
@@ -123,10 +130,10 @@ class Journal:
         with self.lock:
             if self._kept:
                 self._alarm(f"{len(self._kept)} lines of the journal were never written and are lost")
-            for fd in (self._fd, self._lock_fd):
+            for fd in (self._fd, self._lost_fd, self._lock_fd):
                 if fd >= 0:
                     os.close(fd)
-            self._fd = self._lock_fd = -1
+            self._fd = self._lost_fd = self._lock_fd = -1
 
     # Writing
 
@@ -214,6 +221,46 @@ class Journal:
         self._number, self._size, self._rotate_at = number, 0, self._segment_bytes
         self._dirty = True
 
+    def restore(self) -> None:
+        """See that lock and present segment are in the directory, and write anew what is not. Not for the event loop.
+
+        While that fails, no line is written: dispatches are refused, and what must be kept is kept in memory.
+        """
+        with self.lock:
+            present = max(self._fd, self._lost_fd)
+            try:
+                if not _is_at(self._lock_fd, self._dir / "lock"):
+                    self.acquire()
+                if not _is_at(present, self._path(self._number)):
+                    self._write_anew(present)
+            except (OSError, StateUnusableError) as error:
+                self._fd, self._lost_fd = -1, present
+                failure = f"the journal was removed, and cannot be written anew: {error}"
+                if failure != self._write_failure:
+                    self._write_failure = failure
+                    self._alarm(failure)
+            else:
+                if self._lost_fd >= 0:
+                    self._fd, self._lost_fd, self._write_failure = self._lost_fd, -1, None
+
+    def _write_anew(self, present: int) -> None:
+        """Write the present segment from its open file, which replaces whatever has its name now."""
+        path = self._path(self._number)
+        draft = path.with_suffix(".new")
+        fresh = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        try:
+            at = 0
+            while at < self._size:
+                at += os.write(fresh, os.pread(present, min(self._size - at, 1 << 20), at))
+            draft.replace(path)
+        except OSError:
+            os.close(fresh)
+            raise
+        os.close(present)
+        self._fd, self._lost_fd, self._write_failure = fresh, -1, None
+        self._dirty = True
+        self._alarm(f"the journal's file {path} was removed and has been written anew")
+
     def sync(self) -> None:
         """Wait until all that is written is on the disk. Raises OSError. Not for the event loop's thread."""
         with self.lock:
@@ -261,6 +308,12 @@ class Journal:
         """Return the numbers of all segments there are, oldest first."""
         return sorted(int(match[1]) for path in self._dir.iterdir() if (match := _SEGMENT_NAME.fullmatch(path.name)))
 
+    def oldest(self) -> int:
+        """Return the number of the oldest segment there is."""
+        with contextlib.suppress(OSError):
+            return min(self.segments(), default=self._number)
+        return self._number
+
     def end(self) -> Position:
         """Return the position behind the last line written."""
         with self.lock:
@@ -297,3 +350,11 @@ class Journal:
 
     def _path(self, number: int) -> Path:
         return self._dir / f"journal-{number:06d}.jsonl"
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Whether an open file is what stands at a path."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False

@@ -29,7 +29,7 @@ from gateway.accounting.rejected import Rejected
 from gateway.accounting.retention import Retention
 from gateway.clock import Clock, Ids
 from gateway.config.snapshot import Storage
-from gateway.errors import ErrorKind, GatewayError
+from gateway.errors import ErrorKind, GatewayError, StateUnusableError
 from gateway.trace import Trace
 from gateway.types import CallRecord, LedgerEntry
 
@@ -99,6 +99,7 @@ class JournalLedger:
         self._waiters: dict[asyncio.Future[None], Position] = {}
         self._applied: Position = (0, 0)
         self._store_failing_since_ns: int | None = None
+        self._store_failure: str | None = None
         self._segment = self._segment_began_ns = 0
         self._stopping = threading.Event()
         self._wake = threading.Event()
@@ -214,7 +215,7 @@ class JournalLedger:
             return "a thread of the ledger has died; restart the gateway"
         since_ns = self._store_failing_since_ns
         if since_ns is not None and self._clock.monotonic_ns() - since_ns > _STORE_GRACE_S * 1e9:
-            return "the ledger's database has not taken rows for a minute; they wait in the journal"
+            return "the ledger's database has not taken rows for a minute; they wait in the journal, the log says why"
         return self._journal.failure() or self._disk.failure()
 
     # Life cycle
@@ -275,6 +276,7 @@ class JournalLedger:
 
     def _keep_syncing(self) -> None:
         while not self._stopping.wait(self._fsync_interval_s):
+            self._journal.restore()
             self._journal.retry_kept()
             # The journal remembers and reports it.
             with contextlib.suppress(OSError):
@@ -298,23 +300,43 @@ class JournalLedger:
         while not self._stopping.is_set():
             pause_s = self._apply_interval_s
             try:
+                self._open_store()
                 while self._apply_batch() and not self._stopping.is_set():
                     self._tell_waiters()
-                self._store_failing_since_ns, retry_s = None, _FIRST_RETRY_S
             except Exception as error:  # noqa: BLE001 - whatever it is, the rows are in the journal and the next try may do
-                if self._store_failing_since_ns is None:
-                    self._store_failing_since_ns = self._clock.monotonic_ns()
-                    # Only the class: a driver's text quotes rows and addresses.
-                    self._alarm(f"rows cannot reach the database ({type(error).__name__}) and wait in the journal")
+                self._note_store_failure(error)
                 pause_s, retry_s = retry_s, min(retry_s * 2, _LAST_RETRY_S)
+            else:
+                if self._store_failure is not None:
+                    _log.info("rows reach the database again")
+                self._store_failing_since_ns = self._store_failure = None
+                retry_s = _FIRST_RETRY_S
             self._tell_waiters()
             if self._wake.wait(pause_s):
                 self._wake.clear()
 
+    def _open_store(self) -> None:
+        """Look whether the database is still the one that was given rows; another gets all that the journal holds."""
+        if self._rows.open():
+            self._applied = self._journal.oldest(), 0
+            self._alarm("the ledger's database is another than before: it is given all rows that the journal still has")
+
+    def _note_store_failure(self, error: Exception) -> None:
+        if self._store_failing_since_ns is None:
+            self._store_failing_since_ns = self._clock.monotonic_ns()
+        if (failure := _told(error)) != self._store_failure:
+            self._store_failure = failure
+            self._alarm(f"rows wait in the journal: {failure}")
+
     def _apply_batch(self) -> bool:
         """Apply the next lines; True when there may be more. Only what is committed counts as applied."""
         number, offset = self._applied
-        stop, sealed = self._journal.extent(number)
+        try:
+            stop, sealed = self._journal.extent(number)
+        except FileNotFoundError:
+            self._alarm(f"segment {number} of the journal was removed: what the database has not of it is lost")
+            self._applied = number + 1, 0
+            return True
         if frames := self._journal.frames(number, offset, stop, BATCH_LINES):
             apply_lines(self._rows, believe(frames, self._rejected, for_sql=True), self._rejected)
             self._applied = number, frames[-1].end
@@ -349,6 +371,17 @@ class JournalLedger:
             # A closed loop waits for nothing any more.
             with contextlib.suppress(RuntimeError):
                 future.get_loop().call_soon_threadsafe(_resolve, future)
+
+
+def _told(error: Exception) -> str:
+    """Return what may be said of an error: a text of ours or the system's; a driver's quotes rows and addresses."""
+    match error:
+        case StateUnusableError():
+            return str(error)
+        case OSError(strerror=str(cause), filename=name) if name is not None:
+            return f"{name}: {cause}"
+        case _:
+            return f"the ledger's database cannot be used ({type(error).__name__})"
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

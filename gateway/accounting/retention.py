@@ -20,6 +20,7 @@ from typing import Protocol
 
 from gateway.clock import Clock
 from gateway.config.snapshot import Keep, Storage
+from gateway.errors import StateUnusableError
 
 _INTERVAL_S = 60.0
 _STEP_ROWS = 200
@@ -73,7 +74,9 @@ class Retention:
                     failed = False
                 except Exception as error:  # noqa: BLE001 - whatever it is, nothing is lost, and the next round may do
                     if not failed:
-                        _log.warning("old rows cannot be deleted at present (%s)", type(error).__name__)
+                        # A driver's text may quote a row.
+                        cause = error if isinstance(error, StateUnusableError) else type(error).__name__
+                        _log.warning("old rows cannot be deleted at present: %s", cause)
                     failed = True
         finally:
             if self._lock_fd >= 0:

@@ -43,8 +43,10 @@ def journal_dirs(state_dir: Path) -> list[Path]:
     return sorted(path for path in state_dir.glob("process-*") if path.is_dir())
 
 
-def begin(state_dir: Path) -> None:
-    """Forget what the processes of an earlier gateway shared: nobody is left of them."""
+def begin(state_dir: Path, processes: int) -> None:
+    """Forget what the processes of an earlier gateway shared, for none is left, and make room for new ones."""
     shared = Place(state_dir, 0).shared_dir
     shutil.rmtree(shared, ignore_errors=True)
     shared.mkdir(mode=0o700, parents=True)
+    for slot in range(processes):
+        Place(state_dir, slot).journal_dir.mkdir(mode=0o700, exist_ok=True)

@@ -1,20 +1,27 @@
-"""How the database is opened: which settings make a commit durable, and whether its schema is ours."""
+"""How the database is opened: which settings make a commit durable, and what is done when its file goes bad."""
 
-import logging
+import random
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url
+from sqlalchemy import Connection, create_engine, delete, event, false, make_url
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DataError, IntegrityError
 
 from gateway.errors import StateUnusableError
-from gateway.store.tables import FIRST_REVISION, REVISION
+from gateway.store.database_file import DatabaseFile
+from gateway.store.failures import DAMAGED, GONE, explain
+from gateway.store.tables import refusals
 
-_log = logging.getLogger("tollway.store")
+_LONGEST_POLL_S = 0.01
+_CHECKED_BYTES = 64_000_000
+"""Up to this size a database is read from end to end before it is used: a tenth of a second."""
 
 
 def sqlite_url(path: Path) -> str:
@@ -22,30 +29,165 @@ def sqlite_url(path: Path) -> str:
     return f"sqlite:///{path}"
 
 
-def make_engine(url: str, *, busy_timeout_s: float) -> Engine:
-    """Make an engine; connects to nothing yet."""
-    on_sqlite = make_url(url).get_backend_name() == "sqlite"
-    engine = create_engine(
-        url,
-        # Parameters by position, so that a row is a tuple.
-        paramstyle="qmark" if on_sqlite else "format",
-        json_serializer=lambda value: msgspec.json.encode(value).decode(),
-        json_deserializer=msgspec.json.decode,
-    )
-    if on_sqlite:
+class Database:
+    """One database by URL; what goes wrong with it is a StateUnusableError whose text is for the operator.
 
-        def configure(connection: Any, _record: object) -> None:
-            connection.execute(f"PRAGMA busy_timeout={round(busy_timeout_s * 1000)}")
-            # Readers and the one writer do not block each other.
-            _use_wal(connection, busy_timeout_s)
-            # A commit must be on the disk when it returns, for then the journal forgets the lines. WAL's usual
-            # NORMAL would lose the last commits in a power cut.
-            connection.execute("PRAGMA synchronous=FULL")
-            # The driver begins no transactions of its own; see ``writing``.
-            connection.isolation_level = None
+    Errors of a single row (DataError, IntegrityError, OverflowError) stay what they are.
+    """
 
-        event.listen(engine, "connect", configure)
-    return engine
+    def __init__(self, url: str, *, busy_timeout_s: float, read_whole: bool) -> None:
+        """Remember where it is; connects to nothing yet."""
+        parsed = make_url(url)
+        on_sqlite = parsed.get_backend_name() == "sqlite"
+        self._busy_timeout_s = busy_timeout_s
+        self._read_whole = read_whole
+        self._opened = False
+        self.file = DatabaseFile(Path(parsed.database or "")) if on_sqlite else None
+        self.engine = create_engine(
+            url,
+            # Parameters by position, so that a row is a tuple.
+            paramstyle="qmark" if on_sqlite else "format",
+            json_serializer=lambda value: msgspec.json.encode(value).decode(),
+            json_deserializer=msgspec.json.decode,
+        )
+        event.listen(self.engine, "handle_error", self._explain, retval=True)
+        if self.file is not None:
+            event.listen(self.engine, "do_connect", _open_and_make_none)
+            event.listen(self.engine, "connect", self._configure)
+
+    def open(self, prepare: Callable[["Database"], None]) -> bool:
+        """Open it, unless it is open; True: it is the first, or another than before. Raises StateUnusableError.
+
+        ``prepare`` is called with what is new. A file is made only at the first time: one that vanishes from a running
+        gateway may be put back.
+        """
+        file = self.file
+        if file is None:
+            if self._opened:
+                return False
+        elif self._opened:
+            if file.held and file.state() == "same":
+                return False
+            self._let_go(file)
+        else:
+            _make(file)
+        prepare(self)
+        if file is not None:
+            self._require_sound(file)
+            file.hold()
+        self._opened = True
+        return True
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+        if self.file is not None:
+            self.file.release()
+        self._opened = False
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """Open a connection for questions."""
+        return self.engine.connect()
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Open one transaction that writes; it is committed, durably, when the context is left without an error.
+
+        On SQLite it has the write lock from its beginning, so it waits its turn among other processes
+        (``busy_timeout_s``) and cannot fail half-way because another wrote in between.
+        """
+        with self.engine.connect() as connection:
+            with connection.begin():
+                if self.file is not None:
+                    self._take_write_lock(connection, self.file)
+                yield connection
+            if self.file is not None:
+                _require_in_place(self.file)
+
+    def _take_write_lock(self, connection: Connection, file: DatabaseFile) -> None:
+        """Begin a transaction that may write, once no other process does.
+
+        SQLite itself waits for up to 100 ms between two looks: a process that writes batch after batch has the lock at
+        nearly all of these moments, and another starves for many seconds. So it is looked often, and not in step.
+        """
+        driver: Any = connection.connection.driver_connection
+        give_up_at_s = time.monotonic() + self._busy_timeout_s
+        driver.execute("PRAGMA busy_timeout=0")
+        try:
+            while True:
+                try:
+                    driver.execute("BEGIN IMMEDIATE")
+                except sqlite3.Error as error:
+                    if not _is_busy(error) or time.monotonic() >= give_up_at_s:
+                        raise StateUnusableError(explain(error, file.path)) from error
+                else:
+                    return
+                time.sleep(random.uniform(0, _LONGEST_POLL_S))  # noqa: S311 - spreads tries, guards nothing
+        finally:
+            driver.execute(f"PRAGMA busy_timeout={round(self._busy_timeout_s * 1000)}")
+
+    def _let_go(self, file: DatabaseFile) -> None:
+        """Close the file that is not at its path any more. Raises StateUnusableError where there is none."""
+        if file.held:
+            # What its log has belongs into it, wherever it is now.
+            with suppress(StateUnusableError), self.reading() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        if not file.path.exists():
+            raise StateUnusableError(f"the ledger's database {file.path} {GONE}")
+        if file.held:
+            file.drop_log()
+            self.engine.dispose()
+            file.release()
+
+    def _require_sound(self, file: DatabaseFile) -> None:
+        """Raise StateUnusableError when it cannot be written, or is small enough to be read whole and is damaged."""
+        with self.writing() as connection:
+            # SQLite opens what may only be read, too, and says so at the first statement that writes.
+            connection.execute(delete(refusals).where(false()))
+            if self._read_whole and file.path.stat().st_size <= _CHECKED_BYTES:
+                found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+                if found != "ok":
+                    raise StateUnusableError(f"the ledger's database {file.path} {DAMAGED}")
+
+    def _explain(self, context: ExceptionContext) -> StateUnusableError | None:
+        if context.sqlalchemy_exception is None or isinstance(context.sqlalchemy_exception, DataError | IntegrityError):
+            return None
+        return StateUnusableError(explain(context.original_exception, self.file.path if self.file else None))
+
+    def _configure(self, connection: sqlite3.Connection, _record: object) -> None:
+        if self.file is not None and self.file.held:
+            _require_in_place(self.file)
+        connection.execute(f"PRAGMA busy_timeout={round(self._busy_timeout_s * 1000)}")
+        # Readers and the one writer do not block each other.
+        _use_wal(connection, self._busy_timeout_s)
+        # A commit must be on the disk when it returns, for then the journal forgets the lines. WAL's usual NORMAL would
+        # lose the last commits in a power cut.
+        connection.execute("PRAGMA synchronous=FULL")
+        # The driver begins no transactions of its own; see ``writing``.
+        connection.isolation_level = None
+
+
+def _open_and_make_none(_dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> None:
+    """Have the driver open a file that is there, and make none."""
+    arguments[0] = f"file:{quote(arguments[0])}?mode=rw"
+    options["uri"] = True
+
+
+def _make(file: DatabaseFile) -> None:
+    try:
+        file.make()
+    except OSError as error:
+        msg = f"the ledger's database {file.path} cannot be made: {error.strerror}"
+        raise StateUnusableError(msg) from error
+
+
+def _require_in_place(file: DatabaseFile) -> None:
+    if file.held and file.state() != "same":
+        raise StateUnusableError(f"the ledger's database {file.path} was removed, replaced or written over")
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def _use_wal(connection: sqlite3.Connection, busy_timeout_s: float) -> None:
@@ -54,67 +196,9 @@ def _use_wal(connection: sqlite3.Connection, busy_timeout_s: float) -> None:
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError:
-            if time.monotonic() >= give_up_at_s:
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() >= give_up_at_s:
                 raise
             time.sleep(0.01)
         else:
             return
-
-
-@contextmanager
-def writing(engine: Engine) -> Iterator[Connection]:
-    """Open one transaction that writes; it is committed, durably, when the context is left without an error.
-
-    On SQLite it has the write lock from its beginning, so it waits its turn among other processes (``busy_timeout_s``)
-    and cannot fail half-way because another wrote in between.
-    """
-    with engine.begin() as connection:
-        if engine.dialect.name == "sqlite":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        yield connection
-
-
-def prepare_schema(engine: Engine) -> None:
-    """Bring the database to this version's tables: create them, or migrate an earlier version's.
-
-    Raises StateUnusableError, and leaves the database alone, when another version wrote it that this one cannot read.
-    All in one transaction: of several processes that begin at once the first migrates, and the others find it done.
-    """
-    with engine.connect() as connection:
-        if _revision(connection) == REVISION:
-            return
-    # Only now, since it takes a while; and before the lock is taken, for which others wait.
-    from alembic import command
-    from alembic.config import Config
-    from alembic.script import ScriptDirectory
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
-    known = [each.revision for each in ScriptDirectory.from_config(config).walk_revisions()]
-    with writing(engine) as connection:
-        found = _revision(connection)
-        if found is not None and found not in known:
-            msg = (
-                f"the ledger's database has schema version {found}, this gateway knows {known[-1]} to {known[0]}; "
-                "use the gateway that wrote it, or another database"
-            )
-            raise StateUnusableError(msg)
-        config.attributes["connection"] = connection
-        if found == FIRST_REVISION and not inspect(connection).has_table("alembic_version"):
-            command.stamp(config, found)
-        command.upgrade(config, REVISION)
-    if found not in (None, REVISION):
-        _log.info("the ledger's database was migrated from schema version %s to %s", found, REVISION)
-
-
-def _revision(connection: Connection) -> str | None:
-    """Return the revision of a database; None: it is empty."""
-    tables = inspect(connection)
-    query = None
-    if tables.has_table("alembic_version"):
-        query = "SELECT version_num FROM alembic_version"
-    elif tables.has_table("schema_version"):
-        # Written before there were migrations.
-        query = "SELECT version FROM schema_version"
-    return None if query is None else str(connection.exec_driver_sql(query).scalar_one()).zfill(4)

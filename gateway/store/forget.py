@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Engine, RowMapping, Table, Text, cast, delete, func, select
+from sqlalchemy import Connection, RowMapping, Table, Text, cast, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from gateway.store.engine import writing
+from gateway.store.engine import Database
 from gateway.store.tables import REFUSED, SUM_KEYS, SUMMED, attempts, calls, refusals, sums
 
 _DAY_NS = 86_400_000_000_000
@@ -25,15 +25,15 @@ _ROW_OVERHEAD_BYTES = 60
 class Forgetter:
     """Deletes rows of one database. Blocking, so never on the event loop."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def forget_calls(self, before_ns: int, limit: int) -> int:
         """Delete the calls of up to ``limit`` of the oldest attempts from before then; return how many attempts went.
 
         What they were together is added to the sums of their day, key, model and target.
         """
-        with writing(self._engine) as connection:
+        with self._database.writing() as connection:
             oldest = (
                 select(attempts.c.call_id)
                 .where(attempts.c.started_at_ns < before_ns)
@@ -55,7 +55,7 @@ class Forgetter:
 
         They stay counted, by day, key, kind and status.
         """
-        with writing(self._engine) as connection:
+        with self._database.writing() as connection:
             oldest = (
                 select(calls.c.call_id, calls.c.received_at_ns, calls.c.key_id, calls.c.error_kind, calls.c.status)
                 .where(REFUSED, calls.c.received_at_ns < before_ns)
@@ -69,7 +69,7 @@ class Forgetter:
 
     def sum_up_refusals(self, before_ns: int, limit: int) -> int:
         """Turn up to ``limit`` counts of minutes before then into counts of days; return how many went."""
-        with writing(self._engine) as connection:
+        with self._database.writing() as connection:
             minutes = select(refusals).where(refusals.c.refused_id.not_like("[%"), refusals.c.since_ns < before_ns)
             gone = connection.execute(minutes.limit(limit)).mappings().all()
             _count(connection, ((row["since_ns"], row, row["calls"]) for row in gone))
@@ -78,7 +78,7 @@ class Forgetter:
 
     def refusal_bytes(self) -> int:
         """Return about how many bytes the records of refused calls take, from the latest of them and their number."""
-        with self._engine.connect() as connection:
+        with self._database.reading() as connection:
             number = connection.execute(select(func.count()).select_from(calls).where(REFUSED)).scalar_one()
             # As text, so that JSON has the length at which it is stored.
             columns = [cast(column, Text) for column in calls.columns]
@@ -92,7 +92,7 @@ class Forgetter:
 
     def used_bytes(self) -> int:
         """Return the size of the database without the room that deleted rows have left. For SQLite."""
-        with self._engine.connect() as connection:
+        with self._database.reading() as connection:
             pages, free, page_bytes = (
                 int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
                 for name in ("page_count", "freelist_count", "page_size")

@@ -14,8 +14,9 @@ from sqlalchemy import JSON, Connection, Dialect, RowMapping, Table, func, selec
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, IntegrityError
 
-from gateway.store.engine import make_engine, prepare_schema, writing
+from gateway.store.engine import Database
 from gateway.store.forget import Forgetter
+from gateway.store.schema import prepare_schema
 from gateway.store.tables import attempts, calls, refusals, sums
 from gateway.trace import Sums, Trace, TracedCall
 from gateway.types import CallRecord, LedgerEntry, Refused, Usage
@@ -46,34 +47,41 @@ class Totals(Struct, frozen=True, kw_only=True):
 class Store:
     """The ledger's rows in one database."""
 
-    def __init__(self, url: str, *, busy_timeout_s: float = 5.0) -> None:
-        """Remember where the database is; ``busy_timeout_s``: how long SQLite waits for another writer."""
-        self._engine = engine = make_engine(url, busy_timeout_s=busy_timeout_s)
-        self.forgetter = Forgetter(engine)
-        """Deletes old rows."""
-        self._insert_attempts = insert_once(attempts, self._engine.dialect)
-        self._insert_calls = insert_once(calls, self._engine.dialect)
-        self._insert_refusals = insert_once(refusals, self._engine.dialect)
+    def __init__(self, url: str, *, busy_timeout_s: float = 5.0, read_whole: bool = True) -> None:
+        """Remember where the database is; ``busy_timeout_s``: how long SQLite waits for another writer.
 
-    def open(self) -> None:
-        """Create the tables, or migrate an earlier version's. Raises StateUnusableError."""
-        prepare_schema(self._engine)
+        ``read_whole``: look for damage when it is opened, if it is small enough for that.
+        """
+        self._database = Database(url, busy_timeout_s=busy_timeout_s, read_whole=read_whole)
+        self.forgetter = Forgetter(self._database)
+        """Deletes old rows."""
+        dialect = self._database.engine.dialect
+        self._insert_attempts = insert_once(attempts, dialect)
+        self._insert_calls = insert_once(calls, dialect)
+        self._insert_refusals = insert_once(refusals, dialect)
+
+    def open(self) -> bool:
+        """Open the database, unless it is open; True: it is the first, or another than before.
+
+        Creates the tables, or migrates an earlier version's. Raises StateUnusableError.
+        """
+        return self._database.open(prepare_schema)
 
     def close(self) -> None:
         """Close all connections."""
-        self._engine.dispose()
+        self._database.close()
 
     def insert_batch(
         self, entries: Sequence[LedgerEntry], records: Sequence[CallRecord], refused: Sequence[Refused] = ()
     ) -> None:
         """Insert all in one durable transaction; a row whose id is there already is left as it is.
 
-        Raises ValueError when a row itself cannot be stored (none of the batch is then); any other exception means
-        that the database cannot be written to at present.
+        Raises ValueError when a row itself cannot be stored (none of the batch is then), and StateUnusableError when
+        the database cannot be written to at present.
         """
         try:
             attempt_rows, call_rows = list(map(_attempt_row, entries)), list(map(_call_row, records))
-            with writing(self._engine) as connection:
+            with self._database.writing() as connection:
                 if attempt_rows:
                     connection.exec_driver_sql(self._insert_attempts, attempt_rows)
                 if call_rows:
@@ -87,12 +95,12 @@ class Store:
 
     def attempts_of(self, call_id: str) -> tuple[LedgerEntry, ...]:
         """Return the attempts of a call by time, whether or not the call has a record."""
-        with self._engine.connect() as connection:
+        with self._database.reading() as connection:
             return _attempts_of(connection, call_id)
 
     def find_call(self, call_id: str) -> tuple[CallRecord, tuple[LedgerEntry, ...]] | None:
         """Return a call and its attempts by time; None when it has no record."""
-        with self._engine.connect() as connection:
+        with self._database.reading() as connection:
             row = connection.execute(select(calls).where(calls.c.call_id == call_id)).mappings().first()
             if row is None:
                 return None
@@ -110,7 +118,7 @@ class Store:
             .order_by(calls.c.received_at_ns, calls.c.call_id)
             .limit(_MAX_CALLS_OF_A_TRACE)
         )
-        with self._engine.connect() as connection:
+        with self._database.reading() as connection:
             total = _plain(connection.execute(totals).mappings().one())
             if not (call_count := total.pop("call_count")):
                 return None
@@ -131,7 +139,7 @@ class Store:
         Of deleted ones only their day is known: they count when it began since then.
         """
         names = ("attempts", *_USAGE_COLUMNS, "cost_nano_usd")
-        with self._engine.connect() as connection:
+        with self._database.reading() as connection:
             added: dict[tuple[str, str], list[int]] = {}
             for table, began, number in (
                 (attempts, attempts.c.started_at_ns, func.count()),

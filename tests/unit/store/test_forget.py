@@ -28,7 +28,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def rows(store: Store, query: str) -> list[tuple[Any, ...]]:
-    with store._engine.connect() as connection:
+    with store._database.engine.connect() as connection:
         return [tuple(row) for row in connection.exec_driver_sql(query)]
 
 
@@ -135,7 +135,7 @@ def test_deletion_that_fails_changes_nothing(store: Store) -> None:
         if statement.startswith("DELETE FROM calls"):
             raise ConnectionResetError
 
-    event.listen(store._engine, "before_cursor_execute", die)
+    event.listen(store._database.engine, "before_cursor_execute", die)
     with pytest.raises(ConnectionResetError):
         forget(store, TODAY_NS)
     assert store.totals() == before
@@ -212,7 +212,7 @@ def test_room_of_deleted_rows_is_used_again(store: Store, tmp_path: Path) -> Non
     """The file does not grow while as much is deleted as comes."""
 
     def size() -> int:
-        with store._engine.connect() as connection:
+        with store._database.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         return (tmp_path / "ledger.sqlite3").stat().st_size
 
@@ -231,13 +231,13 @@ def test_oldest_rows_are_found_by_an_index(store: Store) -> None:
     fill(store, 5)
     refuse(store, 100, at_ns=1)
     asked: list[tuple[str, Any]] = []
-    event.listen(store._engine, "before_cursor_execute", lambda *call: asked.append(call[2:4]))
+    event.listen(store._database.engine, "before_cursor_execute", lambda *call: asked.append(call[2:4]))
     store.forgetter.forget_calls(TODAY_NS, 3)
     store.forgetter.forget_refusals(TODAY_NS, 3)
     store.forgetter.refusal_bytes()
     statements = [(sql, values) for sql, values in asked if sql.startswith(("SELECT", "DELETE"))]
     assert len(statements) == 8
-    with store._engine.connect() as connection:
+    with store._database.engine.connect() as connection:
         for sql, values in statements:
             plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)]
             assert all("USING" in step for step in plan if step.startswith(("SCAN", "SEARCH"))), (sql, plan)

@@ -108,7 +108,7 @@ def test_migrations_end_at_the_declared_tables(origin: str, tmp_path: Path, requ
     path = tmp_path / "ledger.sqlite" if origin == "empty" else request.getfixturevalue("old")
     with closing(Store(sqlite_url(path))) as store:
         store.open()
-        with store._engine.connect() as connection:
+        with store._database.engine.connect() as connection:
             assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
@@ -156,7 +156,7 @@ def test_ledger_of_an_unknown_version_is_refused_and_left_alone(statement: str, 
 
 def test_release_before_migrations_refuses_a_migrated_ledger(opened: Store) -> None:
     """It asks for version 5 and would leave out the new columns: it is to say so instead."""
-    with opened._engine.connect() as connection:
+    with opened._database.engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT version FROM schema_version").scalar_one() == 6
 
 

@@ -106,12 +106,12 @@ def test_a_trace_sums_up_the_calls_of_a_key(store: Store) -> None:
 def test_a_trace_is_found_by_an_index_that_holds_no_other_calls(store: Store) -> None:
     """However long the ledger is; and a call of no trace pays nothing for it."""
     asked: list[tuple[str, Any]] = []
-    event.listen(store._engine, "before_cursor_execute", lambda *call: asked.append(call[2:4]))
+    event.listen(store._database.engine, "before_cursor_execute", lambda *call: asked.append(call[2:4]))
     store.insert_batch([build_entry(trace_id="t")], [build_record()])
     store.find_trace("t", "demo")
     queries = [(sql, values) for sql, values in asked if sql.startswith("SELECT")]
     assert len(queries) == 2
-    with store._engine.connect() as connection:
+    with store._database.engine.connect() as connection:
         for sql, values in queries:
             plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values).all()
             assert any("attempts_by_trace" in row[3] for row in plan), plan
@@ -142,7 +142,7 @@ def test_a_locked_database_is_an_outage_and_not_a_bad_row(store: Store, tmp_path
 
 def test_a_commit_is_durable_and_readers_are_not_blocked(store: Store, tmp_path: Path) -> None:
     """WAL with synchronous=FULL on every connection: the journal forgets what a commit has returned for."""
-    with store._engine.connect() as connection:
+    with store._database.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
     assert (tmp_path / "ledger.sqlite3-wal").exists()
