@@ -233,6 +233,9 @@ class Journal:
                     self.acquire()
                 if not _is_at(present, self._path(self._number)):
                     self._write_anew(present)
+                elif os.fstat(present).st_size != self._size:
+                    self._alarm(f"the journal's segment {self._number} was changed: what was cut off it is lost")
+                    self._rotate()
             except (OSError, StateUnusableError) as error:
                 self._fd, self._lost_fd = -1, present
                 failure = f"the journal was removed, and cannot be written anew: {error}"

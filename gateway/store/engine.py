@@ -71,10 +71,15 @@ class Database:
             self._let_go(file)
         else:
             _make(file)
-        prepare(self)
-        if file is not None:
-            self._require_sound(file)
-            file.hold()
+        try:
+            prepare(self)
+            if file is not None:
+                self._require_sound(file)
+                file.hold()
+        except BaseException:
+            # Nothing that is bad stays open: the next try may find another file.
+            self.engine.dispose()
+            raise
         self._opened = True
         return True
 
