@@ -364,17 +364,17 @@ class StorageSection(Section):
     )
     refusals: KeepRefusalsSection = Field(
         default=KeepRefusalsSection(),
-        description="How long records of refused calls are kept. Not there yet: nothing is deleted, whatever is given.",
+        description="How long records of refused calls are kept; they stay counted by day, key, kind and status.",
     )
     calls: KeepSection = Field(
         default=KeepSection(),
         description="How long calls that went to a target are kept, and their attempts; `max_mb` is the whole "
-        "database's size. Default: for ever. Not there yet: nothing is deleted, whatever is given.",
+        "database's size. Default: for ever. What is deleted stays in the sums by day, key, model and target; what is "
+        "younger than 25 hours is not deleted.",
     )
     rejected: KeepRejectedSection = Field(
         default=KeepRejectedSection(),
-        description="How long `rejected.jsonl` is kept: lines of the journal that could not be stored. Not there yet: "
-        "nothing is deleted, whatever is given.",
+        description="How long `rejected.jsonl` is kept: lines of the journal that could not be stored.",
     )
 
 

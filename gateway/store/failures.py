@@ -9,7 +9,7 @@ from pathlib import Path
 
 _MOVE_AWAY = "move it away, with its -wal and -shm, and start the gateway, which makes a new one"
 _GUIDE = "docs/guide/state.md"
-DAMAGED = f"is damaged: save its rows with `sqlite3 ledger.sqlite .recover`, or {_MOVE_AWAY} ({_GUIDE})"
+DAMAGED = f"is damaged: save what can be read of it ({_GUIDE}), or {_MOVE_AWAY}"
 GONE = f"is gone: put it back, or restart the gateway, which makes a new one ({_GUIDE})"
 
 _SENTENCES = {

@@ -188,11 +188,19 @@ DATABASE = "the ledger's database STATE/ledger.sqlite "
 MOVE_AWAY = "move it away, with its -wal and -shm"
 BAD_STATE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "database is a text": (be_text, DATABASE + "is not an SQLite database", MOVE_AWAY),
-    "database is cut": (cut, DATABASE + "is damaged", ".recover"),
+    "database is cut": (cut, DATABASE + "is damaged", "save what can be read of it"),
     "header is no header": (spoil_header, DATABASE + "is not an SQLite database", MOVE_AWAY),
-    "page of a table is damaged": (partial(spoil_page, kind="table"), DATABASE + "is damaged", ".recover"),
-    "page of an index is damaged": (partial(spoil_page, kind="index"), DATABASE + "is damaged", ".recover"),
-    "last page is damaged": (spoil_last_page, DATABASE + "is damaged", ".recover"),
+    "page of a table is damaged": (
+        partial(spoil_page, kind="table"),
+        DATABASE + "is damaged",
+        "save what can be read of it",
+    ),
+    "page of an index is damaged": (
+        partial(spoil_page, kind="index"),
+        DATABASE + "is damaged",
+        "save what can be read of it",
+    ),
+    "last page is damaged": (spoil_last_page, DATABASE + "is damaged", "save what can be read of it"),
     "database is a directory": (partial(be_directory, name="ledger.sqlite"), DATABASE + "is not a file", MOVE_AWAY),
     "log is a directory": (partial(be_directory, name="ledger.sqlite-wal"), DATABASE + "cannot be opened", "beside it"),
     "database may not be read": (be_unreadable, DATABASE + "may not be opened", "user the right to read"),

@@ -144,7 +144,7 @@ GOES_BAD: dict[str, tuple[Callable[[Ground], None], str, Callable[[Ground], None
     "removed": (remove, "is gone: put it back", Ground.put_back),
     "moved away": (move_away, "is gone: put it back", move_back),
     "replaced by a text": (lambda here: replace_by(here, b"notes " * 999), "is not an SQLite", Ground.put_back),
-    "replaced by a damaged one": (replace_by_damaged, "is damaged: save its rows", Ground.put_back),
+    "replaced by a damaged one": (replace_by_damaged, "is damaged: save what can be read", Ground.put_back),
     "replaced by a directory": (replace_by_directory, "is not a file", remove_directory_of_that_name),
     "full": (let_not_grow, "has no room to grow", let_grow),
     "its directory is renamed": (rename_directory, "is gone: put it back", rename_directory_back),

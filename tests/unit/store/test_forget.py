@@ -209,7 +209,7 @@ def test_size_of_refusals_is_about_what_they_take(store: Store) -> None:
 
 
 def test_room_of_deleted_rows_is_used_again(store: Store, tmp_path: Path) -> None:
-    """The file does not grow while as much is deleted as comes."""
+    """The file does not grow while as much is deleted as comes: it has its size after three rounds, and keeps it."""
 
     def size() -> int:
         with store._database.engine.connect() as connection:
@@ -217,13 +217,14 @@ def test_room_of_deleted_rows_is_used_again(store: Store, tmp_path: Path) -> Non
         return (tmp_path / "ledger.sqlite3").stat().st_size
 
     sizes = []
-    for _ in range(4):
+    for _ in range(7):
         fill(store, 400)
         sizes.append(size())
         used = store.forgetter.used_bytes()
         forget(store, TODAY_NS, 100)
         assert store.forgetter.used_bytes() < used / 2
-    assert sizes[-1] <= 1.1 * sizes[1]  # pages fill a little differently each time
+    assert set(sizes[3:]) == {sizes[3]}
+    assert sizes[3] < 1.2 * sizes[0]
 
 
 def test_oldest_rows_are_found_by_an_index(store: Store) -> None:

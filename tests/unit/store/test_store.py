@@ -152,7 +152,7 @@ WRITER = """
 import sys
 from gateway.store.queries import Store
 from tests.unit.accounting.ledgers import build_entry, build_record
-store = Store(sys.argv[1], busy_timeout_s=60.0)
+store = Store(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
 store.open()
