@@ -25,7 +25,7 @@ PROMPT_TOKENS = 3
 TIMEOUTS = {"connect_s": 2, "first_token_s": 5, "idle_s": 5, "total_s": 30}
 PRICES = {"first": 1_000, "second": 10_000}
 """Nano-dollars for a token of the prompt; twice that for one of the completion."""
-GRACE_S = 4.0
+GRACE_S = 6.0
 """On top of what the time-outs promise: the machine may be busy."""
 PLAIN_S = 0.1 * TOKENS
 """What the gateway gives a model to write a plain answer, on top of ``first_token_s``."""

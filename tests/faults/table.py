@@ -28,8 +28,8 @@ MODEL = ScriptedModel(tokens=TOKENS, tpot_s=0.005)
 
 WHOLE = Truth(text="".join(map(word, range(TOKENS))), finish_reason="stop")
 FILTER = Truth(text="".join(map(word, range(FILTERED))), finish_reason="content_filter")
-FLOOR_PLAN = "decided with the wire formats of the floor plan"
-RESCUE = "decided with rescue in mid-stream"
+FORMATS = "left to a later release: wire formats"
+RESCUE = "left to a later release: rescue in mid-stream"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,9 +157,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="first token after 20 s", always=replace(MODEL, ttft_s=20.0).answer),
     Fault(name="cut after 40 of 60", always=cut, expected={"stream": "safe"}, why=RESCUE),
     Fault(name="stall after 40 of 60", always=stall, expected={"stream": "safe"}, why=RESCUE),
-    Fault(name="malformed chunk", always=malformed, expected={"stream": "safe"}, why=FLOOR_PLAN),
-    Fault(name="no end marker", always=without_end, expected={"stream": "safe"}, why=FLOOR_PLAN),
-    Fault(name="context length", always=TOO_LONG, expected=_SAFE_IN_ALL, why=FLOOR_PLAN),
+    Fault(name="malformed chunk", always=malformed, expected={"stream": "safe"}, why=FORMATS),
+    Fault(name="no end marker", always=without_end, expected={"stream": "safe"}, why=FORMATS),
+    Fault(name="context length", always=TOO_LONG, expected=_SAFE_IN_ALL, why=FORMATS),
     Fault(
         name="content filter",
         always=rewritten(replace(MODEL, tokens=FILTERED), json.dumps("stop").encode(), b'"content_filter"'),
