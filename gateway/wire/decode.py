@@ -13,8 +13,9 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from gateway.errors import ErrorKind, GatewayError
 from gateway.types import Capability, Dialect, Envelope, Operation
+from gateway.wire.outline import PROTOCOL_NAMES, Outline, outline_of, raw_bytes, text_bytes
 from gateway.wire.transcription import decode_form
-from gateway.wire.unambiguous import PROTOCOL_NAMES, members_of_object
+from gateway.wire.unambiguous import SMALL_BYTES, members_of_object
 
 # vLLM, vllm/entrypoints/openai: structured output beside response_format (guided_* before 0.12).
 _CONSTRAINED = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
@@ -31,6 +32,8 @@ _PLAIN = frozenset(
     )
 )
 """Members that ask for nothing which a model may lack, and may be streamed."""
+_READ_AS_THEY_ARE = frozenset(("tools", "functions", "response_format"))
+"""Members that the model reads as they are written."""
 _BYTES_PER_TOKEN_ID = 4
 """A prompt given as token ids counts as the text it stands for, about four bytes a token."""
 MAX_CHOICES = 16_384
@@ -84,9 +87,7 @@ _decode_chat = msgspec.json.Decoder(_Chat).decode
 _decode_completions = msgspec.json.Decoder(_Completions).decode
 _decode_embeddings = msgspec.json.Decoder(_Request).decode
 _parts = msgspec.json.Decoder(list[_Part]).decode
-_strings = msgspec.json.Decoder(list[str]).decode
-_arrays = msgspec.json.Decoder(list[Raw]).decode
-_string = msgspec.json.Decoder(str).decode
+_items = msgspec.json.Decoder(list[Raw]).decode
 
 _MUST_BE = {
     "model": "must be a non-empty string that names a model or a route",
@@ -116,7 +117,14 @@ def decode(operation: Operation, dialect: Dialect, body: bytes) -> Envelope:
         raise GatewayError(ErrorKind.UNSUPPORTED, f"Requests in the dialect '{dialect}' are not supported.")
     if operation == "transcriptions":
         return decode_form(body)
-    members = members_of_object(body)
+    text, outline = body, None
+    read: Mapping[str, bytes]  # as in the text, in which long strings of a large body are marks
+    members: Mapping[str, bytes]
+    if len(body) <= SMALL_BYTES:
+        read = members = members_of_object(body)
+    else:
+        outline = outline_of(body)
+        text, read, members = outline.text, outline.short_members, outline.members
     plain = members.keys() <= _PLAIN
     if not plain:
         _check_spelling(members)
@@ -124,25 +132,25 @@ def decode(operation: Operation, dialect: Dialect, body: bytes) -> Envelope:
     prompts = 1
     request: _Request
     if operation == "chat":
-        request = chat = _typed(_decode_chat, body)
+        request = chat = _typed(_decode_chat, text, outline)
         limit = chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
         content_bytes = _read_messages(chat.messages, kinds)
     elif operation == "embeddings":
-        request, limit = _typed(_decode_embeddings, body), 0
-        content_bytes, prompts = _read_input(members, stream=bool(request.stream))
+        request, limit = _typed(_decode_embeddings, text, outline), 0
+        content_bytes, prompts = _read_input(read, stream=bool(request.stream))
     else:
-        request = completions = _typed(_decode_completions, body)
+        request = completions = _typed(_decode_completions, text, outline)
         limit = completions.max_tokens
-        content_bytes, prompts = _read_prompt(members, "prompt")
+        content_bytes, prompts = _read_prompt(read, "prompt")
     choices = max(request.n or 1, request.best_of or 1)
     if operation == "completions":
         choices *= prompts
     if limit is not None and limit * choices > MAX_OUTPUT_TOKENS_IN_ALL:
-        name = "max_completion_tokens" if _given(members, "max_completion_tokens") else "max_tokens"
+        name = "max_completion_tokens" if _given(read, "max_completion_tokens") else "max_tokens"
         _refuse(name, f"asks for more than {MAX_OUTPUT_TOKENS_IN_ALL} tokens over all {choices} choices")
     if not plain:
         content_bytes += sum(
-            len(members[name]) for name in ("tools", "functions", "response_format") if name in members
+            raw_bytes(read[name]) for name in ("tools", "functions", "response_format") if name in read
         )
     return Envelope(
         operation=operation,
@@ -151,11 +159,11 @@ def decode(operation: Operation, dialect: Dialect, body: bytes) -> Envelope:
         members=members,
         model=request.model,
         stream=bool(request.stream),
-        include_usage=request.stream_options is not None and _includes_usage(request, members),
+        include_usage=request.stream_options is not None and _includes_usage(request, read),
         max_output_tokens=limit,
         choices=choices,
-        streamable=operation != "embeddings" and (plain or _streamable(request, members)),
-        needs=_PLAIN_NEEDS[operation] if plain and not kinds else _needs(operation, members, kinds),
+        streamable=operation != "embeddings" and (plain or _streamable(request, read)),
+        needs=_PLAIN_NEEDS[operation] if plain and not kinds else _needs(operation, read, kinds),
         content_bytes=content_bytes,
         image_count=kinds.count("image_url"),
         prompts=prompts,
@@ -173,13 +181,19 @@ def _refuse(param: str, what: str) -> Never:
     raise GatewayError(ErrorKind.INVALID_REQUEST, f"'{param}' {what}.", param=param)
 
 
-def _typed(decoder: Callable[[bytes], _Read], body: bytes) -> _Read:
+def _typed(decoder: Callable[[bytes], _Read], text: bytes, outline: Outline | None) -> _Read:
     try:
-        return decoder(body)
+        return decoder(text)
     except msgspec.ValidationError as error:
+        if outline is not None:
+            outline.check_grammar()
         path = _path(error)
         zero = path == "max_tokens" and decoder is _decode_completions
         _refuse(path, f"must be an integer from 0 to {MAX_OUTPUT_TOKENS}" if zero else _must_be(path))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if outline is None:
+            raise  # it has been proved before
+        raise outline.fault(error) from None
 
 
 def _must_be(path: str) -> str:
@@ -218,11 +232,13 @@ def _read_messages(messages: list[_Message], kinds: list[str]) -> int:
         if content is not UNSET:
             raw = bytes(content)
             if raw.startswith(b'"'):
-                size += _text_bytes(raw) if b"\\" in raw else len(raw) - 2
+                size += text_bytes(raw) if b"\\" in raw else len(raw) - 2
             elif raw != b"null":
                 size += _read_parts(raw, index, kinds)
         if message.tool_calls is not UNSET or message.function_call is not UNSET:
-            size += sum(len(bytes(each)) for each in (message.tool_calls, message.function_call) if each is not UNSET)
+            size += sum(
+                raw_bytes(bytes(each)) for each in (message.tool_calls, message.function_call) if each is not UNSET
+            )
     return size
 
 
@@ -234,6 +250,8 @@ def _read_parts(raw: bytes, index: int, kinds: list[str]) -> int:
     except msgspec.ValidationError as error:
         place = _path(error).removesuffix(".type")
         _refuse(f"messages[{index}].content{place}", "must be an object with a 'type'")
+    except UnicodeDecodeError:
+        _refuse(f"messages[{index}].content", "has a 'type' that is far too long")
     size = 0
     for part in parts:
         kinds.append(part.type)
@@ -245,9 +263,7 @@ def _read_parts(raw: bytes, index: int, kinds: list[str]) -> int:
 
 def _text_bytes(raw: bytes) -> int:
     """Return the UTF-8 bytes of a JSON string, 0 for anything else."""
-    if not raw.startswith(b'"'):
-        return 0
-    return len(_string(raw).encode()) if b"\\" in raw else len(raw) - 2
+    return text_bytes(raw) if raw.startswith(b'"') else 0
 
 
 def _read_input(members: Mapping[str, bytes], *, stream: bool) -> tuple[int, int]:
@@ -270,11 +286,10 @@ def _read_prompt(members: Mapping[str, bytes], name: str) -> tuple[int, int]:
         _refuse(name, _PROMPTS)
     if not raw.translate(None, _TOKEN_IDS):
         return _count_token_ids(raw, name)
-    try:
-        texts = _strings(raw)
-    except msgspec.ValidationError:
+    texts = [bytes(each) for each in _items(raw)]
+    if not all(text.startswith(b'"') for text in texts):
         _refuse(name, _PROMPT_ITEMS)
-    return len("".join(texts).encode()), len(texts)
+    return sum(map(text_bytes, texts)), len(texts)
 
 
 _TOKEN_IDS = b"0123456789-,[] \t\n\r"
@@ -284,7 +299,7 @@ _TOKEN_IDS = b"0123456789-,[] \t\n\r"
 def _count_token_ids(raw: bytes, name: str) -> tuple[int, int]:
     if raw.count(b"[") == 1:
         return _BYTES_PER_TOKEN_ID * (raw.count(b",") + 1), 1
-    prompts = [bytes(each) for each in _arrays(raw)]
+    prompts = [bytes(each) for each in _items(raw)]
     if not all(prompt.startswith(b"[") and prompt.count(b"[") == 1 for prompt in prompts):
         _refuse(name, _PROMPT_ITEMS)
     count = sum(prompt.count(b",") + bool(prompt[1:-1].strip()) for prompt in prompts)

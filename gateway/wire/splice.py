@@ -4,15 +4,40 @@ Decides where a member begins and ends, never what may be changed: that is the a
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
-_OPENING = re.compile(rb"[ \t\n\r]*\{")
+BLANKS = b" \t\n\r"
+"""Of JSON."""
 # What stands between two values: a comma, a name (perhaps written with escapes) and a colon.
 _BETWEEN = re.compile(rb'[ \t\n\r]*(?:,[ \t\n\r]*)?"(?:[^"\\]|\\.)*"[ \t\n\r]*:[ \t\n\r]*', re.DOTALL)
 
 _raw_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class Members(Mapping[str, bytes]):
+    """Name -> raw JSON of the value, which is copied out of a large object when it is asked for."""
+
+    __slots__ = ("_text", "places")
+
+    def __init__(self, text: bytes, places: dict[str, tuple[int, int]]) -> None:
+        self._text = text
+        self.places = places
+        """From behind the colon to before the comma."""
+
+    def __getitem__(self, name: str) -> bytes:
+        start, end = self.places[name]
+        return self._text[start:end].strip(BLANKS)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
 
 
 def members_of(body: bytes) -> dict[str, bytes]:
@@ -33,19 +58,21 @@ def splice(body: bytes, members: Mapping[str, bytes], changes: Mapping[str, byte
     pending = {name: value for name, value in changes.items() if value is not None or name in members}
     if not pending:
         return body
-    opening = _OPENING.match(body)
-    if opening is None:
-        raise ValueError("not a JSON object")
-    pieces = [body[: opening.end()]]
+    copied = position = body.index(b"{") + 1
+    places = members.places if type(members) is Members else None
+    pieces = [body[:position]]
     kept = False
-    copied = position = opening.end()
-    for name, raw in members.items():
+    for name in members:
         if not pending and kept:
             break
-        between = _BETWEEN.match(body, position)
-        if between is None or not body.startswith(raw, between.end()):
-            raise ValueError("the members are not those of this body")
-        start, end = between.end(), between.end() + len(raw)
+        if places is not None:
+            start, end = places[name]
+        else:
+            raw = members[name]
+            between = _BETWEEN.match(body, position)
+            if between is None or not body.startswith(raw, between.end()):
+                raise ValueError("the members are not those of this body")
+            start, end = between.end(), between.end() + len(raw)
         if pending.pop(name, b"") is None:
             pieces.append(body[copied:position])
             copied = end
@@ -62,7 +89,7 @@ def splice(body: bytes, members: Mapping[str, bytes], changes: Mapping[str, byte
         position = body.rindex(b"}")
         pieces.append(body[copied:position])
         copied = position
-        added = b",".join(msgspec.json.encode(name) + b":" + value for name, value in pending.items() if value)
+        added = b",".join(msgspec.json.encode(name) + b":" + (value or b"") for name, value in pending.items())
         pieces.append(b"," + added if kept else added)
     pieces.append(body[copied:])
     return b"".join(pieces)

@@ -61,6 +61,7 @@ async def test_body_of_a_caller_who_left_is_not_decoded() -> None:
     stayed = asyncio.create_task(lane.run(2.0, lambda: turnstile.note("stayed")))
     await asyncio.sleep(0)
     left.cancel()
+    await asyncio.wait([left])
     turnstile.open()
     await asyncio.gather(first, stayed)
     assert turnstile.done == ["stayed"]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from gateway.errors import ErrorKind, GatewayError
 from gateway.types import Envelope
 from gateway.wire.decode import MAX_CHOICES, MAX_OUTPUT_TOKENS, MAX_OUTPUT_TOKENS_IN_ALL, decode
-from gateway.wire.unambiguous import MAX_PARTS, SMALL_BYTES
+from gateway.wire.outline import MAX_PARTS
+from gateway.wire.unambiguous import SMALL_BYTES
 
 _MESSAGES = [{"role": "user", "content": "hi"}]
 
