@@ -32,6 +32,7 @@ from gateway.routes.http1_head import (
     read_fields,
 )
 from gateway.shortage import own_failure
+from gateway.turns import Turns
 from gateway.wire.errors import render
 
 HEADER_TIMEOUT_S = 10.0
@@ -62,11 +63,13 @@ class Connection(asyncio.Protocol):
         handler: Handler,
         date: Callable[[], bytes],
         refused: Refused,
+        turns: Turns,
         on_made: Callable[["Connection"], None],
         on_lost: Callable[["Connection"], None],
     ) -> None:
         self._loop = loop
         self._handler = handler
+        self._turns = turns
         self._on_made = on_made
         self._on_lost = on_lost
         self._transport: asyncio.Transport
@@ -101,6 +104,7 @@ class Connection(asyncio.Protocol):
         """The last answer, to what came behind the requests that run and wait."""
         self._finishing = False
         self._paused = False
+        self._waits_turn = False
         self._discarded_bytes = 0
         self.full = False
         self._drain: asyncio.Future[None] | None = None
@@ -253,6 +257,18 @@ class Connection(asyncio.Protocol):
         """Let the caller go on."""
         if self._paused and not self._transport.is_closing():
             self._paused = False
+            self._transport.resume_reading()
+
+    def wait_turn(self) -> None:
+        """Read on when others have had their turn."""
+        if not self._waits_turn and not self._transport.is_closing():
+            self._waits_turn = True
+            self._transport.pause_reading()
+            self._turns.wait(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._waits_turn = False
+        if not self._paused and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def discard(self, size_bytes: int) -> None:

@@ -18,7 +18,7 @@ from gateway.wire.errors import render
 _AHEAD_BYTES = 1 << 16
 """So much of a body is taken before anybody has asked for it, and so much of one is too little to be counted."""
 _STEP_BYTES = 1 << 20
-"""By so much the count of a body without a length grows."""
+"""By so much the count of a body without a length grows; of a larger one no more is read than there is a turn for."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 _FIELD = b"%b: %b\r\n"
@@ -41,6 +41,9 @@ class Line(Protocol):
 
     def resume_reading(self) -> None:
         """Let the caller go on."""
+
+    def wait_turn(self) -> None:
+        """Let others send before the caller goes on."""
 
     def discard(self, size_bytes: int) -> None:
         """Note that bytes of a body came which nobody will read."""
@@ -151,6 +154,8 @@ class Exchange:
             if isinstance(self._body, bytes):
                 self._body = self._more_than(self._body)
             self._body.write(data)
+            if self._size_bytes > _STEP_BYTES:
+                self._line.wait_turn()
         self._size_bytes += len(data)
         if self._size_bytes > self._allowed_bytes:
             self._outgrown()

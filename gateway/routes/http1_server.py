@@ -15,10 +15,13 @@ from socket import IPPROTO_TCP, TCP_NODELAY, socket
 from gateway.routes.http1_connection import Connection
 from gateway.routes.http1_exchange import Date, Handler, Refused
 from gateway.shortage import own_failure
+from gateway.turns import Turns
 
 _LAST_WORD_S = 6.0
 """For those who are cut off at the end to be told so, and to take it."""
 _BACKLOG = 2048
+_BODIES_PAUSE_S = 0.001
+"""Between two reads of large bodies, each of up to 256 KB: as long as one takes, so half of the time is others'."""
 _PAUSE_S = 1.0
 """After the system has refused a connection."""
 _QUIET_S = 10.0
@@ -49,6 +52,7 @@ class HttpServer:
             handler=self._handler,
             date=Date(loop),
             refused=self._refused,
+            turns=Turns(_BODIES_PAUSE_S),
             on_made=self._connections.add,
             on_lost=self._lost,
         )

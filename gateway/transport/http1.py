@@ -7,9 +7,9 @@ leaves this file.
 """
 
 import asyncio
-import functools
 import ssl
 from collections import defaultdict
+from functools import lru_cache, partial
 from types import TracebackType
 
 from gateway.errors import ErrorKind, UpstreamError
@@ -18,6 +18,7 @@ from gateway.transport.http1_connect import connect, connect_error, default_tls
 from gateway.transport.http1_connection import Answer, Connection, failed
 from gateway.transport.http1_request import Pool, address_of, head_of
 from gateway.transport.resolver import Resolver
+from gateway.turns import Turns
 from gateway.types import UpstreamRequest
 
 _ADDRESSES_REMEMBERED = 1024
@@ -43,7 +44,8 @@ class HttpTransport:
         self._header_limit_bytes = header_limit_bytes
         self._tls = ssl_context
         self._resolver = resolver or Resolver()
-        self.address_of = functools.lru_cache(_ADDRESSES_REMEMBERED)(address_of)
+        self.address_of = lru_cache(_ADDRESSES_REMEMBERED)(address_of)
+        self._turns = Turns()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open: set[Connection] = set()
         self._idle: defaultdict[Pool, list[Connection]] = defaultdict(list)
@@ -97,7 +99,10 @@ class HttpTransport:
         try:
             async with asyncio.timeout_at(until_s):
                 connection = await connect(
-                    origin, addresses, tls, lambda: Connection(pool, self._header_limit_bytes, self._open.discard)
+                    origin,
+                    addresses,
+                    tls,
+                    partial(Connection, pool, self._header_limit_bytes, self._turns, self._open.discard),
                 )
         except (OSError, UnicodeError, MemoryError) as error:
             failure = connect_error(error)

@@ -11,6 +11,7 @@ import httptools
 
 from gateway.errors import Cause, ErrorKind, UpstreamError
 from gateway.transport.http1_request import Pool
+from gateway.turns import Turns
 
 _WHOLE_WRITE_LIMIT_BYTES = 1 << 16
 """A larger request is written in pieces, each when there is room for it: it neither holds up the loop nor is copied."""
@@ -216,7 +217,9 @@ class Answer:
 class Connection(asyncio.Protocol):
     """A connection that knows whether it can carry one more request. ``on_lost`` is called at its very end."""
 
-    def __init__(self, pool: Pool, header_limit_bytes: int, on_lost: Callable[["Connection"], None]) -> None:
+    def __init__(
+        self, pool: Pool, header_limit_bytes: int, turns: Turns, on_lost: Callable[["Connection"], None]
+    ) -> None:
         self.pool = pool
         self.used = False
         """It has carried a request before, so the next may find it stale."""
@@ -226,6 +229,7 @@ class Connection(asyncio.Protocol):
         """When it was last given back, or taken for its next request."""
         self.open = False
         self._header_limit_bytes = header_limit_bytes
+        self._turns = turns
         self._on_lost = on_lost
         self._answer: Answer | None = None
         self._unsent = memoryview(b"")
@@ -288,7 +292,10 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Let the upstream go on."""
+        """Let the upstream go on when others have had their turn."""
+        self._turns.wait(self._read_on)
+
+    def _read_on(self) -> None:
         if not self._transport.is_closing():
             self._transport.resume_reading()
 

@@ -21,6 +21,7 @@ class Recorder:
         self.writes: list[bytes] = []
         self.reading = True
         self.discarded_bytes = 0
+        self.turns = 0
 
     def write(self, data: bytes, /) -> None:
         self.writes.append(data)
@@ -33,6 +34,9 @@ class Recorder:
 
     def resume_reading(self) -> None:
         self.reading = True
+
+    def wait_turn(self) -> None:
+        self.turns += 1
 
     def discard(self, size_bytes: int) -> None:
         self.discarded_bytes += size_bytes
@@ -270,3 +274,17 @@ async def test_body_in_pieces_takes_no_more_memory_than_its_bytes(
     finally:
         tracemalloc.stop()
     assert body == sent
+
+
+async def test_large_body_is_read_in_turn_with_others(line: Recorder) -> None:
+    """From its second megabyte on: a small one is there at once."""
+    exchange = _exchange(line, content_length="3000000")
+    read = asyncio.create_task(exchange.read_body(3_000_000, 5.0))
+    await asyncio.sleep(0)
+    waited = []
+    for _ in range(12):
+        exchange.take(b"x" * 250_000)
+        waited.append(line.turns)
+    exchange.complete()
+    assert len(await read) == 3_000_000
+    assert waited == [0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7]

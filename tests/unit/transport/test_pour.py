@@ -7,8 +7,12 @@ import pytest
 
 from gateway.transport.http1_connection import Answer, Connection
 from gateway.transport.http1_request import Origin, Pool
+from gateway.turns import Turns
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n"
+
+
+ORIGIN = Origin(tls=False, host="upstream.test", port=80)
 
 
 class Network(asyncio.Transport):
@@ -40,9 +44,7 @@ class Pouring:
             return goes_on(self.taken)
 
         self.network = Network()
-        self.connection = Connection(
-            Pool(Origin(tls=False, host="upstream.test", port=80), "test"), 8190, lambda _: None
-        )
+        self.connection = Connection(Pool(ORIGIN, "test"), 8190, Turns(), lambda _: None)
         self.connection.connection_made(self.network)
         self.answer: Answer = self.connection.exchange(b"", b"")
         self.connection.data_received(HEAD + b"0")
@@ -74,6 +76,8 @@ async def test_what_comes_behind_a_refusal_waits_for_whoever_asks_next(turns: in
     assert not pouring.network.reading
     assert await pouring.task
     assert await pouring.answer.read() == b"2" + b"3" * 100_000
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
     assert pouring.network.reading
 
 
@@ -88,6 +92,8 @@ async def test_a_heap_is_left_to_the_task() -> None:
     await asyncio.sleep(0)
     pouring.connection.data_received(b"3")
     assert b"".join(pouring.taken) == b"0" + b"1" * 100_000 + b"23"
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
     assert pouring.network.reading
     pouring.task.cancel()
 
@@ -118,3 +124,40 @@ async def test_nothing_is_taken_for_a_task_that_was_cancelled() -> None:
     with pytest.raises(asyncio.CancelledError):
         await pouring.task
     assert pouring.taken == [b"0"]
+
+
+class Flood(Network):
+    """An upstream that sends a heap whenever it may, and a caller who takes it at once."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.heaps = 0
+        self.connection = Connection(Pool(ORIGIN, "test"), 8190, turns, lambda _: None)
+        self.connection.connection_made(self)
+        answer = self.connection.exchange(b"", b"")
+        self.connection.data_received(HEAD)
+        self.task = asyncio.create_task(answer.pour(self.take))
+        self.resume_reading()
+
+    def take(self, _data: bytes) -> bool:
+        self.heaps += 1
+        return True
+
+    def resume_reading(self) -> None:
+        asyncio.get_running_loop().call_soon(self.connection.data_received, b"1" * 100_000)
+
+
+async def test_a_turn_of_the_loop_has_room_for_one_heap() -> None:
+    """However many upstreams send as fast as they can: all else waits for a heap in each of its turns, not for 20."""
+    shared = Turns()
+    floods = [Flood(shared) for _ in range(20)]
+    for _ in range(5):
+        await asyncio.sleep(0)  # the first heap of each
+    before = [flood.heaps for flood in floods]
+    turns = 200
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    taken = [flood.heaps - earlier for flood, earlier in zip(floods, before, strict=True)]
+    assert turns / 3 <= sum(taken) <= turns + 1
+    assert max(taken) - min(taken) <= 1
+    for flood in floods:
+        flood.task.cancel()
