@@ -1,6 +1,6 @@
 """An attacker: four connections that post bodies of 18 MB as fast as they are taken, whatever is answered.
 
-``python -m tests.hostile.uploader PORT KEY SECONDS`` prints how many answers had each status, and ends by itself.
+``python -m tests.hostile.uploader PORT KEY SECONDS KIND`` prints how many answers had each status, and ends by itself.
 """
 
 import socket
@@ -8,19 +8,45 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 
 CONNECTIONS = 4
 BODY_BYTES = 18_000_000
 _PROSE = b"The quick brown fox jumps over the lazy dog, again. "
-_BODY = (
-    b'{"model":"no-such-model","messages":[{"role":"user","content":"' + _PROSE * (BODY_BYTES // len(_PROSE)) + b'"}]}'
-)
 
 
-def post(port: int, key: str, until_s: float, answers: Counter[str]) -> None:
+def one_message(text: bytes) -> bytes:
+    """Write a request of one long message."""
+    content = text * (BODY_BYTES // len(text))
+    return b'{"model":"no-such-model","messages":[{"role":"user","content":"%b"}]}' % content
+
+
+def many(item: bytes, count: int) -> bytes:
+    """Write a request with a member of so many items, spaced to fill the body."""
+    blank = b" " * (BODY_BYTES // count - len(item) - 1)
+    items = b",".join([item + blank] * count)
+    return b'{"model":"no-such-model","messages":[{"role":"user","content":"hi"}],"x":[%b]}' % items
+
+
+BODIES: dict[str, Callable[[], bytes]] = {
+    "prose": lambda: one_message(_PROSE),
+    "escapes": lambda: one_message(b"\\n"),
+    "quotes": lambda: one_message(b'\\"'),
+    "pairs": lambda: one_message(b"\\ud83d\\ude00"),
+    "accents": lambda: one_message("é".encode()),
+    "strings": lambda: many(b'""', 240_000),
+    "objects": lambda: many(b'{"a":"b"}', 120_000),
+    "numbers": lambda: many(b"1.5e7", 900_000),
+    "broken at the end": lambda: one_message(_PROSE)[:-1] + b"]",
+    "too many": lambda: many(b"{}", 1_000_000),
+}
+"""All but the last two are JSON within the limits of a body, and ask for a model that is not there."""
+
+
+def post(port: int, key: str, body: bytes, until_s: float, answers: Counter[str]) -> None:
     """Post again and again, on a new connection when the last one was closed."""
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\n"
-    request = f"{head}Content-Length: {len(_BODY)}\r\n\r\n".encode() + _BODY
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
     while time.monotonic() < until_s:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
@@ -33,10 +59,11 @@ def post(port: int, key: str, until_s: float, answers: Counter[str]) -> None:
 
 def main() -> None:
     """Attack, and say what came of it."""
-    port, key, seconds = int(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+    port, key, seconds, kind = int(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4]
+    body = BODIES[kind]()
     answers: Counter[str] = Counter()
     until_s = time.monotonic() + seconds
-    threads = [threading.Thread(target=post, args=(port, key, until_s, answers)) for _ in range(CONNECTIONS)]
+    threads = [threading.Thread(target=post, args=(port, key, body, until_s, answers)) for _ in range(CONNECTIONS)]
     for thread in threads:
         thread.start()
     for thread in threads:
