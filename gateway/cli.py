@@ -6,6 +6,7 @@ entry points of the group ``tollway.checks``: functions from the file's path to 
 """
 
 import argparse
+import asyncio
 import hashlib
 import os
 import secrets
@@ -15,7 +16,11 @@ from pathlib import Path
 
 from gateway import serve
 from gateway.app import read_snapshot
+from gateway.check import TIMEOUT_S, Asker, price_of_asking, questions
 from gateway.config.problems import ConfigError
+from gateway.config.snapshot import Snapshot
+from gateway.providers.registry import ADAPTERS
+from gateway.transport.http1 import HttpTransport
 
 _GROUP = "tollway.commands"
 _CHECKS = "tollway.checks"
@@ -43,6 +48,15 @@ def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "check", help="check a configuration file", description="Check a configuration file; print what is wrong in it."
     )
     _add_config(parser)
+    parser.add_argument(
+        "--online",
+        action="store_true",
+        help="also ask each target once whether it is there, takes the credential and knows the model; a provider that "
+        "has no free question is asked for one token of a chat, which it bills",
+    )
+    parser.add_argument(
+        "--timeout", type=_seconds, default=TIMEOUT_S, metavar="S", help="seconds for each; default: %(default)g"
+    )
     parser.set_defaults(run=_check)
 
 
@@ -69,7 +83,32 @@ def _check(arguments: argparse.Namespace) -> int:
         f"{arguments.config}: good. {len(snapshot.targets)} models, {len(snapshot.routes) - len(snapshot.targets)} "
         f"routes, {len(snapshot.keys)} keys; version {snapshot.version}."
     )
-    return 0
+    return asyncio.run(_ask(snapshot, arguments.timeout)) if arguments.online else 0
+
+
+async def _ask(snapshot: Snapshot, timeout_s: float) -> int:
+    """Ask each target once, print a line for each, and return 1 if one is not as the configuration says."""
+    asked = questions(snapshot)
+    print(price_of_asking(asked), flush=True)
+    transport = HttpTransport()
+    await transport.start()
+    try:
+        findings = await Asker(transport, ADAPTERS, timeout_s).ask_all(asked)
+    finally:
+        await transport.stop()
+    width = max((len(each.name) for each in findings), default=0)
+    for each in findings:
+        print(f"{each.name:{width}}  {each.verdict}: {each.sentence}")
+    wrong = sum(each.verdict == "wrong" for each in findings)
+    print(f"{wrong} of {len(findings)} are not as the configuration says." if wrong else "All that was asked is good.")
+    return 1 if wrong else 0
+
+
+def _seconds(written: str) -> float:
+    seconds = float(written)
+    if not 0 < seconds <= 3600:
+        raise ValueError(written)
+    return seconds
 
 
 def _key(_arguments: argparse.Namespace) -> int:

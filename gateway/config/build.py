@@ -99,6 +99,7 @@ def build(config: Config, *, provider_types: Mapping[str, ProviderType], price_o
         timeouts=timeouts,
         state_dir=config.state_dir,
         storage=_storage(config),
+        provider_types=types,
     )
 
 

@@ -37,6 +37,11 @@ class ProviderType(Struct, frozen=True, kw_only=True):
     """Its replicas may be listed by a directory at the base URL; see ADR 0006."""
     max_tokens_required: bool = False
     """The provider refuses a request without an output limit (Anthropic)."""
+    question: Literal["model", "models", "chat"] = "chat"
+    """What ``tollway check --online`` asks: for the model by its name or for the list of models, where either is free
+    and needs the credential; else for one token of a chat."""
+    models_path: str = "/models"
+    """Its list of models, behind the base URL; a single one stands behind that by its name."""
     licence: Licence = "unknown"
     """Of the models of such a provider, where the configuration names none (``proprietary`` for OpenAI)."""
 
@@ -129,6 +134,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     timeouts: Timeouts
     state_dir: str
     storage: Storage = Storage()
+    provider_types: Mapping[str, ProviderType] = {}
+    """Of the configured providers, by their names."""
 
     def wildcard_of(self, name: str) -> Wildcard | None:
         """Return the wildcard that a name is behind, the one with the longest prefix; None when there is none."""

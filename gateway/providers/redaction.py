@@ -7,7 +7,7 @@ makes of the words what the log may hold. It runs when an attempt has failed, ne
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
@@ -67,13 +67,7 @@ def without_own(error: UpstreamError, target: Target, request_body: bytes) -> No
 
     ``target`` has the address that was asked. ``request_body``: nothing that the caller wrote stays in ``said``.
     """
-    secrets, addresses = _secrets(target), _addresses(target)
-
-    def clean(text: str) -> str:
-        for pattern, instead in ((secrets, "(redacted)"), (addresses, "(address)")):
-            text = pattern.sub(instead, text) if pattern is not None else text
-        return text
-
+    clean = cleaner(target)
     error.message = clean(error.message)[:MAX_MESSAGE_CHARS]
     if error.param is not None:
         error.param = by_shape(clean(error.param))[:_MAX_NAME_CHARS]
@@ -82,6 +76,18 @@ def without_own(error: UpstreamError, target: Target, request_body: bytes) -> No
     if error.said is not None:
         is_ours = error.upstream_status in _ABOUT_OUR_CONFIGURATION
         error.said = _loggable(clean(error.said), request_body) if is_ours else None
+
+
+def cleaner(target: Target) -> Callable[[str], str]:
+    """Return what takes out of a text what the target is configured with."""
+    secrets, addresses = _secrets(target), _addresses(target)
+
+    def clean(text: str) -> str:
+        for pattern, instead in ((secrets, "(redacted)"), (addresses, "(address)")):
+            text = pattern.sub(instead, text) if pattern is not None else text
+        return text
+
+    return clean
 
 
 def _secrets(target: Target) -> re.Pattern[str] | None:

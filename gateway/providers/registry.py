@@ -1,5 +1,7 @@
 """Every adapter and every provider type. A new OpenAI-compatible provider is one row of ``PROVIDER_TYPES``."""
 
+from typing import Literal
+
 from gateway.config.snapshot import ProviderType
 from gateway.providers.anthropic import AnthropicAdapter
 from gateway.providers.base import Adapter
@@ -42,6 +44,7 @@ def _hosted(
     adapter: str = "compatible",
     licence: Licence = "unknown",
     always_stream: bool = False,
+    question: Literal["model", "models", "chat"] = "chat",
 ) -> ProviderType:
     """Describe a provider on the internet; ``licence`` where all its models are its own and closed."""
     return ProviderType(
@@ -51,11 +54,12 @@ def _hosted(
         needs_key=True,
         licence=licence,
         always_stream=always_stream,
+        question=question,
     )
 
 
-# Base URLs are those that the provider's own documentation gives for OpenAI's SDK. Who streams plain calls, and why the
-# others do not: docs/reference/providers.md.
+# Base URLs are those that the provider's own documentation gives for OpenAI's SDK. Who streams plain calls, what each
+# is asked by ``check --online``, and why: docs/reference/providers.md.
 PROVIDER_TYPES: dict[str, ProviderType] = {
     "anthropic": ProviderType(
         adapter="anthropic",
@@ -63,13 +67,20 @@ PROVIDER_TYPES: dict[str, ProviderType] = {
         price_provider="anthropic",
         needs_key=True,
         max_tokens_required=True,
+        question="model",
+        models_path="/v1/models",
         licence="proprietary",
         always_stream=True,
     ),
     "ray-serve": ProviderType(
-        adapter="vllm", model_path="/{upstream}/v1", own_hardware=True, always_stream=True, has_directory=True
+        adapter="vllm",
+        model_path="/{upstream}/v1",
+        own_hardware=True,
+        always_stream=True,
+        has_directory=True,
+        question="models",
     ),
-    "vllm": ProviderType(adapter="vllm", own_hardware=True, always_stream=True),
+    "vllm": ProviderType(adapter="vllm", own_hardware=True, always_stream=True, question="models"),
     "openai-compatible": ProviderType(adapter="compatible"),
     "openai": ProviderType(
         adapter="openai",
@@ -79,23 +90,28 @@ PROVIDER_TYPES: dict[str, ProviderType] = {
         licence="proprietary",
         always_stream=True,
         whole_models=("*-search-*",),  # what they cite is in no chunk
+        question="model",
         hides_reasoning=True,
     ),
-    "groq": _hosted("https://api.groq.com/openai/v1", "groq"),
-    "together": _hosted("https://api.together.ai/v1", "together"),
+    "groq": _hosted("https://api.groq.com/openai/v1", "groq", question="model"),
+    "together": _hosted("https://api.together.ai/v1", "together", question="models"),
     "fireworks": _hosted("https://api.fireworks.ai/inference/v1", "fireworks"),
-    "deepseek": _hosted("https://api.deepseek.com", "deepseek", adapter="deepseek", always_stream=True),
-    "xai": _hosted("https://api.x.ai/v1", "x-ai", adapter="xai", licence="proprietary"),
+    "deepseek": _hosted(
+        "https://api.deepseek.com", "deepseek", adapter="deepseek", always_stream=True, question="models"
+    ),
+    "xai": _hosted("https://api.x.ai/v1", "x-ai", adapter="xai", licence="proprietary", question="model"),
     "openrouter": _hosted("https://openrouter.ai/api/v1", "openrouter", adapter="openrouter"),
     "perplexity": _hosted("https://api.perplexity.ai", "perplexity"),
     # Both answer `stream_options` with 422 and count in the last chunk without being asked.
-    "mistral": _hosted("https://api.mistral.ai/v1", "mistral", adapter="compatible-without-stream-options"),
+    "mistral": _hosted(
+        "https://api.mistral.ai/v1", "mistral", adapter="compatible-without-stream-options", question="model"
+    ),
     "cohere": _hosted("https://api.cohere.ai/compatibility/v1", "cohere", adapter="compatible-without-stream-options"),
     # The router bills at each backend's price, so there is no one price list.
     "huggingface": _hosted("https://router.huggingface.co/v1", None),
     # Local servers, at the address each listens on by default; GPT4All does not listen on IPv6.
-    "ollama": ProviderType(adapter="compatible", base_url="http://127.0.0.1:11434/v1"),
-    "lmstudio": ProviderType(adapter="compatible", base_url="http://127.0.0.1:1234/v1"),
-    "gpt4all": ProviderType(adapter="compatible", base_url="http://127.0.0.1:4891/v1"),
+    "ollama": ProviderType(adapter="compatible", base_url="http://127.0.0.1:11434/v1", question="model"),
+    "lmstudio": ProviderType(adapter="compatible", base_url="http://127.0.0.1:1234/v1", question="models"),
+    "gpt4all": ProviderType(adapter="compatible", base_url="http://127.0.0.1:4891/v1", question="models"),
     "tgi": ProviderType(adapter="compatible"),
 }

@@ -1,0 +1,260 @@
+"""``tollway check --online``: asks each target once whether it is there, takes our credential and knows the model.
+
+Decides what is asked, which is what costs least at a provider of that type (``ProviderType.question``): for the model,
+for the list of models, or for one token of a chat. Nothing is tried twice, nothing is recorded, and no breaker hears of
+it. What an upstream says is shown as its first sentence, without what is ours in it.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.accounting.pricing import cost_nano_usd
+from gateway.config.snapshot import ProviderType, Snapshot
+from gateway.errors import ErrorKind, UpstreamError
+from gateway.execution.relay import usd
+from gateway.fleet import ListedModel
+from gateway.providers.base import Adapter
+from gateway.providers.redaction import cleaner, first_sentence
+from gateway.transport.base import Transport
+from gateway.types import Call, Operation, Principal, Route, Target, UpstreamRequest, Usage
+from gateway.wire.decode import decode
+
+TIMEOUT_S = 20.0
+"""For one question, from the look-up of the name to the answer's last byte."""
+MAX_AT_ONCE = 16
+MAX_ANSWER_BYTES = 16_000_000
+_ATTEMPT_ID = "check"
+_TOKENS = Usage(input_tokens=20, output_tokens=1)
+"""What the question of one token takes, chat template included, by a generous estimate."""
+
+Verdict = Literal["ok", "wrong", "not asked"]
+
+
+class Finding(NamedTuple):
+    """What came of one target."""
+
+    name: str
+    verdict: Verdict
+    sentence: str
+
+
+class Question(NamedTuple):
+    """What one target is asked; ``about`` None: nothing."""
+
+    target: Target
+    about: Literal["model", "models", "chat", "embeddings", "directory"] | None
+    models_url: str = ""
+
+
+class _Model(Struct):
+    id: str
+
+
+class _Models(Struct):
+    data: list[_Model]
+
+
+class _Directory(Struct):
+    models: dict[str, ListedModel]
+
+
+_models = msgspec.json.Decoder(_Models | list[_Model]).decode
+_model = msgspec.json.Decoder(_Model).decode
+_directory = msgspec.json.Decoder(_Directory).decode
+
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def questions(snapshot: Snapshot) -> list[Question]:
+    """Choose a question for each target and each wildcard."""
+    kinds = snapshot.provider_types
+    named = [_question(target, kinds[target.provider]) for target in snapshot.targets.values()]
+    return named + [_of_wildcard(each.template, kinds[each.template.provider]) for each in snapshot.wildcards]
+
+
+def _question(target: Target, kind: ProviderType) -> Question:
+    models_url = target.base_url + kind.models_path
+    if target.cluster_url is not None:
+        return Question(target, "directory", models_url)
+    if kind.question != "chat":
+        return Question(target, kind.question, models_url)
+    able = target.capabilities
+    if able is None or "chat" in able:
+        return Question(target, "chat")
+    return Question(target, "embeddings" if "embeddings" in able else None)
+
+
+def _of_wildcard(template: Target, kind: ProviderType) -> Question:
+    """Choose the list of models for a wildcard, which names none; where the list says nothing of us, nothing."""
+    is_asked = kind.question != "chat" and "{upstream}" not in template.base_url
+    return Question(template, "models" if is_asked else None, template.base_url + kind.models_path)
+
+
+def price_of_asking(asked: Sequence[Question]) -> str:
+    """Say what the questions cost."""
+    paid = [each.target for each in asked if each.about in {"chat", "embeddings"}]
+    free = sum(each.about is not None for each in asked) - len(paid)
+    cost = sum(cost_nano_usd(_TOKENS, target.rates) for target in paid)
+    parts = [f"{free} by a question that costs nothing"] if free else []
+    parts += [f"{len(paid)} for one token, which costs about {usd(cost)} USD in all"] if paid else []
+    return f"Asking each target once: {', '.join(parts)}." if parts else "There is nothing that could be asked."
+
+
+class _MissingError(Exception):
+    """The upstream is there and does not have the model. The message is one or two sentences of ours."""
+
+
+class Asker:
+    """Asks. The transport must have been started."""
+
+    def __init__(self, transport: Transport, adapters: Mapping[str, Adapter], timeout_s: float = TIMEOUT_S) -> None:
+        self._transport = transport
+        self._adapters = adapters
+        self._timeout_s = timeout_s
+        self._places = asyncio.Semaphore(MAX_AT_ONCE)
+        self._asked: dict[UpstreamRequest, asyncio.Task[tuple[int, Mapping[str, str], bytes]]] = {}
+        """A list of models is asked for once for all targets of a provider."""
+
+    async def ask_all(self, asked: Iterable[Question]) -> list[Finding]:
+        """Ask all, some at a time, and return what came of each, in order."""
+        return await asyncio.gather(*map(self._ask, asked))
+
+    async def _ask(self, question: Question) -> Finding:
+        target = replace(question.target, always_stream=False)
+        if question.about is None:
+            return Finding(target.id, "not asked", "nothing that costs little would say something of it")
+        try:
+            return Finding(target.id, "ok", await self._answer(question._replace(target=target)))
+        except UpstreamError as error:
+            if error.kind is ErrorKind.UPSTREAM_UNSUPPORTED:
+                return Finding(target.id, "ok", "it is there and takes the credential; the model does not chat")
+            return Finding(target.id, "wrong", _sentence(error, target))
+        except _MissingError as error:
+            return Finding(target.id, "wrong", str(error))
+        except TimeoutError:
+            return Finding(target.id, "wrong", f"There was no answer within {self._timeout_s:g} s.")
+
+    async def _answer(self, question: Question) -> str:
+        """Ask, and say what is good about the answer. Raises UpstreamError and TimeoutError."""
+        target = question.target
+        if question.about == "directory":
+            return await self._in_cluster(target, question.models_url)
+        if question.about == "models":
+            return await self._listed(target, question.models_url)
+        if question.about == "model":
+            name = quote(target.upstream_model, safe="/:")
+            try:
+                _model(await self._get(target, f"{question.models_url}/{name}"))
+            except _UNREADABLE:
+                raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "What it answered is no model.") from None
+            return "the provider knows the model"
+        operation: Operation = "chat" if question.about == "chat" else "embeddings"
+        call = _call(operation, target)
+        adapter = self._adapters[target.adapter]
+        _, _, body = await self._send(target, adapter.request(call, target, _ATTEMPT_ID))
+        decoder = adapter.decoder(call, target)
+        decoder.feed(body)
+        decoder.finish()
+        return "it answered with one token" if operation == "chat" else "it answered with a vector"
+
+    async def _listed(self, target: Target, url: str) -> str:
+        try:
+            found = _models(await self._get(target, url))
+        except _UNREADABLE:
+            raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "What it answered is no list of models.") from None
+        names = [each.id for each in (found.data if isinstance(found, _Models) else found)]
+        if target.upstream_model and target.upstream_model not in names:
+            some = f" It lists {', '.join(sorted(names)[:5])}{' ...' if len(names) > 5 else ''}." if names else ""
+            raise _MissingError(f"The upstream does not list the model '{target.upstream_model}'.{some}")
+        return "the upstream lists the model" if target.upstream_model else f"the upstream lists {len(names)} models"
+
+    async def _in_cluster(self, target: Target, models_url: str) -> str:
+        """Ask a directory for the model's replicas, and one of them; without a directory, ask the proxy there."""
+        try:
+            body = await self._get(target, f"{target.cluster_url}/tollway/replicas")
+        except UpstreamError as error:
+            if error.upstream_status != 404:
+                raise
+            return await self._listed(target, models_url)
+        try:
+            models = _directory(body).models
+        except _UNREADABLE:
+            raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "What it answered is no list of replicas.") from None
+        served = {each: model for name, model in models.items() for each in (model.serves or (name,))}
+        model = served.get(target.upstream_model)
+        if model is None:
+            raise _MissingError(f"The directory lists no model '{target.upstream_model}'.")
+        if not model.replicas:
+            return "the directory lists the model; it has no replica now, and a request starts one"
+        replica = replace(target, base_url=model.replicas[0].url)
+        return await self._listed(replica, f"{replica.base_url}/v1/models")
+
+    async def _get(self, target: Target, url: str) -> bytes:
+        """Ask for an address under the target's credential, once for all who ask the same."""
+        chat = self._adapters[target.adapter].request(_call("chat", target), target, _ATTEMPT_ID)
+        headers = tuple(each for each in chat.headers if each[0] not in {"content-type", "x-tollway-attempt-id"})
+        request = UpstreamRequest(method="GET", url=url, headers=headers, body=b"", pool=target.pool)
+        task = self._asked.get(request)
+        if task is None:
+            task = self._asked[request] = asyncio.create_task(self._exchange(target, request))
+        return self._good(target, *await task)
+
+    async def _send(self, target: Target, request: UpstreamRequest) -> tuple[int, Mapping[str, str], bytes]:
+        status, headers, body = await self._exchange(target, request)
+        return status, headers, self._good(target, status, headers, body)
+
+    def _good(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> bytes:
+        if status != 200:
+            raise self._adapters[target.adapter].failure(status, headers, body)
+        return body
+
+    async def _exchange(self, target: Target, request: UpstreamRequest) -> tuple[int, Mapping[str, str], bytes]:
+        async with (
+            self._places,
+            asyncio.timeout(self._timeout_s),
+            self._transport.send(request, connect_timeout_s=target.timeouts.connect_s) as answer,
+        ):
+            body = bytearray()
+            while piece := await answer.read():
+                body += piece
+                if len(body) > MAX_ANSWER_BYTES:
+                    raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream's answer is too large.")
+            return answer.status, answer.headers, bytes(body)
+
+
+def _call(operation: Operation, target: Target) -> Call:
+    """Make the question of one token as a call of a caller's."""
+    members = (
+        {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1} if operation == "chat" else {"input": "Hi"}
+    )
+    envelope = decode(operation, "openai", msgspec.json.encode({"model": target.upstream_model or "none", **members}))
+    return Call(
+        id=_ATTEMPT_ID,
+        operation=operation,
+        dialect="openai",
+        envelope=envelope,
+        route=Route(name=target.id, targets=(target,)),
+        principal=Principal(key_id=_ATTEMPT_ID),
+        input_tokens_estimate=_TOKENS.input_tokens,
+        max_output_tokens=envelope.max_output_tokens,
+        output_cap=envelope.max_output_tokens,
+        needs=envelope.needs,
+        received_at_ns=0,
+        deadline_ns=0,
+    )
+
+
+def _sentence(error: UpstreamError, target: Target) -> str:
+    """Say what is wrong, with the first sentence of the upstream's own, in which nothing of ours is left."""
+    clean = cleaner(target)
+    if error.said is None:
+        return first_sentence(clean(error.message))
+    said = first_sentence(clean(error.said))
+    return f'{clean(error.message)} It said: "{said}"' if said else clean(error.message)
