@@ -7,8 +7,8 @@ request; the lock is held for microseconds.
 
 A file is an array of 64-bit integers: how many requests of each slot are running, how many bytes their bodies have,
 then the ring of the times (monotonic nanoseconds, which all processes of a machine share) of the admissions of the last
-minute. When a reload raises a limit, whoever sees it first makes the ring larger, and the others map the file anew.
-One more file has the bytes of all keys.
+minute. When a reload raises a limit, the first process to see it makes the ring larger, and the others map
+the file anew. One more file has the bytes of all keys.
 """
 
 import contextlib

@@ -55,7 +55,7 @@ _SECRET_HEADERS = ("key", "token", "secret", "auth", "cookie", "credential", "pa
 
 
 class PagesSection(Section):
-    """Who may read the pages: everyone (`open`), who shows a key (`key`), nobody (`off`).
+    """Who may read the pages: everyone (`open`), who shows a key (`key`), no caller (`off`).
 
     Default: this machine's programs on a loopback address, and everyone else with a key.
     """

@@ -151,7 +151,7 @@ def create_api(pages: Pages, *, version: str) -> FastAPI:
         version=version,
         summary="One OpenAI-compatible endpoint in front of many language models.",
         exception_handlers={GatewayError: pages.refuse, HTTPException: pages.refuse},
-        docs_url=None,  # FastAPI's pages load their scripts from elsewhere
+        docs_url=None,  # FastAPI's pages load their scripts from the internet
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,  # its address would be made of the caller's Host

@@ -44,7 +44,7 @@ READER_TIMEOUT_S = 60.0
 """For so long a caller may take nothing of an answer that waits for him."""
 _DISCARDED_BYTES = 1 << 19
 _DISCARD_PAUSE_S = 0.05
-"""After so much that nobody reads, so long a rest: at 10 MB a second a caller still gets his refusal, and no more."""
+"""After so much that is not read, so long a rest: at 10 MB a second a caller still gets his refusal, and no more."""
 _MOST_WAITING = 256
 _MOST_WAITING_BYTES = 1 << 16
 """With more than this sent behind the request that runs, a caller is held back, and his leaving noticed later."""
@@ -272,7 +272,7 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def discard(self, size_bytes: int) -> None:
-        """Let a caller wait now and then who sends what nobody reads: it is work without an admission."""
+        """Let a caller wait now and then who sends what is not read: it is work without an admission."""
         self._discarded_bytes += size_bytes
         if self._discarded_bytes >= _DISCARDED_BYTES:
             self._discarded_bytes = 0
@@ -318,7 +318,7 @@ class Connection(asyncio.Protocol):
         except asyncio.CancelledError:
             if not exchange.left:
                 raise
-            # Nobody waits for this task: kept in it, the error would keep the frames, and with them the request.
+            # No task waits for this one: kept in it, the error would keep the frames, and with them the request.
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
             ours = own_failure(error)
             if exchange.started or exchange.left:
@@ -335,7 +335,7 @@ class Connection(asyncio.Protocol):
         if self._lingering or self._transport.is_closing():
             return
         if not exchange.answered:
-            self._transport.abort()  # nobody shall take it for a whole one
+            self._transport.abort()  # it must not be taken for a whole one
         elif not exchange.persistent:
             self._close_behind(exchange)
         elif self._waiting:

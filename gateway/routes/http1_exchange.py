@@ -46,7 +46,7 @@ class Line(Protocol):
         """Let others send before the caller goes on."""
 
     def discard(self, size_bytes: int) -> None:
-        """Note that bytes of a body came which nobody will read."""
+        """Note that bytes of a body came that will not be read."""
 
     def date(self) -> bytes:
         """Return the header with the time of now."""
@@ -114,7 +114,7 @@ class Exchange:
                 if not self.received:
                     await self._receive(timeout_s)
             except GatewayError:
-                self._body = None  # nobody will read it
+                self._body = None  # it will not be read
                 raise
             finally:
                 self._hold = _hold_any
@@ -144,7 +144,7 @@ class Exchange:
             self._waiter = None
 
     def take(self, data: bytes) -> None:
-        """Keep a piece of the body, unless it is one too many or nobody will read it any more."""
+        """Keep a piece of the body, unless it is one too many or no longer to be read."""
         if self._body is None:
             self._line.discard(len(data))
             return
@@ -193,7 +193,7 @@ class Exchange:
         """Make the answer's head; it leaves together with the first bytes of the body, or at the end."""
         self.started = True
         if not self.received and "expect" in self.headers:
-            self.persistent = False  # nobody knows whether the body will still come
+            self.persistent = False  # it is not known whether the body will still come
         lines = [STATUS_LINES.get(status) or unregistered(status), self._line.date(), self.further]
         lines += map(_FIELD.__mod__, headers)
         length = dict(headers).get(b"content-length")

@@ -183,7 +183,7 @@ class Exchange:
             self._heed()
 
     def _datagrams(self, lessons: list[Lesson], running: Mapping[str, int]) -> Iterator[bytes]:
-        """Encode one by one, so that what cannot be encoded costs nobody else's lesson its sending."""
+        """Encode one by one, so that one that cannot be encoded keeps no other from being sent."""
         shown = self._encoded(_heaviest(running)) or _NOTHING_RUNS
         batch: list[Raw] = []
         size = 0

@@ -9,7 +9,7 @@ was at fault) leaves its place at once. A wait that a ceiling cut short opens no
 
 *What opens it.* Two kinds of failure (``provocable`` in ``gateway.errors``) are counted apart:
 
-- What no request brings about (no connection, silence, 429, 503, 529) counts by itself, whoever met it: three in a row,
+- What no request brings about (no connection, silence, 429, 503, 529) counts by itself, for any caller: three in a row,
   or ten among the last twenty results, for a target that fails every other request never fails three times in a row.
   Of a refused credential (401, 402) two in a row are enough. An upstream that says when to come back
   (``Retry-After``) is taken at its word at once.

@@ -108,9 +108,10 @@ async def test_bad_target_has_a_line_with_what_is_wrong(
 ) -> None:
     """In one sentence of ours and the upstream's first one, without what is secret in it."""
     answer, sentence = WRONG[name]
+    timeout_s = "0.5" if name == "no answer in time" else "20"
     async with ScriptedUpstream() as upstream:
         upstream.on_path(CHAT, answer).on_path(f"{MODELS}/up", answer)
-        code, lines = await check(config_of(upstream.url, kind), tmp_path, capsys, monkeypatch, "--timeout", "0.5")
+        code, lines = await check(config_of(upstream.url, kind), tmp_path, capsys, monkeypatch, "--timeout", timeout_s)
     assert code == 1
     assert lines[1].startswith("m  wrong: ")
     assert sentence in lines[1]

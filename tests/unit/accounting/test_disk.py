@@ -43,7 +43,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> FileSystem:
         (0.0, Room.NO_CALLS, "only 0 MB are free"),
     ],
 )
-def test_what_is_given_up_depends_on_what_is_free(
+def test_level_of_the_disk_depends_on_what_is_free(
     disk: FileSystem, free_mb: float, room: Room, sentence: str | None
 ) -> None:
     """Refusals' records first, then readiness and the log, then calls; the alarm says how much is left."""
