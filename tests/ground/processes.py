@@ -1,6 +1,7 @@
 """Programs of their own: a gateway, a scripted upstream or Prometheus as a process that a test can kill."""
 
 import asyncio
+import os
 import re
 import sys
 from asyncio.subprocess import PIPE
@@ -93,10 +94,13 @@ async def program(*command: str | Path, log: Path, environ: Mapping[str, str] | 
 
 
 @asynccontextmanager
-async def gateway_process(config: Path, *, module: str = "gateway") -> AsyncIterator[Program]:
-    """Run ``tollway serve`` on any free port, or a module that does the same and more."""
+async def gateway_process(
+    config: Path, *, module: str = "gateway", environ: Mapping[str, str] | None = None
+) -> AsyncIterator[Program]:
+    """Run ``tollway serve`` on any free port, or a module that does the same and more; ``environ`` comes on top."""
     log = config.with_name("gateway.log")
-    async with program(sys.executable, "-m", module, "serve", "--config", config, "--port", "0", log=log) as running:
+    command = (sys.executable, "-m", module, "serve", "--config", config, "--port", "0")
+    async with program(*command, log=log, environ={**os.environ, **(environ or {})}) as running:
         await running.listening()
         yield running
 

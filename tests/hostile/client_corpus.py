@@ -1,0 +1,87 @@
+"""The corpus of callers whole, the gateways that it is played to, and how one caller is played."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+from tests.ground.callers import RawCaller, request
+from tests.ground.configs import one_model
+from tests.hostile import client_courses, client_shapes
+from tests.hostile.shape import KEY, PAGE, PROMPT, Expected, Shape
+
+SHAPES: list[Shape] = [
+    *client_shapes.methods(),
+    *client_shapes.request_lines(),
+    *client_shapes.headers(),
+    *client_shapes.framings(),
+    *client_courses.courses(),
+    *client_courses.bodies(),
+    *client_courses.credentials(),
+    *client_courses.callers(),
+    *client_courses.patience(),
+]
+UPSTREAM_KEY = "sk-canary-upstream-key"
+ENVIRON = {"KEY": KEY, "UPSTREAM_KEY": UPSTREAM_KEY}
+_SERVER = {"max_body_mb": 2, "hosts": ["gw.example"], "cors_origins": [PAGE]}
+
+
+def configs(upstream_url: str) -> dict[str, dict[str, Any]]:
+    """Describe the gateways by the names that shapes give them, all before one healthy upstream."""
+    config: dict[str, Any] = one_model(upstream_url)
+    config["providers"]["upstream"]["api_key"] = "env:UPSTREAM_KEY"
+    config["models"]["forbidden"] = config["models"]["scripted"]
+    keys = [{"name": "app", "secret": "env:KEY", "routes": ["auto"]}]
+    return {
+        "keyed": {**config, "keys": keys, "server": _SERVER},
+        "keyless": {**config, "server": _SERVER},
+        "hurried": {**config, "keys": keys, "server": {**_SERVER, "body_timeout_s": 0.1}},
+    }
+
+
+def secrets(upstream_url: str) -> tuple[str, ...]:
+    """Return what must stand in no refusal and no log."""
+    return (KEY, UPSTREAM_KEY, PROMPT, upstream_url.removeprefix("http://"))
+
+
+async def play(shape: Shape, port: int, canaries: Sequence[str]) -> None:
+    """Send what a shape sends to the gateway at this port, and hold what comes back against what it declares."""
+    async with RawCaller.connected(port) as caller:
+        answers = list(shape.answers)
+        await _send(caller, shape, answers, canaries)
+        while answers:
+            await _read(caller, answers.pop(0), canaries)
+        if shape.stays_open:
+            assert (await caller.ask(request("GET", "/healthz"))).status == 200
+        elif shape.sent[-1:] not in (("end",), ("reset",)):
+            assert await caller.rest() == b""
+
+
+async def _send(caller: RawCaller, shape: Shape, answers: list[Expected], canaries: Sequence[str]) -> None:
+    """Write the pieces, each by itself; what no longer finds a reader is the server's to refuse."""
+    with contextlib.suppress(ConnectionError):
+        for piece in shape.sent:
+            if piece == "answer":
+                await _read(caller, answers.pop(0), canaries)
+            elif piece == "end":
+                caller.writer.write_eof()
+            elif piece == "reset":
+                caller.writer.transport.abort()
+            else:
+                caller.writer.write(piece)
+                await caller.writer.drain()
+                await asyncio.sleep(0)
+
+
+async def _read(caller: RawCaller, expected: Expected, canaries: Sequence[str]) -> None:
+    received = await caller.answer(is_head=expected.is_head)
+    assert received.status == expected.status, received
+    if received.status == 405:
+        assert received.headers["allow"]
+    if received.status >= 400:
+        whole = received.raw_head + received.body
+        assert not [secret for secret in canaries if secret.encode() in whole]
+        if not expected.is_head:
+            assert set(received.error) >= {"message", "type", "param", "code"}, received
+            assert len(received.error["message"]) > 20
+            assert expected.code in (None, received.error["code"])

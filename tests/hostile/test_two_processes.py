@@ -1,0 +1,202 @@
+"""Both corpora again through the real command with two processes: the same answers, and every row in one ledger.
+
+A sample runs always, all of it as a soak test. What waits for long is played in virtual time alone
+(``test_upstreams``), and what needs short deadlines of the server in one process alone (``test_client_shapes``).
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from gateway.store.engine import sqlite_url
+from gateway.store.queries import Store
+from tests.ground.builders import chat_body
+from tests.ground.gateway import write_config
+from tests.ground.model import ScriptedModel
+from tests.ground.processes import Program, gateway_process
+from tests.ground.script import Answer, Chunk
+from tests.ground.upstream import ScriptedUpstream
+from tests.ground.upstream_shapes import MODES, Mode, shapes, with_echo
+from tests.ground.upstream_shapes import Shape as Misbehaviour
+from tests.hostile.client_corpus import ENVIRON, SHAPES, configs, play, secrets
+from tests.hostile.shape import Shape
+from tests.hostile.test_upstreams import PROMPT, SECRET, Caller, Ended, check
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+CLIENTS_EVERY, UPSTREAMS_EVERY = 12, 24
+"""Of the samples."""
+GROUP = 63
+"""Misbehaviours for each gateway: each is a target of its own for each call, so that no breaker is in another's way."""
+AT_ONCE = 8
+LONGEST_WAIT_S = 1.0
+PRICE = {"input": 1.0, "output": 2.0}
+
+
+@asynccontextmanager
+async def two_processes(config: dict[str, Any], path: Path, environ: Mapping[str, str]) -> AsyncIterator[Program]:
+    """Run the command with two processes until the context is left; nothing may be wrong in its log then."""
+    path.mkdir()
+    server = {**config.get("server", {}), "host": "127.0.0.1", "port": 0, "workers": 2}
+    async with gateway_process(write_config(path, {**config, "server": server}), environ=environ) as running:
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+        assert len(children) == 2
+        yield running
+    assert "Traceback" not in running.log.read_text()
+
+
+def attempts(path: Path) -> dict[str, int]:
+    """Count the attempts of a gateway that has ended by their targets."""
+    store = opened(path)
+    try:
+        sums: Counter[str] = Counter()
+        for each in store.totals():
+            sums[each.target_id] += each.attempts
+        return dict(sums)
+    finally:
+        store.close()
+
+
+def opened(path: Path) -> Store:
+    store = Store(sqlite_url(path / "state" / "ledger.sqlite"))
+    store.open()
+    return store
+
+
+async def callers_get_the_declared_answers(chosen: Sequence[Shape], path: Path) -> None:
+    """Play callers one after the other to two processes each, and compare rows with what the upstream saw."""
+    async with ScriptedUpstream(ScriptedModel(tokens=5)) as upstream:
+        canaries, wrong = secrets(upstream.url), []
+        described = configs(upstream.url)
+        for name in ("keyed", "keyless"):
+            async with two_processes(described[name], path / name, ENVIRON) as running:
+                port = int(running.url.rpartition(":")[2])
+                for shape in chosen:
+                    if shape.gateway != name:
+                        continue
+                    try:
+                        async with asyncio.timeout(20):
+                            await play(shape, port, canaries)
+                    except (AssertionError, OSError, TimeoutError) as error:
+                        wrong.append(f"{name} | {shape.name} | {type(error).__name__} {error}"[:300])
+            log = running.log.read_text()
+            assert not [canary for canary in canaries if canary in log]
+        assert wrong == []
+        rows = [attempts(path / name) for name in ("keyed", "keyless")]
+        assert sum(sum(each.values()) for each in rows) == len(upstream.seen)
+
+
+def waits(answer: Answer) -> bool:
+    """Whether an answer takes longer than a test over sockets should."""
+    delays = [each.delay_s or 0.0 for each in answer.chunks if isinstance(each, Chunk)]
+    if not isinstance(answer.per_chunk_delay_s, int | float) or answer.stall_after is not None:
+        return True
+    delays += [answer.first_byte_delay_s, answer.per_chunk_delay_s, answer.trickle_delay_s * 1_000]
+    return sum(delays) > LONGEST_WAIT_S
+
+
+def cases(group: Sequence[Misbehaviour]) -> Iterator[tuple[str, Misbehaviour, Mode, bool, Answer]]:
+    """Yield each shape in each mode, alone and before a healthy target, with the name of its own target."""
+    for index, shape in enumerate(group):
+        for mode in MODES:
+            answer = shape.answer(mode)
+            if answer is not None and not waits(answer):
+                for alone in (True, False):
+                    yield f"s{index}-{mode}-{'alone' if alone else 'first'}", shape, mode, alone, answer
+
+
+async def misbehaviours_get_their_declared_answers(group: Sequence[Misbehaviour], path: Path) -> None:
+    """Ask each shape by a target of its own, and hold what callers and the ledger got against what it declares."""
+    async with ScriptedUpstream() as upstream, ScriptedUpstream() as good:
+        address = upstream.url.removeprefix("http://")
+        config: dict[str, Any] = {"providers": {}, "models": {}, "routes": {}}
+        config["providers"]["good"] = {"type": "openai-compatible", "base_url": f"{good.url}/v1"}
+        config["models"]["good"] = {"provider": "good", "price": {"input": 100.0, "output": 200.0}}
+        asked = list(cases(group))
+        for name, _, mode, _, answer in asked:
+            upstream.on_model(name, with_echo(answer, secret=SECRET, address=address))
+            provider = {"base_url": f"{upstream.url}/v1", "api_key": "env:SECRET", "always_stream": mode == "assembled"}
+            config["providers"][name] = {"type": "openai-compatible", **provider}
+            config["models"][name] = {"provider": name, "price": PRICE}
+            config["routes"][f"{name}-or-good"] = {"models": [name, "good"]}
+        async with (
+            two_processes(config, path, {"SECRET": SECRET}) as running,
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True, limit=AT_ONCE)) as session,
+        ):
+
+            async def ask(name: str, mode: Mode, *, alone: bool) -> tuple[Caller, str]:
+                return await asked_once(session, running.url, name if alone else f"{name}-or-good", mode)
+
+            got = await asyncio.gather(*(ask(name, mode, alone=alone) for name, _, mode, alone, _ in asked))
+        log = running.log.read_text()
+        assert not [canary for canary in (SECRET, PROMPT, address) if canary in log]
+        counts = Counter(seen.model for seen in upstream.seen)
+        assert violations(asked, got, counts, path, address) == []
+        rows = attempts(path)
+        assert rows.pop("good", 0) == len(good.seen)
+        assert rows == counts
+
+
+async def asked_once(session: aiohttp.ClientSession, url: str, model: str, mode: Mode) -> tuple[Caller, str]:
+    """Ask as one caller; return what he got, and the id of his request."""
+    body = chat_body(model=model, stream=mode == "stream", messages=[{"role": "user", "content": PROMPT}])
+    timeout = aiohttp.ClientTimeout(total=120)
+    headers = {"content-type": "application/json"}
+    async with session.post(f"{url}/v1/chat/completions", data=body, headers=headers, timeout=timeout) as answer:
+        shown = [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
+        caller = Caller(started=True, status=answer.status, headers=shown, body=await answer.read())
+        return caller, answer.headers["x-tollway-request-id"]
+
+
+def violations(
+    asked: Sequence[tuple[str, Misbehaviour, Mode, bool, Answer]],
+    got: Sequence[tuple[Caller, str]],
+    counts: Mapping[str | None, int],
+    path: Path,
+    address: str,
+) -> list[str]:
+    """Return a line for each call that is not as declared, in what its caller got or in the ledger."""
+    store, lines = opened(path), []
+    try:
+        for (name, shape, mode, alone, _), (caller, call_id) in zip(asked, got, strict=True):
+            found = store.find_call(call_id)
+            assert found is not None, f"{call_id} has no row"
+            try:
+                check(shape, mode, Ended(caller, found[0], list(found[1]), counts.get(name, 0)), alone=alone)
+                assert address not in f"{caller.body!r} {caller.headers} {found}"
+            except (AssertionError, KeyError, IndexError, TypeError, ValueError) as error:
+                lines.append(f"{shape.name} | {name} | {error}".split("\n")[0][:300])
+    finally:
+        store.close()
+    return lines
+
+
+def in_groups(every: int) -> list[list[Misbehaviour]]:
+    chosen = shapes()[::every]
+    return [chosen[at : at + GROUP] for at in range(0, len(chosen), GROUP)]
+
+
+async def test_sample_of_callers_gets_the_declared_answers_of_two_processes(tmp_path: Path) -> None:
+    await callers_get_the_declared_answers(SHAPES[::CLIENTS_EVERY], tmp_path)
+
+
+@pytest.mark.soak
+async def test_callers_get_the_declared_answers_of_two_processes(tmp_path: Path) -> None:
+    await callers_get_the_declared_answers(SHAPES, tmp_path)
+
+
+@pytest.mark.parametrize("group", range(len(in_groups(UPSTREAMS_EVERY))))
+async def test_sample_of_misbehaviours_gets_the_declared_answers_of_two_processes(group: int, tmp_path: Path) -> None:
+    await misbehaviours_get_their_declared_answers(in_groups(UPSTREAMS_EVERY)[group], tmp_path / "gateway")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("group", range(len(in_groups(1))))
+async def test_misbehaviours_get_the_declared_answers_of_two_processes(group: int, tmp_path: Path) -> None:
+    await misbehaviours_get_their_declared_answers(in_groups(1)[group], tmp_path / "gateway")
