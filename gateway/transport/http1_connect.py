@@ -2,11 +2,10 @@
 
 import asyncio
 import errno
-import functools
 import os
 import socket
 import ssl
-from asyncio.staggered import staggered_race
+from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
 
@@ -60,16 +59,44 @@ async def _open_socket(addresses: Sequence[HostAddress], port: int) -> socket.so
         return await _try_address(addresses[0], port)
     first = [each for each in addresses if each.family == addresses[0].family]
     other = [each for each in addresses if each.family != addresses[0].family]
-    in_turn = [each for each in chain.from_iterable(zip_longest(first, other)) if each is not None]
-    attempts = [functools.partial(_try_address, each, port) for each in in_turn]
-    winner: socket.socket | None
-    winner, _index, errors = await staggered_race(attempts, _NEXT_ADDRESS_AFTER_S, loop=asyncio.get_running_loop())
-    if winner is None:
-        raise max((error for error in errors if error is not None), key=_tells, default=OSError())
-    return winner
+    in_turn = deque(each for each in chain.from_iterable(zip_longest(first, other)) if each is not None)
+    opened = await _race(in_turn, port)
+    if isinstance(opened, BaseException):
+        try:
+            raise opened
+        finally:
+            del opened  # it holds this frame
+    return opened
 
 
-def _tells(error: Exception) -> int:
+async def _race(addresses: deque[HostAddress], port: int) -> socket.socket | BaseException:
+    """Try one address after another, the next when one has failed or keeps us waiting; return the first that answers.
+
+    Where none does, return the error that tells most. ``asyncio.staggered`` does the same, but leaves a cycle behind
+    each time, and in it the socket where the caller has just left.
+    """
+    loop = asyncio.get_running_loop()
+    tries: list[asyncio.Task[socket.socket]] = []
+    winner = None
+    try:
+        running: set[asyncio.Task[socket.socket]] = set()
+        while winner is None and (addresses or running):
+            if addresses:
+                tries.append(loop.create_task(_try_address(addresses.popleft(), port)))
+                running.add(tries[-1])
+            wait_s = _NEXT_ADDRESS_AFTER_S if addresses else None
+            done, running = await asyncio.wait(running, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+            winner = next((each for each in done if each.exception() is None), None)
+        if winner is None:
+            return max((error for each in tries if (error := each.exception()) is not None), key=_tells)
+        return winner.result()
+    finally:
+        for each in tries:
+            if not each.cancel() and each is not winner and each.exception() is None:
+                each.result().close()
+
+
+def _tells(error: BaseException) -> int:
     """Rank what the addresses of one host failed of. With a lack of ours, none of them has been tried in earnest."""
     if lack_of(error) is not None:
         return 2

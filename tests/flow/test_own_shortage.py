@@ -1,5 +1,6 @@
 """What the gateway itself lacks is told as its own 503 with the remedy, and counts against no target."""
 
+import asyncio
 import contextlib
 import errno
 import json
@@ -135,6 +136,7 @@ def test_crash_of_ours_teaches_nothing_about_the_target(tmp_path: Path, monkeypa
     upstreams = {origin: ScriptedUpstream() for origin in ORIGINS}
 
     async def fail(*_arguments: object) -> None:
+        await asyncio.sleep(3)
         raise ZeroDivisionError
 
     async def scenario() -> None:

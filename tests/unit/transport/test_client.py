@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ from gateway.transport.resolver import DOUBTED_AFTER_S, HostAddress, Resolver
 from tests.ground.builders import build_upstream_request
 from tests.ground.script import Answer, error_answer, json_answer
 from tests.ground.upstream import ScriptedUpstream
+from tests.ground.virtual_time import run_virtual
 
 CERTIFICATE = Path(__file__).with_name("upstream_test.pem")
 """Self-signed for upstream.test, with its key; made for these tests, of use nowhere else."""
@@ -334,6 +335,67 @@ async def test_host_without_its_first_address_is_reached_by_the_next(
     there = HostAddress(socket.AF_INET, ("127.0.0.1", 0))
     monkeypatch.setattr(transport, "_resolver", Resolver(look_up=lambda _host: [nowhere, there]))
     assert await fetch(transport, upstream.url.replace("127.0.0.1", "up.test"))
+
+
+@pytest.mark.parametrize(
+    "ends", ["both answer", "the first fails", "the second fails", "both fail", "left", "left late"]
+)
+def test_race_of_two_addresses_loses_no_socket(ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What happens to both happens at one moment, as after a pause of the network; or the caller leaves."""
+    opened: list[socket.socket] = []
+
+    async def try_address(address: HostAddress, _port: int) -> socket.socket:
+        number = len(opened)
+        opened.append(socket.socket())
+        with ExitStack() as cleanup:
+            cleanup.callback(opened[number].close)
+            await asyncio.sleep(1.0 - asyncio.get_running_loop().time())
+            if "fail" in ends and ("both" in ends or ("first" in ends) == (address.address[0] == "a")):
+                raise OSError(errno.ECONNREFUSED, "x")
+            cleanup.pop_all()
+        return opened[number]
+
+    async def scenario() -> socket.socket | None:
+        addresses = [HostAddress(socket.AF_INET, (name, 0)) for name in "ab"]
+        opening = asyncio.create_task(http1_connect._open_socket(addresses, 1))
+        if ends.startswith("left"):
+            await asyncio.sleep(1.0 if ends == "left late" else 0.5)
+            opening.cancel()
+        try:
+            return await opening
+        except (OSError, asyncio.CancelledError):
+            return None
+
+    monkeypatch.setattr(http1_connect, "_try_address", try_address)
+    winner = run_virtual(scenario())
+    assert (winner is not None) == (ends in {"both answer", "the first fails", "the second fails"})
+    assert [each for each in opened if each.fileno() >= 0] == [winner] * (winner is not None)
+    assert len(opened) == 2
+    if winner is not None:
+        winner.close()
+
+
+def test_race_of_two_addresses_leaves_nothing_to_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider has several addresses, and each connection to it is such a race."""
+
+    async def refuse(_address: HostAddress, _port: int) -> socket.socket:
+        await asyncio.sleep(0.3)
+        raise OSError(errno.ECONNREFUSED, "x")
+
+    async def scenario() -> int:
+        addresses = [HostAddress(socket.AF_INET, (name, 0)) for name in "ab"]
+        gc.collect()
+        gc.disable()
+        for _connection in range(20):
+            with suppress(OSError):
+                await http1_connect._open_socket(addresses, 1)
+        return gc.collect()
+
+    monkeypatch.setattr(http1_connect, "_try_address", refuse)
+    try:
+        assert run_virtual(scenario()) < 20
+    finally:
+        gc.enable()
 
 
 async def test_localhost_is_reached(transport: HttpTransport, upstream: ScriptedUpstream) -> None:
