@@ -13,7 +13,7 @@ TimeoutsT = TypeVar("TimeoutsT", "TimeoutsSection", "ProviderTimeoutsSection")
 class TimeoutsSection(Section):
     """How long to wait for an upstream, in seconds."""
 
-    connect_s: Seconds = Field(default=2, description="For a connection.")
+    connect_s: Seconds = Field(default=2, description="For a connection, the look-up of the host's name included.")
     first_token_s: Seconds = Field(
         default=20,
         description="To the first token; then the next target is tried. A caller who wants no stream is patient for "
@@ -33,7 +33,9 @@ class TimeoutsSection(Section):
 class ProviderTimeoutsSection(Section):
     """How long to wait for one provider, in seconds; what is left out is as in `timeouts`."""
 
-    connect_s: Seconds | None = Field(default=None, description="For a connection.")
+    connect_s: Seconds | None = Field(
+        default=None, description="For a connection, the look-up of the host's name included."
+    )
     first_token_s: Seconds | None = Field(default=None, description="To the first token.")
     idle_s: Seconds | None = Field(default=None, description="Between two pieces of an answer.")
     total_s: Seconds | None = Field(

@@ -101,7 +101,7 @@ class _Host:
         self.waited_since_s = -math.inf
         """When the first of those look-ups was wanted that have not answered yet."""
         self.changed: asyncio.Future[None] | None = None
-        """Done when an answer has come or a look-up has got its place."""
+        """Done when an answer has come."""
 
     def wake(self) -> None:
         changed, self.changed = self.changed, None
@@ -216,7 +216,6 @@ class Resolver:
             following = self._queue.popleft()
             following.is_queued = False
             self._begin(following)
-            following.wake()
 
 
 async def _next_answer(host: _Host, until_s: float) -> float:

@@ -185,6 +185,22 @@ async def test_hanging_host_has_two_look_ups_and_recovers_by_the_second(system: 
 
 
 @virtual
+async def test_late_answer_of_an_older_look_up_is_not_taken(system: System) -> None:
+    """The host had moved between the two."""
+    asking = system.ask()
+    await asyncio.sleep(SECOND_AFTER_S - 0.1)
+    asking = system.ask(timeout_s=60.0)
+    await asyncio.sleep(0.1)
+    system.ask()
+    await asyncio.sleep(0)
+    system.answer(NEW, index=1)
+    assert await asking == (NEW,)
+    system.answer(OLD)
+    await asyncio.sleep(0)
+    assert await system.ask() == (NEW,)
+
+
+@virtual
 async def test_hundreds_of_hanging_hosts_leave_known_hosts_alone(system: System) -> None:
     """There are 64 look-ups at most. A known host is used as it was; of a new one it is told that we have no place."""
     await system.know(OLD, host="known.test")
@@ -212,6 +228,8 @@ async def test_burst_of_new_hosts_waits_for_places(system: System) -> None:
         await asyncio.sleep(0)
     assert [await each for each in asking] == [(OLD,)] * 100
     assert system.begun == 100
+    await asyncio.sleep(FRESH_S)
+    await system.know(NEW, host="h99.test")
 
 
 @virtual
