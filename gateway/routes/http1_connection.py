@@ -283,6 +283,8 @@ class Connection(asyncio.Protocol):
 
     def finish(self) -> None:
         """Close as soon as the caller knows of it, or sends nothing for a while: no request of his may be lost."""
+        if self._finishing:
+            return
         self._finishing = True
         if self._current is not None:
             if not self._current.started:

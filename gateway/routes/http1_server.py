@@ -68,10 +68,7 @@ class HttpServer:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return  # another process took it, or the caller has left
         except (OSError, MemoryError) as error:
-            # No more descriptors or memory: those who wait have to wait until something has ended.
-            if (now_s := self._loop.time()) >= self._quiet_until_s:
-                self._quiet_until_s = now_s + _QUIET_S
-                _log.error("no connection can be accepted, callers have to wait: %s", own_failure(error).message)
+            self._make_room(error)
             self._loop.remove_reader(listener)
             self._loop.call_later(_PAUSE_S, self._accept_again, listener, connection)
             return
@@ -80,6 +77,17 @@ class HttpServer:
         task = self._loop.create_task(self._loop.connect_accepted_socket(connection, accepted))
         self._accepting.add(task)
         task.add_done_callback(self._accepted)
+
+    def _make_room(self, error: Exception) -> None:
+        """End what is kept open for a next request, where there are no more descriptors or memory; others end it later.
+
+        That may be all that is open, and callers who have yet to send anything would wait for it a minute.
+        """
+        if (now_s := self._loop.time()) >= self._quiet_until_s:
+            self._quiet_until_s = now_s + _QUIET_S
+            _log.error("no connection can be accepted, callers have to wait: %s", own_failure(error).message)
+        for connection in list(self._connections):
+            connection.finish()
 
     def _accepted(self, task: asyncio.Task[object]) -> None:
         self._accepting.discard(task)

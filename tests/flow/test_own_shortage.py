@@ -19,7 +19,7 @@ from gateway.bodies import Bodies
 from gateway.execution import in_order
 from gateway.transport.in_memory import InMemoryTransport
 from tests.ground.callers import RawCaller, request
-from tests.ground.configs import compatible, two_models
+from tests.ground.configs import compatible, one_model, two_models
 from tests.ground.gateway import write_config
 from tests.ground.processes import Program, gateway_process
 from tests.ground.upstream import ScriptedUpstream
@@ -212,6 +212,25 @@ async def test_process_without_a_free_descriptor_says_so_and_recovers(tmp_path: 
     assert "Traceback" not in log
     assert log.count(said) == 1  # for ten seconds
     assert log.count("kind own_shortage, cause open_files: raise its limit of open files") == 2  # told, and gone on
+
+
+@pytest.mark.slow
+async def test_idle_callers_make_room_for_those_who_wait(tmp_path: Path) -> None:
+    """Kept connections of callers, which may have all descriptors, are closed within seconds."""
+    async with (
+        ScriptedUpstream() as upstream,
+        gateway_process(write_config(tmp_path, one_model(upstream.url))) as gateway,
+    ):
+        port = int(gateway.url.rpartition(":")[2])
+        async with AsyncExitStack() as callers:
+            idle = [await callers.enter_async_context(RawCaller.connected(port)) for _caller in range(5)]
+            for caller in idle:
+                assert (await caller.ask(chat("scripted"))).status == 200
+            with no_descriptor_left(gateway):
+                waiting = await callers.enter_async_context(RawCaller.connected(port))
+                waiting.writer.write(chat("scripted"))
+                assert (await waiting.answer()).status == 200
+            assert [await caller.rest() for caller in idle] == [b""] * 5
 
 
 async def _has_recovered(client: aiohttp.ClientSession, gateway: Program, refused: list[str]) -> None:
