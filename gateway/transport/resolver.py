@@ -12,6 +12,7 @@ machine or container on a name. What is decided here is how long to wait, not wh
 
 import asyncio
 import contextlib
+import encodings.idna  # noqa: F401 - else the first name would have it read, for which no descriptor may be free
 import math
 import socket
 import threading
@@ -233,9 +234,11 @@ async def _next_answer(host: _Host, until_s: float) -> float:
 
 
 def _literal(name: str) -> list[HostAddress]:
-    """Return what an address written out stands for; nothing: it is a name."""
+    """Return what an address written out stands for; nothing: it is a name. Raises UpstreamError: OWN_SHORTAGE."""
     try:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except (socket.gaierror, UnicodeError):
+    except (OSError, UnicodeError, MemoryError) as error:
+        if (lack := lack_of(error)) is not None:
+            raise ShortageError(lack) from None
         return []
     return [HostAddress(entry[0], entry[4]) for entry in found]
