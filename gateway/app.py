@@ -81,8 +81,8 @@ def read_snapshot(
 
 def journal_ledger(state_dir: Path, journal_dir: Path, clock: Clock, storage: Callable[[], Storage]) -> JournalLedger:
     """Make the ledger of a journal: each process writes its own, and all fill one database."""
-    # What several processes fill is looked at once: by the first, which recovers what one process has left in there.
-    store = Store(sqlite_url(state_dir / "ledger.sqlite"), read_whole=journal_dir == state_dir)
+    # The first of several processes recovers what one has left in the state directory itself.
+    store = Store(sqlite_url(state_dir / "ledger.sqlite"), first=journal_dir == state_dir)
     retention = Retention(state_dir, store.forgetter, clock, storage)
     return JournalLedger(journal_dir, store, clock, storage=storage, retention=retention)
 

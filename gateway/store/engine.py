@@ -35,12 +35,12 @@ class Database:
     Errors of a single row (DataError, IntegrityError, OverflowError) stay what they are.
     """
 
-    def __init__(self, url: str, *, busy_timeout_s: float, read_whole: bool) -> None:
+    def __init__(self, url: str, *, busy_timeout_s: float, first: bool) -> None:
         """Remember where it is; connects to nothing yet."""
         parsed = make_url(url)
         on_sqlite = parsed.get_backend_name() == "sqlite"
         self._busy_timeout_s = busy_timeout_s
-        self._read_whole = read_whole
+        self._first = first
         self._opened = False
         self.file = DatabaseFile(Path(parsed.database or "")) if on_sqlite else None
         self.engine = create_engine(
@@ -58,14 +58,14 @@ class Database:
     def open(self, prepare: Callable[["Database"], None]) -> bool:
         """Open it, unless it is open; True: it is the first, or another than before. Raises StateUnusableError.
 
-        ``prepare`` is called with what is new. A file is made only at the first time: one that vanishes from a running
-        gateway may be put back.
+        ``prepare`` is called with what is new. A file is made only by the first process, and only at its start: one
+        that vanishes from a running gateway may be put back.
         """
         file = self.file
         if file is None:
             if self._opened:
                 return False
-        elif self._opened:
+        elif self._opened or not self._first:
             if file.held and file.state() == "same":
                 return False
             self._let_go(file)
@@ -149,7 +149,7 @@ class Database:
         with self.writing() as connection:
             # SQLite opens what may only be read, too, and says so at the first statement that writes.
             connection.execute(delete(refusals).where(false()))
-            if self._read_whole and file.path.stat().st_size <= _CHECKED_BYTES:
+            if self._first and file.path.stat().st_size <= _CHECKED_BYTES:
                 found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
                 if found != "ok":
                     raise StateUnusableError(f"the ledger's database {file.path} {DAMAGED}")

@@ -47,12 +47,12 @@ class Totals(Struct, frozen=True, kw_only=True):
 class Store:
     """The ledger's rows in one database."""
 
-    def __init__(self, url: str, *, busy_timeout_s: float = 5.0, read_whole: bool = True) -> None:
+    def __init__(self, url: str, *, busy_timeout_s: float = 5.0, first: bool = True) -> None:
         """Remember where the database is; ``busy_timeout_s``: how long SQLite waits for another writer.
 
-        ``read_whole``: look for damage when it is opened, if it is small enough for that.
+        ``first``: of all that use it; this one makes the file, and looks for damage if it is small enough for that.
         """
-        self._database = Database(url, busy_timeout_s=busy_timeout_s, read_whole=read_whole)
+        self._database = Database(url, busy_timeout_s=busy_timeout_s, first=first)
         self.forgetter = Forgetter(self._database)
         """Deletes old rows."""
         dialect = self._database.engine.dialect

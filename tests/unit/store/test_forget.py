@@ -1,9 +1,12 @@
 """Rows are deleted, and what they came to stays."""
 
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from sqlalchemy import event
 
 from gateway.store.engine import sqlite_url
 from gateway.store.queries import Store, Totals
-from gateway.types import Refused, Usage
+from gateway.types import CallRecord, LedgerEntry, Refused, Usage
 from tests.unit.accounting.ledgers import STARTED_AT_NS, build_entry, build_record
 
 DAY_NS = 86_400_000_000_000
@@ -242,3 +245,80 @@ def test_oldest_rows_are_found_by_an_index(store: Store) -> None:
         for sql, values in statements:
             plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)]
             assert all("USING" in step for step in plan if step.startswith(("SCAN", "SEARCH"))), (sql, plan)
+
+
+WRITER = """
+import sys
+from gateway.store.queries import Store
+from tests.unit.store.test_forget import written
+store = Store(sys.argv[1])
+store.open()
+for batch in range(30):
+    store.insert_batch(*written(sys.argv[2], batch))
+"""
+FORGETTER = """
+import select, sys
+from gateway.store.queries import Store
+from tests.unit.store.test_forget import TODAY_NS
+store = Store(sys.argv[1])
+store.open()
+while not select.select([sys.stdin], [], [], 0.001)[0]:
+    store.forgetter.forget_calls(TODAY_NS, 20)
+"""
+
+
+def written(writer: str, batch: int) -> tuple[list[LedgerEntry], list[CallRecord]]:
+    """Make what a writer writes in one batch: 20 calls of three days, keys and targets, half of them old enough."""
+    choose = random.Random(f"{writer} {batch}")
+    entries = [
+        build_entry(
+            f"att_{writer}_{batch}_{number}",
+            f"req_{writer}_{batch}_{number}",
+            started_at_ns=TODAY_NS + (number % 2 - 1) * DAY_NS - choose.randrange(3) * DAY_NS + number,
+            key_id=choose.choice(["one", "two"]),
+            target_id=choose.choice(["small", "big"]),
+            usage=Usage(input_tokens=choose.randrange(1000), output_tokens=choose.randrange(1000)),
+            cost_nano_usd=choose.randrange(10**12),
+        )
+        for number in range(20)
+    ]
+    return entries, [build_record(each.call_id, each.attempt_id) for each in entries]
+
+
+def test_totals_stay_while_processes_write_and_delete(tmp_path: Path) -> None:
+    """Two write and two delete at once in one database: sums and rows left are together what was written."""
+    url = sqlite_url(tmp_path / "shared.sqlite3")
+    with closing(Store(url)) as store:
+        store.open()
+        run = partial(subprocess.Popen, stdin=subprocess.PIPE)
+        with (
+            run([sys.executable, "-c", FORGETTER, url]) as this,
+            run([sys.executable, "-c", FORGETTER, url]) as that,
+            run([sys.executable, "-c", WRITER, url, "a"]) as one,
+            run([sys.executable, "-c", WRITER, url, "b"]) as two,
+        ):
+            assert (one.wait(), two.wait()) == (0, 0)
+            for process in (this, that):
+                process.communicate(b"\n")
+            assert (this.returncode, that.returncode) == (0, 0)
+        names = "key_id, target_id"
+        added = ("calls", "input_tokens", "output_tokens", "cost_nano_usd")
+        day = f"started_at_ns / {DAY_NS} * {DAY_NS}"
+        kept = (
+            f"SELECT {day}, {names}, count(*), sum(input_tokens), sum(output_tokens), sum(cost_nano_usd) "  # noqa: S608
+            f"FROM attempts GROUP BY {day}, {names}"
+        )
+        gone = f"SELECT day_ns, {names}, {', '.join(added)} FROM sums"  # noqa: S608 - our own names
+        assert rows(store, gone)
+        found: dict[tuple[Any, ...], Counter[str]] = {}
+        for *key, calls, tokens_in, tokens_out, cost in rows(store, kept) + rows(store, gone):
+            found.setdefault(tuple(key), Counter()).update(
+                dict(zip(added, (calls, tokens_in, tokens_out, cost), strict=True))
+            )
+        expected: dict[tuple[Any, ...], Counter[str]] = {}
+        for each in (entry for writer in "ab" for batch in range(30) for entry in written(writer, batch)[0]):
+            numbers = (1, each.usage.input_tokens, each.usage.output_tokens, each.cost_nano_usd)
+            key = (each.started_at_ns // DAY_NS * DAY_NS, each.key_id, each.target_id)
+            expected.setdefault(key, Counter()).update(dict(zip(added, numbers, strict=True)))
+        assert found == expected
+        assert rows(store, "SELECT (SELECT count(*) FROM attempts) - (SELECT count(*) FROM calls)") == [(0,)]

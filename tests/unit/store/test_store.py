@@ -13,6 +13,7 @@ from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateIndex
 
+from gateway.errors import StateUnusableError
 from gateway.store.engine import sqlite_url
 from gateway.store.queries import Store, insert_once
 from gateway.store.tables import attempts, calls
@@ -185,6 +186,19 @@ def test_processes_that_share_a_database_lose_nothing(tmp_path: Path) -> None:
     assert total.attempts == 2 * 40 * 20 + 1
     for name in ("one", "two"):
         assert all(store.find_call(f"req_{name}_{batch}_19") is not None for batch in range(40))
+
+
+def test_only_the_first_process_makes_the_file(tmp_path: Path) -> None:
+    """One that is started again beside others waits for a file that was moved away: it may come back."""
+    url = sqlite_url(tmp_path / "ledger.sqlite3")
+    with closing(Store(url, first=False)) as later, closing(Store(url)) as first:
+        with pytest.raises(StateUnusableError, match="is gone: put it back"):
+            later.open()
+        with pytest.raises(StateUnusableError):
+            later.totals()
+        assert not (tmp_path / "ledger.sqlite3").exists()
+        assert (first.open(), later.open()) == (True, True)
+        assert (first.open(), later.open()) == (False, False)
 
 
 def test_postgres_takes_the_same_tuples() -> None:
