@@ -27,6 +27,7 @@ class Forgetter:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._refused = REFUSED[database.engine.dialect.name]
 
     def forget_calls(self, before_ns: int, limit: int) -> int:
         """Delete the calls of up to ``limit`` of the oldest attempts from before then; return how many attempts went.
@@ -43,10 +44,11 @@ class Forgetter:
             call_ids = set(connection.execute(oldest).scalars())
             if not call_ids:
                 return 0
-            of_these = select(attempts).where(attempts.c.call_id.in_(call_ids)).order_by(attempts.c.started_at_ns)
-            gone = connection.execute(of_these).mappings().all()
-            _add(connection, sums, SUM_KEYS, SUMMED, _summed(gone))
-            connection.execute(delete(attempts).where(attempts.c.call_id.in_(call_ids)))
+            # Only what this transaction deletes is added, whoever else deletes at the same time.
+            these = delete(attempts).where(attempts.c.call_id.in_(call_ids)).returning(*attempts.columns)
+            gone = connection.execute(these).mappings().all()
+            by_time = sorted(gone, key=lambda row: (row["started_at_ns"], row["attempt_id"]))
+            _add(connection, sums, SUM_KEYS, SUMMED, _summed(by_time))
             connection.execute(delete(calls).where(calls.c.call_id.in_(call_ids)))
         return len(gone)
 
@@ -57,32 +59,35 @@ class Forgetter:
         """
         with self._database.writing() as connection:
             oldest = (
-                select(calls.c.call_id, calls.c.received_at_ns, calls.c.key_id, calls.c.error_kind, calls.c.status)
-                .where(REFUSED, calls.c.received_at_ns < before_ns)
+                select(calls.c.call_id)
+                .where(self._refused, calls.c.received_at_ns < before_ns)
                 .order_by(calls.c.received_at_ns)
                 .limit(limit)
             )
-            gone = connection.execute(oldest).mappings().all()
+            named = (calls.c.received_at_ns, calls.c.key_id, calls.c.error_kind, calls.c.status)
+            these = delete(calls).where(calls.c.call_id.in_(oldest)).returning(*named)
+            gone = connection.execute(these).mappings().all()
             _count(connection, ((row["received_at_ns"], row, 1) for row in gone))
-            connection.execute(delete(calls).where(calls.c.call_id.in_([row["call_id"] for row in gone])))
         return len(gone)
 
     def sum_up_refusals(self, before_ns: int, limit: int) -> int:
         """Turn up to ``limit`` counts of minutes before then into counts of days; return how many went."""
         with self._database.writing() as connection:
-            minutes = select(refusals).where(refusals.c.refused_id.not_like("[%"), refusals.c.since_ns < before_ns)
-            gone = connection.execute(minutes.limit(limit)).mappings().all()
+            minutes = select(refusals.c.refused_id).where(
+                refusals.c.refused_id.not_like("[%"), refusals.c.since_ns < before_ns
+            )
+            these = delete(refusals).where(refusals.c.refused_id.in_(minutes.limit(limit)))
+            gone = connection.execute(these.returning(*refusals.columns)).mappings().all()
             _count(connection, ((row["since_ns"], row, row["calls"]) for row in gone))
-            connection.execute(delete(refusals).where(refusals.c.refused_id.in_([row["refused_id"] for row in gone])))
         return len(gone)
 
     def refusal_bytes(self) -> int:
         """Return about how many bytes the records of refused calls take, from the latest of them and their number."""
         with self._database.reading() as connection:
-            number = connection.execute(select(func.count()).select_from(calls).where(REFUSED)).scalar_one()
+            number = connection.execute(select(func.count()).select_from(calls).where(self._refused)).scalar_one()
             # As text, so that JSON has the length at which it is stored.
             columns = [cast(column, Text) for column in calls.columns]
-            latest = select(*columns).where(REFUSED).order_by(calls.c.received_at_ns.desc()).limit(_SAMPLE_ROWS)
+            latest = select(*columns).where(self._refused).order_by(calls.c.received_at_ns.desc()).limit(_SAMPLE_ROWS)
             sample = connection.execute(latest).all()
         if not sample:
             return 0

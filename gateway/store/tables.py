@@ -23,8 +23,8 @@ REVISION = "0007"
 
 metadata = MetaData()
 _IN_A_TRACE = text("trace_id IS NOT NULL")
-REFUSED = text("attempt_ids = '[]'")
-"""What tells a call without attempts, in SQLite; said exactly so, it finds its index."""
+REFUSED = {"sqlite": text("attempt_ids = '[]'"), "postgresql": text("attempt_ids::text = '[]'")}
+"""What tells a call without attempts, by dialect; said exactly so, it finds its index."""
 _SQL_TYPES: dict[Any, type[TypeEngine[Any]]] = {str: Text, int: BigInteger, float: Float, bool: Boolean, tuple: JSON}
 _INTEGER_FIELDS = {"status"}
 """Whole numbers that need no 64 bits."""
@@ -65,7 +65,7 @@ calls = Table(
     metadata,
     *_columns(CallRecord, "call_id"),
     # Of those that went nowhere, which are the first to be deleted.
-    Index("calls_refused", "received_at_ns", sqlite_where=REFUSED, postgresql_where=text("attempt_ids::text = '[]'")),
+    Index("calls_refused", "received_at_ns", sqlite_where=REFUSED["sqlite"], postgresql_where=REFUSED["postgresql"]),
 )
 
 refusals = Table("refusals", metadata, *_columns(Refused, "refused_id"))
