@@ -5,9 +5,10 @@ A sample runs always, all of it as a soak test. What waits for long is played in
 """
 
 import asyncio
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +52,20 @@ async def two_processes(config: dict[str, Any], path: Path, environ: Mapping[str
     assert "Traceback" not in running.log.read_text()
 
 
-def attempts(path: Path) -> dict[str, int]:
-    """Count the attempts of a gateway that has ended by their targets."""
-    store = opened(path)
-    try:
-        sums: Counter[str] = Counter()
-        for each in store.totals():
-            sums[each.target_id] += each.attempts
-        return dict(sums)
-    finally:
-        store.close()
+def assert_rows_are_what_was_seen(state_dirs: Sequence[Path], *upstreams: ScriptedUpstream) -> None:
+    """Compare attempts with requests by their ids: each that arrived has one row, and no other row costs anything.
+
+    A caller who leaves while the connection is still being made leaves a row of an attempt that was never sent.
+    """
+    rows: dict[str, tuple[str, int]] = {}
+    for state_dir in state_dirs:
+        with closing(sqlite3.connect(state_dir / "ledger.sqlite")) as database:
+            found = database.execute("SELECT attempt_id, outcome, cost_nano_usd FROM attempts").fetchall()
+        rows |= {attempt_id: (outcome, cost) for attempt_id, outcome, cost in found}
+    seen = [each.attempt_id for upstream in upstreams for each in upstream.seen]
+    assert len(set(seen)) == len(seen)
+    assert set(seen) <= rows.keys()
+    assert {rows[each] for each in rows.keys() - set(seen)} <= {("cancelled", 0)}
 
 
 def opened(path: Path) -> Store:
@@ -88,8 +93,7 @@ async def callers_get_the_declared_answers(chosen: Sequence[Shape], path: Path) 
             log = running.log.read_text()
             assert not [canary for canary in canaries if canary in log]
         assert wrong == []
-        rows = [attempts(path / name) for name in ("keyed", "keyless")]
-        assert sum(sum(each.values()) for each in rows) == len(upstream.seen)
+        assert_rows_are_what_was_seen([path / name / "state" for name in ("keyed", "keyless")], upstream)
 
 
 def waits(answer: Answer) -> bool:
@@ -138,9 +142,7 @@ async def misbehaviours_get_their_declared_answers(group: Sequence[Misbehaviour]
         assert not [canary for canary in (SECRET, PROMPT, address) if canary in log]
         counts = Counter(seen.model for seen in upstream.seen)
         assert violations(asked, got, counts, path, address) == []
-        rows = attempts(path)
-        assert rows.pop("good", 0) == len(good.seen)
-        assert rows == counts
+        assert_rows_are_what_was_seen([path / "state"], upstream, good)
 
 
 async def asked_once(session: aiohttp.ClientSession, url: str, model: str, mode: Mode) -> tuple[Caller, str]:
