@@ -105,9 +105,12 @@ async def _ask(snapshot: Snapshot, timeout_s: float) -> int:
 
 
 def _seconds(written: str) -> float:
-    seconds = float(written)
+    try:
+        seconds = float(written)
+    except ValueError:
+        seconds = 0.0
     if not 0 < seconds <= 3600:
-        raise ValueError(written)
+        raise argparse.ArgumentTypeError("should be a number of seconds above 0, at most 3600")
     return seconds
 
 

@@ -219,6 +219,14 @@ async def test_check_alone_asks_nobody(
     assert "good" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("written", ["0", "-1", "nan", "inf", "soon"])
+def test_timeout_that_is_none_is_a_wrong_call(written: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["check", "--online", f"--timeout={written}"])
+    assert ended.value.code == 2
+    assert "should be a number of seconds above 0" in capsys.readouterr().err
+
+
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "providers.md"
 
 
