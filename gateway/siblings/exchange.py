@@ -97,6 +97,8 @@ class Exchange:
         self._told: Mapping[str, int] = {}
         self._silent = 0
         self._elsewhere: dict[int, Mapping[str, int]] = {}
+        self._known: list[int] = []
+        """Slots of the others, when they could be read last."""
         self._asked: dict[int, asyncio.Future[None]] = {}
         self._numbers = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -162,8 +164,10 @@ class Exchange:
         return f"/proc/self/fd/{self._directory_fd}/{slot}.sock"
 
     def _others(self) -> list[int]:
-        slots = [int(path.stem) for path in self._directory.glob("*.sock")]
-        return [slot for slot in slots if slot != self._slot]
+        with contextlib.suppress(OSError):  # without a free descriptor it cannot be read: they are where they were
+            slots = [int(path.stem) for path in self._directory.glob("*.sock")]
+            self._known = [slot for slot in slots if slot != self._slot]
+        return self._known
 
     def _tick(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(INTERVAL_S, self._tick)
@@ -183,7 +187,7 @@ class Exchange:
             self._heed()
 
     def _datagrams(self, lessons: list[Lesson], running: Mapping[str, int]) -> Iterator[bytes]:
-        """Encode one by one, so that one that cannot be encoded keeps no other from being sent."""
+        """Encode one by one, so that what cannot be encoded costs nobody else's lesson its sending."""
         shown = self._encoded(_heaviest(running)) or _NOTHING_RUNS
         batch: list[Raw] = []
         size = 0

@@ -12,6 +12,7 @@ import pytest
 from gateway.accounting.journal import Journal
 from gateway.accounting.lines import Line, Settled
 from gateway.errors import StateUnusableError
+from tests.ground.limits import no_descriptor_left
 from tests.unit.accounting.ledgers import build_entry, segments
 
 
@@ -36,19 +37,6 @@ def file_size_limit(limit_bytes: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    """Let this process open nothing more."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with Path("/dev/null").open("rb") as first_free:
-        least = first_free.fileno()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (least, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def settled(number: int) -> Settled:

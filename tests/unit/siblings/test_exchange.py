@@ -15,6 +15,7 @@ from gateway.siblings.exchange import RUNNING_BYTES, TELLING, Exchange
 from gateway.targets.pool import Lesson, Pool
 from gateway.types import Sample, TargetView
 from tests.ground.builders import build_call, build_route, build_target
+from tests.ground.limits import no_descriptor_left
 from tests.ground.waiting import until
 
 TARGET = build_target("own")
@@ -197,6 +198,18 @@ async def test_lesson_that_cannot_be_encoded_is_left_out_alone(
         assert set(other.pool.breaker_states()) == {"own", "other"}
         assert one.exchange.left_out == 3
     assert [record.levelname for record in caplog.records if record.name == "tollway.siblings"] == ["ERROR"]
+
+
+async def test_process_without_a_free_descriptor_still_tells_the_others(tmp_path: Path) -> None:
+    """The directory cannot be read then; they are where they were, and none is taken for gone."""
+    async with processes(tmp_path, 2) as (one, other):
+        lease = one.pool.begin(TARGET, build_call())
+        other.pool.begin(TARGET, build_call())
+        await until(lambda: (one.view.in_flight, other.view.in_flight) == (2, 2))
+        with no_descriptor_left():
+            lease.end(sample())
+            await until(lambda: other.view.ttft_ms is not None)
+            assert (one.view.in_flight, other.view.in_flight) == (1, 1)
 
 
 async def test_lesson_that_cannot_be_learnt_stops_no_other(tmp_path: Path) -> None:
