@@ -18,7 +18,9 @@ from gateway.wire.errors import render
 _AHEAD_BYTES = 1 << 16
 """So much of a body is taken before anybody has asked for it, and so much of one is too little to be counted."""
 _STEP_BYTES = 1 << 20
-"""By so much the count of a body without a length grows; of a larger one no more is read than there is a turn for."""
+"""By so much the count of a body without a length grows."""
+_AT_ONCE_BYTES = 1 << 18
+"""So much of a body is read as it comes, which is one read of the loop; the rest in turn with other bodies."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 _FIELD = b"%b: %b\r\n"
@@ -154,7 +156,7 @@ class Exchange:
             if isinstance(self._body, bytes):
                 self._body = self._more_than(self._body)
             self._body.write(data)
-            if self._size_bytes > _STEP_BYTES:
+            if self._size_bytes > _AT_ONCE_BYTES:
                 self._line.wait_turn()
         self._size_bytes += len(data)
         if self._size_bytes > self._allowed_bytes:
