@@ -84,11 +84,11 @@ def test_rows_are_kept_for_as_long_as_configured(
 
 def test_rows_beyond_a_size_go_the_oldest_first(tmp_path: Path) -> None:
     """Of refused calls however young they are; of calls only what is older than a day."""
-    ages = [0.1, *(n / 10 for n in range(20, 4000))]
+    ages = [0.1, *(n / 10 for n in range(20, 420))]
     storage = Storage(calls=Keep(max_bytes=1_500_000), refusals=Keep(max_bytes=300_000))
     with closing(open_store(tmp_path)) as store:
         store.open()
-        fill(store, ages, bytes_each=200)
+        fill(store, ages, bytes_each=2000)
         before = store.totals()
         Retention(tmp_path, store.forgetter, StoodClock(), lambda: storage).make_round()
         refused, calls = left(store, "ref", ages), left(store, "req", ages)
