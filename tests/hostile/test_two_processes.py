@@ -97,7 +97,10 @@ async def callers_get_the_declared_answers(chosen: Sequence[Shape], path: Path) 
 
 
 def waits(answer: Answer) -> bool:
-    """Whether an answer takes longer than a test over sockets should."""
+    """Whether an answer takes longer than a test over sockets should, or ends before its length and is waited for."""
+    size = sum(len(each.data if isinstance(each, Chunk) else each) for each in answer.chunks)
+    if answer.content_length is not None and answer.content_length > size:
+        return True
     delays = [each.delay_s or 0.0 for each in answer.chunks if isinstance(each, Chunk)]
     if not isinstance(answer.per_chunk_delay_s, int | float) or answer.stall_after is not None:
         return True
@@ -131,11 +134,13 @@ async def misbehaviours_get_their_declared_answers(group: Sequence[Misbehaviour]
             config["routes"][f"{name}-or-good"] = {"models": [name, "good"]}
         async with (
             two_processes(config, path, {"SECRET": SECRET}) as running,
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True, limit=AT_ONCE)) as session,
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True, limit=0)) as session,
         ):
+            places = asyncio.Semaphore(AT_ONCE)
 
             async def ask(name: str, mode: Mode, *, alone: bool) -> tuple[Caller, str]:
-                return await asked_once(session, running.url, name if alone else f"{name}-or-good", mode)
+                async with places:
+                    return await asked_once(session, running.url, name if alone else f"{name}-or-good", mode)
 
             got = await asyncio.gather(*(ask(name, mode, alone=alone) for name, _, mode, alone, _ in asked))
         log = running.log.read_text()
