@@ -16,8 +16,8 @@ from gateway.errors import UpstreamError
 from gateway.types import Target
 
 MAX_MESSAGE_CHARS = 2000
-_MAX_COMPARED_CHARS = 1 << 16
-"""What is too long is cut last: half a secret is not recognised any more."""
+_MAX_COMPARED_CHARS = 1 << 13
+"""So much of an upstream's words is looked at; what is shown is cut last, for half a secret is not recognised."""
 _ABOUT_OUR_CONFIGURATION = frozenset({401, 402, 403, 404})
 """Statuses whose reason the operator needs to know. Of other faults the words may be the caller's own, said back."""
 _MAX_NAME_CHARS = 200
@@ -28,12 +28,12 @@ _CREDENTIAL = re.compile(
     # A key of these has no second underscore, a function's name mostly has.
     r"|\b(?:gsk|hf|tgp|fw|sk|pk|rk)_[A-Za-z0-9*]{8,}\b"
     r"|\bAIza[\w-]{8,}"
-    r"|\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"
+    r"|\beyJ(?:(?!-eyJ)[\w-]){8,}+\.[\w-]+\.[\w-]*"
     r"|\b(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{40,}\b"
     r"|(?<=[?&]key=)[^\s&]+",
 )
 _ADDRESS = re.compile(
-    r"\b(?:https?://)?(?:\d{1,3}(?:\.\d{1,3}){3}|localhost|[\w.-]+\.(?:internal|local|svc)\b)(?::\d+)?(?:/\S*)?"
+    r"\b(?:https?://)?(?:\d{1,3}(?:\.\d{1,3}){3}|localhost|(?<![\w.-])[\w.-]+\.(?:internal|local|svc)\b)(?::\d+)?(?:/\S*)?"
     r"|https?://[\w.-]+:\d+(?:/\S*)?"
 )
 _SHORTEST_SECRET = 6
@@ -48,17 +48,20 @@ _NO_TEXT = frozenset({"model", "role", "type"})
 _ACCOUNT = re.compile(
     r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b"
     r"|\b(?:org|proj|project|team|acct|account|user|ws|wrkspc|workspace|key)[-_](?=[A-Za-z]*\d)[A-Za-z0-9]{6,}\b"
-    r"|[\w.+-]+@[\w-]+\.[\w.-]+"
+    r"|(?<![\w.+-])[\w.+-]+@[\w-]+\.[\w.-]+"
     r"|https?://\S+",
     re.IGNORECASE,
 )
 """Who we are to a provider: ids of our account, and where it is managed."""
-_LARGEST_COMPARED_BYTES = 1 << 18
+_LARGEST_COMPARED_BYTES = 1 << 16
 
 
 def by_shape(message: str) -> str:
     """Take out of a text what looks like a credential or an inner address."""
-    message = message.encode(errors="replace").decode()[:_MAX_COMPARED_CHARS]
+    message = message.encode(errors="replace").decode()
+    if len(message) > _MAX_COMPARED_CHARS:
+        whole_words, _, _ = message[:_MAX_COMPARED_CHARS].rpartition(" ")
+        message = whole_words or "(redacted)"
     return _ADDRESS.sub("(address)", _CREDENTIAL.sub("(redacted)", message))
 
 

@@ -136,7 +136,7 @@ BODIES: dict[str, tuple[bytes, Expected]] = {
     "model empty": (f'{{"model":"",{TURNS}}}'.encode(), BAD),
     "an unknown model": (f'{{"model":"nope",{TURNS}}}'.encode(), Expected(404, "model_not_found")),
     "a model with a line feed": (f'{{"model":"a\\nb: c",{TURNS}}}'.encode(), Expected(404, "model_not_found")),
-    "a long model": (f'{{"model":"{"a" * 100_000}",{TURNS}}}'.encode(), Expected(404, "model_not_found")),
+    "a long model": (f'{{"model":"{"a" * 100_000}",{TURNS}}}'.encode(), BAD),
     "a model it may not use": (f'{{"model":"forbidden",{TURNS}}}'.encode(), Expected(403, "model_not_allowed")),
     "no messages": (b'{"model":"auto"}', BAD),
     "messages empty": (b'{"model":"auto","messages":[]}', BAD),

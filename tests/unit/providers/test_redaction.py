@@ -6,7 +6,7 @@ import json
 import pytest
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.providers.redaction import by_shape, without_own
+from gateway.providers.redaction import by_shape, first_sentence, without_own
 from gateway.types import Secret
 from tests.ground.builders import build_target
 
@@ -166,3 +166,12 @@ def test_name_of_the_model_is_no_prompt() -> None:
 def test_said_holds_nothing_of_our_account(ours: str) -> None:
     """It stands in the record of a call, which its key may read."""
     assert cleaned(f"The account {ours} is closed.").said == "The account (redacted) is closed."
+
+
+@pytest.mark.parametrize(
+    "piece", ["a", "a.", "a-", "a@", "eyJ-", "Bearer ", "sk-", "http://x/", "1.", "org-", " ", "0-"]
+)
+def test_long_words_of_an_upstream_are_read_in_one_pass(piece: str) -> None:
+    """A pattern that begins anew at each place of 64 KB takes minutes, in which the event loop stands."""
+    for size in (1 << 12, 1 << 16):
+        first_sentence(piece * (size // len(piece)))
