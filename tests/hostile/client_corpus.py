@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tests.ground.callers import RawCaller, request
 from tests.ground.configs import one_model
+from tests.ground.upstream import ScriptedUpstream
 from tests.hostile import client_courses, client_shapes
 from tests.hostile.shape import KEY, PAGE, PROMPT, Expected, Shape
 
@@ -55,6 +58,22 @@ async def play(shape: Shape, port: int, canaries: Sequence[str]) -> None:
             assert (await caller.ask(request("GET", "/healthz"))).status == 200
         elif shape.sent[-1:] not in (("end",), ("reset",)):
             assert await caller.rest() == b""
+
+
+def assert_rows_are_what_was_seen(state_dirs: Sequence[Path], *upstreams: ScriptedUpstream) -> None:
+    """Compare attempts with requests by their ids: each that arrived has one row, and no other row costs anything.
+
+    A caller who leaves while the connection is still being made leaves a row of an attempt that was never sent.
+    """
+    rows: dict[str, tuple[str, int]] = {}
+    for state_dir in state_dirs:
+        with contextlib.closing(sqlite3.connect(state_dir / "ledger.sqlite")) as database:
+            found = database.execute("SELECT attempt_id, outcome, cost_nano_usd FROM attempts").fetchall()
+        rows |= {attempt_id: (outcome, cost) for attempt_id, outcome, cost in found}
+    seen = [each.attempt_id for upstream in upstreams for each in upstream.seen]
+    assert len(set(seen)) == len(seen)
+    assert set(seen) <= rows.keys()
+    assert {rows[each] for each in rows.keys() - set(seen)} <= {("cancelled", 0)}
 
 
 async def _send(caller: RawCaller, shape: Shape, answers: list[Expected], canaries: Sequence[str]) -> None:

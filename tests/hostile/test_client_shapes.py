@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -17,7 +18,7 @@ from tests.ground.gateway import RunningGateway, running_gateway
 from tests.ground.model import ScriptedModel
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.waiting import until
-from tests.hostile.client_corpus import ENVIRON, SHAPES, configs, play, secrets
+from tests.hostile.client_corpus import ENVIRON, SHAPES, assert_rows_are_what_was_seen, configs, play, secrets
 from tests.hostile.shape import Shape
 
 
@@ -39,8 +40,10 @@ async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Grou
             running = running_gateway(config, tmp_path_factory.mktemp(name), environ=ENVIRON)
             gateways[name] = await stack.enter_async_context(running)
         yield Ground(gateways, upstream)
-        rows = [row for running in gateways.values() for row in await running.totals()]
-        assert sum(row.attempts for row in rows) == len(upstream.seen), "each attempt is billed once"
+        for running in gateways.values():
+            await running.gateway.ledger.flush()
+        state_dirs = [Path(running.gateway.current.snapshot.state_dir) for running in gateways.values()]
+        assert_rows_are_what_was_seen(state_dirs, upstream)
 
 
 def test_names_of_shapes_are_distinct() -> None:

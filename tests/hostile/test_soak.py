@@ -259,12 +259,8 @@ async def test_memory_stays_and_ledger_agrees_under_all_that_is_hostile(
     async with ScriptedUpstream() as upstream:
         upstream.model.tokens, upstream.model.ttft_s, upstream.model.tpot_s = 20, 0.05, 0.02
         upstream.on_model("broken", error_answer(500)).on_path("/odd/v1/chat/completions", _misbehave)
-        patient = {
-            "connect_s": 30,
-            "first_token_s": 30,
-            "idle_s": 30,
-            "total_s": 60,
-        }  # on a busy machine, nothing healthy is a fault
+        # On a busy machine, nothing healthy is a fault.
+        patient = {"connect_s": 30, "first_token_s": 30, "idle_s": 30, "total_s": 60}
         config = two_models(upstream.url, upstream.url, timeouts=patient)
         free = {"provider": "one", "price": "free"}
         config["providers"]["odd"] = {

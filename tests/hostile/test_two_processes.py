@@ -5,10 +5,9 @@ A sample runs always, all of it as a soak test. What waits for long is played in
 """
 
 import asyncio
-import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from tests.ground.script import Answer, Chunk
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.upstream_shapes import MODES, Mode, shapes, with_echo
 from tests.ground.upstream_shapes import Shape as Misbehaviour
-from tests.hostile.client_corpus import ENVIRON, SHAPES, configs, play, secrets
+from tests.hostile.client_corpus import ENVIRON, SHAPES, assert_rows_are_what_was_seen, configs, play, secrets
 from tests.hostile.shape import Shape
 from tests.hostile.test_upstreams import PROMPT, SECRET, Caller, Ended, check
 
@@ -50,22 +49,6 @@ async def two_processes(config: dict[str, Any], path: Path, environ: Mapping[str
         assert len(children) == 2
         yield running
     assert "Traceback" not in running.log.read_text()
-
-
-def assert_rows_are_what_was_seen(state_dirs: Sequence[Path], *upstreams: ScriptedUpstream) -> None:
-    """Compare attempts with requests by their ids: each that arrived has one row, and no other row costs anything.
-
-    A caller who leaves while the connection is still being made leaves a row of an attempt that was never sent.
-    """
-    rows: dict[str, tuple[str, int]] = {}
-    for state_dir in state_dirs:
-        with closing(sqlite3.connect(state_dir / "ledger.sqlite")) as database:
-            found = database.execute("SELECT attempt_id, outcome, cost_nano_usd FROM attempts").fetchall()
-        rows |= {attempt_id: (outcome, cost) for attempt_id, outcome, cost in found}
-    seen = [each.attempt_id for upstream in upstreams for each in upstream.seen]
-    assert len(set(seen)) == len(seen)
-    assert set(seen) <= rows.keys()
-    assert {rows[each] for each in rows.keys() - set(seen)} <= {("cancelled", 0)}
 
 
 def opened(path: Path) -> Store:
