@@ -25,7 +25,9 @@ class Turns:
             asyncio.get_running_loop().call_later(self._pause_s, self._give)
 
     def _give(self) -> None:
-        self._waiting[0]()
-        self._waiting.popleft()
-        if self._waiting:
-            asyncio.get_running_loop().call_later(self._pause_s, self._give)
+        try:
+            self._waiting[0]()
+        finally:
+            self._waiting.popleft()
+            if self._waiting:
+                asyncio.get_running_loop().call_later(self._pause_s, self._give)

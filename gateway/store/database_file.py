@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
+_HEADER_BYTES = 32
 _MAGIC = b"SQLite format 3\0"
 
 FileState = Literal["same", "gone", "other"]
@@ -60,8 +61,9 @@ class DatabaseFile:
         held = os.fstat(self._fd)
         if not os.path.samestat(held, found):
             return "other"
-        if held.st_size < self._size or os.pread(self._fd, len(_MAGIC), 0) != _MAGIC:
-            # Written over, or cut.
+        header = os.pread(self._fd, _HEADER_BYTES, 0)
+        is_cut = held.st_size < self._size and _promised_bytes(header) > held.st_size  # VACUUM makes it shorter, too
+        if is_cut or not header.startswith(_MAGIC):
             return "other"
         self._size = held.st_size
         return "same"
@@ -81,6 +83,12 @@ class DatabaseFile:
 
     def _beside(self, suffix: str) -> Path:
         return self.path.with_name(self.path.name + suffix)
+
+
+def _promised_bytes(header: bytes) -> int:
+    """Return the size that a database's header tells (sqlite.org/fileformat.html, "The Database Header")."""
+    page_bytes = int.from_bytes(header[16:18], "big")
+    return int.from_bytes(header[28:32], "big") * (1 << 16 if page_bytes == 1 else page_bytes)
 
 
 def _identity(path: Path) -> _Identity | None:

@@ -140,9 +140,11 @@ class HttpTransport:
             return
         oldest_s = self._loop.time() - self._keepalive_s
         for pool, idle in list(self._idle.items()):
-            kept = [one for one in idle if one.open and one.since_s > oldest_s]
+            kept: list[Connection] = []
             for connection in idle:
-                if connection not in kept:
+                if connection.open and connection.since_s > oldest_s:
+                    kept.append(connection)
+                else:
                     connection.drop()
             self._idle[pool] = kept
             if not kept:

@@ -281,8 +281,12 @@ class Connection(asyncio.Protocol):
             self._answer.end(None)
 
     def unmake(self) -> None:
-        """Let go of a transport that the loop has given up while making it: of that it calls no ``connection_lost``."""
+        """Let go of a transport that the loop has given up while making it.
+
+        Only under TLS the loop calls ``connection_lost`` of such a one: nothing was sent, which need not be asked then.
+        """
         self.open = False
+        self.unsent = True
         with contextlib.suppress(AttributeError):
             del self._transport
 

@@ -18,7 +18,7 @@ _MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _MARKED = "begins with a byte order mark; send UTF-8 without one"
 _BYTE = re.compile(r"\(byte (\d+)\)")
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
-_IN_CHARACTER = bytes(range(0x80, 0xC0))
+IN_CHARACTER = bytes(range(0x80, 0xC0))
 """Bytes of a character in UTF-8 that are not its first."""
 
 
@@ -76,4 +76,4 @@ def fault(body: bytes, text: bytes, error: Exception, place: Callable[[int], int
 def _characters(body: bytes, start: int, end: int) -> int:
     """Count characters, of whose bytes all but the first are left out."""
     windows = (body[at : min(end, at + WINDOW_BYTES)] for at in range(start, end, WINDOW_BYTES))
-    return sum(len(window.translate(None, _IN_CHARACTER)) for window in windows)
+    return sum(len(window.translate(None, IN_CHARACTER)) for window in windows)

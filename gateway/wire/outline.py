@@ -16,6 +16,7 @@ import msgspec
 
 from gateway.errors import ErrorKind, GatewayError
 from gateway.wire.malformed import (
+    IN_CHARACTER,
     MAX_DEPTH,
     NO_OBJECT,
     TOO_DEEP,
@@ -89,15 +90,15 @@ class Outline:
 
     @property
     def members(self) -> Members:
-        """The body's members."""
-        spans = zip(self._starts.values(), self._stops, strict=True)
-        return Members(self._body, dict(zip(self._starts, spans, strict=True)))
+        """The body's members; of one that is no JSON, some."""
+        spans = zip(self._starts.values(), self._stops, strict=False)
+        return Members(self._body, dict(zip(self._starts, spans, strict=False)))
 
     @property
     def short_members(self) -> Members:
         """The same with marks."""
         spans = ((self._in_text(start), self._in_text(stop)) for start, stop in self.members.places.values())
-        return Members(self.text, dict(zip(self._starts, spans, strict=True)))
+        return Members(self.text, dict(zip(self._starts, spans, strict=False)))
 
     def check_grammar(self) -> None:
         """See that the body is JSON. Raises GatewayError."""
@@ -170,6 +171,7 @@ def outline_of(body: bytes) -> Outline:
         if quote >= 0:
             end = _end_of_string(body, quote + 1)
             if end < 0:
+                position = quote + 1  # the outline is no JSON either, then
                 break
             walk.look_at_string(quote, end)
             position = end + 1
@@ -276,6 +278,8 @@ def _check_string(body: bytes, start: int, end: int) -> int:
     size = 0
     while start < end:
         stop = min(start + WINDOW_BYTES, end)
+        while stop < end and body[stop] in IN_CHARACTER:
+            stop -= 1
         cut, text_size = _check_piece(body, start, stop, stop if stop == end else stop - _LONGEST_ESCAPE_BYTES + 1)
         start, size = cut, size + text_size
     return size

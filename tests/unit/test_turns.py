@@ -33,3 +33,20 @@ async def test_pause_lies_between_two_turns() -> None:
     turns.wait(lambda: None)
     turns.wait(lambda: ended.set_result(loop.time()))
     assert await ended - begun_s >= 0.019
+
+
+async def test_connection_that_cannot_go_on_keeps_no_other_from_it() -> None:
+    """What it raises is the loop's to report."""
+    loop = asyncio.get_running_loop()
+    told: list[object] = []
+    loop.set_exception_handler(lambda _loop, context: told.append(context["exception"]))
+    turns, ended = Turns(), loop.create_future()
+    failure = RuntimeError("closed")
+
+    def fail() -> None:
+        raise failure
+
+    turns.wait(fail)
+    turns.wait(lambda: ended.set_result(None))
+    await asyncio.wait_for(ended, 5)
+    assert told == [failure]

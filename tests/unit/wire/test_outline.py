@@ -50,6 +50,24 @@ def request(content: bytes, tail: bytes = b'"}]}') -> bytes:
     return HEAD + content + tail
 
 
+@pytest.mark.parametrize("character", ["é", "请", "😀"])
+def test_escape_far_behind_long_characters_is_none_of_their_business(character: str) -> None:
+    """A window without escapes may end within a character, and the next one, with an escape, may begin there."""
+    for shift in range(8):
+        content = b"x" * shift + character.encode() * (LARGE // 3) + b"\\n" + character.encode() * 20
+        assert chat(request(content)).content_bytes == len(json.loads(b'"' + content + b'"').encode())
+
+
+@pytest.mark.parametrize(
+    "behind", [b' "', b' " }', b' "a', b'\n{"model":"b"}', b",", b'"\\x":1,"\\x":2}', b' "\\ud800":1,"\\ud800":2}']
+)
+def test_what_stands_behind_a_large_object_is_refused(behind: bytes) -> None:
+    """And twice what is no name within it: as those of a small body are."""
+    for body in (request(b"x" * LARGE) + behind, request(b"x" * LARGE)[:-1] + b"," + behind):
+        with pytest.raises(GatewayError, match="The body"):
+            chat(body)
+
+
 @pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
 def test_long_string_is_measured_wherever_it_is_cut(unit: bytes) -> None:
     """It is looked at in pieces, none of which may end within an escape, a pair of halves or a character."""
