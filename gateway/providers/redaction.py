@@ -116,7 +116,7 @@ def _addresses(target: Target) -> re.Pattern[str] | None:
 
 def _of_path(path: str) -> Iterator[str]:
     """Match a path that is more than a version, with what follows it, and its long pieces wherever they stand."""
-    own = re.sub(r"(?:/v\d\w{0,7})?/*$", "", path)
+    own = re.sub(r"/v\d\w{0,7}$", "", path.rstrip("/"))
     if own:
         yield rf"(?<![\w.-]){re.escape(own)}(?![\w-])(?:/\S*)?"
     for piece in own.split("/"):
@@ -154,13 +154,17 @@ def first_sentence(said: str) -> str:
 def _repeats(sentence: str, request_body: bytes) -> bool:
     """Whether a sentence holds a text of the request, or a long piece of one, whatever its case and punctuation."""
     words = _letters(sentence)
-    pieces = [words[at : at + _SAME_CHARS] for at in range(len(words) - _SAME_CHARS + 1)]
+    pieces = set(_pieces(words))
     for text in map(_letters, _texts(request_body)):
         if _SHORTEST_TEXT <= len(text) < _SAME_CHARS and text in words:
             return True
-        if any(piece in text for piece in pieces):
+        if not pieces.isdisjoint(_pieces(text)):
             return True
     return False
+
+
+def _pieces(text: str) -> Iterator[str]:
+    return (text[at : at + _SAME_CHARS] for at in range(len(text) - _SAME_CHARS + 1))
 
 
 def _letters(text: str) -> str:

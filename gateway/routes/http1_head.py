@@ -15,7 +15,7 @@ HOST = re.compile(
     r"(\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?", re.ASCII
 )
 """A name or an address in group 1, a port in group 2 (RFC 3986, 3.2.2)."""
-_BLANKS = re.compile(r"[ \t]+\n")
+_BLANKS = re.compile(r"(?<![ \t])[ \t]+\n")
 
 
 class RefusedHeadError(Exception):

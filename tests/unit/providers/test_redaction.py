@@ -2,11 +2,12 @@
 
 import base64
 import json
+import time
 
 import pytest
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.providers.redaction import by_shape, first_sentence, without_own
+from gateway.providers.redaction import by_shape, cleaner, first_sentence, without_own
 from gateway.types import Secret
 from tests.ground.builders import build_target
 
@@ -175,3 +176,31 @@ def test_long_words_of_an_upstream_are_read_in_one_pass(piece: str) -> None:
     """A pattern that begins anew at each place of 64 KB takes minutes, in which the event loop stands."""
     for size in (1 << 12, 1 << 16):
         first_sentence(piece * (size // len(piece)))
+
+
+def test_long_path_of_a_replica_is_read_in_one_pass() -> None:
+    """A directory names it, not our configuration."""
+
+    def cost_s(size: int) -> float:
+        target = build_target(base_url=f"http://a.example{'/' * size}b")
+        begun_s = time.process_time()
+        cleaner(target)
+        return time.process_time() - begun_s
+
+    short_s, long_s = (min(cost_s(size + at) for at in range(3)) for size in (4_000, 16_000))
+    assert long_s < 10 * short_s
+
+
+@pytest.mark.parametrize("texts", [["a" * 12] * 4_000, ["abcdefghijk"] * 4_000, ["a" * 60_000], ["ab" * 30_000]])
+def test_prompt_of_any_cut_is_compared_in_one_pass(texts: list[str]) -> None:
+    """What a body costs depends on its size, not on how many pieces of the sentence are looked for in each text."""
+
+    def cost_s(sentence: str) -> float:
+        begun_s = time.process_time()
+        assert cleaned(sentence, body=json.dumps(texts).encode()).said == sentence
+        return time.process_time() - begun_s
+
+    short_s, long_s = (
+        min(cost_s(sentence) for _ in range(3)) for sentence in ("No: qwzx qwzx.", f"No: {39 * 'qwzx '}".strip())
+    )
+    assert long_s < 4 * short_s
