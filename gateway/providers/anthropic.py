@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.providers.base import streams_upstream
+from gateway.providers.base import check_size, streams_upstream
 from gateway.providers.classify import ANTHROPIC, Hints, classify
 from gateway.providers.failure import retry_after_s
 from gateway.providers.redaction import by_shape
@@ -111,6 +111,7 @@ class StreamDecoder:
         self._answer = answer
         self._assembled = content_type == "application/json"
         self._body = b""
+        self._size = 0
         self._splitter = Splitter()
         self._failure: UpstreamError | None = None
         self.content_type = content_type
@@ -128,6 +129,9 @@ class StreamDecoder:
         """
         if self._failure is not None:
             raise self._failure
+        if self._assembled and not self.complete:
+            self._size += len(chunk)
+            check_size(self._size)
         return self._read(self._splitter.feed(chunk))
 
     def finish(self) -> bytes:
@@ -173,7 +177,7 @@ class WholeDecoder:
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
-        self._chunks: list[bytes] = []
+        self._body = bytearray()
         self.content_type = "application/json"
         self.usage: Usage | None = None
         self.content_events = 0
@@ -183,12 +187,13 @@ class WholeDecoder:
 
     def feed(self, chunk: bytes) -> bytes:
         """Keep the bytes; nothing can go out before the end."""
-        self._chunks.append(chunk)
+        self._body += chunk
+        check_size(len(self._body))
         return b""
 
     def finish(self) -> bytes:
         """Return the chat completion; see ``Decoder.finish``."""
-        body = self._answer.read_message(b"".join(self._chunks))
+        body = self._answer.read_message(bytes(self._body))
         self.usage = self._answer.usage
         self.content_events = self._answer.content_events
         self.content_bytes = self._answer.content_bytes

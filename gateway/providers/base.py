@@ -7,8 +7,11 @@ there.
 from collections.abc import Mapping
 from typing import Protocol
 
-from gateway.errors import UpstreamError
+from gateway.errors import ErrorKind, UpstreamError
 from gateway.types import Call, Operation, Target, UpstreamRequest, Usage
+
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+"""A whole answer is held until it is known to be one, so its size has a limit."""
 
 
 class Decoder(Protocol):
@@ -75,6 +78,12 @@ class Adapter(Protocol):
         and 529 are overload (with ``Retry-After``); what the model cannot do at all is UPSTREAM_UNSUPPORTED; the rest
         is UPSTREAM_ERROR. What the codes of a provider add is a table in ``classify``.
         """
+
+
+def check_size(held_bytes: int) -> None:
+    """Raise UpstreamError (UPSTREAM_PROTOCOL) when more of an answer is held than one may have."""
+    if held_bytes > MAX_ANSWER_BYTES:
+        raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, f"The upstream's answer is over {MAX_ANSWER_BYTES} bytes.")
 
 
 def streams_upstream(call: Call, target: Target) -> bool:

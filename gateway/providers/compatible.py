@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.providers.base import Decoder, streams_upstream
+from gateway.providers.base import Decoder, check_size, streams_upstream
 from gateway.providers.classify import COMPATIBLE, Facts
 from gateway.providers.failure import failure_in_stream, failure_of_answer
 from gateway.providers.transcript import TranscriptDecoder, form_for
@@ -20,9 +20,6 @@ from gateway.wire.frame import Frame, learn
 from gateway.wire.openai import DONE, Assembler, Chunk, PlainShape, Tap, parse, without_usage
 from gateway.wire.splice import members_of, splice
 from gateway.wire.sse import Splitter, data_of
-
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
-"""A whole answer is held until it is known to be one, so its size has a limit."""
 
 _PATHS: dict[Operation, str] = {
     "chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings",
@@ -210,8 +207,7 @@ class _Events(_Reader):
             self._start(chunk)
         if self._foreign is not None:
             self._foreign += chunk
-            if len(self._foreign) > MAX_ANSWER_BYTES:
-                raise _not_a_stream()
+            check_size(len(self._foreign))
             return []
         return self._splitter.feed(chunk)
 
@@ -246,6 +242,12 @@ class _Events(_Reader):
         nonsense = bool(start) and not start.startswith(_FIELDS)
         self._nonsense |= nonsense
         return nonsense
+
+    def _end(self) -> None:
+        """Take the end marker. An answer without content has at least a reason to be at its end."""
+        if not self.content_events and self.finish_reason is None:
+            raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream ended its stream without an answer.")
+        self.complete = True
 
     def _require_end(self) -> None:
         if self.complete:
@@ -298,9 +300,7 @@ class StreamDecoder(_Events):
             if not self._means_nothing(event):
                 self._passed.append(event)
         elif data == DONE:
-            if not self.content_events and self.finish_reason is None:
-                raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream ended its stream without an answer.")
-            self.complete = True
+            self._end()
             self._passed.append(event)
         else:
             before = self.content_events
@@ -326,8 +326,7 @@ class AssemblingDecoder(_Events):
         """See ``Decoder.feed``: nothing until the end."""
         if not self.complete:
             self._size += len(chunk)
-            if self._size > MAX_ANSWER_BYTES:
-                raise _too_large()
+            check_size(self._size)
             if self._splitter.held_bytes or not self._take_known(chunk):
                 self._take_all(chunk)
         return b""
@@ -354,7 +353,7 @@ class AssemblingDecoder(_Events):
         if data is None:
             self._means_nothing(event)
         elif data == DONE:
-            self.complete = True
+            self._end()
         else:
             value, before = parse(data), self.content_events
             if _is_failure(self.read_object(value), event):
@@ -374,8 +373,7 @@ class ObjectDecoder(_Reader):
     def feed(self, chunk: bytes) -> bytes:
         """See ``Decoder.feed``: nothing until the object is whole, so that another target can still be tried."""
         self._body += chunk
-        if len(self._body) > MAX_ANSWER_BYTES:
-            raise _too_large()
+        check_size(len(self._body))
         return b""
 
     def finish(self) -> bytes:
@@ -413,7 +411,3 @@ def _is_failure(chunk: Chunk, event: bytes) -> bool:
 
 def _not_a_stream() -> UpstreamError:
     return UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream's answer is not an event stream.")
-
-
-def _too_large() -> UpstreamError:
-    return UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, f"The upstream's answer is over {MAX_ANSWER_BYTES} bytes.")

@@ -1,13 +1,12 @@
 """Transcripts of speech in OpenAI's dialect: the caller's form goes up, the upstream's own bytes come down."""
 
 from gateway.errors import ErrorKind, UpstreamError
+from gateway.providers.base import check_size
 from gateway.providers.failure import failure_in_stream
 from gateway.types import Envelope, Usage
 from gateway.wire.multipart import boundary_of, parts_of, replace
 from gateway.wire.openai import parse
 from gateway.wire.transcription import read_transcript
-
-MAX_TRANSCRIPT_BYTES = 64 * 1024 * 1024
 
 
 def form_for(envelope: Envelope, upstream_model: str) -> tuple[str, bytes]:
@@ -33,8 +32,7 @@ class TranscriptDecoder:
     def feed(self, chunk: bytes) -> bytes:
         """Keep the bytes; until all are there, another target can still be tried."""
         self._body += chunk
-        if len(self._body) > MAX_TRANSCRIPT_BYTES:
-            raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream's transcript is too large.")
+        check_size(len(self._body))
         return b""
 
     def finish(self) -> bytes:

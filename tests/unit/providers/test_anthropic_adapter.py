@@ -5,6 +5,7 @@ import json
 import pytest
 
 from gateway.errors import ErrorKind, UpstreamError
+from gateway.providers import base
 from gateway.providers.anthropic import AnthropicAdapter
 from gateway.types import Secret
 from tests.ground.builders import build_call, build_envelope, build_target, chat_body
@@ -25,6 +26,27 @@ START = event(
 )
 TEXT = event({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hallo"}})
 OVERLOADED = event({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})
+
+
+@pytest.mark.parametrize("piece", [TEXT, b" " * 100, b": keep\n\n"], ids=["text", "blanks", "comments"])
+@pytest.mark.parametrize("always_stream", [False, True])
+def test_answer_without_end_is_refused(always_stream: bool, piece: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held of one for a caller who does not stream has a limit, and no answer below it is cut."""
+    monkeypatch.setattr(base, "MAX_ANSWER_BYTES", len(START) + 1000)
+    decoder = ADAPTER.decoder(build_call(), build_target(always_stream=always_stream))
+    decoder.feed(START)
+    for _ in range(1000 // len(piece)):
+        assert decoder.feed(piece) == b""
+    with pytest.raises(UpstreamError) as caught:
+        decoder.feed(piece)
+    assert caught.value.kind is ErrorKind.UPSTREAM_PROTOCOL
+
+
+def test_stream_that_is_passed_on_has_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it is held."""
+    monkeypatch.setattr(base, "MAX_ANSWER_BYTES", 1000)
+    decoder = ADAPTER.decoder(build_call(build_envelope(chat_body(stream=True))), build_target())
+    assert all(map(decoder.feed, [START, *[TEXT] * 50]))
 
 
 @pytest.mark.parametrize(

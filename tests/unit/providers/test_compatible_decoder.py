@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.providers import compatible
+from gateway.providers import base
 from gateway.providers.base import Decoder
 from gateway.providers.compatible import CompatibleAdapter
 from gateway.types import Operation, Usage
@@ -57,6 +57,9 @@ def final(**members: Any) -> bytes:
 def usage_event(**usage: int) -> bytes:
     """Write the usage-only event."""
     return event({"id": "c", "choices": [], "usage": USAGE | usage})
+
+
+ROLE = event({"id": "c", "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
 
 
 def kind_of(decoder: Decoder, *chunks: bytes) -> ErrorKind:
@@ -188,6 +191,9 @@ def test_an_end_marker_without_its_blank_line_ends_the_stream(end: bytes) -> Non
         ([event({"choices": []}), DONE], ErrorKind.UPSTREAM_PROTOCOL),
         ([event({"status": "ok"}), DONE], ErrorKind.UPSTREAM_PROTOCOL),
         ([DONE], ErrorKind.UPSTREAM_PROTOCOL),
+        ([ROLE, DONE], ErrorKind.UPSTREAM_PROTOCOL),
+        ([ROLE, text(""), usage_event(), DONE], ErrorKind.UPSTREAM_PROTOCOL),
+        ([ROLE + usage_event() + DONE.rstrip()], ErrorKind.UPSTREAM_PROTOCOL),
     ],
 )
 def test_a_stream_that_is_none_or_breaks_off_is_never_a_success(
@@ -258,6 +264,28 @@ def test_a_stream_is_assembled_for_a_caller_who_wants_none() -> None:
     assert answer.usage.total_tokens == 7
     assert (decoder.content_events, decoder.complete, decoder.content_type) == (2, True, "application/json")
     assert decoder.usage == Usage(input_tokens=5, output_tokens=2)
+
+
+CALL = {"index": 0, "id": "t", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("chunks", "content", "finish_reason", "calls"),
+    [
+        ([ROLE, final(), DONE], "", "stop", 0),
+        ([ROLE + final() + usage_event() + DONE], "", "stop", 0),
+        ([event({"id": "c", "choices": [{"index": 0, "delta": {"tool_calls": [CALL]}}]}), DONE], None, None, 1),
+        ([text("a"), DONE], "a", None, 0),
+    ],
+)
+def test_answer_with_a_reason_or_a_call_needs_no_text(
+    chunks: list[bytes], content: str | None, finish_reason: str | None, calls: int
+) -> None:
+    """A model may say nothing, or call a tool; and some upstreams give no reason for an end."""
+    assert played(streaming(include_usage=True), *chunks) == b"".join(chunks)
+    choice = json.loads(played(assembling(), *chunks))["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (content, finish_reason)
+    assert len(choice["message"].get("tool_calls") or ()) == calls
 
 
 def test_completions_are_assembled_too() -> None:
@@ -364,7 +392,7 @@ def test_what_holds_no_vectors_is_never_a_success(body: bytes, kind: ErrorKind) 
 @pytest.mark.parametrize("make", [decoder_for, assembling])
 def test_an_answer_without_end_is_refused(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is held has a limit."""
-    monkeypatch.setattr(compatible, "MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr(base, "MAX_ANSWER_BYTES", 1000)
     assert kind_of(make(), *[text("a" * 100)] * 20) is ErrorKind.UPSTREAM_PROTOCOL
 
 
