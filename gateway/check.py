@@ -20,6 +20,7 @@ from gateway.errors import ErrorKind, UpstreamError
 from gateway.execution.relay import usd
 from gateway.fleet import ListedModel
 from gateway.providers.base import Adapter
+from gateway.providers.classify import is_of_another_operation
 from gateway.providers.redaction import cleaner, first_sentence
 from gateway.transport.base import Transport
 from gateway.types import Call, Operation, Principal, Route, Target, UpstreamRequest, Usage
@@ -107,8 +108,8 @@ def price_of_asking(asked: Sequence[Question]) -> str:
     return f"Asking each target once: {', '.join(parts)}." if parts else "There is nothing that could be asked."
 
 
-class _MissingError(Exception):
-    """The upstream is there and does not have the model. The message is one or two sentences of ours."""
+class _WrongError(Exception):
+    """What is wrong, in sentences that may be shown."""
 
 
 class Asker:
@@ -133,10 +134,10 @@ class Asker:
         try:
             return Finding(target.id, "ok", await self._answer(question._replace(target=target)))
         except UpstreamError as error:
-            if error.kind is ErrorKind.UPSTREAM_UNSUPPORTED:
+            if question.about == "chat" and _does_other_things(error):
                 return Finding(target.id, "ok", "it is there and takes the credential; the model does not chat")
             return Finding(target.id, "wrong", _sentence(error, target))
-        except _MissingError as error:
+        except _WrongError as error:
             return Finding(target.id, "wrong", str(error))
         except TimeoutError:
             return Finding(target.id, "wrong", f"There was no answer within {self._timeout_s:g} s.")
@@ -171,8 +172,10 @@ class Asker:
             raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "What it answered is no list of models.") from None
         names = [each.id for each in (found.data if isinstance(found, _Models) else found)]
         if target.upstream_model and target.upstream_model not in names:
-            some = f" It lists {', '.join(sorted(names)[:5])}{' ...' if len(names) > 5 else ''}." if names else ""
-            raise _MissingError(f"The upstream does not list the model '{target.upstream_model}'.{some}")
+            clean = cleaner(target)
+            shown = [first_sentence(clean(name)) for name in sorted(names)[:5]]
+            some = f" It lists {', '.join(shown)}{' ...' if len(names) > 5 else ''}." if names else ""
+            raise _WrongError(f"The upstream does not list the model '{target.upstream_model}'.{some}")
         return "the upstream lists the model" if target.upstream_model else f"the upstream lists {len(names)} models"
 
     async def _in_cluster(self, target: Target, models_url: str) -> str:
@@ -190,11 +193,14 @@ class Asker:
         served = {each: model for name, model in models.items() for each in (model.serves or (name,))}
         model = served.get(target.upstream_model)
         if model is None:
-            raise _MissingError(f"The directory lists no model '{target.upstream_model}'.")
+            raise _WrongError(f"The directory lists no model '{target.upstream_model}'.")
         if not model.replicas:
             return "the directory lists the model; it has no replica now, and a request starts one"
         replica = replace(target, base_url=model.replicas[0].url)
-        return await self._listed(replica, f"{replica.base_url}/v1/models")
+        try:
+            return await self._listed(replica, f"{replica.base_url}/v1/models")
+        except UpstreamError as error:
+            raise _WrongError(_sentence(error, replica)) from None  # the address to be left out is the replica's
 
     async def _get(self, target: Target, url: str) -> bytes:
         """Ask for an address under the target's credential, once for all who ask the same."""
@@ -257,4 +263,11 @@ def _sentence(error: UpstreamError, target: Target) -> str:
     if error.said is None:
         return first_sentence(clean(error.message))
     said = first_sentence(clean(error.said))
-    return f'{clean(error.message)} It said: "{said}"' if said else clean(error.message)
+    misnamed = error.kind is ErrorKind.UPSTREAM_UNSUPPORTED and not _does_other_things(error)
+    ours = "The upstream does not know the model." if misnamed else clean(error.message)
+    return f'{ours} It said: "{said}"' if said else ours
+
+
+def _does_other_things(error: UpstreamError) -> bool:
+    """Whether the model is there and refuses this kind of request; a caller's error of that kind may mean its name."""
+    return error.kind is ErrorKind.UPSTREAM_UNSUPPORTED and is_of_another_operation(error.said or "")

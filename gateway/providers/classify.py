@@ -168,6 +168,11 @@ def classify(status: int, label: str, message: str, hints: Hints, facts: Facts =
     return _of_the_request(kind, status, message, hints)
 
 
+def is_of_another_operation(message: str) -> bool:
+    """Whether a message says that the model is there for other operations, and not that it is unknown."""
+    return _OTHER_OPERATION.search(message) is not None and _MODEL.search(message) is None
+
+
 def _is_not_offered(status: int, named: ErrorKind | None, message: str, hints: Hints) -> bool:
     """Whether a target has nothing at the address of an operation that is no chat."""
     if status not in _NOT_OFFERED or hints.only_chat or hints.param:

@@ -88,6 +88,19 @@ WRONG = {
         error_answer(404, "The model `up` does not exist"),
         'It said: "The model `up` does not exist"',
     ),
+    "a misspelt model with status 400": (
+        error_answer(400, "Invalid model name passed in model=up. Call `/v1/models`."),
+        'It said: "Invalid model name passed in model=up."',
+    ),
+    "a model that does not exist with status 400": (
+        error_answer(400, "The model `up` does not exist"),
+        'It said: "The model `up` does not exist"',
+    ),
+    "a model that is none or of another kind": (
+        error_answer(400, "model up not found, or it does not support chat"),
+        'It said: "model up not found, or it does not support chat"',
+    ),
+    "a key of other words": (error_answer(401, "This key does not support chat"), "credentials or account (HTTP 401"),
     "no money": (error_answer(402, "Insufficient credits"), "credentials or account (HTTP 402"),
     "its rate": (
         error_answer(429, "Slow down"),
@@ -139,6 +152,42 @@ async def test_model_that_is_not_listed_is_wrong(
         code, lines = await check(config_of(upstream.url, "deepseek"), tmp_path, capsys, monkeypatch)
     sentence = "The upstream does not list the model 'up'. It lists m0, m1, m2, m3, m4 ..."
     assert (code, lines[1]) == (1, f"m  wrong: {sentence}.")
+
+
+NAMES = {
+    f"\x1b[2J{SECRET}": "?[2J(redacted)",
+    "http://10.0.0.7:8000": "(address)",
+    "a\r\nok: all is good": "a",
+    "a\tb\u202ec": "a?b?c",
+    "a" * 9_000: "(redacted)",
+    "meta/llama-3.1:8b": "meta/llama-3.1:8b",
+}
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+async def test_names_of_other_models_are_shown_without_what_is_ours(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are an upstream's words, which go to a terminal."""
+    async with ScriptedUpstream() as upstream:
+        upstream.on_path(MODELS, json_answer({"data": [{"id": name}]}))
+        code, lines = await check(config_of(upstream.url, "deepseek"), tmp_path, capsys, monkeypatch)
+    sentence = f"The upstream does not list the model 'up'. It lists {NAMES[name]}."
+    assert (code, lines[1]) == (1, f"m  wrong: {sentence}")
+
+
+async def test_model_that_does_other_things_is_good_unless_they_are_what_it_is_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a model that is configured for embeddings, to refuse them is a fault."""
+    async with ScriptedUpstream() as upstream:
+        upstream.on_path(CHAT, error_answer(404, "This is not a chat model and thus not supported."))
+        upstream.on_path("/v1/embeddings", error_answer(403, "You are not allowed to generate embeddings from this"))
+        config = config_of(upstream.url, "openai-compatible")
+        config["models"]["v"] = config["models"]["m"] | {"capabilities": ["embeddings"]}
+        code, lines = await check(config, tmp_path, capsys, monkeypatch)
+    assert (code, lines[1]) == (1, "m  ok: it is there and takes the credential; the model does not chat")
+    assert lines[2].startswith("v  wrong: The model behind this target does not do this kind of request (HTTP 403")
 
 
 async def test_each_target_has_its_line_and_a_list_is_asked_for_once(
@@ -194,6 +243,19 @@ async def test_replica_behind_a_directory_is_asked(
         "the directory lists the model; it has no replica now, and a request starts one",
         "The directory lists no model 'none'.",
     ]
+
+
+async def test_address_of_a_replica_is_not_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the directory's word, and may be another than the target's own."""
+    async with ScriptedUpstream() as directory, ScriptedUpstream() as replica:
+        url = replica.url.replace("127.0.0.1", "localhost")
+        replica.on_path("/worker-of-team-seven/v1/models", error_answer(500, "/worker-of-team-seven/v1 is down"))
+        listed = {"replicas": [{"id": "r", "url": f"{url}/worker-of-team-seven"}], "serves": ["up"]}
+        directory.on_path("/v1/tollway/replicas", json_answer({"version": 1, "models": {"own": listed}}))
+        code, lines = await check(config_of(directory.url, "ray-serve"), tmp_path, capsys, monkeypatch)
+    assert (code, lines[1].endswith('It said: "(address) is down"')) == (1, True)
 
 
 async def test_missing_credential_asks_nobody(
