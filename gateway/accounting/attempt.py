@@ -18,7 +18,7 @@ from gateway.accounting.base import Dispatch, Failures, Ledger
 from gateway.accounting.pricing import cost_nano_usd, hardware_cost_nano_usd
 from gateway.accounting.tokens import estimate_output_tokens, output_bytes
 from gateway.clock import Clock, Ids
-from gateway.errors import ErrorKind, GatewayError
+from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.shortage import own_failure
 from gateway.types import Call, CallRecord, Candidate, LedgerEntry, Outcome, Sample, Target, Usage
 
@@ -53,6 +53,10 @@ class Lease(Protocol):
     """Of the replica that was chosen; None: the target has one address."""
     elsewhere: bool
     """Known at the end: it failed for a reason of its replica's own, and another replica could serve."""
+
+    @property
+    def is_half_open(self) -> bool:
+        """Whether a half-open breaker let it through, to find out how the target is."""
 
     def begun(self) -> None:
         """Note the first token."""
@@ -183,6 +187,11 @@ class Attempt:
         """Whether it failed for a reason of its replica's own, and another replica could serve."""
         return self._lease.elsewhere
 
+    @property
+    def is_half_open(self) -> bool:
+        """Whether a half-open breaker let it through, to find out how the target is."""
+        return self._lease.is_half_open
+
     def observe(self, progress: Progress) -> None:
         """Take note of what a decoder has just been fed; call it before anything of that is sent on."""
         self._progress = progress
@@ -259,19 +268,22 @@ class Attempt:
 
     def _blame(self, error: GatewayError, duration_ms: float) -> tuple[bool, str | None]:
         """Return whether the breaker counts it, and the body's digest where the request may have brought it about."""
-        counts = error.meaning.trips_breaker
-        if error.kind is ErrorKind.DEADLINE:
+        counts, provocable = error.meaning.trips_breaker, error.provocable
+        if error.kind is ErrorKind.DEADLINE or (
+            error.kind is ErrorKind.UPSTREAM_TIMEOUT and isinstance(error, UpstreamError) and not error.upstream_status
+        ):
+            # We stopped waiting: of a ceiling or the call's own end the target knows nothing.
             counts = not self._events_seen and self._waited_long_enough(duration_ms)
-        elif error.kind is ErrorKind.UPSTREAM_TIMEOUT:
-            has_ceiling = self._call.route.constraints.ttft_ms is not None  # which may have cut the wait short
-            counts = not has_ceiling or self._waited_long_enough(duration_ms)
+            # All of an answer may take as long as its request makes it.
+            provocable = not self.streamed and duration_ms > self.target.timeouts.first_token_s * 1e3
         if not counts:
             return False, None
-        return True, blake2b(self._call.envelope.body, digest_size=8).hexdigest() if error.provocable else None
+        return True, blake2b(self._call.envelope.body, digest_size=8).hexdigest() if provocable else None
 
     def _waited_long_enough(self, duration_ms: float) -> bool:
         """Whether the target had its time to begin, rather than what was left of the call's, or a ceiling allows."""
-        return duration_ms >= self.target.timeouts.first_token_s * 1e3
+        timeouts = self.target.timeouts
+        return duration_ms >= min(timeouts.first_token_s, timeouts.total_s) * 1e3
 
     def _usage(self, outcome: Outcome) -> Usage:
         """Trust the upstream's count of a complete answer; otherwise never report less than what was seen."""

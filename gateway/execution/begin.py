@@ -13,7 +13,7 @@ from gateway.errors import UpstreamError
 from gateway.execution.base import Reply
 from gateway.execution.patience import Patience
 from gateway.execution.unstreamed import StreamRefusedError, refuses_stream
-from gateway.providers.base import Adapter, Decoder, streams_upstream
+from gateway.providers.base import Adapter, Decoder
 from gateway.transport.base import UpstreamStream
 from gateway.types import Call
 
@@ -23,7 +23,7 @@ _MAX_ERROR_BODY_BYTES = 64 * 1024
 async def begin(call: Call, adapter: Adapter, attempt: Attempt, stream: UpstreamStream, patience: Patience) -> Reply:
     """Read until there is something for the caller. Raises UpstreamError for an answer that is an error."""
     target, wants_stream = attempt.target, call.envelope.stream
-    streamed = attempt.streamed = wants_stream or streams_upstream(call, target)
+    streamed = attempt.streamed
     attempt.upstream_status = stream.status
     if stream.status != 200:
         body = await _read_error_body(stream, patience)

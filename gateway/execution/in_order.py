@@ -20,7 +20,7 @@ from gateway.execution.begin import begin
 from gateway.execution.patience import Patience
 from gateway.execution.retry import Failure, Retries, Retry
 from gateway.execution.unstreamed import StreamRefusedError, Unstreamed, without_stream
-from gateway.providers.base import Adapter
+from gateway.providers.base import Adapter, streams_upstream
 from gateway.providers.redaction import without_own
 from gateway.shortage import ShortageError
 from gateway.transport.base import Transport
@@ -68,25 +68,28 @@ class InOrder:
                     await meter.ready(target, self._ready_by_ns(call, target))
                 meter.require_open(call, target)
                 self._retries.asked[target.provider] += 1
-                patience = Patience(call, candidate, self._clock, others=to_try, probe=candidate is probe)
-                with meter.attempt(call, candidate) as attempt, patience:
-                    try:
-                        # The request is kept in no variable: it need not stay as long as its answer.
-                        attempt.sending = sending = self._transport.send(
-                            adapter.request(call, attempt.address, attempt.id),
-                            connect_timeout_s=target.timeouts.connect_s,
-                            fresh=bool(failures) and failures[-1].error.kind is ErrorKind.STALE_CONNECTION,
-                        )
-                        async with sending as stream:
-                            reply = await begin(call, adapter, attempt, stream, patience)
-                            reply.reason = self._reason(plan, failures, retry) if failures else plan.reason
-                            meter.answered(attempt, reply.reason)
-                            answered = True
-                            yield reply
-                            return
-                    except UpstreamError as error:
-                        without_own(error, attempt.address, call.envelope.body)  # before the ledger sees it
-                        raise
+                with meter.attempt(call, candidate) as attempt:
+                    attempt.streamed = streams_upstream(call, target)
+                    # What a half-open breaker finds out is for all routes, and not bounded by the ceiling of one.
+                    bounded = candidate is probe and not attempt.is_half_open
+                    with Patience(call, candidate, self._clock, others=to_try, probe=bounded) as patience:
+                        try:
+                            # The request is kept in no variable: it need not stay as long as its answer.
+                            attempt.sending = sending = self._transport.send(
+                                adapter.request(call, attempt.address, attempt.id),
+                                connect_timeout_s=target.timeouts.connect_s,
+                                fresh=bool(failures) and failures[-1].error.kind is ErrorKind.STALE_CONNECTION,
+                            )
+                            async with sending as stream:
+                                reply = await begin(call, adapter, attempt, stream, patience)
+                                reply.reason = self._reason(plan, failures, retry) if failures else plan.reason
+                                meter.answered(attempt, reply.reason)
+                                answered = True
+                                yield reply
+                                return
+                        except UpstreamError as error:
+                            without_own(error, attempt.address, call.envelope.body)  # before the ledger sees it
+                            raise
             except UpstreamError as error:
                 if answered or not error.meaning.retryable:
                     meter.attempt_failed(error, target, None)

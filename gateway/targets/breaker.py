@@ -3,9 +3,9 @@
 How it works
 ------------
 *Closed*: all pass. *Open*: none passes until a time. *Half open*: that time is over, and one attempt passes, the
-probe. Its success closes the breaker, its failure opens it anew. A probe that is still under way after
-``LONGEST_PAUSE_S`` no longer keeps the next one from passing, and one that ends without a verdict (the caller left, or
-was at fault) leaves its place at once. A wait that a ceiling cut short opens nothing, but is no success of a probe.
+probe. Its first content closes the breaker, however long the rest takes; its failure before that opens it anew. A probe
+that is still silent after ``LONGEST_PAUSE_S`` no longer keeps the next one from passing, and one that ends without a
+verdict (the caller left, or was at fault) leaves its place at once.
 
 *What opens it.* Two kinds of failure (``provocable`` in ``gateway.errors``) are counted apart:
 
@@ -18,7 +18,8 @@ was at fault) leaves its place at once. A wait that a ceiling cut short opens no
   them, and to all as soon as there is a second key among them. With one key or none that would be everybody; so there
   the witnesses are the requests: three different bodies.
 
-A success ends every row. A caller's own fault neither counts nor ends one.
+A success ends every row. A caller's own fault neither counts nor ends one. What one of several replicas died of is no
+verdict on the target, but where a request may have brought it about, it counts for the key that did.
 
 *How long it stays open.* A try may cost callers about a twentieth of the time: the pause is twenty times what the last
 try took, at least 1 s, and doubles from there (1, 2, 4, 8 s) rather than to jump. It is never more than 8 s, and is
@@ -26,15 +27,16 @@ counted from when the try began; so a target that has recovered gets the first r
 long it was away. Exceptions: what the upstream named, up to 300 s, and 60 s for a refused credential, which only a
 person mends, and providers lock accounts that knock too often.
 
-Every opening and closing begins a new *generation*. The result of an attempt that began in an earlier one is ignored:
+The result of an attempt that began before the last opening or closing is ignored, unless it is a probe of this opening:
 of fifty requests caught in an outage, three open the breaker and the other forty-seven do not prolong it.
 
 *Several processes.* Each has its own breaker and is told the results of the others' attempts: a failure there counts
-as one here, with its key or body, and an answer there closes it here. A half-open one may let through one probe per
-process.
+as one here, with its key or body, and an answer there closes it here; both only if they began since this one last
+opened or closed. A half-open one may let through one probe per process.
 
-State changes only in ``admit``, ``settle`` and ``settle_other``, between which nothing awaits, so one probe means one,
-at any concurrency. While nothing has failed lately, ``is_quiet`` says so, and there is nothing to ask or to keep.
+State changes only in ``admit``, ``begun``, ``settle`` and ``settle_other``, between which nothing awaits, so one probe
+means one, at any concurrency. While nothing has failed lately, ``is_quiet`` says so, and there is nothing to ask or to
+keep.
 """
 
 from collections import deque
@@ -64,12 +66,16 @@ _CREDENTIALS = ErrorKind.UPSTREAM_CREDENTIALS.value
 
 
 class Pass(NamedTuple):
-    """What an attempt was let through as; handed back with its result."""
+    """What an attempt was let through as; handed back with its first content and its result."""
 
-    generation: int
-    probe: bool
-    of_key: "Pass | None" = None
-    """The same at the circuit of its key, if there is one."""
+    probe_until_ns: int | None = None
+    """Until when this probe keeps the next one away; None: it is none."""
+    of_key_until_ns: int | None = None
+    """The same at the circuit of its key."""
+
+
+ORDINARY = Pass()
+"""No probe of anything."""
 
 
 class _Failure(NamedTuple):
@@ -83,15 +89,17 @@ class _Failure(NamedTuple):
 class _Circuit:
     """Closed, open or half open; what opens it is decided by the breaker. Times are monotonic nanoseconds."""
 
-    __slots__ = ("_pause_s", "_probes", "_until_ns", "_why", "generation", "history")
+    __slots__ = ("_pause_s", "_probes", "_until_ns", "_why", "changed_ns", "history")
 
-    def __init__(self) -> None:
-        self.generation = 0
+    def __init__(self, changed_ns: int = 0) -> None:
+        self.changed_ns = changed_ns
+        """When it last opened, stayed open after a probe, or closed."""
         self.history: deque[_Failure | None] = deque(maxlen=HISTORY)
         """The last results since a failure, oldest first; None is a success."""
         self._until_ns: int | None = None
         self._pause_s = FIRST_PAUSE_S
-        self._probes = 0
+        self._probes: set[int] = set()
+        """Those of this opening that are under way, by until when each keeps the next one away."""
         self._why = ""
 
     @property
@@ -113,23 +121,30 @@ class _Circuit:
     def retry_after_s(self, now_ns: int) -> float:
         return max(0.0, ((self._until_ns or now_ns) - now_ns) / 1e9)
 
-    def admit(self, now_ns: int) -> Pass:
-        probe = self._until_ns is not None and now_ns >= self._until_ns
-        if probe:
-            self._probes += 1
-            self._until_ns = now_ns + round(LONGEST_PAUSE_S * 1e9)
-        return Pass(self.generation, probe)
+    def admit(self, now_ns: int) -> int | None:
+        """Return until when an attempt that begins now keeps the next one away, if it is a probe."""
+        if self._until_ns is None or now_ns < self._until_ns:
+            return None
+        until_ns = self._until_ns = now_ns + round(LONGEST_PAUSE_S * 1e9)
+        self._probes.add(until_ns)
+        return until_ns
 
-    def settles(self, ticket: Pass) -> bool:
-        """Whether an attempt's result counts: it began in this generation, and was not let through although open."""
-        if ticket.generation != self.generation:
-            return False
-        self._probes -= ticket.probe
-        return ticket.probe or self._until_ns is None
+    def settles(self, probe_until_ns: int | None, began_ns: int) -> bool:
+        """Whether an attempt's result counts: as a probe of this opening, or else of the time since it closed."""
+        if probe_until_ns is None:
+            return self._until_ns is None and began_ns >= self.changed_ns
+        is_probe = self.is_probed_by(probe_until_ns)
+        self._probes.discard(probe_until_ns)
+        return is_probe
 
-    def leave_place(self, now_ns: int) -> None:
-        """Let the next attempt be the probe: this one's ended without a verdict."""
-        self._until_ns = now_ns
+    def is_probed_by(self, probe_until_ns: int | None) -> bool:
+        """Whether that is a probe of this opening that has not ended."""
+        return probe_until_ns in self._probes
+
+    def leave_place(self, probe_until_ns: int | None, now_ns: int) -> None:
+        """Let the next attempt be the probe, if it is this one, which ended without a verdict, that keeps it away."""
+        if self._until_ns is not None and self._until_ns == probe_until_ns:
+            self._until_ns = now_ns
 
     def remember(self, result: _Failure | None) -> None:
         """Keep a result; successes alone are nothing to keep."""
@@ -142,11 +157,10 @@ class _Circuit:
         """Return the failures since the last success, the newest first."""
         return [each for each in takewhile(lambda each: each is not None, reversed(self.history)) if each is not None]
 
-    def open(self, began_ns: int, now_ns: int, sample: Sample) -> None:
+    def open(self, began_ns: int, now_ns: int, sample: Sample, probe_until_ns: int | None) -> None:
         """Open, or stay open, after a failed try."""
+        self.changed_ns = now_ns
         if self._until_ns is None:
-            self.generation += 1
-            self._probes = 0
             self._pause_s = FIRST_PAUSE_S
         if sample.error_kind == _CREDENTIALS:
             self._why, until_ns = "credentials refused", now_ns + round(CREDENTIAL_PAUSE_S * 1e9)
@@ -158,13 +172,14 @@ class _Circuit:
             pause_s = min(self._pause_s, max(FIRST_PAUSE_S, PAUSE_PER_TRY * took_s))
             self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
             self._why, until_ns = sample.error_kind or "failing", max(now_ns, began_ns + round(pause_s * 1e9))
-        # Another probe may have begun since.
-        self._until_ns = max(until_ns, self._until_ns or 0) if self._probes else until_ns
+        is_latest = self._until_ns is None or self._until_ns == probe_until_ns
+        # What another probe has begun or met since stays.
+        self._until_ns = until_ns if is_latest else max(until_ns, self._until_ns or 0)
 
-    def close(self) -> None:
-        self.generation += 1
+    def close(self, now_ns: int) -> None:
+        self.changed_ns = now_ns
         self._until_ns = None
-        self._probes = 0
+        self._probes.clear()
         self.history.clear()
 
 
@@ -174,7 +189,7 @@ class Breaker:
     ``key``: the caller's, where several are configured; None: they are not, and the witnesses are the bodies.
     """
 
-    __slots__ = ("_all", "_closed", "_keys", "_last_witness", "is_quiet")
+    __slots__ = ("_all", "_keys", "_last_witness", "is_quiet")
 
     def __init__(self) -> None:
         self.is_quiet = True
@@ -182,7 +197,6 @@ class Breaker:
         self._all = _Circuit()
         self._keys: dict[str, _Circuit] = {}
         """Of keys whose requests have failed lately in a way that a request may bring about."""
-        self._closed = Pass(0, probe=False)
         self._last_witness: str | None = None
         """Of the probe that failed last."""
 
@@ -214,56 +228,72 @@ class Breaker:
     def admit(self, now_ns: int, key: str | None = None) -> Pass:
         """Count an attempt that begins now; the first one of a half-open breaker is its probe."""
         if self.is_quiet:
-            return self._closed
+            return ORDINARY
         circuit = self._keys.get(key or "")
-        ticket = self._all.admit(now_ns)
-        return ticket if circuit is None else ticket._replace(of_key=circuit.admit(now_ns))
+        return Pass(self._all.admit(now_ns), None if circuit is None else circuit.admit(now_ns))
+
+    def begun(self, ticket: Pass, now_ns: int, key: str | None = None) -> None:
+        """Take an attempt's first content: a probe's closes what it was let through by."""
+        circuit = self._keys.get(key or "")
+        if circuit is not None and circuit.is_probed_by(ticket.of_key_until_ns):
+            circuit.close(now_ns)
+        if self._all.is_probed_by(ticket.probe_until_ns):
+            self._close(now_ns)
+        self._tidy()
 
     def settle(self, ticket: Pass, began_ns: int, now_ns: int, sample: Sample | None, key: str | None = None) -> None:
         """Take an attempt's result; None and a caller's fault are no verdict on the target."""
-        if self.is_quiet and (sample is None or not sample.trips_breaker):
-            return
-        if sample is not None and not (sample.ok or sample.trips_breaker or _is_cut_short(sample)):
+        if sample is not None and not (sample.ok or _is_failure(sample)):
             sample = None
-        if self._all.settles(ticket):
-            self._take(began_ns, now_ns, sample, key, probe=ticket.probe)
-        circuit, ticket = self._circuit(key, sample), ticket.of_key or Pass(0, probe=False)
-        if circuit is not None and circuit.settles(ticket):
-            _take_of_key(circuit, began_ns, now_ns, sample, probe=ticket.probe)
+        if self.is_quiet and (sample is None or sample.ok):
+            return
+        circuit = self._circuit(key, sample)
+        if self._all.settles(ticket.probe_until_ns, began_ns):
+            self._take(began_ns, now_ns, sample, key, ticket.probe_until_ns)
+        if circuit is not None and circuit.settles(ticket.of_key_until_ns, began_ns):
+            _take_of_key(circuit, began_ns, now_ns, sample, ticket.of_key_until_ns)
         self._tidy()
 
     def settle_other(self, began_ns: int, now_ns: int, sample: Sample, key: str | None = None) -> None:
         """Take the result of an attempt that another process of this gateway let through."""
-        if self.is_quiet and not sample.trips_breaker:
+        if not (_is_failure(sample) or (sample.ok and not self.is_quiet)):
             return
-        if not (sample.ok or sample.trips_breaker):
-            return
-        if self._all.is_closed or sample.ok:  # an answer there leaves nothing to probe here
-            self._take(began_ns, now_ns, sample, key, probe=not self._all.is_closed)
         circuit = self._circuit(key, sample)
-        if circuit is not None and (circuit.is_closed or sample.ok):
-            _take_of_key(circuit, began_ns, now_ns, sample, probe=not circuit.is_closed)
+        if began_ns >= self._all.changed_ns:
+            if self._all.is_closed:
+                self._take(began_ns, now_ns, sample, key, None)
+            elif sample.ok:  # an answer there leaves nothing to probe here
+                self._close(now_ns)
+        if circuit is not None and began_ns >= circuit.changed_ns:
+            if circuit.is_closed:
+                _take_of_key(circuit, began_ns, now_ns, sample, None)
+            elif sample.ok:
+                circuit.close(now_ns)
         self._tidy()
 
-    def _take(self, began_ns: int, now_ns: int, sample: Sample | None, key: str | None, *, probe: bool) -> None:
+    def _close(self, now_ns: int) -> None:
+        self._all.close(now_ns)
+        self._keys.clear()  # what they met was the target's own trouble
+
+    def _take(
+        self, began_ns: int, now_ns: int, sample: Sample | None, key: str | None, probe_until_ns: int | None
+    ) -> None:
         """Take a result that counts for all keys."""
         circuit = self._all
-        if sample is None:
-            if probe:
-                circuit.leave_place(now_ns)
-        elif not sample.ok and not sample.trips_breaker and not probe:
-            return
+        if sample is None or not (sample.ok or sample.trips_breaker):
+            circuit.leave_place(probe_until_ns, now_ns)
         elif sample.ok:
-            circuit.remember(None)
-            if probe:
-                circuit.close()
-                self._keys.clear()  # what they met was the target's own trouble
-        elif probe:
+            if probe_until_ns is None:
+                circuit.remember(None)
+            else:
+                self._close(now_ns)
+        elif probe_until_ns is not None:
             witness = _witness(sample, key)
             if witness is not None and witness == self._last_witness:
-                circuit.leave_place(now_ns)  # one caller, or one request, alone does not keep it closed
+                # One caller, or one request, alone does not keep it closed.
+                circuit.leave_place(probe_until_ns, now_ns)
             else:
-                circuit.open(began_ns, now_ns, sample)
+                circuit.open(began_ns, now_ns, sample, probe_until_ns)
             self._last_witness = witness
         else:
             failure = _Failure(_witness(sample, key), sample.error_kind == _CREDENTIALS)
@@ -279,7 +309,7 @@ class Breaker:
                 or _proves(row, FAILURES_IN_A_ROW, witnesses)
                 or _proves(history, FAILURES_IN_HISTORY, witnesses)
             ):
-                circuit.open(began_ns, now_ns, sample)
+                circuit.open(began_ns, now_ns, sample, None)
                 self._last_witness = failure.witness
 
     def _circuit(self, key: str | None, sample: Sample | None) -> _Circuit | None:
@@ -290,39 +320,42 @@ class Breaker:
         if circuit is None and sample is not None and sample.body_digest is not None:
             if len(self._keys) >= MAX_KEYS:
                 del self._keys[next(iter(self._keys))]
-            circuit = self._keys[key] = _Circuit()
+            circuit = self._keys[key] = _Circuit(self._all.changed_ns)
         return circuit
 
     def _tidy(self) -> None:
         for key, circuit in list(self._keys.items()):
             if circuit.is_closed and not circuit.history:
                 del self._keys[key]
-        self._closed = Pass(self._all.generation, probe=False)
         self.is_quiet = self._all.is_closed and not self._all.history and not self._keys
 
 
-def _take_of_key(circuit: _Circuit, began_ns: int, now_ns: int, sample: Sample | None, *, probe: bool) -> None:
+def _take_of_key(
+    circuit: _Circuit, began_ns: int, now_ns: int, sample: Sample | None, probe_until_ns: int | None
+) -> None:
     """Take a result that counts for one key; what no request brings about counts for all alone."""
     if sample is None or not (sample.ok or sample.body_digest is not None):
-        if probe:
-            circuit.leave_place(now_ns)
+        circuit.leave_place(probe_until_ns, now_ns)
     elif sample.ok:
-        circuit.remember(None)
-        if probe:
-            circuit.close()
+        if probe_until_ns is None:
+            circuit.remember(None)
+        else:
+            circuit.close(now_ns)
     else:
         circuit.remember(_Failure(sample.body_digest, is_credentials=False))
         failures = len(circuit.history) - circuit.history.count(None)
-        if probe or sample.retry_after_s or len(circuit.row()) >= FAILURES_IN_A_ROW or failures >= FAILURES_IN_HISTORY:
-            circuit.open(began_ns, now_ns, sample)
+        if (
+            probe_until_ns is not None
+            or sample.retry_after_s
+            or len(circuit.row()) >= FAILURES_IN_A_ROW
+            or failures >= FAILURES_IN_HISTORY
+        ):
+            circuit.open(began_ns, now_ns, sample, probe_until_ns)
 
 
-def _is_cut_short(sample: Sample) -> bool:
-    """Whether a caller with other targets waited only as long as a ceiling allows: slow is not the same as broken.
-
-    So it opens nothing, but as a probe it does not close anything either.
-    """
-    return sample.error_kind == ErrorKind.UPSTREAM_TIMEOUT.value and not sample.trips_breaker
+def _is_failure(sample: Sample) -> bool:
+    """Whether it counts against the target, for all or for its own key."""
+    return sample.trips_breaker or sample.body_digest is not None
 
 
 def _witness(sample: Sample, key: str | None) -> str | None:

@@ -32,7 +32,7 @@ from msgspec.structs import replace
 from gateway.clock import Clock
 from gateway.errors import ErrorKind
 from gateway.fleet import nano_usd_per_mtok
-from gateway.targets.breaker import LONGEST_PAUSE_S, Breaker, State
+from gateway.targets.breaker import LONGEST_PAUSE_S, ORDINARY, Breaker, State
 from gateway.targets.replicas import FULL_RETRY_AFTER_S, Replicas, Visit
 from gateway.targets.stats import Lengths, Window
 from gateway.types import Call, Sample, Target, TargetView
@@ -117,7 +117,7 @@ class Lease:
             return self.abandon()
         now_ns = self._pool.now_ns()
         if self._visit is not None and self._visit.end(sample.error_kind):
-            # One of several replicas: no verdict on the target.
+            # One of several replicas: no verdict on the target, but still one on the key whose request ended it.
             self.elsewhere = True
             sample = replace(sample, trips_breaker=False)
         lesson = Lesson(
@@ -129,8 +129,9 @@ class Lease:
             key=self._key,
             reach=None if sample.ok else reach_of(self._target),
         )
+        share_s = self._leave(now_ns, sample)
         self._pool.learn(lesson, self._state)
-        return self._leave(now_ns, sample)
+        return share_s
 
     def abandon(self) -> float:
         """Leave without having learnt anything; return this attempt's share in replica-seconds."""
@@ -142,6 +143,13 @@ class Lease:
         """Note the first token."""
         if self._visit is not None:
             self._visit.begun()
+        if self._pass is not ORDINARY:
+            self._breaker.begun(self._pass, self._pool.now_ns(), self._key)
+
+    @property
+    def is_half_open(self) -> bool:
+        """Whether a half-open breaker let it through, to find out how the target is."""
+        return self._pass != ORDINARY
 
     def _leave(self, now_ns: int, verdict: Sample | None) -> float:
         state = self._state

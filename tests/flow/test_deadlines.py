@@ -232,3 +232,55 @@ def test_retry_after_to_callers_is_at_most_five_minutes(named: str, tmp_path: Pa
         return [int(answered.headers["retry-after"]) for answered, _ in ends]
 
     assert play(one_model(FIRST), tmp_path, scenario, ScriptedUpstream().then(answer)) == [300, 300]
+
+
+def test_healthy_streams_longer_than_an_attempt_may_take_are_no_silence(tmp_path: Path) -> None:
+    """They end at the provider's ``total_s``, which says nothing against a target that has written all the while."""
+    config = one_model(FIRST, timeouts=DEFAULTS)
+    config["providers"]["upstream"]["timeouts"] = {"total_s": 10}
+    writing = ScriptedUpstream(ScriptedModel(tokens=100, tpot_s=1))
+
+    async def scenario(running: VirtualGateway) -> tuple[list[bool], str]:
+        answers = [await running.chat(model="scripted", seed=number) for number in range(4)]
+        return [b"w4" in each.body for each in answers], running.gateway.pool.breaker_states()["scripted"]
+
+    assert play(config, tmp_path, scenario, writing) == ([True] * 4, "closed")
+
+
+@pytest.mark.parametrize(
+    ("stream", "bodies", "state"),
+    [
+        (True, 1, "open"),  # silence, whoever meets it
+        (False, 1, "closed"),  # it may be the request that takes so long
+        (False, 3, "open"),
+    ],
+)
+def test_answer_past_its_predicted_time_counts_by_its_request(
+    stream: bool, bodies: int, state: str, tmp_path: Path
+) -> None:
+    """An answer without a stream shows nothing until its end: a long one is not told from silence."""
+    config = two_models(FIRST, SECOND, timeouts=DEFAULTS)
+
+    async def scenario(running: VirtualGateway) -> str:
+        async with asyncio.TaskGroup() as group:
+            for number in range(3):
+                group.create_task(running.chat(stream=stream, max_tokens=100, seed=number % bodies))
+        states: Any = running.gateway.pool.breaker_states()
+        return "closed" if states["cheap"] == "closed" else "open"
+
+    assert play(config, tmp_path, scenario, ScriptedUpstream().then(*[SILENT] * 3), ScriptedUpstream()) == state
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_silence_opens_the_breaker_where_an_attempt_has_less_than_the_first_token(stream: bool, tmp_path: Path) -> None:
+    """The provider's ``total_s`` is smaller than ``first_token_s``, and the route has a ceiling."""
+    config = two_models(FIRST, SECOND, timeouts=DEFAULTS, limits={"ttft_ms": {"p95": 5000}})
+    config["providers"]["one"]["timeouts"] = {"total_s": 6}
+
+    async def scenario(running: VirtualGateway) -> str:
+        async with asyncio.TaskGroup() as group:
+            for number in range(3):
+                group.create_task(running.chat(model="cheap", stream=stream, seed=number))
+        return "closed" if running.gateway.pool.breaker_states()["cheap"] == "closed" else "open"
+
+    assert play(config, tmp_path, scenario, ScriptedUpstream().then(*[SILENT] * 4), ScriptedUpstream()) == "open"

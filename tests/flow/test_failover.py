@@ -27,8 +27,11 @@ FAULTS = {
 }
 
 
-async def _chat(client: aiohttp.ClientSession, running: RunningGateway, *, stream: bool) -> tuple[int, bytes, str]:
-    async with client.post(f"{running.base_url}/chat/completions", json={**CHAT, "stream": stream}) as answer:
+async def _chat(
+    client: aiohttp.ClientSession, running: RunningGateway, *, stream: bool, **members: object
+) -> tuple[int, bytes, str]:
+    body = {**CHAT, "stream": stream, **members}
+    async with client.post(f"{running.base_url}/chat/completions", json=body) as answer:
         return answer.status, await answer.read(), answer.headers.get("x-tollway-target", "")
 
 
@@ -131,7 +134,7 @@ async def test_killing_one_of_two_targets_loses_no_request_that_had_not_begun(tm
 async def test_target_that_never_answers_is_left_even_without_a_stream(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each call goes on to the next target within its time; after a few the breaker keeps the others away."""
+    """Each call goes on to the next target within its time; after three bodies the breaker keeps the others away."""
     monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 30.0)  # the last comes within it on any machine
     async with ScriptedUpstream() as bad, ScriptedUpstream() as good:
         bad.then(*[Answer(raw=b"", stall_after=0)] * 9)
@@ -139,6 +142,6 @@ async def test_target_that_never_answers_is_left_even_without_a_stream(
             bad.url, good.url, timeouts={"first_token_s": 0.5, "idle_s": 1.0, "connect_s": 1.0, "total_s": 3.0}
         )
         async with running_gateway(setup, tmp_path) as running, aiohttp.ClientSession() as client:
-            answers = [await _chat(client, running, stream=False) for _ in range(5)]
+            answers = [await _chat(client, running, stream=False, seed=number) for number in range(5)]
     assert [(status, target) for status, _, target in answers] == [(200, "dear")] * 5
     assert len(bad.seen) == 3

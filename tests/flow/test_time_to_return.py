@@ -148,3 +148,66 @@ def test_target_is_back_ten_seconds_after_its_recovery(
         assert served_by[0] == "t0"
     else:
         assert served_by == ["t0"] * len(after)
+
+
+LONG_ANSWER_S = 60.0
+
+
+def recovered(
+    config: dict[str, Any], upstreams: dict[str, ScriptedUpstream], path: Path, act: Callable[[Any], Any]
+) -> Any:
+    """Open the breaker of the model ``t0`` by three 503s, wait for its pause to end, and act."""
+
+    async def scenario() -> Any:
+        upstreams["http://t0.test"].then(*[error_answer(503)] * 3)
+        async with virtual_gateway(config, path, upstreams, {"A": "a", "B": "b"}) as running:
+            for _ in range(3):
+                await running.chat(model="t0", key="b" if "keys" in config else None)
+            assert running.gateway.pool.breaker_states()["t0"] == "open"
+            await asyncio.sleep(BACK_WITHIN_S)
+            return await act(running)
+
+    return run_virtual(scenario())
+
+
+@pytest.mark.parametrize("probed_by", ["a", "b"])
+def test_target_is_back_with_the_first_token_of_its_probe(probed_by: str, tmp_path: Path) -> None:
+    """It streams for a minute: meanwhile the others are served, whosever request the probe was."""
+    setup = config(1, {}) | {"keys": [{"name": name, "secret": f"env:{name.upper()}"} for name in ("a", "b")]}
+    healthy = ScriptedUpstream(ScriptedModel(tokens=60, ttft_s=0.3, tpot_s=LONG_ANSWER_S / 60))
+
+    async def act(running: Any) -> list[Answered]:
+        async with asyncio.TaskGroup() as group:
+            calls = [group.create_task(running.chat(key=probed_by))]
+            for _ in range(12):
+                await asyncio.sleep(1)
+                calls.append(group.create_task(running.chat(key="b")))
+        return [call.result() for call in calls]
+
+    answers = recovered(setup, {"http://t0.test": healthy}, tmp_path, act)
+    assert [each.status for each in answers] == [200] * 13
+    assert [each.ttft_s for each in answers] == pytest.approx([0.3] * 13)
+
+
+def test_ceiling_of_one_route_does_not_keep_a_target_from_the_others(tmp_path: Path) -> None:
+    """Half a second to its first token is more than the fast route allows, and does not keep its breaker open."""
+    setup = config(2, {})
+    ceiling = {"limits": {"ttft_ms": {"p50": 300}}}
+    setup["routes"] = {"fast": {"models": ["t0", "t1"], **ceiling}, "auto": {"models": ["t0"]}}
+    cheap = ScriptedUpstream(ScriptedModel(tokens=5, ttft_s=0.5, tpot_s=0.01))
+    dear = ScriptedUpstream(ScriptedModel(tokens=5, ttft_s=0.1, tpot_s=0.01))
+
+    async def act(running: Any) -> tuple[list[Answered], list[Answered]]:
+        async with asyncio.TaskGroup() as group:
+            fast, auto = [], []
+            for number in range(300):
+                fast.append(group.create_task(running.chat(model="fast")))
+                await asyncio.sleep(0.1)
+                if number % 10 == 9:
+                    auto.append(group.create_task(running.chat(model="auto")))
+        return [call.result() for call in fast], [call.result() for call in auto]
+
+    fast, auto = recovered(setup, {"http://t0.test": cheap, "http://t1.test": dear}, tmp_path, act)
+    assert {each.status for each in fast} == {200}
+    assert [each.status for each in auto] == [200] * 30
+    assert sum(each.ttft_s > 0.3 for each in fast) < 0.1 * len(fast), "the fast route stays fast"

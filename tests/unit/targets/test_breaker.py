@@ -294,3 +294,134 @@ def test_state_per_key_is_bounded() -> None:
             attempt(breaker, 0, OK, key="good")
     closed = [number for number in range(500) if breaker.refusal(0, f"key-{number}")]
     assert closed == list(range(500 - MAX_KEYS, 500))
+
+
+@pytest.mark.parametrize("key", [None, "a"])
+def test_first_content_of_a_probe_closes_it(key: str | None) -> None:
+    """However long the rest takes; what becomes of that is a result of the time before, and takes no other's place."""
+    for late in (FAILED, CRASH, OK, None):
+        breaker = opened()
+        probe = breaker.admit(S, key)
+        assert breaker.refusal(S + 1, "b") is not None
+        breaker.begun(probe, S + S // 2, key)
+        assert breaker.state(S + S // 2) == "closed"
+        for _ in range(3):
+            breaker.settle(probe, S, 60 * S, late, key)
+        assert breaker.state(60 * S) == "closed"
+        assert breaker.refusal(60 * S, key) is None
+
+
+def test_first_content_of_a_keys_probe_closes_it_to_the_key() -> None:
+    breaker = Breaker()
+    for _ in range(3):
+        attempt(breaker, 0, CRASH, key="a")
+    probe = breaker.admit(S, "a")
+    assert breaker.refusal(S + 1, "a") is not None
+    breaker.begun(probe, S + 1, "a")
+    assert breaker.refusal(S + 1, "a") is None
+    breaker.settle(probe, S, 60 * S, CRASH, "a")
+    assert breaker.refusal(60 * S, "a") is None
+
+
+def test_first_content_of_others_closes_nothing() -> None:
+    """Of attempts that began before it opened, of one that was let through although open, of an earlier probe."""
+    breaker = Breaker()
+    before = breaker.admit(0)
+    for _ in range(3):
+        attempt(breaker, 0, FAILED)
+    for ticket in (before, breaker.admit(S // 2)):
+        breaker.begun(ticket, S // 2)
+        assert breaker.state(S // 2) == "open"
+    probe = breaker.admit(S)
+    breaker.begun(probe, S)
+    for _ in range(3):
+        attempt(breaker, 2 * S, FAILED)
+    breaker.begun(probe, 2 * S)
+    assert breaker.state(2 * S) == "open"
+
+
+@pytest.mark.parametrize("named", [result(retry_after_s=100), CREDENTIALS])
+@pytest.mark.parametrize("late", [FAILED, result(kind=ErrorKind.UPSTREAM_CONNECT), None, CALLERS_FAULT])
+def test_earlier_probe_does_not_shorten_what_a_later_one_was_told(named: Sample, late: Sample | None) -> None:
+    breaker = opened()
+    silent = breaker.admit(S)
+    attempt(breaker, 9 * S, named)
+    told_s = breaker.retry_after_s(9 * S)
+    assert told_s >= 60
+    breaker.settle(silent, S, 10 * S, late)
+    assert breaker.retry_after_s(9 * S) == pytest.approx(told_s)
+
+
+def test_earlier_probe_without_a_verdict_leaves_the_place_to_the_later_one() -> None:
+    breaker = opened()
+    silent = breaker.admit(S)
+    breaker.admit(9 * S)
+    breaker.settle(silent, S, 10 * S, None)
+    assert breaker.refusal(10 * S) is not None
+
+
+def test_probe_of_a_key_that_was_forgotten_meanwhile_counts_for_no_later_opening() -> None:
+    """The key's circuit went with the outage, and a new one has a probe of its own."""
+    breaker = Breaker()
+    for _ in range(3):
+        attempt(breaker, 0, CRASH, key="a")
+    forgotten = breaker.admit(S, "a")
+    for _ in range(3):
+        attempt(breaker, S, FAILED, key="b")
+    attempt(breaker, 3 * S, OK, key="b")
+    assert breaker.is_quiet
+    for _ in range(3):
+        attempt(breaker, 4 * S, CRASH, key="a")
+    breaker.admit(6 * S, "a")
+    breaker.settle(forgotten, S, 6 * S, OK, "a")
+    assert "probe is under way" in (breaker.refusal(6 * S, "a") or "")
+
+
+NAMED = result(retry_after_s=100)
+
+
+@pytest.mark.parametrize("opening", [[NAMED], [CREDENTIALS] * 2, [FAILED] * 3])
+@pytest.mark.parametrize("began_s", [4, 6])
+def test_answer_in_another_process_closes_it_only_if_it_began_since(opening: Sequence[Sample], began_s: int) -> None:
+    """What was under way when the upstream named its time, or refused the credential, says nothing of that."""
+    breaker = Breaker()
+    for sample in opening:
+        attempt(breaker, 5 * S, sample)
+    breaker.settle_other(began_s * S, 7 * S, OK)
+    assert (breaker.state(5 * S + 1) == "open") == (began_s < 5)
+
+
+def test_answer_in_another_process_does_not_wipe_what_a_probe_was_told_since() -> None:
+    breaker = opened()
+    attempt(breaker, 5 * S, NAMED)
+    breaker.settle_other(3 * S, 7 * S, OK)
+    assert breaker.retry_after_s(7 * S) == pytest.approx(98)
+
+
+def test_failures_in_another_process_that_are_told_late_do_not_open_it_again() -> None:
+    """Neither to all nor to their key: they are of the outage that is over."""
+    breaker = opened()
+    attempt(breaker, 5 * S, OK)
+    for sample in [FAILED, CRASH, CREDENTIALS, NAMED] * 3:
+        breaker.settle_other(4 * S, 9 * S, sample, "a")
+    assert breaker.state(9 * S) == "closed"
+    assert breaker.refusal(9 * S, "a") is None
+    for _ in range(3):
+        breaker.settle_other(9 * S, 9 * S, FAILED, "a")
+    assert breaker.state(9 * S) == "open"
+
+
+DEATH_OF_A_REPLICA = result(trips=False, kind=ErrorKind.UPSTREAM_CUT, body="killer")
+
+
+@pytest.mark.parametrize("in_other_process", [False, True])
+def test_request_that_ends_replicas_closes_it_to_its_own_key(*, in_other_process: bool) -> None:
+    """Others could serve, so it is no verdict on the target, whoever meets it."""
+    breaker = Breaker()
+    for key in ("a", "b", "a", "a", "b"):
+        if in_other_process:
+            breaker.settle_other(0, 0, DEATH_OF_A_REPLICA, key)
+        else:
+            attempt(breaker, 0, DEATH_OF_A_REPLICA, key=key)
+    assert [breaker.refusal(0, key) is None for key in ("a", "b", "c", None)] == [False, True, True, True]
+    assert breaker.state(0) == "closed"
