@@ -51,8 +51,8 @@ class Lease(Protocol):
     """Attempts at the target when this one began, itself included."""
     url: str | None
     """Of the replica that was chosen; None: the target has one address."""
-    elsewhere: bool
-    """Known at the end: it failed for a reason of its replica's own, and another replica could serve."""
+    elsewhere: int
+    """Known at the end: of how many replicas it was one that failed by itself, if another could serve."""
 
     @property
     def is_half_open(self) -> bool:
@@ -183,8 +183,8 @@ class Attempt:
         return self._arrivals_ns[0] if self._arrivals_ns else None
 
     @property
-    def elsewhere(self) -> bool:
-        """Whether it failed for a reason of its replica's own, and another replica could serve."""
+    def elsewhere(self) -> int:
+        """Of how many replicas it was one that failed by itself, if another could serve; else 0."""
         return self._lease.elsewhere
 
     @property
@@ -214,25 +214,29 @@ class Attempt:
         if self._entry is not None:
             return self._entry
         instruments = self._instruments
-        usage = self._usage(outcome)
-        duration_ms = (instruments.clock.monotonic_ns() - self._started_ns) / _NS_PER_MS
-        first_ns = self.first_content_ns if self.streamed else None
-        ttft_ms = (first_ns - self._started_ns) / _NS_PER_MS if first_ns is not None else None
-        shown = self._shown_tokens(usage)
-        tpot_ms = self._tpot_ms(shown)
-        sample = Sample(
-            ok=outcome == "ok",
-            trips_breaker=False,
-            input_tokens=usage.input_tokens + usage.cached_input_tokens + usage.cache_write_tokens,
-            output_tokens=shown,
-            hidden_tokens=usage.output_tokens + usage.reasoning_tokens - shown,
-            # Where an answer has no tokens, what the policy may expect is the time to all of it.
-            ttft_ms=duration_ms if self._call.output_cap == 0 and outcome == "ok" else ttft_ms,
-            tpot_ms=tpot_ms,
-            in_flight_at_start=self._lease.in_flight_at_start,
-            max_output_tokens=self._call.output_cap,
-        )
-        share_s = self._lease.end(sample) if error is None else self._end_with(error, sample, duration_ms)
+        try:
+            usage = self._usage(outcome)
+            duration_ms = (instruments.clock.monotonic_ns() - self._started_ns) / _NS_PER_MS
+            first_ns = self.first_content_ns if self.streamed else None
+            ttft_ms = (first_ns - self._started_ns) / _NS_PER_MS if first_ns is not None else None
+            shown = self._shown_tokens(usage)
+            tpot_ms = self._tpot_ms(shown)
+            sample = Sample(
+                ok=outcome == "ok",
+                trips_breaker=False,
+                input_tokens=usage.input_tokens + usage.cached_input_tokens + usage.cache_write_tokens,
+                output_tokens=shown,
+                hidden_tokens=usage.output_tokens + usage.reasoning_tokens - shown,
+                # Where an answer has no tokens, what the policy may expect is the time to all of it.
+                ttft_ms=duration_ms if self._call.output_cap == 0 and outcome == "ok" else ttft_ms,
+                tpot_ms=tpot_ms,
+                in_flight_at_start=self._lease.in_flight_at_start,
+                max_output_tokens=self._call.output_cap,
+            )
+            share_s = self._lease.end(sample) if error is None else self._end_with(error, sample, duration_ms)
+        except Exception:
+            self._lease.abandon()  # its place is not to be kept by a fault of ours
+            raise
         if self._pays_by_the_hour:
             cost = hardware_cost_nano_usd(self.target.rates, share_s)
         else:

@@ -117,7 +117,7 @@ class InOrder:
             to_try.appendleft(without_stream(candidate))
         elif error.kind is ErrorKind.STALE_CONNECTION:
             to_try.appendleft(candidate)  # on a fresh connection, and so no second time
-        elif attempt is not None and attempt.elsewhere and _broken(candidate.target, failures) < MAX_REPLICAS:
+        elif attempt is not None and _may_go_on(candidate.target, failures, attempt.elsewhere):
             to_try.appendleft(candidate)  # this replica is out until it is heard again
         elif not to_try and retried_for is not None:
             may_be_asked = [each for each in failures if _broken(each.candidate.target, failures) < MAX_REPLICAS]
@@ -136,12 +136,17 @@ class InOrder:
         return f"{'fallback' if retry is None else 'retry'}: {', '.join(shown)}" if shown else plan.reason
 
     def _is_repeatable(self, attempt: Attempt | None, began_ns: int, target: Target) -> bool:
-        """Whether an attempt ended soon and nothing of an answer had come: a plain one comes when all is done."""
-        if attempt is None or attempt.first_content_ns is not None:
+        """Whether an attempt ended soon and no answer had begun: what has a head is worked on, and may be billed."""
+        if attempt is None:
             return False
-        answering = attempt.upstream_status == 200 and not attempt.streamed
         took_s = (self._clock.monotonic_ns() - began_ns) / 1e9
-        return not answering and took_s < target.timeouts.first_token_s
+        return attempt.upstream_status != 200 and took_s < target.timeouts.first_token_s
+
+
+def _may_go_on(target: Target, failures: list[Failure], replicas: int) -> bool:
+    """Whether another one of so many replicas is asked: no more of them than there are, in vain or reached."""
+    tried = sum(each.candidate.target.id == target.id for each in failures)
+    return _broken(target, failures) < MAX_REPLICAS and tried < max(MAX_REPLICAS, replicas) and replicas > 0
 
 
 def _broken(target: Target, failures: list[Failure]) -> int:

@@ -93,8 +93,8 @@ class Lease:
         self._visit = visit
         self.url = None if visit is None else visit.url
         """Of the replica that was chosen; None: the target has one address."""
-        self.elsewhere = False
-        """Known at the end: it failed for a reason of its replica's own, and another replica could serve."""
+        self.elsewhere = 0
+        """Known at the end: of how many replicas it was one that failed by itself, if another could serve."""
         self._key = key
         self._began_at_ns = began_at_ns
         state.advance(began_at_ns)
@@ -116,9 +116,9 @@ class Lease:
         if not sample.ok and not self._pool.is_current(self._target):
             return self.abandon()
         now_ns = self._pool.now_ns()
-        if self._visit is not None and self._visit.end(sample.error_kind):
+        if self._visit is not None and (replicas := self._visit.end(sample.error_kind)):
             # One of several replicas: no verdict on the target, but still one on the key whose request ended it.
-            self.elsewhere = True
+            self.elsewhere = replicas
             sample = replace(sample, trips_breaker=False)
         lesson = Lesson(
             target_id=self._target.id,

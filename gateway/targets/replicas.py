@@ -93,8 +93,8 @@ class Visit:
             self._is_reading = False
             self._replica.uncached_tokens -= self._uncached_tokens
 
-    def end(self, error_kind: str | None) -> bool:
-        """Leave; return whether it failed for a reason of this replica's own, and another one could serve."""
+    def end(self, error_kind: str | None) -> int:
+        """Leave; return how many replicas there are if it failed for a reason of its own and another could serve."""
         self.begun()
         replica = self._replica
         replica.in_flight -= 1
@@ -104,8 +104,9 @@ class Visit:
         elif error_kind == ErrorKind.UPSTREAM_OVERLOADED.value:
             replica.full = True
         else:
-            return False
-        return any(each.has_room for each in self._fleet.usable())
+            return 0
+        fleet = self._fleet
+        return len(fleet.replicas) if any(each.has_room for each in fleet.usable()) else 0
 
 
 class Fleet:

@@ -176,6 +176,11 @@ def begun_then_cut(seen: Seen) -> Answer:
     return replace(ScriptedModel().answer(seen), cut_after=3)
 
 
+def role_then_cut(seen: Seen) -> Answer:
+    """Break a stream off before its content, and an answer in one piece before its body's end."""
+    return replace(ScriptedModel().answer(seen), cut_after=1)
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(
     ("fault", "status"),
@@ -186,6 +191,8 @@ def begun_then_cut(seen: Seen) -> Answer:
         (error_answer(429), 503),
         (error_answer(429, retry_after_s=60), 503),
         (begun_then_cut, None),
+        (role_then_cut, 503),
+        (Answer(cut_after=0, chunks=(b"x",)), 503),
         (replace(error_answer(500), first_byte_delay_s=25.0), None),
     ],
 )

@@ -99,6 +99,25 @@ def test_a_lease_ends_once() -> None:
     assert view(pool).ttft_ms.p99 == pytest.approx(100.0)  # type: ignore[union-attr]
 
 
+def test_lease_leaves_its_place_when_learning_fails() -> None:
+    """A fault of ours, in a lesson or in telling the other processes of it, keeps no place and no probe."""
+
+    def tell(_: Lesson) -> None:
+        raise ArithmeticError
+
+    clock = HandClock()
+    pool = Pool(clock, tell=tell)
+    for _ in range(3):
+        with pytest.raises(ArithmeticError):
+            pool.begin(TARGET, build_call()).end(sample(ok=False))
+    assert view(pool).in_flight == 0
+    assert pool.breaker_states() == {"own": "open"}
+    clock.pass_s(1)
+    with pytest.raises(ArithmeticError):
+        pool.begin(TARGET, build_call()).end(sample())
+    assert pool.breaker_states() == {"own": "closed"}
+
+
 def test_a_target_never_measured_has_no_prediction_and_is_worth_a_try_once() -> None:
     """Cold: None everywhere, due until somebody tries, and not due for others meanwhile."""
     pool = Pool(HandClock())

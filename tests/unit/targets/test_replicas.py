@@ -11,7 +11,7 @@ from gateway.routing.predictors.cost import RatesTimesTokens
 from gateway.targets.pool import Pool
 from gateway.targets.replicas import MAX_WAITING, WANTED_FOR_NS, Fleet, Replica, Replicas
 from gateway.types import Quantiles, Rates
-from tests.ground.builders import build_call, build_route, build_target
+from tests.ground.builders import build_call, build_principal, build_route, build_target
 from tests.unit.targets.test_pool import HandClock, sample
 
 CLUSTER = "http://cluster.test"
@@ -127,6 +127,24 @@ def test_a_failure_of_one_of_several_says_nothing_of_the_target() -> None:
         lease.end(sample(None, ok=False, error_kind=ErrorKind.UPSTREAM_CONNECT.value))
         assert not lease.elsewhere
     assert pool.refusal(TARGET, build_call()) is not None
+
+
+def test_request_that_ends_replicas_is_closed_to_its_own_key() -> None:
+    """Though others have room: three in a row are not let through to a fourth, and another key's are."""
+    clock = HandClock()
+    replicas, fleet, all_five = book(*"abcde", clock=clock)
+    pool = Pool(clock, replicas=replicas)
+    pool.follow(["own"], lambda _: TARGET, several_keys=True)
+    killer = build_call(route=CALL.route, principal=build_principal("killer"))
+    for _ in range(3):
+        assert pool.refusal(TARGET, killer) is None
+        lease = pool.begin(TARGET, killer)
+        lease.end(sample(None, ok=False, error_kind=ErrorKind.UPSTREAM_CUT.value, body_digest="x"))
+        assert lease.elsewhere == len(all_five)
+        for replica in all_five:
+            fleet.heard(replica, load())
+    assert pool.refusal(TARGET, killer) is not None
+    assert pool.refusal(TARGET, build_call(principal=build_principal("other"))) is None
 
 
 def test_what_one_call_meets_is_the_load_of_one_replica() -> None:
