@@ -285,7 +285,7 @@ class Pool:
         fleet = self.replicas.fleet(target) if target.cluster_url is not None else None
         visit = None if fleet is None else fleet.visit(call, target)
         lease = Lease(self, target, state, now_ns, visit=visit, key=self._key(call))
-        if stale and state.probe is None:
+        if stale and state.probe is None and not lease.is_half_open:  # of those the breaker keeps count
             state.probe = lease
         return lease
 
