@@ -189,7 +189,7 @@ class Attempt:
 
     @property
     def is_half_open(self) -> bool:
-        """Whether a half-open breaker let it through, to find out how the target is."""
+        """Whether a half-open breaker let it through: it finds out for all routes, so no ceiling of one bounds it."""
         return self._lease.is_half_open
 
     def observe(self, progress: Progress) -> None:

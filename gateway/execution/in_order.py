@@ -70,7 +70,6 @@ class InOrder:
                 self._retries.asked[target.provider] += 1
                 with meter.attempt(call, candidate) as attempt:
                     attempt.streamed = streams_upstream(call, target)
-                    # What a half-open breaker finds out is for all routes, and not bounded by the ceiling of one.
                     bounded = candidate is probe and not attempt.is_half_open
                     with Patience(call, candidate, self._clock, others=to_try, probe=bounded) as patience:
                         try:

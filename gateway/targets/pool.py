@@ -117,9 +117,8 @@ class Lease:
             return self.abandon()
         now_ns = self._pool.now_ns()
         if self._visit is not None and (replicas := self._visit.end(sample.error_kind)):
-            # One of several replicas: no verdict on the target, but still one on the key whose request ended it.
             self.elsewhere = replicas
-            sample = replace(sample, trips_breaker=False)
+            sample = replace(sample, trips_breaker=False)  # no verdict on the target, but on the key, see the breaker
         lesson = Lesson(
             target_id=self._target.id,
             sample=sample,
