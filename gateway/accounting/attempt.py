@@ -245,8 +245,7 @@ class Attempt:
             outcome, usage, cost, duration_ms=duration_ms, ttft_ms=ttft_ms, tpot_ms=tpot_ms, error=error
         )
         instruments.ledger.settle(entry)
-        gaps_ms = [(after - before) / _NS_PER_MS for before, after in pairwise(self._arrivals_ns)]
-        instruments.observer.attempt_ended(entry, gaps_ms)
+        instruments.observer.attempt_ended(entry, [(b - a) / _NS_PER_MS for a, b in pairwise(self._arrivals_ns)])
         return entry
 
     def _outcome_of(self, error: GatewayError) -> Outcome:

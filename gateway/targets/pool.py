@@ -107,14 +107,11 @@ class Lease:
         self._share_s: float | None = None
 
     def end(self, sample: Sample) -> float:
-        """Leave, learn from the sample, and return this attempt's share in replica-seconds.
-
-        A failure at an address or with a credential that has changed since says nothing of the target as it is now.
-        """
+        """Leave, learn from the sample, and return this attempt's share in replica-seconds."""
         if self._share_s is not None:
             return self._share_s
         if not sample.ok and not self._pool.is_current(self._target):
-            return self.abandon()
+            return self.abandon()  # its address or credential has changed since
         now_ns = self._pool.now_ns()
         if self._visit is not None and (replicas := self._visit.end(sample.error_kind)):
             self.elsewhere = replicas
