@@ -116,7 +116,7 @@ class InOrder:
             to_try.appendleft(without_stream(candidate))
         elif error.kind is ErrorKind.STALE_CONNECTION:
             to_try.appendleft(candidate)  # on a fresh connection, and so no second time
-        elif attempt is not None and _may_go_on(candidate.target, failures, attempt.elsewhere):
+        elif attempt is not None and may_go_on(candidate.target, failures, attempt.elsewhere):
             to_try.appendleft(candidate)  # this replica is out until it is heard again
         elif not to_try and retried_for is not None:
             may_be_asked = [each for each in failures if _broken(each.candidate.target, failures) < MAX_REPLICAS]
@@ -142,7 +142,7 @@ class InOrder:
         return attempt.upstream_status != 200 and took_s < target.timeouts.first_token_s
 
 
-def _may_go_on(target: Target, failures: list[Failure], replicas: int) -> bool:
+def may_go_on(target: Target, failures: list[Failure], replicas: int) -> bool:
     """Whether another one of so many replicas is asked: no more of them than there are, in vain or reached."""
     tried = sum(each.candidate.target.id == target.id for each in failures)
     return _broken(target, failures) < MAX_REPLICAS and tried < max(MAX_REPLICAS, replicas) and replicas > 0

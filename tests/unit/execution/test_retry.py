@@ -5,6 +5,7 @@ from random import Random
 import pytest
 
 from gateway.errors import ErrorKind, UpstreamError
+from gateway.execution.in_order import may_go_on
 from gateway.execution.retry import JITTER_S, LARGEST_BALANCE, Failure, Retries
 from gateway.types import Candidate, Prediction, Quantiles
 from tests.ground.builders import build_target
@@ -120,3 +121,23 @@ def test_budget_is_a_fifth_of_the_requests_and_one_a_second_of_each_provider() -
     clock.now_ns += 5_000_000_000
     assert granted(10) == pytest.approx(7, abs=1)
     assert granted(10, "other") == 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "replicas", "tries"),
+    [
+        (ErrorKind.UPSTREAM_CONNECT, 2, 3),
+        (ErrorKind.UPSTREAM_CONNECT, 6, 6),
+        (ErrorKind.UPSTREAM_CUT, 2, 3),
+        (ErrorKind.UPSTREAM_CUT, 6, 3),
+        (ErrorKind.UPSTREAM_CONNECT, 0, 1),  # no other one could serve
+    ],
+)
+def test_replicas_of_a_target_are_tried_no_more_often_than_there_are(
+    kind: ErrorKind, replicas: int, tries: int
+) -> None:
+    """Those that say how they are and cannot be connected to would be tried until the deadline."""
+    tried = [failure(ErrorKind.UPSTREAM_CONNECT, target="other"), failure(kind)]
+    while may_go_on(tried[-1].candidate.target, tried, replicas) and len(tried) < 100:
+        tried.append(failure(kind))
+    assert len(tried) - 1 == tries
