@@ -74,11 +74,15 @@ class Traffic:
         ]
 
     async def fill(self) -> None:
-        """Ask for as many invented names as the gateway remembers: at this rate that would take an hour."""
+        """Ask for as many invented names as the gateway remembers, and for each fault: else that would take an hour."""
         for _ in range(MAX_TARGETS // 64):
             async with asyncio.TaskGroup() as group:
                 for _ in range(64):
                     group.create_task(self.wildcard())
+        for start in range(0, len(UPSTREAMS), 64):
+            async with asyncio.TaskGroup() as group:
+                for index in range(start, min(start + 64, len(UPSTREAMS))):
+                    group.create_task(self._meet(index, stream=index % 2 == 0))
 
     async def run(self, seconds: float) -> None:
         """Call at a steady rate, whether or not earlier calls have been answered; the first that goes wrong raises."""
@@ -144,7 +148,9 @@ class Traffic:
 
     async def meets_a_fault(self) -> None:
         """Ask a target that misbehaves in one of the ways of the corpus: a part never looks like the whole."""
-        index, stream = self._random.randrange(len(UPSTREAMS)), self._random.random() < 0.5
+        await self._meet(self._random.randrange(len(UPSTREAMS)), stream=self._random.random() < 0.5)
+
+    async def _meet(self, index: int, *, stream: bool) -> None:
         async with self._post({"model": f"odd/{index}", "stream": stream}) as answer:
             body = await answer.read()
         shape = UPSTREAMS[index]

@@ -77,8 +77,7 @@ def _answer(exchange: Exchange) -> Answer:
 
 def _is_tried_again(answer: Answer) -> bool:
     """Whether the fault may be of the moment; a time-out has taken its time already."""
-    at_once = answer.chunks[0].startswith(b"event: error")
-    return at_once or (answer.status >= 500 and answer.status != 504)
+    return answer.status >= 500 and answer.status != 504
 
 
 def _cases(*, stream: bool | None = None, ends_in: str) -> pytest.MarkDecorator:
