@@ -159,7 +159,7 @@ class Asker:
         operation: Operation = "chat" if question.about == "chat" else "embeddings"
         call = _call(operation, target)
         adapter = self._adapters[target.adapter]
-        _, _, body = await self._send(target, adapter.request(call, target, _ATTEMPT_ID))
+        body = self._good(target, *await self._exchange(target, adapter.request(call, target, _ATTEMPT_ID)))
         decoder = adapter.decoder(call, target)
         decoder.feed(body)
         decoder.finish()
@@ -211,10 +211,6 @@ class Asker:
         if task is None:
             task = self._asked[request] = asyncio.create_task(self._exchange(target, request))
         return self._good(target, *await task)
-
-    async def _send(self, target: Target, request: UpstreamRequest) -> tuple[int, Mapping[str, str], bytes]:
-        status, headers, body = await self._exchange(target, request)
-        return status, headers, self._good(target, status, headers, body)
 
     def _good(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> bytes:
         if status != 200:

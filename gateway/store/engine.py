@@ -116,18 +116,11 @@ class Database:
         nearly all of these moments, and another starves for many seconds. So it is looked often, and not in step.
         """
         driver: Any = connection.connection.driver_connection
-        give_up_at_s = time.monotonic() + self._busy_timeout_s
         driver.execute("PRAGMA busy_timeout=0")
         try:
-            while True:
-                try:
-                    driver.execute("BEGIN IMMEDIATE")
-                except sqlite3.Error as error:
-                    if not _is_busy(error) or time.monotonic() >= give_up_at_s:
-                        raise StateUnusableError(explain(error, file.path)) from error
-                else:
-                    return
-                time.sleep(random.uniform(0, _LONGEST_POLL_S))  # noqa: S311 - spreads tries, guards nothing
+            _execute_once_free(driver, "BEGIN IMMEDIATE", self._busy_timeout_s)
+        except sqlite3.Error as error:
+            raise StateUnusableError(explain(error, file.path)) from error
         finally:
             driver.execute(f"PRAGMA busy_timeout={round(self._busy_timeout_s * 1000)}")
 
@@ -163,8 +156,9 @@ class Database:
         if self.file is not None and self.file.held:
             _require_in_place(self.file)
         connection.execute(f"PRAGMA busy_timeout={round(self._busy_timeout_s * 1000)}")
-        # Readers and the one writer do not block each other.
-        _use_wal(connection, self._busy_timeout_s)
+        # Readers and the one writer do not block each other. Of several processes that change a new file's mode at
+        # once, SQLite refuses all but one.
+        _execute_once_free(connection, "PRAGMA journal_mode=WAL", self._busy_timeout_s)
         # A commit must be on the disk when it returns, for then the journal forgets the lines. WAL's usual NORMAL would
         # lose the last commits in a power cut.
         connection.execute("PRAGMA synchronous=FULL")
@@ -195,15 +189,15 @@ def _is_busy(error: sqlite3.Error) -> bool:
     return error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
-def _use_wal(connection: sqlite3.Connection, busy_timeout_s: float) -> None:
-    """Change the file's mode. Of several processes that do so at once on a new file, SQLite refuses all but one."""
-    give_up_at_s = time.monotonic() + busy_timeout_s
+def _execute_once_free(connection: sqlite3.Connection, statement: str, timeout_s: float) -> None:
+    """Try a statement until no other process is in its way. Raises sqlite3.Error, also when one is after that time."""
+    give_up_at_s = time.monotonic() + timeout_s
     while True:
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError as error:
+            connection.execute(statement)
+        except sqlite3.Error as error:
             if not _is_busy(error) or time.monotonic() >= give_up_at_s:
                 raise
-            time.sleep(0.01)
+            time.sleep(random.uniform(0, _LONGEST_POLL_S))  # noqa: S311 - spreads tries, guards nothing
         else:
             return

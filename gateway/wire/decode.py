@@ -32,7 +32,7 @@ _PLAIN = frozenset(
     )
 )
 """Members that ask for nothing which a model may lack, and may be streamed."""
-_READ_AS_THEY_ARE = frozenset(("tools", "functions", "response_format"))
+_READ_AS_THEY_ARE = ("tools", "functions", "response_format")
 """Members that the model reads as they are written."""
 _BYTES_PER_TOKEN_ID = 4
 """A prompt given as token ids counts as the text it stands for, about four bytes a token."""
@@ -149,9 +149,7 @@ def decode(operation: Operation, dialect: Dialect, body: bytes) -> Envelope:
         name = "max_completion_tokens" if _given(read, "max_completion_tokens") else "max_tokens"
         _refuse(name, f"asks for more than {MAX_OUTPUT_TOKENS_IN_ALL} tokens over all {choices} choices")
     if not plain:
-        content_bytes += sum(
-            raw_bytes(read[name]) for name in ("tools", "functions", "response_format") if name in read
-        )
+        content_bytes += sum(raw_bytes(read[name]) for name in _READ_AS_THEY_ARE if name in read)
     return Envelope(
         operation=operation,
         dialect=dialect,

@@ -196,7 +196,7 @@ def role_then_cut(seen: Seen) -> Answer:
         (replace(error_answer(500), first_byte_delay_s=25.0), None),
     ],
 )
-def test_what_a_moment_does_not_mend_is_asked_for_once(
+def test_fault_that_a_moment_does_not_mend_is_asked_for_once(
     fault: Any, status: int | None, stream: bool, tmp_path: Path
 ) -> None:
     """Nor what the upstream has begun to answer, or has worked on for as long as a first token may take."""

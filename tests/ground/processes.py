@@ -30,6 +30,11 @@ class Program:
         """Its number."""
         return self._process.pid
 
+    @property
+    def resident_bytes(self) -> int:
+        """How much memory it has now (proc(5))."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
     def check(self) -> None:
         """Fail with what it said if it has ended."""
         assert self._process.returncode is None, f"it has ended: {self.log.read_text()}"

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -50,11 +49,6 @@ async def _repeat(times: int, call: Callable[[], Awaitable[None]]) -> None:
     await asyncio.gather(*[caller() for _ in range(AT_A_TIME)])
 
 
-def _resident_bytes(gateway: Program) -> int:
-    pages = Path(f"/proc/{gateway.pid}/statm").read_text().split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
 @pytest.mark.parametrize(
     ("uploads", "streams"),
     [
@@ -74,13 +68,13 @@ async def test_memory_of_callers_who_leave_is_given_back(uploads: int, streams: 
         async with gateway_process(write_config(tmp_path, config), module="tests.ground.cycles") as gateway:
             await _repeat(100, lambda: _post(gateway, small, read_to=b"[DONE]"))
             await gateway.ask("collect")  # what has been loaded
-            before_bytes = _resident_bytes(gateway)
+            before_bytes = gateway.resident_bytes
             await _repeat(uploads, lambda: _post(gateway, upload[:-10], length=len(upload)))
             for _ in range(streams // 100):
                 await _repeat(100, lambda: _post(gateway, prompt, read_to=b'"w"'))
                 upstream.seen.clear()
             await _post(gateway, small, read_to=b"[DONE]")
-            after_bytes = _resident_bytes(gateway)
+            after_bytes = gateway.resident_bytes
             left = json.loads(await gateway.ask("collect"))
     print(f"{uploads} uploads, {streams} streams: {before_bytes / 1e6:.1f} to {after_bytes / 1e6:.1f} MB; left: {left}")
     assert after_bytes < before_bytes * MOST_GROWTH
@@ -92,6 +86,6 @@ async def test_growth_is_collected_before_it_is_much(tmp_path: Path, upstream: S
     async with gateway_process(
         write_config(tmp_path, one_model(upstream.url)), module="tests.ground.cycles"
     ) as gateway:
-        before_bytes = _resident_bytes(gateway)
+        before_bytes = gateway.resident_bytes
         assert await gateway.ask("waste") == "10\n"
-        await until(lambda: _resident_bytes(gateway) < before_bytes + 64_000_000)
+        await until(lambda: gateway.resident_bytes < before_bytes + 64_000_000)

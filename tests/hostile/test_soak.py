@@ -22,7 +22,7 @@ from gateway.targets.pool import MAX_TARGETS
 from tests.ground.callers import RawCaller
 from tests.ground.configs import two_models
 from tests.ground.gateway import write_config
-from tests.ground.processes import gateway_process
+from tests.ground.processes import Program, gateway_process
 from tests.ground.script import Answer, Seen, error_answer
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.upstream_shapes import ESTIMATED, WHOLE, shapes, slow_answers
@@ -231,14 +231,14 @@ def _misbehave(seen: Seen) -> Answer:
 class Memory:
     """Reads a process's resident size all the time."""
 
-    def __init__(self, pid: int) -> None:
-        self._file = Path(f"/proc/{pid}/statm")
+    def __init__(self, program: Program) -> None:
+        self._program = program
         self._read: list[int] = []
 
     async def watch(self) -> None:
         """Read for ever."""
         while True:
-            self._read.append(int(self._file.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+            self._read.append(self._program.resident_bytes)
             await asyncio.sleep(LOOK_S)
 
     def least_mb(self) -> float:
@@ -285,7 +285,7 @@ async def test_memory_stays_and_ledger_agrees_under_all_that_is_hostile(
         file = write_config(tmp_path, config)
         connector = aiohttp.TCPConnector(limit=0)
         async with gateway_process(file) as gateway, aiohttp.ClientSession(connector=connector) as session:
-            traffic, memory, least_mb = Traffic(session, gateway.url), Memory(gateway.pid), []
+            traffic, memory, least_mb = Traffic(session, gateway.url), Memory(gateway), []
             await traffic.fill()
             watching = asyncio.create_task(memory.watch())
             for _ in range(PARTS):

@@ -184,7 +184,7 @@ def test_rejected_lines_go_with_age(tmp_path: Path) -> None:
     assert [path.parent.name for path in tmp_path.rglob("rejected.jsonl")] == ["process-1"]
 
 
-def test_one_process_deletes(tmp_path: Path) -> None:
+def test_deletion_is_done_by_one_process(tmp_path: Path) -> None:
     """Another that has the lock does it; when it ends, this one takes over, and gives up the lock at its own end."""
     with closing(open_store(tmp_path)) as store, (tmp_path / "retention.lock").open("w") as other:
         retention = Retention(tmp_path, store.forgetter, StoodClock(), Storage)

@@ -61,7 +61,7 @@ def test_escape_far_behind_long_characters_is_none_of_their_business(character: 
 @pytest.mark.parametrize(
     "behind", [b' "', b' " }', b' "a', b'\n{"model":"b"}', b",", b'"\\x":1,"\\x":2}', b' "\\ud800":1,"\\ud800":2}']
 )
-def test_what_stands_behind_a_large_object_is_refused(behind: bytes) -> None:
+def test_bytes_behind_a_large_object_are_refused(behind: bytes) -> None:
     """And twice what is no name within it: as those of a small body are."""
     for body in (request(b"x" * LARGE) + behind, request(b"x" * LARGE)[:-1] + b"," + behind):
         with pytest.raises(GatewayError, match="The body"):
@@ -121,7 +121,7 @@ LIMITS = {
 
 
 @pytest.mark.parametrize(("members", "expected"), LIMITS.values(), ids=LIMITS)
-def test_what_no_request_needs_is_refused(members: bytes, expected: str) -> None:
+def test_body_of_more_parts_than_a_request_needs_is_refused(members: bytes, expected: str) -> None:
     """Each is work that grows with the body, in one call or in all."""
     model = b"" if b'"model"' in members else b'"model":"a",'
     with pytest.raises(GatewayError, match=expected):
