@@ -51,7 +51,7 @@ class Lease(Protocol):
     """Attempts at the target when this one began, itself included."""
     url: str | None
     """Of the replica that was chosen; None: the target has one address."""
-    elsewhere: int
+    replicas_to_ask: int
     """Known at the end: of how many replicas it was one that failed by itself, if another could serve."""
 
     @property
@@ -183,9 +183,9 @@ class Attempt:
         return self._arrivals_ns[0] if self._arrivals_ns else None
 
     @property
-    def elsewhere(self) -> int:
+    def replicas_to_ask(self) -> int:
         """Of how many replicas it was one that failed by itself, if another could serve; else 0."""
-        return self._lease.elsewhere
+        return self._lease.replicas_to_ask
 
     @property
     def is_half_open(self) -> bool:

@@ -116,7 +116,7 @@ class InOrder:
             to_try.appendleft(without_stream(candidate))
         elif error.kind is ErrorKind.STALE_CONNECTION:
             to_try.appendleft(candidate)  # on a fresh connection, and so no second time
-        elif attempt is not None and may_go_on(candidate.target, failures, attempt.elsewhere):
+        elif attempt is not None and may_go_on(candidate.target, failures, attempt.replicas_to_ask):
             to_try.appendleft(candidate)  # this replica is out until it is heard again
         elif not to_try and retried_for is not None:
             may_be_asked = [each for each in failures if _broken(each.candidate.target, failures) < MAX_REPLICAS]

@@ -1,6 +1,6 @@
 """What a database says is wrong, as one sentence for the operator: which file, what is the matter, what to do.
 
-The driver's own text is shown only where it speaks of tables: elsewhere it may quote a row or an address.
+The driver's own text is shown only where it speaks of tables; otherwise it may quote a row or an address.
 """
 
 import os

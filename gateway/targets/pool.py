@@ -74,7 +74,7 @@ class Lease:
 
     __slots__ = (
         "_began_at_ns", "_breaker", "_key", "_pass", "_pool", "_share_s", "_state", "_target", "_virtual_at_start_ns",
-        "_visit", "elsewhere", "in_flight_at_start", "url",
+        "_visit", "in_flight_at_start", "replicas_to_ask", "url",
     )  # fmt: skip
 
     def __init__(
@@ -93,7 +93,7 @@ class Lease:
         self._visit = visit
         self.url = None if visit is None else visit.url
         """Of the replica that was chosen; None: the target has one address."""
-        self.elsewhere = 0
+        self.replicas_to_ask = 0
         """Known at the end: of how many replicas it was one that failed by itself, if another could serve."""
         self._key = key
         self._began_at_ns = began_at_ns
@@ -102,7 +102,7 @@ class Lease:
         breaker = self._breaker = state.breaker  # another one may take its place
         self._pass = breaker.admit(began_at_ns, key)
         state.in_flight += 1
-        self.in_flight_at_start = state.in_flight + state.elsewhere
+        self.in_flight_at_start = state.in_flight + state.in_flight_of_others
         """Attempts at the target when this one began, itself included."""
         self._share_s: float | None = None
 
@@ -114,7 +114,7 @@ class Lease:
             return self.abandon()  # its address or credential has changed since
         now_ns = self._pool.now_ns()
         if self._visit is not None and (replicas := self._visit.end(sample.error_kind)):
-            self.elsewhere = replicas
+            self.replicas_to_ask = replicas
             sample = replace(sample, trips_breaker=False)  # no verdict on the target, but on the key, see the breaker
         lesson = Lesson(
             target_id=self._target.id,
@@ -162,8 +162,9 @@ class _State:
     """Everything known of one target."""
 
     __slots__ = (
-        "asked", "billed_tokens", "breaker", "elsewhere", "hides_tokens", "in_flight", "is_failing", "learnt_at_ns",
-        "output_tokens", "probe", "probe_soon", "replicas", "tpot_ms", "ttft_ms", "virtual_at_ns", "virtual_ns",
+        "asked", "billed_tokens", "breaker", "hides_tokens", "in_flight", "in_flight_of_others", "is_failing",
+        "learnt_at_ns", "output_tokens", "probe", "probe_soon", "replicas", "tpot_ms", "ttft_ms", "virtual_at_ns",
+        "virtual_ns",
     )  # fmt: skip
 
     def __init__(self, now_ns: int) -> None:
@@ -175,7 +176,7 @@ class _State:
         self.hides_tokens = False
         """It has billed reasoning that it did not show; before that, what is billed is what is shown."""
         self.in_flight = 0
-        self.elsewhere = 0
+        self.in_flight_of_others = 0
         """Attempts of the gateway's other processes, as they told last."""
         self.replicas = 1
         """That took requests when it was last looked at."""
@@ -191,7 +192,7 @@ class _State:
     def advance(self, now_ns: int) -> None:
         """Move the virtual clock to now; it starts again at zero when nobody looks, which keeps it precise."""
         if self.in_flight:
-            running = self.in_flight + self.elsewhere
+            running = self.in_flight + self.in_flight_of_others
             self.virtual_ns += (now_ns - self.virtual_at_ns) * min(self.replicas, running) / running
         else:
             self.virtual_ns = 0.0
@@ -320,7 +321,7 @@ class Pool:
             self._state_of(target_id, now_ns)
         for target_id, state in self._states.items():
             state.advance(now_ns)
-            state.elsewhere = running.get(target_id, 0)
+            state.in_flight_of_others = running.get(target_id, 0)
 
     def running_here(self) -> Mapping[str, int]:
         """Tell how many attempts of this process run, by target; for ``heed`` in the others."""
@@ -333,7 +334,7 @@ class Pool:
 
     def in_flight(self) -> Mapping[str, int]:
         """Tell how many attempts run at each known target, for metrics."""
-        return {target_id: state.in_flight + state.elsewhere for target_id, state in self._states.items()}
+        return {target_id: state.in_flight + state.in_flight_of_others for target_id, state in self._states.items()}
 
     def follow(
         self, configured: Collection[str], target_of: Callable[[str], Target | None], *, several_keys: bool = False
@@ -378,7 +379,7 @@ class Pool:
                 )
             state = self._state_of(target.id, now_ns)
         state.asked += 1
-        load = running = state.in_flight + state.elsewhere
+        load = running = state.in_flight + state.in_flight_of_others
         probe_due = state.probe is None and self._stale(state, now_ns)
         refusal = retry_after_s = average = None
         cold = False

@@ -118,14 +118,14 @@ def test_a_failure_of_one_of_several_says_nothing_of_the_target() -> None:
             fleet.heard(replica, load())
         lease = pool.begin(TARGET, CALL)
         lease.end(sample(None, ok=False, error_kind=ErrorKind.UPSTREAM_CONNECT.value))
-        assert lease.elsewhere
+        assert lease.replicas_to_ask
         assert pool.refusal(TARGET, build_call()) is None
     for _ in range(3):
         fleet.lost(both[0])
         fleet.heard(both[1], load())
         lease = pool.begin(TARGET, CALL)
         lease.end(sample(None, ok=False, error_kind=ErrorKind.UPSTREAM_CONNECT.value))
-        assert not lease.elsewhere
+        assert not lease.replicas_to_ask
     assert pool.refusal(TARGET, build_call()) is not None
 
 
@@ -140,7 +140,7 @@ def test_request_that_ends_replicas_is_closed_to_its_own_key() -> None:
         assert pool.refusal(TARGET, killer) is None
         lease = pool.begin(TARGET, killer)
         lease.end(sample(None, ok=False, error_kind=ErrorKind.UPSTREAM_CUT.value, body_digest="x"))
-        assert lease.elsewhere == len(all_five)
+        assert lease.replicas_to_ask == len(all_five)
         for replica in all_five:
             fleet.heard(replica, load())
     assert pool.refusal(TARGET, killer) is not None
