@@ -66,11 +66,13 @@ def end_leftovers(say: Callable[[str], None], given: Path | None = None) -> None
     """
     for parent in {_PARENT.resolve(), (given or _PARENT).resolve()}:
         for directory in parent.glob(f"{_PREFIX}*"):
-            # Whatever cannot be opened or locked is not ours, lives, or has gone with its run just now.
+            # Whatever cannot be opened or locked is not ours, or lives; and a run that ended while it was looked at has
+            # removed its directory before it let go of the lock.
             with suppress(OSError), _opened(directory / _MARKER) as marker:
                 if _is_own(os.fstat(marker), stat.S_IFREG) and _is_own(directory.lstat(), stat.S_IFDIR):
                     fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    _end(directory, say)
+                    if os.fstat(marker).st_nlink:
+                        _end(directory, say)
 
 
 def _end(directory: Path, say: Callable[[str], None]) -> None:

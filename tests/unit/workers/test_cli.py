@@ -9,9 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from workers import cli
+from workers import cli, leftovers
 
 QUICKSTART = Path(__file__).parents[3] / "deploy" / "quickstart" / "tollway.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _no_run_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Find nothing that a killed run has left on this machine: it would be ended, and said."""
+    monkeypatch.setattr(leftovers, "_PARENT", tmp_path)
 
 
 def run(*arguments: str) -> int:

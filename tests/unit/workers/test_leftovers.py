@@ -1,6 +1,7 @@
 """What a killed run has left is ended by the next one; a living run, and what is nobody's, is left alone."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -152,6 +153,19 @@ def test_a_directory_without_processes_is_removed_and_said(parent: Path) -> None
     end_leftovers(said.append)
     assert said == [f"ending what a killed run has left: {directory}, no processes"]
     assert not directory.exists()
+
+
+def test_run_that_ends_while_it_is_looked_at_is_not_told_as_killed(
+    parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its directory goes, and then its lock, between the look at its marker and the try for the lock."""
+    directory = killed(parent)
+
+    def lock(_: int, __: int) -> None:
+        shutil.rmtree(directory)
+
+    monkeypatch.setattr(leftovers.fcntl, "flock", lock)
+    end_leftovers(pytest.fail)
 
 
 def test_odd_entries_are_passed_over(parent: Path) -> None:
