@@ -12,8 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from heapq import heappop, heappush
 
+from gateway.formats.openai.decode import decode
 from gateway.types import Envelope, Inbound
-from gateway.wire.decode import decode
 
 _ALWAYS_QUICK_BYTES = 1 << 16
 _MAYBE_QUICK_BYTES = 1 << 19
@@ -33,7 +33,7 @@ class Bodies:
         self._large = Lane("large-bodies")
 
     async def decode(self, inbound: Inbound, body: bytes) -> Envelope:
-        """Return the envelope. Raises GatewayError, see ``wire.decode``."""
+        """Return the envelope. Raises GatewayError, see ``formats.openai.decode``."""
         if is_quick(body):
             return decode(inbound.operation, inbound.dialect, body)
         lane = self._ordinary if len(body) <= _ORDINARY_BYTES else self._large

@@ -19,12 +19,12 @@ from gateway.config.snapshot import ProviderType, Snapshot
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.execution.relay import usd
 from gateway.fleet import ListedModel
-from gateway.providers.base import Adapter
-from gateway.providers.classify import is_of_another_operation
-from gateway.providers.redaction import cleaner, first_sentence
+from gateway.formats.base import Adapter
+from gateway.formats.classify import is_of_another_operation
+from gateway.formats.openai.decode import decode
+from gateway.formats.redaction import cleaner, first_sentence
 from gateway.transport.base import Transport
 from gateway.types import Call, Operation, Principal, Route, Target, UpstreamRequest, Usage
-from gateway.wire.decode import decode
 
 TIMEOUT_S = 20.0
 """For one question, from the look-up of the name to the answer's last byte."""

@@ -209,7 +209,7 @@ class UpstreamError(GatewayError):
         self.said = said
         """The upstream's own words where the fault is not the caller's: for the log and the record, not for the answer.
 
-        See ``providers.redaction``.
+        See ``formats.redaction``.
         """
 
     @property

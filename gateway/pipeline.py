@@ -19,11 +19,11 @@ from gateway.config.snapshot import Current, Snapshot
 from gateway.errors import ErrorKind, GatewayError
 from gateway.execution.base import Strategy
 from gateway.execution.relay import Sink, relay
+from gateway.formats.errors import render, render_event
 from gateway.routing.router import Router
 from gateway.shortage import own_failure
 from gateway.targets.pool import Pool
 from gateway.types import Call, Envelope, Inbound, Principal
-from gateway.wire.errors import render, render_event
 
 _LAST_WORD_S = 5.0
 

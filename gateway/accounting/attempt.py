@@ -103,7 +103,7 @@ class Observer(Protocol):
 
 
 class Progress(Protocol):
-    """What a decoder has seen so far; see ``providers.base.Decoder``."""
+    """What a decoder has seen so far; see ``formats.base.Decoder``."""
 
     usage: Usage | None
     content_events: int

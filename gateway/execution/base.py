@@ -8,7 +8,7 @@ from msgspec import Struct
 from gateway.accounting.attempt import Attempt
 from gateway.accounting.meter import Meter
 from gateway.execution.patience import Patience
-from gateway.providers.base import Decoder
+from gateway.formats.base import Decoder
 from gateway.transport.base import UpstreamStream
 from gateway.types import Call, Plan
 

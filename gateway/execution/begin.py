@@ -13,7 +13,7 @@ from gateway.errors import UpstreamError
 from gateway.execution.base import Reply
 from gateway.execution.patience import Patience
 from gateway.execution.unstreamed import StreamRefusedError, refuses_stream
-from gateway.providers.base import Adapter, Decoder
+from gateway.formats.base import Adapter, Decoder
 from gateway.transport.base import UpstreamStream
 from gateway.types import Call
 

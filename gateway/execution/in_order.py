@@ -20,8 +20,8 @@ from gateway.execution.begin import begin
 from gateway.execution.patience import Patience
 from gateway.execution.retry import Failure, Retries, Retry
 from gateway.execution.unstreamed import StreamRefusedError, Unstreamed, without_stream
-from gateway.providers.base import Adapter, streams_upstream
-from gateway.providers.redaction import without_own
+from gateway.formats.base import Adapter, streams_upstream
+from gateway.formats.redaction import without_own
 from gateway.shortage import ShortageError
 from gateway.transport.base import Transport
 from gateway.types import Call, Candidate, Plan, Target

@@ -14,7 +14,7 @@ from typing import Self
 
 from gateway.clock import Clock
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
-from gateway.providers.base import streams_upstream
+from gateway.formats.base import streams_upstream
 from gateway.types import Call, Candidate
 
 SLOW_TPOT_MS = 100.0

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from gateway.clock import Clock
 from gateway.execution.base import Strategy
 from gateway.execution.in_order import InOrder
-from gateway.providers.base import Adapter
+from gateway.formats.base import Adapter
 from gateway.transport.base import Transport
 
 

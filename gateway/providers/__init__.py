@@ -1,1 +1,1 @@
-"""Wire formats of upstreams, one file each; see ``base`` for the contract and ``registry`` for the rows."""
+"""The provider types: which wire format each speaks, where, and what is particular about it; see ``registry``."""

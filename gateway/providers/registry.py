@@ -3,12 +3,12 @@
 from typing import Literal
 
 from gateway.config.snapshot import ProviderType
-from gateway.providers.anthropic import AnthropicAdapter
-from gateway.providers.base import Adapter
-from gateway.providers.classify import DEEPSEEK, OPENROUTER, XAI
-from gateway.providers.compatible import CompatibleAdapter
+from gateway.formats.anthropic.messages import AnthropicAdapter
+from gateway.formats.base import Adapter
+from gateway.formats.classify import DEEPSEEK, OPENROUTER, XAI
+from gateway.formats.openai.answer import PlainShape
+from gateway.formats.openai.compatible import CompatibleAdapter
 from gateway.types import Licence
-from gateway.wire.openai import PlainShape
 
 # vLLM 0.32, vllm/entrypoints: what its requests take beyond OpenAI's reference. OpenAI answers 400 to them.
 VLLM_MEMBERS = frozenset(

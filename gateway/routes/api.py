@@ -15,6 +15,7 @@ from gateway.clock import Ids
 from gateway.config.snapshot import Current
 from gateway.errors import ErrorKind, GatewayError
 from gateway.execution.relay import usd
+from gateway.formats.errors import render
 from gateway.routes.access import foreign
 from gateway.routes.docs import docs_page
 from gateway.routes.http1_exchange import Refused
@@ -22,7 +23,6 @@ from gateway.routes.openapi import add_llm_routes
 from gateway.telemetry.metrics import CONTENT_TYPE, Metrics
 from gateway.trace import Sums, Trace, TracedCall
 from gateway.types import CallRecord, LedgerEntry, Principal
-from gateway.wire.errors import render
 
 
 class Pages:

@@ -21,6 +21,7 @@ from typing import cast
 import httptools
 
 from gateway.errors import ErrorKind, GatewayError
+from gateway.formats.errors import render
 from gateway.routes.http1_exchange import STATUS_LINES, Exchange, Handler, Refused
 from gateway.routes.http1_head import (
     HTTP_VERSIONS,
@@ -33,7 +34,6 @@ from gateway.routes.http1_head import (
 )
 from gateway.shortage import own_failure
 from gateway.turns import Turns
-from gateway.wire.errors import render
 
 HEADER_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 75.0

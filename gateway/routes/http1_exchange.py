@@ -12,8 +12,8 @@ from io import BytesIO
 from typing import Protocol
 
 from gateway.errors import ErrorKind, GatewayError
+from gateway.formats.errors import render
 from gateway.types import Dialect
-from gateway.wire.errors import render
 
 _AHEAD_BYTES = 1 << 16
 """So much of a body is taken before anybody has asked for it, and so much of one is too little to be counted."""

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from gateway.formats.openai.decode import decode
 from gateway.providers.registry import PROVIDER_TYPES
 from gateway.types import Call, Operation, Secret, Target
-from gateway.wire.decode import decode
 from tests.ground.builders import build_call, build_envelope, build_target
 
 ROOT = Path(__file__).parent.parent / "exchanges"

@@ -14,7 +14,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import TypeAdapter
 
 from gateway.errors import UpstreamError
-from gateway.providers.base import Decoder
+from gateway.formats.base import Decoder
 from gateway.providers.registry import ADAPTERS
 from gateway.types import Operation
 from tests.contract.exchange import ATTEMPT_ID, BASE_URL, CREDENTIAL, ROOT, ErrorPart, Exchange, load

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.accounting.attempt import Attempt
 from gateway.errors import GatewayError
-from gateway.providers.compatible import CompatibleAdapter
+from gateway.formats.openai.compatible import CompatibleAdapter
 from gateway.routes.api import explain
 from gateway.types import LedgerEntry, Outcome
 from tests.ground.configs import one_model, two_models

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from gateway.wire.decode import decode
+from gateway.formats.openai.decode import decode
 from tests.ground.configs import one_model
 from tests.ground.gateway import running_gateway, write_config
 from tests.ground.model import ScriptedModel

@@ -4,7 +4,7 @@ import io
 import wave
 from typing import Any
 
-from gateway.wire.multipart import boundary_of, parts_of
+from gateway.formats.multipart import boundary_of, parts_of
 from tests.ground.script import Answer, Seen, json_answer
 
 BOUNDARY = b"boundary-of-tests"

@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 
 from gateway.errors import GatewayError
-from gateway.wire.decode import decode
+from gateway.formats.openai.decode import decode
 from tests.ground.configs import one_model
 from tests.ground.gateway import write_config
 from tests.ground.processes import gateway_process

@@ -53,7 +53,7 @@ class ContextLength:
 
 
 class Refuser(Protocol):
-    """The part of an adapter that is asked here; see ``providers.base.Adapter``."""
+    """The part of an adapter that is asked here; see ``formats.base.Adapter``."""
 
     def refuses(self, call: Call, target: Target) -> str | None:
         """Name what its wire format cannot express of the call, or None."""

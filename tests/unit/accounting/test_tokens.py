@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.accounting.tokens import estimate_input_tokens, estimate_output_tokens, estimate_prompt_tokens
-from gateway.wire.decode import decode
+from gateway.formats.openai.decode import decode
 
 sizes = st.integers(0, 10**7)
 

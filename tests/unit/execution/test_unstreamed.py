@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gateway.execution.unstreamed import REMEMBERED_S, Unstreamed, refuses_stream
-from gateway.providers.failure import failure_of_answer
+from gateway.formats.openai.failure import failure_of_answer
 from tests.ground.builders import build_target
 
 

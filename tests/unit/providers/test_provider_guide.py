@@ -9,7 +9,7 @@ import pytest
 from openai.types.chat import ChatCompletion
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.providers.base import Adapter
+from gateway.formats.base import Adapter
 from tests.ground.builders import build_call, build_envelope, build_target, chat_body
 
 GUIDE = Path(__file__).parents[3] / "docs" / "extend" / "provider.md"

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from gateway.formats.openai.decode import decode
 from gateway.targets.choice.prefix_index import DEFAULT_KV_TOKENS, PrefixIndex, Prompt, fingerprint
-from gateway.wire.decode import decode
 
 KIB = 1024
 

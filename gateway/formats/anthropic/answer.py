@@ -1,0 +1,325 @@
+"""Read Anthropic's answers, streamed or whole.
+
+Decides which blocks the caller sees, what a stop reason is called, and how tokens fall into classes. A stream's events
+and a whole message end in the same verbs of a sink (``chat_answer``), so every mode says the same of the same answer.
+Unknown events, blocks and deltas are passed over, as Anthropic's versioning policy asks of clients. The request is
+written by ``anthropic_request``.
+
+Sources: platform.claude.com/docs: api/messages, build-with-claude/{streaming,handling-stop-reasons,prompt-caching,
+thinking}, api/versioning.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import msgspec
+from msgspec import Raw, Struct
+from msgspec.structs import replace
+
+from gateway.errors import ErrorKind, UpstreamError
+from gateway.formats.openai.chat_answer import Sink
+from gateway.formats.usage import is_count, usage_of
+from gateway.types import Usage
+
+FINISH_REASONS: dict[str | None, str] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    # Paused by the provider in the middle of a turn: what the caller holds is not the whole answer.
+    "pause_turn": "length",
+    "tool_use": "tool_calls",
+    "refusal": "content_filter",
+}
+"""Anthropic's ``stop_reason`` -> OpenAI's ``finish_reason``; one that is not here becomes ``stop``."""
+
+_COUNTED = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
+
+
+class _Block(Struct):
+    type: str
+    id: str = ""
+    name: str = ""
+    text: str = ""
+    thinking: str = ""
+    input: Raw = Raw(b"{}")
+
+
+class _StopDetails(Struct):
+    explanation: str | None = None
+
+
+class _Message(Struct):
+    id: str
+    model: str
+    content: list[_Block] = []
+    stop_reason: str | None = None
+    stop_details: _StopDetails | None = None
+    usage: Any = None
+    """Counts that may be anything: see ``formats.usage``."""
+
+
+class _Delta(Struct):
+    type: str = ""
+    text: str = ""
+    thinking: str = ""
+    partial_json: str = ""
+    stop_reason: str | None = None
+    stop_details: _StopDetails | None = None
+
+
+class _Event(Struct):
+    type: str
+    index: int = 0
+    message: _Message | None = None
+    content_block: _Block | None = None
+    delta: _Delta | None = None
+    usage: Any = None
+
+
+class ErrorBody(Struct):
+    """What is wrong, in Anthropic's words."""
+
+    type: str = ""
+    message: str = ""
+    details: dict[str, Raw] | None = None
+
+
+class ErrorAnswer(Struct):
+    """``{"type": "error", "error": {...}}``: the body of a failed answer, and the data of an ``error`` event."""
+
+    error: ErrorBody
+
+
+class _Kind(Struct):
+    type: str
+
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
+"""What msgspec raises for a text that is no JSON of the expected shape: bad UTF-8 is not one of its own errors."""
+
+_event_decoder = msgspec.json.Decoder(_Event)
+_message_decoder = msgspec.json.Decoder(_Message)
+_kind_decoder = msgspec.json.Decoder(_Kind)
+_error_decoder = msgspec.json.Decoder(ErrorAnswer)
+
+
+class StreamError(Exception):
+    """The stream holds an ``error`` event: what it says is left to whoever classifies errors."""
+
+    def __init__(self, error: ErrorBody) -> None:
+        super().__init__(error.type)
+        self.error = error
+
+
+class Answer:
+    """One answer on its way from Anthropic to a sink: counts content, tokens and tool calls as they pass."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._counts: dict[str, int] = {}
+        self._thinking_tokens: Any = None
+        self._sound = True
+        """Nothing that it reported as a count was none."""
+        self._final = False
+        self._tools: dict[int, int] = {}
+        """Index of an open tool_use block -> index of the tool call."""
+        self._inputs: dict[int, str] = {}
+        """Index of a tool_use block of which no fragment has come yet -> the input that it began with."""
+        self._tool_count = 0
+        self._started = False
+        self._stop_reason: str | None = None
+        self._explanation: str | None = None
+        self.content_events = 0
+        self.content_bytes = 0
+        self.shows_reasoning = False
+        self.complete = False
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens in disjoint classes; None before Anthropic has said anything about them.
+
+        A stream opens with the input's exact classes and closes with the output's. In between, the output is
+        estimated from what has passed (an event holds at least one token, a token seldom more than four bytes) and
+        the whole is marked so: a cut stream must not be billed as the one token that ``message_start`` speaks of.
+        """
+        counts = self._counts
+        prompt, output = counts.get("input_tokens"), counts.get("output_tokens", 0)
+        if prompt is None and (not self._sound or "output_tokens" not in counts):
+            return None
+        if not (self._final and self._sound):
+            output = max(output, self.content_events, self.content_bytes // 4)
+        cached, written = counts.get("cache_read_input_tokens"), counts.get("cache_creation_input_tokens")
+        usage = usage_of(prompt or 0, output, cached, written, self._thinking_tokens, are_parts=False)
+        return usage if usage is None or (self._final and self._sound) else replace(usage, origin="estimated")
+
+    def read_event(self, data: bytes) -> bytes:
+        """Take the data of one event. Raises StreamError, and UpstreamError (UPSTREAM_PROTOCOL) for nonsense."""
+        if self.complete:
+            return b""
+        try:
+            event = _event_decoder.decode(data)
+        except _UNREADABLE as error:
+            self._forgive(data, error)
+            return b""
+        handler = self._HANDLERS.get(event.type)
+        if handler is None:
+            if event.type == "error":
+                raise StreamError(read_error(data))
+            return b""
+        if self._started == (event.type == "message_start"):
+            raise _nonsense()
+        return handler(self, event)
+
+    def read_message(self, body: bytes) -> bytes:
+        """Take a whole answer. Raises UpstreamError: UPSTREAM_CUT without its end, UPSTREAM_PROTOCOL for nonsense."""
+        try:
+            message = _message_decoder.decode(body)
+        except (msgspec.ValidationError, UnicodeDecodeError):
+            raise _nonsense() from None
+        except msgspec.DecodeError as error:
+            if not body or "truncated" in str(error):
+                raise UpstreamError(ErrorKind.UPSTREAM_CUT, "The upstream's answer ended in the middle.") from None
+            raise _nonsense() from None
+        self._start(message)
+        for index, block in enumerate(message.content):
+            self._block(index, block)
+            self._flush_input(index)
+        self._stop_reason = message.stop_reason
+        self._explanation = message.stop_details.explanation if message.stop_details else None
+        self._final = True
+        return self._end()
+
+    def _forgive(self, data: bytes, error: Exception) -> None:
+        """Pass over an event of a kind that we do not know, whatever its members look like."""
+        try:
+            kind = _kind_decoder.decode(data).type
+        except _UNREADABLE:
+            raise _nonsense() from error
+        if kind == "error":
+            raise StreamError(read_error(data)) from None
+        if kind in self._HANDLERS:
+            raise _nonsense() from error
+
+    def _start(self, message: _Message) -> bytes:
+        self._started = True
+        self._count(message.usage)
+        return self._sink.start(message.id, message.model)
+
+    def _count(self, usage: Any) -> None:
+        """Merge a report into the earlier ones: counts are cumulative, and one that is absent says nothing new."""
+        if not isinstance(usage, dict):
+            self._sound = self._sound and usage is None
+            return
+        for name in _COUNTED:
+            value: Any = usage.get(name)
+            if is_count(value):
+                self._counts[name] = value
+            elif value is not None:
+                self._sound = False
+        details = usage.get("output_tokens_details")
+        if isinstance(details, dict):
+            self._thinking_tokens = details.get("thinking_tokens", self._thinking_tokens)
+
+    def _end(self) -> bytes:
+        told = self._sink.refusal(self._explanation) if self._explanation else b""
+        self.complete = True
+        return told + self._sink.end(FINISH_REASONS.get(self._stop_reason, "stop"), self.usage)
+
+    def _on_message_start(self, event: _Event) -> bytes:
+        if event.message is None:
+            raise _nonsense()
+        return self._start(event.message)
+
+    def _on_block_start(self, event: _Event) -> bytes:
+        return self._block(event.index, event.content_block) if event.content_block else b""
+
+    def _on_block_delta(self, event: _Event) -> bytes:
+        return self._delta(event.index, event.delta) if event.delta else b""
+
+    def _on_block_stop(self, event: _Event) -> bytes:
+        return self._flush_input(event.index)
+
+    def _on_message_delta(self, event: _Event) -> bytes:
+        if event.delta is not None:
+            self._stop_reason = event.delta.stop_reason or self._stop_reason
+            if event.delta.stop_details is not None:
+                self._explanation = event.delta.stop_details.explanation
+        if event.usage is not None:
+            self._count(event.usage)
+            self._final = True
+        return b""
+
+    def _on_message_stop(self, _event: _Event) -> bytes:
+        return self._end()
+
+    def _block(self, index: int, block: _Block) -> bytes:
+        if block.type == "text":
+            return self._text(block.text)
+        if block.type == "thinking":
+            return self._reasoning(block.thinking)
+        if block.type == "tool_use":
+            number = self._tools[index] = self._tool_count
+            self._tool_count += 1
+            self._inputs[index] = bytes(block.input).decode()
+            self._saw(block.name)
+            return self._sink.tool(number, block.id, block.name)
+        return b""
+
+    def _delta(self, index: int, delta: _Delta) -> bytes:
+        if delta.type == "text_delta":
+            return self._text(delta.text)
+        if delta.type == "thinking_delta":
+            return self._reasoning(delta.thinking)
+        if delta.type == "input_json_delta" and delta.partial_json and index in self._tools:
+            self._inputs.pop(index, None)
+            return self._arguments(index, delta.partial_json)
+        return b""
+
+    def _flush_input(self, index: int) -> bytes:
+        """Send the input that came whole: ``{}`` of a tool without parameters has no fragments."""
+        whole = self._inputs.pop(index, None)
+        return b"" if whole is None else self._arguments(index, whole)
+
+    def _arguments(self, index: int, fragment: str) -> bytes:
+        self._saw(fragment)
+        return self._sink.arguments(self._tools[index], fragment)
+
+    def _text(self, text: str) -> bytes:
+        if not text:
+            return b""
+        self._saw(text)
+        return self._sink.text(text)
+
+    def _reasoning(self, text: str) -> bytes:
+        if not text:
+            return b""
+        self._saw(text)
+        self.shows_reasoning = True
+        return self._sink.reasoning(text)
+
+    def _saw(self, text: str) -> None:
+        self.content_events += 1
+        self.content_bytes += len(text) if text.isascii() else len(text.encode())
+
+    _HANDLERS: ClassVar[dict[str, Callable[["Answer", _Event], bytes]]] = {
+        "message_start": _on_message_start,
+        "content_block_start": _on_block_start,
+        "content_block_delta": _on_block_delta,
+        "content_block_stop": _on_block_stop,
+        "message_delta": _on_message_delta,
+        "message_stop": _on_message_stop,
+    }
+    """Every event that is read; ``error`` is raised, ``ping`` and events yet to be invented are passed over."""
+
+
+def read_error(body: bytes) -> ErrorBody:
+    """Read an error answer or event; an empty one when the body is something else, such as a proxy's page."""
+    try:
+        return _error_decoder.decode(body).error
+    except _UNREADABLE:
+        return ErrorBody()
+
+
+def _nonsense() -> UpstreamError:
+    return UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream's answer is not one of Anthropic's Messages API.")

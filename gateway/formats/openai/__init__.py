@@ -1,0 +1,1 @@
+"""OpenAI's dialect, on the caller's side and the upstream's."""

@@ -1,0 +1,370 @@
+"""Reads what the gateway must know of a caller's body; that it is one unambiguous JSON object is proved first.
+
+Checks the members that routing, limits and accounting depend on, as OpenAI does: by the types below, so that nothing
+else of a body is ever built. Every other member is the upstream's to judge. Messages name the place, never the content.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Never, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from gateway.errors import ErrorKind, GatewayError
+from gateway.formats.openai.transcription import decode_form
+from gateway.formats.outline import PROTOCOL_NAMES, Outline, outline_of, raw_bytes, text_bytes
+from gateway.formats.unambiguous import SMALL_BYTES, members_of_object
+from gateway.types import Capability, Dialect, Envelope, Operation
+
+# vLLM, vllm/entrypoints/openai: structured output beside response_format (guided_* before 0.12).
+_CONSTRAINED = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
+# What vLLM 0.32 refuses to stream (beam search, prompt log-probabilities) or leaves out of a stream (the transfer
+# parameters of disaggregated serving), speech, which OpenAI streams in another format than it sends at once, and a
+# search's citations, which no chunk of its reference holds.
+_NOT_STREAMED = (
+    *("use_beam_search", "prompt_logprobs", "kv_transfer_params", "ec_transfer_params", "audio", "web_search_options"),
+)
+_PLAIN = frozenset(
+    (
+        *("model", "messages", "prompt", "input", "stream", "n", "max_tokens", "max_completion_tokens", "temperature"),
+        *("top_p", "stop", "seed", "user", "presence_penalty", "frequency_penalty"),
+    )
+)
+"""Members that ask for nothing which a model may lack, and may be streamed."""
+_READ_AS_THEY_ARE = ("tools", "functions", "response_format")
+"""Members that the model reads as they are written."""
+_BYTES_PER_TOKEN_ID = 4
+"""A prompt given as token ids counts as the text it stands for, about four bytes a token."""
+MAX_CHOICES = 16_384
+"""Of ``n`` and ``best_of``, for each prompt."""
+MAX_OUTPUT_TOKENS = 2**31 - 1
+"""Of one choice: "as many as possible" is often written as the largest integer of 32 bits."""
+MAX_OUTPUT_TOKENS_IN_ALL = 10**12
+"""Over all choices of all prompts: at a thousand dollars per million tokens the price still has 63 bits."""
+
+_Read = TypeVar("_Read")
+_Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None
+_Limit = Annotated[int, Meta(ge=1, le=MAX_OUTPUT_TOKENS)] | None
+
+
+class _StreamOptions(Struct):
+    include_usage: bool | None = None
+
+
+class _Request(Struct, kw_only=True):
+    model: Annotated[str, Meta(min_length=1)]
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    n: _Choices = None
+    best_of: _Choices = None
+
+
+class _Message(Struct, gc=False):
+    role: str
+    content: Raw | UnsetType = UNSET
+    tool_calls: Raw | UnsetType = UNSET
+    function_call: Raw | UnsetType = UNSET
+
+
+class _Part(Struct, gc=False):
+    type: str
+    text: Raw | UnsetType = UNSET
+    refusal: Raw | UnsetType = UNSET
+
+
+class _Chat(_Request, kw_only=True):
+    messages: Annotated[list[_Message], Meta(min_length=1)]
+    max_completion_tokens: _Limit = None
+    max_tokens: _Limit = None
+
+
+class _Completions(_Request, kw_only=True):
+    max_tokens: Annotated[int, Meta(ge=0, le=MAX_OUTPUT_TOKENS)] | None = None
+
+
+_decode_chat = msgspec.json.Decoder(_Chat).decode
+_decode_completions = msgspec.json.Decoder(_Completions).decode
+_decode_embeddings = msgspec.json.Decoder(_Request).decode
+_parts = msgspec.json.Decoder(list[_Part]).decode
+_items = msgspec.json.Decoder(list[Raw]).decode
+
+_MUST_BE = {
+    "model": "must be a non-empty string that names a model or a route",
+    "stream": "must be true or false",
+    "stream_options": "must be an object",
+    "stream_options.include_usage": "must be true or false",
+    "n": f"must be an integer from 1 to {MAX_CHOICES}",
+    "best_of": f"must be an integer from 1 to {MAX_CHOICES}",
+    "max_tokens": f"must be an integer from 1 to {MAX_OUTPUT_TOKENS}",
+    "max_completion_tokens": f"must be an integer from 1 to {MAX_OUTPUT_TOKENS}",
+    "messages": "must be a non-empty array of messages",
+}
+_PROMPTS = "must be a string, or a non-empty array of strings or token ids"
+_PROMPT_ITEMS = "must hold strings only, token ids only, or arrays of token ids only"
+_PATH = re.compile(r" - at `\$\.?(.*)`$")
+_MISSING = re.compile(r"missing required field `(\w+)`")
+
+
+def decode(operation: Operation, dialect: Dialect, body: bytes) -> Envelope:
+    """Validate a body and read its envelope.
+
+    Raises GatewayError (INVALID_REQUEST, with ``param`` where a member is at fault) for everything that is not one
+    unambiguous JSON object, and for members that the gateway reads and that do not have the type OpenAI's reference
+    gives them. Only OpenAI's dialect is spoken by callers so far.
+    """
+    if dialect != "openai":
+        raise GatewayError(ErrorKind.UNSUPPORTED, f"Requests in the dialect '{dialect}' are not supported.")
+    if operation == "transcriptions":
+        return decode_form(body)
+    text, outline = body, None
+    read: Mapping[str, bytes]  # as in the text, in which long strings of a large body are marks
+    members: Mapping[str, bytes]
+    if len(body) <= SMALL_BYTES:
+        read = members = members_of_object(body)
+    else:
+        outline = outline_of(body)
+        text, read, members = outline.text, outline.short_members, outline.members
+    plain = members.keys() <= _PLAIN
+    if not plain:
+        _check_spelling(members)
+    kinds: list[str] = []
+    prompts = 1
+    request: _Request
+    if operation == "chat":
+        request = chat = _typed(_decode_chat, text, outline)
+        limit = chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
+        content_bytes = _read_messages(chat.messages, kinds)
+    elif operation == "embeddings":
+        request, limit = _typed(_decode_embeddings, text, outline), 0
+        content_bytes, prompts = _read_input(read, stream=bool(request.stream))
+    else:
+        request = completions = _typed(_decode_completions, text, outline)
+        limit = completions.max_tokens
+        content_bytes, prompts = _read_prompt(read, "prompt")
+    choices = max(request.n or 1, request.best_of or 1)
+    if operation == "completions":
+        choices *= prompts
+    if limit is not None and limit * choices > MAX_OUTPUT_TOKENS_IN_ALL:
+        name = "max_completion_tokens" if _given(read, "max_completion_tokens") else "max_tokens"
+        _refuse(name, f"asks for more than {MAX_OUTPUT_TOKENS_IN_ALL} tokens over all {choices} choices")
+    if not plain:
+        content_bytes += sum(raw_bytes(read[name]) for name in _READ_AS_THEY_ARE if name in read)
+    return Envelope(
+        operation=operation,
+        dialect=dialect,
+        body=body,
+        members=members,
+        model=request.model,
+        stream=bool(request.stream),
+        include_usage=request.stream_options is not None and _includes_usage(request, read),
+        max_output_tokens=limit,
+        choices=choices,
+        streamable=operation != "embeddings" and (plain or _streamable(request, read)),
+        needs=_PLAIN_NEEDS[operation] if plain and not kinds else _needs(operation, read, kinds),
+        content_bytes=content_bytes,
+        image_count=kinds.count("image_url"),
+        prompts=prompts,
+    )
+
+
+_PLAIN_NEEDS: dict[Operation, frozenset[Capability]] = {
+    "chat": frozenset(("chat",)),
+    "completions": frozenset(("completions",)),
+    "embeddings": frozenset(("embeddings",)),
+}
+
+
+def _refuse(param: str, what: str) -> Never:
+    raise GatewayError(ErrorKind.INVALID_REQUEST, f"'{param}' {what}.", param=param)
+
+
+def _typed(decoder: Callable[[bytes], _Read], text: bytes, outline: Outline | None) -> _Read:
+    try:
+        return decoder(text)
+    except msgspec.ValidationError as error:
+        if outline is not None:
+            outline.check_grammar()
+        path = _path(error)
+        zero = path == "max_tokens" and decoder is _decode_completions
+        _refuse(path, f"must be an integer from 0 to {MAX_OUTPUT_TOKENS}" if zero else _must_be(path))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if outline is None:
+            raise  # it has been proved before
+        raise outline.fault(error) from None
+
+
+def _must_be(path: str) -> str:
+    return _MUST_BE.get(path) or ("must be a string" if path.endswith(".role") else "must be an object")
+
+
+def _path(error: msgspec.ValidationError) -> str:
+    """Return where in the body a member is wrong or missing: ``messages[0].role``."""
+    told = str(error)
+    at = _PATH.search(told)
+    missing = _MISSING.search(told)
+    path = at[1] if at is not None else ""
+    return path if missing is None else f"{path}.{missing[1]}".removeprefix(".")
+
+
+def _check_spelling(members: Mapping[str, bytes]) -> None:
+    # Upstreams written in Go (Ollama, many proxies) take a member's name in any case, and of two the last: a "Model"
+    # beside the "model" that was looked at here would be the one that counts.
+    for name in members:
+        folded = name.casefold()
+        if folded != name and folded in PROTOCOL_NAMES:
+            _refuse(folded, "must be written in lower case")
+
+
+def _includes_usage(request: _Request, members: Mapping[str, bytes]) -> bool:
+    if not request.stream and _asked(members, "stream_options"):
+        _refuse("stream_options", "is only allowed when 'stream' is true")
+    return request.stream_options is not None and bool(request.stream_options.include_usage)
+
+
+def _read_messages(messages: list[_Message], kinds: list[str]) -> int:
+    """Return the bytes of text in all messages, and note the kinds of their parts."""
+    size = 0
+    for index, message in enumerate(messages):
+        content = message.content
+        if content is not UNSET:
+            raw = bytes(content)
+            if raw.startswith(b'"'):
+                size += text_bytes(raw) if b"\\" in raw else len(raw) - 2
+            elif raw != b"null":
+                size += _read_parts(raw, index, kinds)
+        if message.tool_calls is not UNSET or message.function_call is not UNSET:
+            size += sum(
+                raw_bytes(bytes(each)) for each in (message.tool_calls, message.function_call) if each is not UNSET
+            )
+    return size
+
+
+def _read_parts(raw: bytes, index: int, kinds: list[str]) -> int:
+    if not raw.startswith(b"["):
+        _refuse(f"messages[{index}].content", "must be a string or an array of parts")
+    try:
+        parts = _parts(raw)
+    except msgspec.ValidationError as error:
+        place = _path(error).removesuffix(".type")
+        _refuse(f"messages[{index}].content{place}", "must be an object with a 'type'")
+    except UnicodeDecodeError:
+        _refuse(f"messages[{index}].content", "has a 'type' that is far too long")
+    size = 0
+    for part in parts:
+        kinds.append(part.type)
+        for text in (part.text, part.refusal):
+            if text is not UNSET:
+                size += _text_bytes(bytes(text))
+    return size
+
+
+def _text_bytes(raw: bytes) -> int:
+    """Return the UTF-8 bytes of a JSON string, 0 for anything else."""
+    return text_bytes(raw) if raw.startswith(b'"') else 0
+
+
+def _read_input(members: Mapping[str, bytes], *, stream: bool) -> tuple[int, int]:
+    if stream:
+        _refuse("stream", "must not be true: embeddings come in one piece")
+    # vLLM's "bytes" would be no JSON, and no usage.
+    if members.get("encoding_format", b"null") not in (b"null", b'"float"', b'"base64"'):
+        _refuse("encoding_format", "must be 'float' or 'base64'")
+    return _read_prompt(members, "input")
+
+
+def _read_prompt(members: Mapping[str, bytes], name: str) -> tuple[int, int]:
+    """Return the bytes of text and the number of prompts."""
+    raw = members.get(name, b"null")
+    if raw.startswith(b'"'):
+        return _text_bytes(raw), 1
+    if raw == b"null" and name == "prompt" and _given(members, "prompt_embeds"):
+        return 0, 1
+    if not raw.startswith(b"[") or not raw[1:-1].strip():
+        _refuse(name, _PROMPTS)
+    if not raw.translate(None, _TOKEN_IDS):
+        return _count_token_ids(raw, name)
+    texts = [bytes(each) for each in _items(raw)]
+    if not all(text.startswith(b'"') for text in texts):
+        _refuse(name, _PROMPT_ITEMS)
+    return sum(map(text_bytes, texts)), len(texts)
+
+
+_TOKEN_IDS = b"0123456789-,[] \t\n\r"
+"""A JSON array of these is one of integers, or of such arrays. A long one is never made a list."""
+
+
+def _count_token_ids(raw: bytes, name: str) -> tuple[int, int]:
+    if raw.count(b"[") == 1:
+        return _BYTES_PER_TOKEN_ID * (raw.count(b",") + 1), 1
+    prompts = [bytes(each) for each in _items(raw)]
+    if not all(prompt.startswith(b"[") and prompt.count(b"[") == 1 for prompt in prompts):
+        _refuse(name, _PROMPT_ITEMS)
+    count = sum(prompt.count(b",") + bool(prompt[1:-1].strip()) for prompt in prompts)
+    return _BYTES_PER_TOKEN_ID * count, len(prompts)
+
+
+def _given(members: Mapping[str, bytes], name: str) -> bool:
+    """Tell whether a member is there and not null."""
+    return members.get(name, b"null") != b"null"
+
+
+def _asked(members: Mapping[str, bytes], name: str) -> bool:
+    """Tell whether a member asks for anything: null, false, 0 and what is empty do not."""
+    raw = members.get(name, b"null")
+    if raw.startswith((b"[", b"{")):
+        return bool(raw[1:-1].strip())
+    return raw not in (b"null", b"false", b'""') and bool(raw.strip(b"-0.eE+"))
+
+
+def _streamable(request: _Request, members: Mapping[str, bytes]) -> bool:
+    if any(_asked(members, name) for name in _NOT_STREAMED):
+        return False
+    if _asked(members, "echo") and _given(members, "logprobs"):
+        return False
+    return (request.best_of or 1) <= (request.n or 1)
+
+
+def _needs(operation: Operation, members: Mapping[str, bytes], kinds: list[str]) -> frozenset[Capability]:
+    needs: set[Capability] = {operation}
+    if operation == "embeddings":
+        return frozenset(needs)  # what else is in such a body says nothing to a model that only reads
+    if _asked(members, "tools") or _given(members, "tool_choice") or _asked(members, "functions"):
+        needs.add("tools")
+    if (structure := _structure(members)) is not None:
+        needs.add(structure)
+    if "image_url" in kinds:
+        needs.add("vision")
+    if "input_audio" in kinds or _asked(members, "audio"):
+        needs.add("audio")
+    if _wants_logprobs(operation, members):
+        needs.add("logprobs")
+    if _given(members, "reasoning_effort"):
+        needs.add("reasoning")
+    return frozenset(needs)
+
+
+class _Format(Struct):
+    type: Raw = Raw(b'"text"')
+
+
+_format = msgspec.json.Decoder(_Format | None).decode
+
+
+def _structure(members: Mapping[str, bytes]) -> Capability | None:
+    try:
+        answer = _format(members.get("response_format", b"null"))
+    except msgspec.ValidationError:
+        _refuse("response_format", "must be an object")
+    kind = b'"text"' if answer is None else bytes(answer.type)
+    if kind == b'"json_object"':
+        return "json_object"
+    constrained = kind != b'"text"' or any(_given(members, name) for name in _CONSTRAINED)
+    return "json_schema" if constrained else None
+
+
+def _wants_logprobs(operation: Operation, members: Mapping[str, bytes]) -> bool:
+    if _given(members, "prompt_logprobs"):
+        return True
+    # A number in completions, where 0 asks for those of the chosen tokens; true or false in chat.
+    return _asked(members, "logprobs") if operation == "chat" else _given(members, "logprobs")

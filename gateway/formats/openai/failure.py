@@ -1,0 +1,160 @@
+"""Read an error in OpenAI's shape, and say what the caller may know of it and when to come back.
+
+Whose fault it is, is decided in ``classify``. Only what the caller did wrong is passed on in the upstream's
+words, as far as ``redaction`` lets them pass; of all else the caller learns that it happened.
+"""
+
+import re
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from gateway.errors import ErrorKind, UpstreamError
+from gateway.formats.classify import COMPATIBLE, Facts, Hints, classify
+from gateway.formats.openai.answer import parse
+from gateway.formats.redaction import by_shape
+from gateway.types import Operation
+
+_LABEL = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_ABOUT_THE_REQUEST = frozenset({400, 404, 413, 422})
+_SENTENCES = {
+    ErrorKind.UPSTREAM_CREDENTIALS: "The upstream refused the gateway's own credentials or account",
+    ErrorKind.UPSTREAM_RATE_LIMITED: "The upstream limits our rate, or our quota there is used up",
+    ErrorKind.UPSTREAM_OVERLOADED: "The upstream is overloaded or not available",
+    ErrorKind.UPSTREAM_ERROR: "The upstream failed",
+    ErrorKind.UPSTREAM_UNSUPPORTED: "The model behind this target does not do this kind of request",
+}
+"""Every other kind is the caller's, who is told in the upstream's words."""
+_MISCONFIGURED = "The upstream does not know the model or the address it is configured with"
+_STATUS_IN_STREAM = (
+    (r"content_filter|content_policy|moderation", 400),
+    (r"rate_?limit|too_many_requests", 429),
+    (r"overloaded|unavailable|capacity", 503),
+    (r"authentication|api_key", 401),
+    (r"permission|forbidden", 403),
+    (r"not_?found", 404),
+    (r"invalid_request|bad_?request|context_length|validation", 400),
+)
+"""What stands for the status of an error within a stream that names none: the first that its type or code matches."""
+
+
+def failure_of_answer(
+    status: int, headers: Mapping[str, str], body: bytes, operation: Operation = "chat", facts: Facts = COMPATIBLE
+) -> UpstreamError:
+    """Make the error of an answer with an error status. See ``Adapter.failure`` for the rules.
+
+    A chat is what every target is there for, so an address that is unknown or closed for one is a fault. For another
+    operation there is just none: a caller who asks for embeddings must not close a chat model to all others.
+    """
+    is_page = body.lstrip()[:1] == b"<"
+    return _failure(status, _read(body), headers, facts, is_page=is_page, only_chat=operation == "chat")
+
+
+def failure_in_stream(answer: Mapping[str, Any]) -> UpstreamError:
+    """Make the error of one inside an answer with status 200; its own ``code``, ``status`` or type stands in."""
+    error = _error_of(answer)
+    kind = f"{error.get('type')} {error.get('code')}"
+    status = next((status for pattern, status in _STATUS_IN_STREAM if re.search(pattern, kind, re.IGNORECASE)), 500)
+    for name in ("code", "status", "status_code"):
+        value = str(error.get(name))
+        if re.fullmatch(r"[45][0-9]{2}", value):
+            status = int(value)
+            break
+    return _failure(status, error, {}, COMPATIBLE)
+
+
+def _failure(
+    status: int,
+    error: Mapping[str, Any],
+    headers: Mapping[str, str],
+    facts: Facts,
+    *,
+    is_page: bool = False,
+    only_chat: bool = True,
+) -> UpstreamError:
+    message = error.get("message")
+    message = message if isinstance(message, str) else ""
+    param, code = error.get("param"), error.get("code")
+    hints = Hints(param if isinstance(param, str) else None, is_page, only_chat, _is_flagged(error))
+    kind = classify(status, _label(error), message, hints, facts)
+    if kind in _SENTENCES:
+        detail = next((value for value in (code, error.get("type")) if _is_label(value)), None)
+        misconfigured = kind is ErrorKind.UPSTREAM_ERROR and status in _ABOUT_THE_REQUEST
+        sentence = _MISCONFIGURED if misconfigured else _SENTENCES[kind]
+        sentence = f"{sentence} (HTTP {status}{f', {detail}' if detail else ''})."
+        return UpstreamError(
+            kind, sentence, upstream_status=status, retry_after_s=retry_after_s(headers), said=message or None
+        )
+    if kind is ErrorKind.UPSTREAM_FLAGGED:
+        message = _first_sentence(message)  # xAI's next one names our team and key
+    return UpstreamError(
+        kind,
+        by_shape(message) or f"The model's server refused the request with HTTP {status} and gave no reason.",
+        upstream_status=status,
+        param=hints.param,
+        code=code if isinstance(code, str) and _is_label(code) and not code.isdecimal() else None,
+    )
+
+
+def _label(error: Mapping[str, Any]) -> str:
+    """Return codes and types; Azure's ``innererror`` says more than its error."""
+    inner = error.get("innererror")
+    inner_code = inner.get("code") if isinstance(inner, dict) else None
+    return " ".join(str(each) for each in (error.get("code"), error.get("type"), inner_code) if each is not None)
+
+
+def _is_flagged(error: Mapping[str, Any]) -> bool:
+    """Whether it carries what OpenRouter adds to moderation errors (openrouter.ai/docs/api/reference/errors)."""
+    metadata = error.get("metadata")
+    return isinstance(metadata, dict) and ("flagged_input" in metadata or "reasons" in metadata)
+
+
+def _first_sentence(message: str) -> str:
+    """Return a message up to its first full stop."""
+    return re.split(r"(?<=[.!?])\s", message.strip(), maxsplit=1)[0]
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Read how long the upstream wants to be left alone, in seconds; None when it does not say.
+
+    ``retry-after-ms`` (OpenAI, Azure), or ``Retry-After`` in seconds or as a date (RFC 9110, 10.2.3), which is held
+    against the answer's own ``Date``: both come from one clock, and it is not ours.
+    """
+    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        text = headers.get(name, "").strip()
+        if re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", text):
+            return float(text) * scale
+    try:
+        until, now = (parsedate_to_datetime(headers[name]) for name in ("retry-after", "date"))
+        return max(0.0, (until - now).total_seconds())
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _is_label(value: Any) -> bool:
+    """Whether a code or type is a name, which a key may look like too."""
+    if not isinstance(value, int | str) or _LABEL.fullmatch(str(value)) is None:
+        return False
+    return by_shape(str(value)) == str(value)
+
+
+def _read(body: bytes) -> Mapping[str, Any]:
+    text = body[: 64 * 1024].decode(errors="replace").strip()
+    if text.startswith("{"):
+        try:
+            return _error_of(parse(body))
+        except UpstreamError:
+            return {}
+    return {} if text.startswith(("<", "[")) else {"message": text}
+
+
+def _error_of(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Find the error object: OpenAI's ``error``, the same without it (older vLLM, Mistral), or FastAPI's ``detail``."""
+    error = answer.get("error", answer)
+    if isinstance(error, str):
+        return {**answer, "message": error}
+    if not isinstance(error, dict):
+        return {}
+    if "message" not in error and isinstance(error.get("detail"), str):
+        return {**error, "message": error["detail"]}
+    return error

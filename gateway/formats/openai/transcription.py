@@ -1,0 +1,103 @@
+"""Requests for transcripts of speech and their answers, as OpenAI has them ("Create transcription").
+
+Decides what a form must hold, how long its recording may be, and what of an answer is billed. The recording itself is
+looked at only for its length.
+"""
+
+import re
+from typing import Any, Never
+
+import msgspec
+from msgspec import Struct
+
+from gateway.errors import ErrorKind, GatewayError, UpstreamError
+from gateway.formats.multipart import Part, parts_of
+from gateway.formats.usage import MAX_AUDIO_MS, audio_ms, usage_of
+from gateway.types import Envelope, Usage
+
+FORMATS = ("json", "verbose_json", "diarized_json", "text", "srt", "vtt")
+_READ = frozenset(("file", "model", "stream", "response_format", "prompt"))
+_MAX_FIELD_BYTES = 1 << 20
+_BYTES_PER_MS = 16
+"""MP3 at 128 kbit/s; speech is mostly recorded at less, so that the guess is rather short. WAV tells by itself."""
+_RATES_OF_WAV = re.compile(rb"RIFF....WAVEfmt .{8}(....)(....)(..)", re.DOTALL)
+"""Samples a second, bytes a second, bytes a sample."""
+
+
+class Transcript(Struct):
+    """What accounting reads of an answer in JSON."""
+
+    text: Any = None
+    usage: Any = None
+    duration: Any = None
+    error: Any = None
+    object: Any = None
+
+
+_decode_transcript = msgspec.json.Decoder(Transcript).decode
+
+
+def decode_form(body: bytes) -> Envelope:
+    """Validate a form and read its envelope. Raises GatewayError (INVALID_REQUEST, with ``param``)."""
+    parts = {part.name: part for part in parts_of(body)}
+    for name in parts:
+        if name not in _READ and name.casefold() in _READ:
+            _refuse(name.casefold(), "must be written in lower case")
+    recording = parts.get("file")
+    if recording is None or not recording.is_file:
+        _refuse("file", "must be a file with the recording")
+    members = {part.name: _field(body, part) for part in parts.values() if not part.is_file}
+    model = members.get("model", b"").decode(errors="replace")
+    if not model:
+        _refuse("model", "must be a non-empty string that names a model or a route")
+    if members.get("stream", b"false").lower() not in (b"false", b"0", b""):
+        _refuse("stream", "must not be true: transcripts come in one piece")
+    if members.get("response_format", b"json").decode(errors="replace") not in FORMATS:
+        _refuse("response_format", f"must be one of {', '.join(FORMATS)}")
+    return Envelope(
+        operation="transcriptions",
+        dialect="openai",
+        body=body,
+        members=members,
+        model=model,
+        stream=False,
+        include_usage=False,
+        max_output_tokens=0,
+        choices=1,
+        streamable=False,
+        needs=frozenset(("transcriptions",)),
+        content_bytes=len(members.get("prompt", b"")),
+        audio_ms=_length_ms(body, recording),
+    )
+
+
+def read_transcript(data: bytes) -> tuple[Transcript, Usage | None]:
+    """Read an answer in JSON. Raises UpstreamError (UPSTREAM_PROTOCOL)."""
+    try:
+        answer = _decode_transcript(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent something that is no transcript.") from None
+    usage = answer.usage if isinstance(answer.usage, dict) else {}
+    tokens = usage_of(usage.get("input_tokens"), usage.get("output_tokens", 0), are_parts=False)
+    if tokens is not None and tokens.input_tokens:
+        return answer, tokens
+    length_ms = audio_ms(usage.get("seconds")) or audio_ms(answer.duration)
+    return answer, Usage(audio_ms=length_ms) if length_ms else None
+
+
+def _length_ms(body: bytes, recording: Part) -> int:
+    size = recording.end - recording.start
+    wav = _RATES_OF_WAV.match(body, recording.start, recording.end)
+    samples, bytes_per_s, width = (int.from_bytes(each, "little") for each in wav.groups()) if wav else (0, 0, 0)
+    bytes_per_s = min(bytes_per_s, samples * width)  # no player reads the former, so it could be anything
+    return min(size * 1000 // bytes_per_s if bytes_per_s else size // _BYTES_PER_MS, MAX_AUDIO_MS)
+
+
+def _field(body: bytes, part: Part) -> bytes:
+    if part.end - part.start > _MAX_FIELD_BYTES:
+        _refuse(part.name, f"must not be longer than {_MAX_FIELD_BYTES} bytes")
+    return body[part.start : part.end]
+
+
+def _refuse(param: str, what: str) -> Never:
+    raise GatewayError(ErrorKind.INVALID_REQUEST, f"'{param}' {what}.", param=param)

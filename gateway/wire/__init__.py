@@ -1,1 +1,0 @@
-"""Foreign JSON: the dialects of OpenAI and Anthropic, decoded once and otherwise left as bytes."""

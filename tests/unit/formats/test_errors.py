@@ -1,0 +1,80 @@
+"""Errors reach the caller in the shape its SDK raises on."""
+
+import json
+
+import anthropic
+import httpx2
+import openai
+import pytest
+
+from gateway.errors import ErrorKind, GatewayError, UpstreamError
+from gateway.formats.errors import render, render_event
+
+_ERROR = GatewayError(ErrorKind.INVALID_REQUEST, "'n' must be \"positive\".", param="n")
+
+
+def test_openai_error_has_message_type_param_and_code() -> None:
+    """The four members are always there, null where nothing is known."""
+    assert json.loads(render("openai", _ERROR, "req_1")) == {
+        "error": {"message": "'n' must be \"positive\".", "type": "invalid_request_error", "param": "n", "code": None}
+    }
+
+
+def test_an_upstreams_own_code_is_kept_when_the_request_was_at_fault() -> None:
+    """A rejection carries the provider's code; other upstream failures carry ours."""
+    rejected = UpstreamError(ErrorKind.UPSTREAM_REJECTED, "No.", upstream_status=422, code="bad_tool")
+    assert json.loads(render("openai", rejected, "req_1"))["error"]["code"] == "bad_tool"
+    failed = UpstreamError(ErrorKind.UPSTREAM_ERROR, "No.", upstream_status=500, code="boom")
+    assert json.loads(render("openai", failed, "req_1"))["error"]["code"] == "upstream_error"
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (ErrorKind.INVALID_REQUEST, "invalid_request_error"),
+        (ErrorKind.AUTHENTICATION, "authentication_error"),
+        (ErrorKind.PERMISSION, "permission_error"),
+        (ErrorKind.MODEL_NOT_FOUND, "not_found_error"),
+        (ErrorKind.BODY_TOO_LARGE, "request_too_large"),
+        (ErrorKind.RATE_LIMITED, "rate_limit_error"),
+        (ErrorKind.UPSTREAM_OVERLOADED, "overloaded_error"),
+        (ErrorKind.UPSTREAM_TIMEOUT, "timeout_error"),
+        (ErrorKind.INTERNAL, "api_error"),
+        (ErrorKind.METHOD_NOT_ALLOWED, "invalid_request_error"),
+    ],
+)
+def test_anthropic_error_type_follows_the_status(kind: ErrorKind, expected: str) -> None:
+    """Each status has the type of Anthropic's error page."""
+    assert json.loads(render("anthropic", GatewayError(kind, "No."), "req_1")) == {
+        "type": "error",
+        "error": {"type": expected, "message": "No."},
+        "request_id": "req_1",
+    }
+
+
+def _answers(body: bytes) -> httpx2.MockTransport:
+    return httpx2.MockTransport(
+        lambda _: httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
+    )
+
+
+def test_the_openai_sdk_raises_on_the_final_event() -> None:
+    """A stream that failed is never taken for a short answer."""
+    client = openai.OpenAI(
+        api_key="x", max_retries=0, http_client=httpx2.Client(transport=_answers(render_event("openai", _ERROR, "r")))
+    )
+    stream = client.chat.completions.create(model="m", messages=[], stream=True)
+    with pytest.raises(openai.APIError, match="positive"):
+        next(iter(stream))
+
+
+def test_the_anthropic_sdk_raises_on_the_final_event() -> None:
+    """The same for Anthropic's client."""
+    client = anthropic.Anthropic(
+        api_key="x",
+        max_retries=0,
+        http_client=httpx2.Client(transport=_answers(render_event("anthropic", _ERROR, "r"))),
+    )
+    stream = client.messages.create(model="m", max_tokens=1, messages=[], stream=True)
+    with pytest.raises(anthropic.APIError, match="positive"):
+        next(iter(stream))

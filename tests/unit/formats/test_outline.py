@@ -1,0 +1,159 @@
+"""The outline of a large body says what the body says, and a fault in it is told where it stands in the body."""
+
+import json
+import re
+from collections.abc import Mapping
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import GatewayError
+from gateway.formats.malformed import WINDOW_BYTES
+from gateway.formats.openai.decode import decode
+from gateway.formats.outline import LONG_BYTES, MAX_MEMBERS, MAX_NUMBERS, MAX_PARTS, outline_of
+from gateway.formats.splice import members_of, splice
+from gateway.types import Envelope
+
+LARGE = 3 * WINDOW_BYTES
+HEAD = b'{"model":"a","messages":[{"role":"user","content":"'
+UNITS = {
+    "prose": b"The quick brown fox. ",
+    "line ends": b"\\n",
+    "quotes": b'\\"',
+    "backslashes": b"\\\\",
+    "an escaped letter": b"\\u00e9",
+    "pairs": b"\\ud83d\\ude00",
+    "two bytes": "é".encode(),
+    "four bytes": "😀".encode(),
+    "backslashes before a u": b"\\\\ud83d",
+}
+
+
+def chat(body: bytes) -> Envelope:
+    """Decode a chat request."""
+    return decode("chat", "openai", body)
+
+
+def place_of_fault(body: bytes) -> str:
+    """Return where msgspec finds the fault of a whole body."""
+    with pytest.raises(msgspec.DecodeError) as caught:
+        msgspec.json.decode(body)
+    found = re.search(r"byte (\d+)", str(caught.value))
+    read = body[: int(found[1]) if found is not None else None].decode()
+    return f"line {read.count(chr(10)) + 1}, column {len(read) - read.rfind(chr(10))}."
+
+
+def request(content: bytes, tail: bytes = b'"}]}') -> bytes:
+    """Write a request with this text, as it stands in JSON."""
+    return HEAD + content + tail
+
+
+@pytest.mark.parametrize("character", ["é", "请", "😀"])
+def test_escape_far_behind_long_characters_is_none_of_their_business(character: str) -> None:
+    """A window without escapes may end within a character, and the next one, with an escape, may begin there."""
+    for shift in range(8):
+        content = b"x" * shift + character.encode() * (LARGE // 3) + b"\\n" + character.encode() * 20
+        assert chat(request(content)).content_bytes == len(json.loads(b'"' + content + b'"').encode())
+
+
+@pytest.mark.parametrize(
+    "behind", [b' "', b' " }', b' "a', b'\n{"model":"b"}', b",", b'"\\x":1,"\\x":2}', b' "\\ud800":1,"\\ud800":2}']
+)
+def test_bytes_behind_a_large_object_are_refused(behind: bytes) -> None:
+    """And twice what is no name within it: as those of a small body are."""
+    for body in (request(b"x" * LARGE) + behind, request(b"x" * LARGE)[:-1] + b"," + behind):
+        with pytest.raises(GatewayError, match="The body"):
+            chat(body)
+
+
+@pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
+def test_long_string_is_measured_wherever_it_is_cut(unit: bytes) -> None:
+    """It is looked at in pieces, none of which may end within an escape, a pair of halves or a character."""
+    for shift in range(12):
+        content = b"x" * shift + unit * (LARGE // len(unit))
+        envelope = chat(request(content))
+        assert envelope.content_bytes == len(json.loads(b'"' + content + b'"').encode())
+        assert envelope.members == members_of(envelope.body)
+
+
+FAULTS = {
+    "a lone half": (b"\\ud83d", "half of a surrogate pair"),
+    "a second half": (b"\\ude00", "half of a surrogate pair"),
+    "no escape": (b"\\q", ""),
+    "a control character": (b"\x01", ""),
+    "a line end": (b"\n", ""),
+    "no UTF-8": (b"\xff", "not UTF-8 at byte"),
+}
+
+
+@pytest.mark.parametrize("before", [0, 5, LARGE, LARGE + 7])
+@pytest.mark.parametrize(("fault", "expected"), FAULTS.values(), ids=FAULTS)
+def test_fault_within_a_long_string_is_told_with_its_place(fault: bytes, expected: str, before: int) -> None:
+    """As in a short one."""
+    body = request(("é" * before).encode() + fault + b"x" * LARGE)
+    with pytest.raises(GatewayError) as caught:
+        chat(body)
+    assert (expected or place_of_fault(body)) in caught.value.message
+
+
+@pytest.mark.parametrize("tail", [b'"}]]', b'"}]', b'","x":1,}]}', b'"}],"n":1}}', b'"}]]}', b"", b'","x', b'"}]}{}'])
+def test_fault_behind_a_long_string_is_told_with_its_place(tail: bytes) -> None:
+    """In the body, not in its outline."""
+    body = b"\n" + request(b"two words " * (LARGE // 10), tail)
+    with pytest.raises(GatewayError) as caught:
+        chat(body)
+    assert place_of_fault(body) in caught.value.message
+
+
+LIMITS = {
+    "members": (b'"y":1,' + b",".join(b'"%d":1' % n for n in range(MAX_MEMBERS)), "more than 1000 members"),
+    "numbers": (b'"x":[' + b"1," * (MAX_NUMBERS + 1) + b"1]", "too many parts"),
+    "strings": (b'"x":[' + b'"",' * MAX_PARTS + b'""]', "too many parts"),
+    "brackets": (b'"x":[' + b"[]," * (MAX_PARTS // 2) + b"[]]", "too many parts"),
+    "digits": (b'"x":' + b"1" * LARGE, "number that is too large"),
+    "name": (b'"' + b"x" * LARGE + b'":1', "name is longer than"),
+    "twice": (b'"x":"' + b"x" * LARGE + b'","x":1', "member twice"),
+    "twice, far apart": (b'"x"' + b" " * LARGE + b':1,"\\u0078":1', "member twice"),
+    "model": (b'"n":1,"model":"' + b"x" * LARGE + b'"', "'model', 'role' or 'type'"),
+}
+
+
+@pytest.mark.parametrize(("members", "expected"), LIMITS.values(), ids=LIMITS)
+def test_body_of_more_parts_than_a_request_needs_is_refused(members: bytes, expected: str) -> None:
+    """Each is work that grows with the body, in one call or in all."""
+    model = b"" if b'"model"' in members else b'"model":"a",'
+    with pytest.raises(GatewayError, match=expected):
+        chat(b'{"messages":[{"role":"user","content":"hi"}],' + model + members + b" " * LARGE + b"}")
+
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=3)
+_LONG = st.builds(lambda text, times: text * times, _TEXT, st.sampled_from([1, LONG_BYTES]))
+_VALUE = st.recursive(
+    st.none() | st.integers() | _LONG,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(_TEXT, _VALUE, max_size=5), st.booleans(), st.integers(0, 2))
+def test_members_of_a_large_body_are_those_of_any(values: Mapping[str, object], ascii_only: bool, blanks: int) -> None:
+    """Cut out where they stand, and edited there, whatever lies between."""
+    padding = " " * (LARGE * blanks // 2)
+    colon = f":{padding}"
+    text = json.dumps({**values, "model": "m"}, ensure_ascii=ascii_only, separators=(f"{padding},\n", colon))
+    body = text.encode()
+    outline = outline_of(body)
+    outline.check_grammar()
+    assert outline.members == members_of(body)
+    assert {name: json.loads(raw) for name, raw in outline.members.items()} == {**values, "model": "m"}
+    for changes in (
+        {"model": b"1"},
+        {"model": None},
+        {"new": b"1"},
+        dict.fromkeys(values, b"2"),
+        dict.fromkeys(values),
+    ):
+        changed = json.loads(splice(body, outline.members, changes))
+        assert changed == json.loads(splice(body, members_of(body), changes))
