@@ -1,6 +1,6 @@
 # Tollway: what to type. The work is done in Python; see workers/bootstrap.py and workers/up.py.
 .DEFAULT_GOAL := help
-.PHONY: help up up-several load test test-fast check soak faults bench lock setup-dev
+.PHONY: help up up-several load test test-fast check soak faults recorded bench lock setup-dev
 
 PYTHON ?= python3.11
 PORT   ?= 8080
@@ -34,6 +34,7 @@ help:
 	@echo "make check                 ruff, mypy, import layers"
 	@echo "make soak                  the long tests"
 	@echo "make faults                sixteen faults of a provider and what callers see of them: docs/reference/faults.md"
+	@echo "make recorded EXCHANGES=DIR  recorded answers of providers through the gateway: docs/reference/recorded.md"
 	@echo "make bench                 this gateway beside others, one core each: docs/reference/bench.md"
 	@echo "make lock                  resolve the hash-locked requirements anew"
 
@@ -98,6 +99,11 @@ soak: setup-dev
 # Ends in about two minutes: one of the faults is an outage of a minute.
 faults: setup-dev
 	.venv/bin/python -m tests.faults
+
+# The recordings are not in this repository; docs/reference/recorded.md says what a folder of them holds.
+recorded: setup-dev
+	@test -d "$(EXCHANGES)" || { echo "tollway: say make recorded EXCHANGES=DIR, a folder of recordings." >&2; exit 1; }
+	.venv/bin/python -m tests.recorded $(EXCHANGES)
 
 bench: setup-dev
 	.venv/bin/python -m loadtests.bench

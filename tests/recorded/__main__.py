@@ -1,0 +1,73 @@
+"""Play recorded exchanges through the gateway and print every difference: ``python -m tests.recorded DIR``."""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.recorded.compare import Difference, compare
+from tests.recorded.play import Played, play
+from tests.recorded.recording import load
+
+
+def main() -> int:
+    """Return 0 when nothing differs, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m tests.recorded", description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the recordings: PROVIDER/NAME.json")
+    parser.add_argument("--only", default="", metavar="WORD", help="only the recordings whose name holds this")
+    asked = parser.parse_args()
+    recordings, not_yet = load(asked.folder)
+    recordings = [each for each in recordings if asked.only in each.name]
+    if not recordings:
+        parser.error(f"{asked.folder} holds no such recording")
+    began_s = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        plays = asyncio.run(play(recordings, Path(folder)))
+    print(report(plays, not_yet))
+    print(f"\n{len(recordings)} recordings, {len(plays)} runs in {time.monotonic() - began_s:.0f} s.")
+    return int(any(compare(each)[0] for each in plays))
+
+
+def report(plays: Sequence[Played], not_yet: Counter[tuple[str, str]]) -> str:
+    """Write the tables in Markdown: a line for each provider, each difference, each open reading."""
+    compared = [(each, *compare(each)) for each in plays]
+    lines = [
+        "| provider | recordings | streamed | assembled | whole | runs that differ | not yet |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for provider in sorted({each.recording.provider for each in plays} | {provider for provider, _ in not_yet}):
+        mine = [row for row in compared if row[0].recording.provider == provider]
+        modes = Counter(each.mode for each, *_ in mine)
+        later = sum(number for (name, _), number in not_yet.items() if name == provider)
+        cells = (
+            *(provider, len({each.recording.name for each, *_ in mine})),
+            *(modes["streamed"], modes["assembled"], modes["whole"]),
+            *(sum(bool(differences) for _, differences, _ in mine), later),
+        )
+        lines.append(_line(*cells))
+    lines += ["", "| what differs | runs |", "| --- | --- |"]
+    kinds = Counter(what for _, differences, _ in compared for what in {each.what for each in differences})
+    lines += [_line(what, number) for what, number in kinds.most_common()]
+    lines += ["", "| recording | run | what | recorded | here |", "| --- | --- | --- | --- | --- |"]
+    for each, differences, _ in compared:
+        lines += [_of(each, difference) for difference in differences]
+    lines += ["", "| open in the recording | reading taken | upstream's price, nano-USD |", "| --- | --- | --- |"]
+    opened = {each.recording.name: bill for each, _, bill in compared if bill is not None and bill.open}
+    lines += [_line(name, bill.open, bill.price_nano_usd or "none") for name, bill in opened.items()]
+    return "\n".join(lines)
+
+
+def _of(each: Played, difference: Difference) -> str:
+    return _line(each.recording.name, each.mode, difference.what, difference.recorded, difference.saw)
+
+
+def _line(*cells: object) -> str:
+    return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Compare what a caller saw and what the ledger holds with the recording: a line with figures for each difference."""
+
+from typing import NamedTuple
+
+from tests.recorded.money import Bill, bill_of, prices_of
+from tests.recorded.play import Played
+from tests.recorded.reading import Reading, Said, read_bytes
+
+CLASSES = (
+    "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "audio_ms",
+)  # fmt: skip
+_LONGEST = 60
+"""Characters of a value that are shown."""
+
+
+class Difference(NamedTuple):
+    """One thing that is not as recorded."""
+
+    what: str
+    recorded: str
+    saw: str
+
+
+def compare(each: Played) -> tuple[list[Difference], Bill | None]:
+    """Return every difference of one play, and what should have been billed."""
+    recording = each.recording
+    said = read_bytes(recording.operation, recording.status, recording.body, streamed=recording.streamed)
+    found: list[Difference] = []
+    if bool(said.error) != bool(each.saw.error):
+        found.append(Difference("error", _short(said.error or "none"), each.saw.error or "none"))
+    if said.error and not recording.streamed:
+        if each.row.get("cost_nano_usd") and recording.status >= 300:
+            found.append(Difference("billed", "nothing for an error", f"{each.row['cost_nano_usd']} nano-USD"))
+        return found, None
+    if said.error:
+        _compare_beginnings(found, said, each.saw)
+    if said.error or each.saw.error:
+        return found, None
+    _compare_said(found, said, each.saw)
+    bill = bill_of(said, prices_of(recording.model))
+    _compare_usage(found, bill, each)
+    return found, bill
+
+
+def _compare_beginnings(found: list[Difference], said: Reading, saw: Reading) -> None:
+    """Of a stream that ends in an error, what was handed on must be how it began."""
+    for index, theirs in saw.choices.items():
+        ours = said.choices.get(index, Said())
+        for what in ("text", "reasoning"):
+            if not getattr(ours, what).startswith(getattr(theirs, what)):
+                _differ(found, what, getattr(ours, what), getattr(theirs, what))
+
+
+def _compare_said(found: list[Difference], said: Reading, saw: Reading) -> None:
+    for index in sorted(said.choices.keys() | saw.choices.keys()):
+        ours, theirs = said.choices.get(index, Said()), saw.choices.get(index, Said())
+        for what in ("text", "reasoning", "refusal", "tools", "finish"):
+            _differ(found, what, getattr(ours, what), getattr(theirs, what))
+    _differ(found, "vectors", said.vectors, saw.vectors)
+
+
+def _compare_usage(found: list[Difference], bill: Bill | None, each: Played) -> None:
+    counted = bill_of(each.saw)
+    if bill is None:
+        _differ(found, "origin", "estimated", each.row.get("usage_origin"))
+        return
+    _differ(found, "usage told", bill.told, counted.told if counted else None)
+    row = tuple(each.row.get(name) for name in CLASSES)
+    if bill.prompt_is_counted:
+        _differ(found, "usage billed", bill.classes, row)
+        _differ(
+            found,
+            "cost",
+            bill.cost_nano_usd(each.recording.provider, prices_of(each.recording.model)),
+            each.row.get("cost_nano_usd"),
+        )
+    else:
+        _differ(found, "usage billed", bill.classes[3:], row[3:])
+        _differ(found, "prompt estimated", True, bool(row[0]))
+    _differ(found, "origin", "estimated" if bill.is_cut else "provider", each.row.get("usage_origin"))
+    _differ(found, "upstream's price", bill.price_nano_usd, each.row.get("upstream_cost_nano_usd"))
+
+
+def _differ(found: list[Difference], what: str, ours: object, theirs: object) -> None:
+    if ours != theirs:
+        found.append(Difference(what, _short(ours), _short(theirs)))
+
+
+def _short(value: object) -> str:
+    """Show figures and names; of a text only its length, for it is not ours to print."""
+    if isinstance(value, list):
+        return f"{len(value)} [{', '.join(_short(each) for each in value)}]"[:_LONGEST]
+    text = " ".join(str(value).split())
+    return f"{len(text)} characters" if isinstance(value, str) and len(text) > _LONGEST else text
