@@ -23,8 +23,9 @@ from gateway.formats.base import Adapter
 from gateway.formats.classify import is_of_another_operation
 from gateway.formats.openai.decode import decode
 from gateway.formats.redaction import cleaner, first_sentence
+from gateway.tariff import Usage
 from gateway.transport.base import Transport
-from gateway.types import Call, Operation, Principal, Route, Target, UpstreamRequest, Usage
+from gateway.types import Call, Operation, Principal, Route, Target, UpstreamRequest
 
 TIMEOUT_S = 20.0
 """For one question, from the look-up of the name to the answer's last byte."""

@@ -7,6 +7,8 @@ import re
 
 from msgspec import Struct
 
+from gateway.tariff import Amounts
+
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 """Version, trace, parent, flags. Later versions may add fields behind these, and change none; ``ff`` is no version."""
 
@@ -19,15 +21,9 @@ def trace_id_of(traceparent: str) -> str | None:
     return found[1]
 
 
-class Sums(Struct, frozen=True, kw_only=True):
-    """What was used and what it cost: over the attempts of a call, or of a whole trace. The classes are disjoint."""
+class Sums(Amounts, frozen=True, kw_only=True):
+    """What was used and what it cost: over the attempts of a call, or of a whole trace."""
 
-    input_tokens: int
-    cached_input_tokens: int
-    cache_write_tokens: int
-    output_tokens: int
-    reasoning_tokens: int
-    audio_ms: int
     cost_nano_usd: int
 
 

@@ -10,11 +10,12 @@ from typing import Literal
 
 from msgspec import Struct
 
+from gateway.tariff import Origin, Rates, Usage
+
 Operation = Literal["chat", "completions", "embeddings", "transcriptions"]
 Dialect = Literal["openai", "anthropic"]
 Quantile = Literal["p50", "p90", "p95", "p99"]
 Licence = Literal["permissive", "copyleft", "restricted", "non-commercial", "no-derivatives", "proprietary", "unknown"]
-Origin = Literal["provider", "engine", "estimated"]
 Outcome = Literal["ok", "refused", "timeout", "cut", "cancelled", "failed", "interrupted"]
 """How an attempt or a call ended. ``ok``: complete. ``refused``: an error status before any byte. ``timeout``: a limit
 passed (first token, idle, total). ``cut``: the upstream broke off. ``cancelled``: the caller left. ``failed``: no
@@ -113,22 +114,6 @@ class Envelope(Struct, frozen=True, kw_only=True):
     """Texts that the model reads apart, each with the whole context to itself."""
     audio_ms: int = 0
     """Estimated length of what is to be transcribed."""
-
-
-class Rates(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Flat prices of one target. Nano-dollars per million tokens: exact integers for every price list we know of."""
-
-    input_nano_usd_per_mtok: int = 0
-    cached_input_nano_usd_per_mtok: int = 0
-    cache_write_nano_usd_per_mtok: int = 0
-    output_nano_usd_per_mtok: int = 0
-    reasoning_nano_usd_per_mtok: int = 0
-    request_nano_usd: int = 0
-    audio_nano_usd_per_hour: int = 0
-    hardware_nano_usd_per_hour: int | None = None
-    """Own hardware: the hourly price of one replica. Such a call costs its share of the time, not its tokens."""
-    version: str = "free"
-    """The price book and its version, or ``config``; stored with every ledger entry."""
 
 
 class Timeouts(Struct, frozen=True, kw_only=True):
@@ -324,20 +309,6 @@ class Considered(Struct, frozen=True, kw_only=True):
     prediction: Prediction
     within_ceilings: bool
     probe: bool = False
-
-
-class Usage(Struct, frozen=True, kw_only=True):
-    """Tokens in disjoint classes: they add up to what was read and written, each counted once."""
-
-    input_tokens: int = 0
-    """Read at full price: neither from a cache nor written to one."""
-    cached_input_tokens: int = 0
-    cache_write_tokens: int = 0
-    output_tokens: int = 0
-    """Visible output; reasoning is counted apart."""
-    reasoning_tokens: int = 0
-    audio_ms: int = 0
-    origin: Origin = "provider"
 
 
 class Sample(Struct, frozen=True, kw_only=True):

@@ -20,7 +20,8 @@ from gateway.accounting.tokens import estimate_output_tokens, output_bytes
 from gateway.clock import Clock, Ids
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.shortage import own_failure
-from gateway.types import Call, CallRecord, Candidate, LedgerEntry, Outcome, Sample, Target, Usage
+from gateway.tariff import Usage
+from gateway.types import Call, CallRecord, Candidate, LedgerEntry, Outcome, Sample, Target
 
 _NS_PER_MS = 1e6
 
@@ -224,9 +225,9 @@ class Attempt:
             sample = Sample(
                 ok=outcome == "ok",
                 trips_breaker=False,
-                input_tokens=usage.input_tokens + usage.cached_input_tokens + usage.cache_write_tokens,
+                input_tokens=usage.read_tokens,
                 output_tokens=shown,
-                hidden_tokens=usage.output_tokens + usage.reasoning_tokens - shown,
+                hidden_tokens=usage.written_tokens - shown,
                 # Where an answer has no tokens, what the policy may expect is the time to all of it.
                 ttft_ms=duration_ms if self._call.output_cap == 0 and outcome == "ok" else ttft_ms,
                 tpot_ms=tpot_ms,
@@ -292,7 +293,9 @@ class Attempt:
         """Trust the upstream's count of a complete answer; otherwise never report less than what was seen."""
         progress = self._progress
         reported = progress.usage if progress is not None else None
-        counted = reported is not None and outcome == "ok" and self._counts_output(reported)
+        # Zero tokens beside content are no count.
+        saw = progress is not None and progress.content_events
+        counted = reported is not None and outcome == "ok" and bool(reported.written_tokens or not saw)
         if reported is not None and counted and reported.origin == "provider":
             return replace(reported, origin="engine") if self.target.own_hardware else reported
         if not self._billed(outcome):
@@ -306,19 +309,13 @@ class Attempt:
                 audio_ms=call.envelope.audio_ms,
                 origin="estimated",
             )
-        has_read = reported.input_tokens or reported.cached_input_tokens or reported.cache_write_tokens
+        has_read = reported.read_tokens or reported.audio_ms
         return replace(
             reported,
-            input_tokens=reported.input_tokens if has_read or reported.audio_ms else call.input_tokens_estimate,
+            input_tokens=reported.input_tokens if has_read else call.input_tokens_estimate,
             output_tokens=reported.output_tokens if counted else max(seen, reported.output_tokens),
             origin="estimated",
         )
-
-    def _counts_output(self, reported: Usage) -> bool:
-        """Whether a report can be of what was seen: zero tokens beside content are no count."""
-        if reported.output_tokens or reported.reasoning_tokens:
-            return True
-        return self._progress is None or not self._progress.content_events
 
     def _billed(self, outcome: Outcome) -> bool:
         """Whether the upstream may bill: not what it refused, and not what it never had whole.
@@ -333,7 +330,7 @@ class Attempt:
     def _shown_tokens(self, usage: Usage) -> int:
         """Count what passed between the first content and the last: reasoning too, unless it was hidden."""
         reasoned = self._progress is not None and self._progress.shows_reasoning
-        return usage.output_tokens + (usage.reasoning_tokens if reasoned else 0)
+        return usage.written_tokens - (0 if reasoned else usage.reasoning_tokens)
 
     def _tpot_ms(self, shown: int) -> float | None:
         """(t_last - t_first) / (n_out - 1); none for several choices, fewer than two tokens, or without a stream.

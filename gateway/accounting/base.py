@@ -10,8 +10,9 @@ from typing import Protocol
 from msgspec import Struct
 
 from gateway.errors import GatewayError
+from gateway.tariff import Rates
 from gateway.trace import Trace
-from gateway.types import CallRecord, LedgerEntry, Operation, Rates, Refused
+from gateway.types import CallRecord, LedgerEntry, Operation, Refused
 
 
 class Dispatch(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from gateway.accounting.attempt import OUTCOMES, Attempt, Instruments
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
+from gateway.tariff import Amounts, Usage
 from gateway.trace import trace_id_of
 from gateway.types import (
     Call,
@@ -21,7 +22,6 @@ from gateway.types import (
     Plan,
     Principal,
     Target,
-    Usage,
 )
 
 _NS_PER_MS = 1e6
@@ -214,11 +214,4 @@ def _considered(plan: Plan) -> tuple[Considered, ...]:
 
 
 def _sum(usages: Sequence[Usage]) -> Usage:
-    return Usage(
-        input_tokens=sum(each.input_tokens for each in usages),
-        cached_input_tokens=sum(each.cached_input_tokens for each in usages),
-        cache_write_tokens=sum(each.cache_write_tokens for each in usages),
-        output_tokens=sum(each.output_tokens for each in usages),
-        reasoning_tokens=sum(each.reasoning_tokens for each in usages),
-        audio_ms=sum(each.audio_ms for each in usages),
-    )
+    return Usage(**{name: sum(getattr(each, name) for each in usages) for name in Amounts.__struct_fields__})

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
 
-from gateway.types import Rates, Usage
+from gateway.tariff import Rates, Usage
 
 _MTOK = 1_000_000
 _HOUR_NS = 3_600_000_000_000

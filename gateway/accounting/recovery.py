@@ -138,7 +138,7 @@ def minimal_record(dispatch: Dispatch, entries: tuple[LedgerEntry, ...]) -> Call
         policy_version=None,
         stream=dispatch.stream,
         input_tokens_estimate=dispatch.entry.usage.input_tokens,
-        output_tokens=last.usage.output_tokens + last.usage.reasoning_tokens,
+        output_tokens=last.usage.written_tokens,
         outcome="ok" if answered else "interrupted",
         status=200 if answered else 0,
         error_kind=None,

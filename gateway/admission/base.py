@@ -2,7 +2,8 @@
 
 from typing import Protocol
 
-from gateway.types import BodyBudget, Call, Plan, Principal, Usage
+from gateway.tariff import Usage
+from gateway.types import BodyBudget, Call, Plan, Principal
 
 
 class Hold(Protocol):

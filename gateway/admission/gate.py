@@ -20,7 +20,8 @@ from typing import Protocol
 from gateway.admission.base import Admission, Hold
 from gateway.clock import Clock
 from gateway.errors import ErrorKind, GatewayError
-from gateway.types import BodyBudget, Call, Plan, Principal, Usage
+from gateway.tariff import Usage
+from gateway.types import BodyBudget, Call, Plan, Principal
 
 WINDOW_NS = 60_000_000_000
 _CONCURRENCY_RETRY_S = 1.0

@@ -26,18 +26,8 @@ from gateway.config.schema import (
     ServerSection,
 )
 from gateway.config.snapshot import Keep, ProviderType, Server, Snapshot, Storage, Wildcard, matches
-from gateway.types import (
-    BodyBudget,
-    Capability,
-    Ceiling,
-    Constraints,
-    Principal,
-    Rates,
-    Route,
-    Secret,
-    Target,
-    Timeouts,
-)
+from gateway.tariff import Rates
+from gateway.types import BodyBudget, Capability, Ceiling, Constraints, Principal, Route, Secret, Target, Timeouts
 
 PriceOf = Callable[[str, str], Rates | None]
 """(the price book's id of the provider, the provider's name of the model) -> its rates, or None: not in the book."""

@@ -12,7 +12,8 @@ from urllib.parse import quote
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.types import BodyBudget, Licence, Principal, Rates, Route, Target, Timeouts
+from gateway.tariff import Rates
+from gateway.types import BodyBudget, Licence, Principal, Route, Target, Timeouts
 
 
 class ProviderType(Struct, frozen=True, kw_only=True):

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.types import Call, Operation, Target, UpstreamRequest, Usage
+from gateway.tariff import Usage
+from gateway.types import Call, Operation, Target, UpstreamRequest
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """A whole answer is held until it is known to be one, so its size has a limit."""

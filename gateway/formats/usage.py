@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from gateway.types import Usage
+from gateway.tariff import Usage
 
 MAX_TOKENS = 2**31 - 1
 """No answer has two thousand million tokens, and what such a count costs would fit no column of the ledger."""

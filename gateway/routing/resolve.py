@@ -11,7 +11,8 @@ from difflib import get_close_matches
 
 from gateway.config.snapshot import Snapshot, Wildcard
 from gateway.errors import ErrorKind, GatewayError
-from gateway.types import Call, Envelope, Inbound, Principal, Rates, Route
+from gateway.tariff import Rates
+from gateway.types import Call, Envelope, Inbound, Principal, Route
 
 PriceOf = Callable[[str, str], Rates | None]
 """A price provider's id and an upstream model's name -> its rates, None when the book does not know it.

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import astuple
 from sqlalchemy import JSON, Connection, Dialect, RowMapping, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -18,10 +17,11 @@ from gateway.store.engine import Database
 from gateway.store.forget import Forgetter
 from gateway.store.schema import prepare_schema
 from gateway.store.tables import attempts, calls, refusals, sums
+from gateway.tariff import Amounts
 from gateway.trace import Sums, Trace, TracedCall
-from gateway.types import CallRecord, LedgerEntry, Refused, Usage
+from gateway.types import CallRecord, LedgerEntry, Refused
 
-_USAGE_COLUMNS = tuple(name for name in Usage.__struct_fields__ if name != "origin")
+_USAGE_COLUMNS = Amounts.__struct_fields__
 _USAGE_AT = LedgerEntry.__struct_fields__.index("usage")
 _JSON_AT = tuple(index for index, column in enumerate(calls.columns) if isinstance(column.type, JSON))
 _json = msgspec.json.Encoder().encode
@@ -29,19 +29,12 @@ _CALL_COLUMNS = tuple(name for name in TracedCall.__struct_fields__ if name not 
 _MAX_CALLS_OF_A_TRACE = 1000
 
 
-class Totals(Struct, frozen=True, kw_only=True):
+class Totals(Sums, frozen=True, kw_only=True):
     """Sums over the attempts of one target with one outcome, deleted ones included."""
 
     target_id: str
     outcome: str
     attempts: int
-    input_tokens: int
-    cached_input_tokens: int
-    cache_write_tokens: int
-    output_tokens: int
-    reasoning_tokens: int
-    audio_ms: int
-    cost_nano_usd: int
 
 
 class Store:
@@ -138,7 +131,7 @@ class Store:
 
         Of deleted ones only their day is known: they count when it began since then.
         """
-        names = ("attempts", *_USAGE_COLUMNS, "cost_nano_usd")
+        names = ("attempts", *Sums.__struct_fields__)
         with self._database.reading() as connection:
             added: dict[tuple[str, str], list[int]] = {}
             for table, began, number in (

@@ -14,11 +14,12 @@ import msgspec
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, MetaData, Table, Text, text
 from sqlalchemy.types import TypeEngine
 
-from gateway.types import CallRecord, LedgerEntry, Refused, Usage
+from gateway.tariff import Amounts, Usage
+from gateway.types import CallRecord, LedgerEntry, Refused
 
 FIRST_REVISION = "0005"
 """What a database is that was written before there were migrations."""
-REVISION = "0007"
+REVISION = "0008"
 """The newest in ``migrations/versions``: what a database is brought to before it is used."""
 
 metadata = MetaData()
@@ -72,7 +73,7 @@ refusals = Table("refusals", metadata, *_columns(Refused, "refused_id"))
 
 SUM_KEYS = ("day_ns", "key_id", "team_id", "route", "target_id", "upstream_model", "outcome")
 """``day_ns``: when the day began (UTC). No team is an empty one."""
-SUMMED = ("calls", "attempts", *(name for name in Usage.__struct_fields__ if name != "origin"), "cost_nano_usd")
+SUMMED = ("calls", "attempts", *Amounts.__struct_fields__, "cost_nano_usd")
 sums = Table(
     "sums",
     metadata,

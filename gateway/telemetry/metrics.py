@@ -11,11 +11,13 @@ lock and several calls each, which for some twenty of them is more than all else
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec import Struct
+from msgspec.structs import asdict, astuple
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.fleet import FleetReport
+from gateway.tariff import Usage
 from gateway.telemetry.figures import Figures, Histogram, Name
 from gateway.telemetry.replica_gauges import ReplicaGauges
 from gateway.types import CallRecord, LedgerEntry
@@ -32,6 +34,8 @@ OTHER_LABEL = "other"
 """For what the configuration does not name, as a target that a reload has removed and that still answers."""
 
 TOKEN_CLASSES = ("input", "cached_input", "cache_write", "output", "reasoning")
+"""Those that every target is shown with; any other once it was seen."""
+_SHOWN_AT = tuple(Usage.__struct_fields__.index(f"{name}_tokens") for name in TOKEN_CLASSES)
 
 
 class _Declared(Struct, frozen=True):
@@ -79,6 +83,7 @@ _ITL = _Declared(
 )
 _TOKENS = _Declared("tollway_tokens", "Tokens by disjoint class.", ("target", "class"))
 _AUDIO = _Declared("tollway_audio_milliseconds", "Speech that was transcribed.", ("target",))
+_SEARCHES = _Declared("tollway_web_searches", "Web searches that an upstream made for its answers.", ("target",))
 _COST = _Declared("tollway_cost_nano_usd", "Cost in nano-dollars.", ("target",))
 _BRIDGED = _Declared(
     "tollway_bridged_requests", "Calls served by another while the target had no replica.", ("target",)
@@ -91,7 +96,7 @@ _REFUSALS = _Declared(
 )
 _ALL = (
     _REQUESTS, _DURATION, _OVERHEAD, _ATTEMPTS, _ERRORS, _TTFT, _TPOT, _ITL, _TOKENS, _COST, _BRIDGED, _BRIDGE_COST,
-    _AUDIO, _REFUSALS,
+    _AUDIO, _SEARCHES, _REFUSALS,
 )  # fmt: skip
 
 
@@ -266,15 +271,23 @@ class Metrics:
             series.tpot.observe(entry.tpot_ms / 1e3)
         if gaps_ms:
             series.itl.observe_all([gap_ms / 1e3 for gap_ms in gaps_ms])
-        usage, tokens = entry.usage, series.tokens
-        values[tokens[0]] += usage.input_tokens
-        values[tokens[1]] += usage.cached_input_tokens
-        values[tokens[2]] += usage.cache_write_tokens
-        values[tokens[3]] += usage.output_tokens
-        values[tokens[4]] += usage.reasoning_tokens
         values[series.cost] += entry.cost_nano_usd
+        amounts = astuple(entry.usage)
+        for cell, at in zip(series.tokens, _SHOWN_AT, strict=True):
+            values[cell] += amounts[at]
+        if any(amounts[3:8]) or any(amounts[10:14]):
+            self._count_rare(series.label, entry.usage)
+
+    def _count_rare(self, label: str, usage: Usage) -> None:
+        """Count what few targets report."""
+        for name, amount in asdict(usage).items():
+            token_class = name.removesuffix("_tokens")
+            if amount and token_class != name and token_class not in TOKEN_CLASSES:
+                self._values[self._figures.counter(_TOKENS.name, (label, token_class))] += amount
         if usage.audio_ms:
-            values[self._figures.counter(_AUDIO.name, (series.label,))] += usage.audio_ms
+            self._values[self._figures.counter(_AUDIO.name, (label,))] += usage.audio_ms
+        if usage.web_searches:
+            self._values[self._figures.counter(_SEARCHES.name, (label,))] += usage.web_searches
 
     def call_ended(self, record: CallRecord) -> None:
         """Count one call."""

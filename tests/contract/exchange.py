@@ -6,13 +6,14 @@ One file per case, ``tests/exchanges/<provider>/<case>/exchange.json``, read str
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from gateway.formats.openai.decode import decode
 from gateway.providers.registry import PROVIDER_TYPES
+from gateway.tariff import Usage
 from gateway.types import Call, Operation, Secret, Target
 from tests.ground.builders import build_call, build_envelope, build_target
 
@@ -96,16 +97,8 @@ class AnswerPart(Struct, forbid_unknown_fields=True):
     error: ErrorPart | None = None
 
 
-class UsagePart(Struct, forbid_unknown_fields=True):
+class UsagePart(Usage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is to be billed."""
-
-    input_tokens: int
-    cached_input_tokens: int
-    cache_write_tokens: int
-    output_tokens: int
-    reasoning_tokens: int
-    origin: Literal["provider", "engine", "estimated"]
-    audio_ms: int = 0
 
 
 class Exchange(Struct, forbid_unknown_fields=True):

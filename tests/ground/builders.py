@@ -8,17 +8,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.types import (
-    Call,
-    Envelope,
-    Principal,
-    Quantiles,
-    Rates,
-    Route,
-    Target,
-    TargetView,
-    UpstreamRequest,
-)
+from gateway.tariff import Rates
+from gateway.types import Call, Envelope, Principal, Quantiles, Route, Target, TargetView, UpstreamRequest
 
 RATES = Rates(
     input_nano_usd_per_mtok=100_000_000,

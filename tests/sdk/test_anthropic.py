@@ -14,7 +14,8 @@ from openai import APIError, APIStatusError, OpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from gateway.errors import MEANINGS, ErrorKind
-from gateway.types import LedgerEntry, Usage
+from gateway.tariff import Usage
+from gateway.types import LedgerEntry
 from tests.contract.exchange import CREDENTIAL, ROOT, Exchange, UsagePart, load
 from tests.ground.gateway import RunningGateway, running_gateway
 from tests.ground.script import Answer

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.openai.chat_answer import Sink
 from gateway.formats.usage import is_count, usage_of
-from gateway.types import Usage
+from gateway.tariff import Usage
 
 FINISH_REASONS: dict[str | None, str] = {
     "end_turn": "stop",

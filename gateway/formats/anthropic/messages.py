@@ -16,7 +16,8 @@ from gateway.formats.openai.chat_answer import Assembly, Chunks
 from gateway.formats.openai.failure import retry_after_s
 from gateway.formats.redaction import by_shape
 from gateway.formats.sse import Splitter, data_of
-from gateway.types import Call, Operation, Target, UpstreamRequest, Usage
+from gateway.tariff import Usage
+from gateway.types import Call, Operation, Target, UpstreamRequest
 
 API_VERSION = "2023-06-01"
 """Anthropic's only current API version (platform.claude.com/docs/en/api/versioning)."""

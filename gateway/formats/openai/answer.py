@@ -14,7 +14,8 @@ from msgspec import Struct
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.splice import members_of, splice
 from gateway.formats.usage import is_count, later, usage_of
-from gateway.types import Operation, Usage
+from gateway.tariff import Usage
+from gateway.types import Operation
 
 DONE = b"[DONE]"
 

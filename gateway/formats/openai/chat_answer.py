@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from gateway.types import Usage
+from gateway.tariff import Usage
 
 _encode = msgspec.json.Encoder().encode
 
@@ -166,15 +166,14 @@ class Assembly:
 
 def openai_usage(usage: Usage) -> dict[str, object]:
     """Write OpenAI's usage object, whose totals include the classes that its details name."""
-    read = usage.input_tokens + usage.cached_input_tokens + usage.cache_write_tokens
-    written = usage.output_tokens + usage.reasoning_tokens
+    read, written = usage.read_tokens, usage.written_tokens
     return {
         "prompt_tokens": read,
         "completion_tokens": written,
         "total_tokens": read + written,
         "prompt_tokens_details": {
             "cached_tokens": usage.cached_input_tokens,
-            "cache_write_tokens": usage.cache_write_tokens,
+            "cache_write_tokens": usage.cache_write_tokens + usage.cache_write_1h_tokens,
         },
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }

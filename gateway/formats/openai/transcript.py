@@ -6,7 +6,8 @@ from gateway.formats.multipart import boundary_of, parts_of, replace
 from gateway.formats.openai.answer import parse
 from gateway.formats.openai.failure import failure_in_stream
 from gateway.formats.openai.transcription import read_transcript
-from gateway.types import Envelope, Usage
+from gateway.tariff import Usage
+from gateway.types import Envelope
 
 
 def form_for(envelope: Envelope, upstream_model: str) -> tuple[str, bytes]:

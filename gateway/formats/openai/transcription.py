@@ -13,7 +13,8 @@ from msgspec import Struct
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.formats.multipart import Part, parts_of
 from gateway.formats.usage import MAX_AUDIO_MS, audio_ms, usage_of
-from gateway.types import Envelope, Usage
+from gateway.tariff import Usage
+from gateway.types import Envelope
 
 FORMATS = ("json", "verbose_json", "diarized_json", "text", "srt", "vtt")
 _READ = frozenset(("file", "model", "stream", "response_format", "prompt"))

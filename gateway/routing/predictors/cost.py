@@ -4,7 +4,8 @@ Or, where the configuration says ``charge: average``, by its tokens at what they
 included.
 """
 
-from gateway.types import Call, Quantiles, Rates, TargetView
+from gateway.tariff import Rates
+from gateway.types import Call, Quantiles, TargetView
 
 OPTIMISTIC_TTFT_MS = Quantiles(100.0, 100.0, 100.0, 100.0)
 OPTIMISTIC_TPOT_MS = Quantiles(5.0, 5.0, 5.0, 5.0)

@@ -10,7 +10,8 @@ from gateway.accounting.ledger import JournalLedger
 from gateway.clock import Clock, SystemClock
 from gateway.store.engine import sqlite_url
 from gateway.store.queries import Store, Totals
-from gateway.types import CallRecord, LedgerEntry, Rates, Usage
+from gateway.tariff import Rates, Usage
+from gateway.types import CallRecord, LedgerEntry
 
 RATES = Rates(input_nano_usd_per_mtok=1_000_000_000, output_nano_usd_per_mtok=2_000_000_000, version="test")
 STARTED_AT_NS = 1_795_000_000_000_000_000

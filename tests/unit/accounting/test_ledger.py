@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from gateway.errors import ErrorKind, GatewayError, StateUnusableError
 from gateway.store.queries import Store
-from gateway.types import CallRecord, LedgerEntry, Outcome, Rates, Refused, Usage
+from gateway.tariff import Rates, Usage
+from gateway.types import CallRecord, LedgerEntry, Outcome, Refused
 from tests.ground.waiting import until
 from tests.unit.accounting.ledgers import (
     STARTED_AT_NS,

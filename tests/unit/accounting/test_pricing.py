@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.accounting.pricing import cost_nano_usd, hardware_cost_nano_usd, price_of
-from gateway.types import Rates, Usage
+from gateway.tariff import Rates, Usage
 
 USD = 10**9
 

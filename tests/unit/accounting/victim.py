@@ -15,7 +15,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from gateway.types import Usage
+from gateway.tariff import Usage
 from tests.unit.accounting.ledgers import build_dispatch, build_entry, build_record, running_ledger
 
 

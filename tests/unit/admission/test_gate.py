@@ -16,7 +16,8 @@ from gateway.admission.gate import InProcessGate
 from gateway.admission.shared import SharedGate
 from gateway.clock import Clock, SystemClock
 from gateway.errors import ErrorKind, GatewayError
-from gateway.types import BodyBudget, Call, Plan, Principal, Usage
+from gateway.tariff import Usage
+from gateway.types import BodyBudget, Call, Plan, Principal
 from tests.ground.builders import build_call, build_principal
 
 SECOND_NS = 1_000_000_000

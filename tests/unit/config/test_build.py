@@ -17,7 +17,8 @@ from gateway.config.load import load
 from gateway.config.problems import ConfigError
 from gateway.config.schema import Config
 from gateway.config.snapshot import Keep, ProviderType, Server, Snapshot, Storage
-from gateway.types import BodyBudget, Ceiling, Constraints, Principal, Rates, Timeouts
+from gateway.tariff import Rates
+from gateway.types import BodyBudget, Ceiling, Constraints, Principal, Timeouts
 
 TYPES = {
     "ray-serve": ProviderType(adapter="openai", model_path="/{upstream}/v1", own_hardware=True, always_stream=True),

@@ -14,7 +14,8 @@ from gateway.formats import base
 from gateway.formats.base import Decoder
 from gateway.formats.openai.compatible import CompatibleAdapter
 from gateway.formats.openai.decode import decode
-from gateway.types import Operation, Usage
+from gateway.tariff import Usage
+from gateway.types import Operation
 from tests.ground.builders import build_call, build_target
 
 DONE = b"data: [DONE]\n\n"

@@ -9,7 +9,7 @@ from openai.types.completion import Completion
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.openai.answer import Assembler, Tap, parse, read_usage
-from gateway.types import Usage
+from gateway.tariff import Usage
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import pytest
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.formats.openai.compatible import CompatibleAdapter
 from gateway.formats.openai.decode import decode
-from gateway.types import Envelope, Usage
+from gateway.tariff import Usage
+from gateway.types import Envelope
 from tests.ground.builders import build_call, build_target
 from tests.ground.speech import form, wav
 

@@ -10,7 +10,7 @@ from gateway.formats.openai.answer import Tap, read_usage
 from gateway.formats.openai.chat_answer import Assembly
 from gateway.formats.openai.transcription import read_transcript
 from gateway.formats.usage import MAX_TOKENS, audio_ms, later
-from gateway.types import Usage
+from gateway.tariff import Usage
 
 NO_COUNTS = (-1, -1_000_000_000, 1.5, 7.0, True, "7", [7], {"n": 7}, 2**31, 2**63, 10**30)
 """Not one of them may be billed, or break the ledger's columns."""

@@ -7,7 +7,8 @@ import pytest
 
 from gateway.routing.registry import router
 from gateway.targets.pool import Pool
-from gateway.types import Ceiling, Constraints, Rates, Sample
+from gateway.tariff import Rates
+from gateway.types import Ceiling, Constraints, Sample
 from tests.ground.builders import build_adapters, build_call, build_route, build_target
 
 CHEAP = build_target("cheap", rates=Rates(output_nano_usd_per_mtok=100_000_000))

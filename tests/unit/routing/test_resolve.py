@@ -8,7 +8,8 @@ import pytest
 from gateway.config.snapshot import Server, Snapshot, Wildcard
 from gateway.errors import ErrorKind, GatewayError
 from gateway.routing.resolve import resolve
-from gateway.types import Call, Envelope, Inbound, Principal, Rates, Timeouts
+from gateway.tariff import Rates
+from gateway.types import Call, Envelope, Inbound, Principal, Timeouts
 from tests.ground.builders import build_envelope, build_principal, build_route, build_target
 
 BOOK = {("openai", "gpt-5-mini"): Rates(output_nano_usd_per_mtok=2_000_000_000, version="book")}

@@ -6,16 +6,8 @@ import pytest
 
 from gateway.errors import ErrorKind, GatewayError
 from gateway.routing.registry import router
-from gateway.types import (
-    Call,
-    Ceiling,
-    Constraints,
-    Plan,
-    Quantiles,
-    Rates,
-    Target,
-    TargetView,
-)
+from gateway.tariff import Rates
+from gateway.types import Call, Ceiling, Constraints, Plan, Quantiles, Target, TargetView
 from tests.ground.builders import build_adapters, build_call, build_envelope, build_route, build_target, build_view
 
 

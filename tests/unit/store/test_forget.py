@@ -15,7 +15,8 @@ from sqlalchemy import event
 
 from gateway.store.engine import sqlite_url
 from gateway.store.queries import Store, Totals
-from gateway.types import CallRecord, LedgerEntry, Refused, Usage
+from gateway.tariff import Usage
+from gateway.types import CallRecord, LedgerEntry, Refused
 from tests.unit.accounting.ledgers import STARTED_AT_NS, build_entry, build_record
 
 DAY_NS = 86_400_000_000_000

@@ -20,7 +20,8 @@ from gateway.errors import StateUnusableError
 from gateway.store.engine import sqlite_url
 from gateway.store.queries import Store
 from gateway.store.tables import REVISION, calls, metadata
-from gateway.types import Considered, Dropped, Prediction, Quantiles, Usage
+from gateway.tariff import Usage
+from gateway.types import Considered, Dropped, Prediction, Quantiles
 from tests.unit.accounting.ledgers import STARTED_AT_NS, build_entry, build_record
 
 VERSION_5 = Path(__file__).with_name("version_5.sql").read_text("utf-8")

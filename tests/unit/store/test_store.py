@@ -17,7 +17,8 @@ from gateway.errors import StateUnusableError
 from gateway.store.engine import sqlite_url
 from gateway.store.queries import Store, insert_once
 from gateway.store.tables import attempts, calls
-from gateway.types import Considered, Dropped, Prediction, Quantiles, Usage
+from gateway.tariff import Usage
+from gateway.types import Considered, Dropped, Prediction, Quantiles
 from tests.unit.accounting.ledgers import STARTED_AT_NS, build_entry, build_record
 
 

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from gateway.errors import ErrorKind
 from gateway.targets.pool import MAX_TARGETS, Lease, Lesson, Pool
-from gateway.types import Rates, Sample, Target, TargetView, Timeouts
+from gateway.tariff import Rates
+from gateway.types import Sample, Target, TargetView, Timeouts
 from tests.ground.builders import build_call, build_route, build_target
 
 TARGET = build_target("own")

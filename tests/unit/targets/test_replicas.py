@@ -10,7 +10,8 @@ from gateway.fleet import Listed, ListedModel, Load, Tally
 from gateway.routing.predictors.cost import RatesTimesTokens
 from gateway.targets.pool import Pool
 from gateway.targets.replicas import MAX_WAITING, WANTED_FOR_NS, Fleet, Replica, Replicas
-from gateway.types import Quantiles, Rates
+from gateway.tariff import Rates
+from gateway.types import Quantiles
 from tests.ground.builders import build_call, build_principal, build_route, build_target
 from tests.unit.targets.test_pool import HandClock, sample
 

@@ -1,7 +1,8 @@
 """What Prometheus is told."""
 
+from gateway.tariff import Usage
 from gateway.telemetry.metrics import Metrics
-from gateway.types import CallRecord, LedgerEntry, Usage
+from gateway.types import CallRecord, LedgerEntry
 
 
 def label_of(name: str) -> str:
