@@ -214,7 +214,7 @@ class Asker:
         return self._good(target, *await task)
 
     def _good(self, target: Target, status: int, headers: Mapping[str, str], body: bytes) -> bytes:
-        if status != 200:
+        if not 200 <= status < 300:
             raise self._adapters[target.adapter].failure(status, headers, body)
         return body
 

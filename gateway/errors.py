@@ -81,7 +81,7 @@ _UPSTREAM = "upstream_error"
 MEANINGS: dict[ErrorKind, Meaning] = {
     ErrorKind.INVALID_REQUEST: Meaning(400, _CALLER, None, False, False, logging.INFO),
     ErrorKind.UNSUPPORTED: Meaning(400, _CALLER, "unsupported", False, False, logging.INFO),
-    ErrorKind.CONTEXT_LENGTH: Meaning(400, _CALLER, "context_length_exceeded", False, False, logging.INFO),
+    ErrorKind.CONTEXT_LENGTH: Meaning(400, _CALLER, "context_length_exceeded", True, False, logging.INFO),
     ErrorKind.AUTHENTICATION: Meaning(401, "authentication_error", "invalid_api_key", False, False, logging.INFO),
     ErrorKind.PERMISSION: Meaning(403, "permission_error", "model_not_allowed", False, False, logging.INFO),
     ErrorKind.MODEL_NOT_FOUND: Meaning(404, _CALLER, "model_not_found", False, False, logging.INFO),
@@ -168,6 +168,11 @@ class GatewayError(Exception):
         return self.meaning.provocable
 
     @property
+    def trips_breaker(self) -> bool:
+        """Whether it counts against its target."""
+        return self.meaning.trips_breaker
+
+    @property
     def status(self) -> int:
         """The HTTP status for the caller."""
         return self.meaning.status
@@ -182,8 +187,14 @@ LONGEST_RETRY_AFTER_S = 300.0
 """What an upstream asks for beyond this counts as this, for the breaker and towards callers."""
 _PROVOKED_BY_NO_REQUEST = frozenset({401, 402, 429, 498, 503, 529})
 """Statuses about our account, our rate or the upstream's load, whatever was asked for."""
-_ITS_OWN_WORDS = frozenset({ErrorKind.UPSTREAM_REJECTED, ErrorKind.UPSTREAM_FLAGGED})
-"""Kinds that reach the caller with the upstream's status and code."""
+_ABOUT_THE_REQUEST = frozenset({400, 413, 422})
+
+
+def speaks(kind: ErrorKind, upstream_status: int | None) -> bool:
+    """Tell whether an error reaches the caller in the upstream's words, with its status and code."""
+    if kind is ErrorKind.UPSTREAM_UNSUPPORTED:
+        return upstream_status in _ABOUT_THE_REQUEST
+    return kind in {ErrorKind.UPSTREAM_REJECTED, ErrorKind.UPSTREAM_FLAGGED}
 
 
 class UpstreamError(GatewayError):
@@ -200,6 +211,7 @@ class UpstreamError(GatewayError):
         retry_after_s: float | None = None,
         cause: Cause | None = None,
         said: str | None = None,
+        in_words: bool = False,
     ) -> None:
         if retry_after_s is not None:
             retry_after_s = min(retry_after_s, LONGEST_RETRY_AFTER_S)
@@ -211,6 +223,13 @@ class UpstreamError(GatewayError):
 
         See ``formats.redaction``.
         """
+        self.in_words = in_words
+        """Only a sentence of the upstream's says what kind it is."""
+
+    @property
+    def trips_breaker(self) -> bool:
+        """Whether it counts against its target: words never do, for they may be the caller's."""
+        return self.meaning.trips_breaker and not self.in_words
 
     @property
     def why(self) -> str | None:
@@ -227,11 +246,9 @@ class UpstreamError(GatewayError):
     @property
     def status(self) -> int:
         """The upstream's own status where the request was at fault, otherwise the table's."""
-        if self.kind in _ITS_OWN_WORDS and self.upstream_status is not None:
-            return self.upstream_status
-        return self.meaning.status
+        return (self.upstream_status if speaks(self.kind, self.upstream_status) else None) or self.meaning.status
 
     @property
     def code(self) -> str | None:
         """The upstream's own code where the request was at fault, otherwise the table's."""
-        return (self.upstream_code if self.kind in _ITS_OWN_WORDS else None) or self.meaning.code
+        return (self.upstream_code if speaks(self.kind, self.upstream_status) else None) or self.meaning.code

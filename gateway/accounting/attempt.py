@@ -272,7 +272,7 @@ class Attempt:
 
     def _blame(self, error: GatewayError, duration_ms: float) -> tuple[bool, str | None]:
         """Return whether the breaker counts it, and the body's digest where the request may have brought it about."""
-        counts, provocable = error.meaning.trips_breaker, error.provocable
+        counts, provocable = error.trips_breaker, error.provocable
         if error.kind is ErrorKind.DEADLINE or (
             error.kind is ErrorKind.UPSTREAM_TIMEOUT and isinstance(error, UpstreamError) and not error.upstream_status
         ):
@@ -325,7 +325,7 @@ class Attempt:
         """
         if self.upstream_status is None:
             return outcome not in _UNBILLED and self.sending is not None and self.sending.sent
-        return outcome not in _UNBILLED and self.upstream_status == 200
+        return outcome not in _UNBILLED and 200 <= self.upstream_status < 300
 
     def _shown_tokens(self, usage: Usage) -> int:
         """Count what passed between the first content and the last: reasoning too, unless it was hidden."""

@@ -25,7 +25,7 @@ async def begin(call: Call, adapter: Adapter, attempt: Attempt, stream: Upstream
     target, wants_stream = attempt.target, call.envelope.stream
     streamed = attempt.streamed
     attempt.upstream_status = stream.status
-    if stream.status != 200:
+    if not 200 <= stream.status < 300:
         body = await _read_error_body(stream, patience)
         error = adapter.failure(stream.status, stream.headers, body, call.operation)
         if streamed and not wants_stream and refuses_stream(error, body):

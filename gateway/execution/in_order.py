@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from gateway.accounting.attempt import Attempt
 from gateway.accounting.meter import Meter
 from gateway.clock import Clock
-from gateway.errors import ErrorKind, GatewayError, UpstreamError
+from gateway.errors import ErrorKind, GatewayError, UpstreamError, speaks
 from gateway.execution.base import Reply
 from gateway.execution.begin import begin
 from gateway.execution.patience import Patience
@@ -28,6 +28,7 @@ from gateway.types import Call, Candidate, Plan, Target
 
 MAX_REPLICAS = 3
 """Of one target that a request may reach in vain: one that ends an engine must not go on to end them all."""
+_TOO_LONG = ErrorKind.CONTEXT_LENGTH
 RETRY_AFTER_S = 1.0
 """When no target has named a time."""
 
@@ -64,6 +65,7 @@ class InOrder:
             adapter = self._adapters[target.adapter]
             attempt = None
             try:
+                _require_room(target, failures)
                 if target.cluster_url is not None:
                     await meter.ready(target, self._ready_by_ns(call, target))
                 meter.require_open(call, target)
@@ -139,13 +141,26 @@ class InOrder:
         if attempt is None:
             return False
         took_s = (self._clock.monotonic_ns() - began_ns) / 1e9
-        return attempt.upstream_status != 200 and took_s < target.timeouts.first_token_s
+        answers = attempt.upstream_status is not None and 200 <= attempt.upstream_status < 300
+        return not answers and took_s < target.timeouts.first_token_s
 
 
 def may_go_on(target: Target, failures: list[Failure], replicas: int) -> bool:
     """Whether another one of so many replicas is asked: no more of them than there are, in vain or reached."""
     tried = sum(each.candidate.target.id == target.id for each in failures)
     return _broken(target, failures) < MAX_REPLICAS and tried < max(MAX_REPLICAS, replicas) and replicas > 0
+
+
+def _require_room(target: Target, failures: list[Failure]) -> None:
+    """Raise UpstreamError when the call was too long for a context that is known to be as large as this target's."""
+    if target.context_length is None:
+        return
+    for candidate, error, _ in failures:
+        refusing = candidate.target
+        known = refusing.context_length
+        if error.kind is ErrorKind.CONTEXT_LENGTH and known is not None and known >= target.context_length:
+            message = f"Its context is no larger than that of {refusing.id}, for which the request is too long."
+            raise UpstreamError(ErrorKind.CONTEXT_LENGTH, message)
 
 
 def _broken(target: Target, failures: list[Failure]) -> int:
@@ -176,12 +191,22 @@ def _final(failures: list[Failure]) -> list[Failure]:
 def _exhausted(failures: list[Failure]) -> GatewayError:
     """Make the caller's error of a chain in which every target failed."""
     errors = [each.error for each in _final(failures)]
+    waits = [error.retry_after_s or RETRY_AFTER_S for error in errors if not _is_configured(error)]
+    refusals = [
+        error
+        for error in errors
+        if speaks(error.kind, error.upstream_status) or (error.kind is _TOO_LONG and error.upstream_status)
+    ]
+    if refusals and not waits:
+        refusal = refusals[-1]
+        if len(errors) > 1:
+            refusal.message = _summary(refusal.message, failures)
+        return refusal
     if all(error.kind is ErrorKind.UPSTREAM_UNSUPPORTED for error in errors):
         return GatewayError(ErrorKind.UNSUPPORTED, _summary("No target can do this.", failures), param="model")
     for error in errors:
         if isinstance(error, ShortageError):  # without it, the call might have been answered
             return ShortageError(error.lack, then=_summary("", failures))
-    waits = [error.retry_after_s or RETRY_AFTER_S for error in errors if not _is_configured(error)]
     sentence = "retry later" if waits else "their configuration has to change"
     return GatewayError(
         ErrorKind.NO_TARGET,
@@ -191,6 +216,6 @@ def _exhausted(failures: list[Failure]) -> GatewayError:
 
 
 def _is_configured(error: UpstreamError) -> bool:
-    """Whether it is our configuration that a target refuses: its key, its address, the name of its model."""
+    """Whether no later moment changes it: our key, address or model's name is refused, or what this model lacks."""
     misnamed = error.kind is ErrorKind.UPSTREAM_ERROR and error.upstream_status == 404
-    return misnamed or error.kind in {ErrorKind.UPSTREAM_CREDENTIALS, ErrorKind.UPSTREAM_UNSUPPORTED}
+    return misnamed or error.kind in {ErrorKind.UPSTREAM_CREDENTIALS, ErrorKind.UPSTREAM_UNSUPPORTED, _TOO_LONG}

@@ -1,10 +1,10 @@
-"""Decide what an upstream's error means, from the facts of its provider: whose fault it is, and who may answer instead.
+"""Decide what an upstream's error means, from the facts of its provider: whose fault it is, and what may be asked.
 
-The status decides. A provider's own codes and types refine it, where its table names them. A message is written for
-people and may repeat what the caller sent (the name of a tool, a chat template's own words), so its wording may only
-make an error milder: the caller's own, or true of this model alone. A sentence that a provider writes where it has no
-code may stand in its table; it must begin the message, and what a request can provoke closes a target to others only
-when others meet it too (``targets.breaker``).
+The status decides. Codes and types refine it where a provider's table names them; a generic one (``invalid_request``)
+says nothing. A message is written for people and may repeat what the caller sent (the name of a tool, a chat template's
+own words), so its wording may only make an error milder: the caller's own, or true of this model alone, so that another
+target is asked. A sentence that a provider writes where it has no code may stand in its table, and must begin the
+message; it says what happened, and closes no target either.
 """
 
 import re
@@ -28,6 +28,14 @@ class Hints(NamedTuple):
     """It carries the details of a moderation, such as the words that were flagged."""
 
 
+class Verdict(NamedTuple):
+    """What an error means."""
+
+    kind: ErrorKind
+    in_words: bool = False
+    """Only a sentence says so: it closes no target."""
+
+
 class Facts(NamedTuple):
     """One provider's table."""
 
@@ -44,7 +52,7 @@ _BY_STATUS = {
     401: ErrorKind.UPSTREAM_CREDENTIALS,
     402: ErrorKind.UPSTREAM_CREDENTIALS,
     403: ErrorKind.UPSTREAM_CREDENTIALS,
-    413: ErrorKind.UPSTREAM_REJECTED,
+    413: ErrorKind.UPSTREAM_UNSUPPORTED,
     422: ErrorKind.UPSTREAM_REJECTED,
     429: ErrorKind.UPSTREAM_RATE_LIMITED,
     503: ErrorKind.UPSTREAM_OVERLOADED,
@@ -53,12 +61,28 @@ _BY_STATUS = {
 """Any other one, 404 without the name of a member too, is UPSTREAM_ERROR: model and address are our configuration."""
 _SETTLED = frozenset({401, 402, 498, 503, 529})
 """Statuses that no code or wording changes."""
+_ABOUT_THE_REQUEST = frozenset({400, 413, 422})
+"""Statuses that codes refine."""
 _NOT_OFFERED = frozenset({403, 404, 405, 501})
 _MAY_BE_MODERATION = frozenset({400, 403, 422})
+_MAY_BE_AN_OPTION = frozenset({500, 501})
 
 # Each published by at least one provider that speaks OpenAI's dialect, none with two meanings.
 _COMMON_LABELS = {
     "context_length_exceeded": ErrorKind.CONTEXT_LENGTH,  # platform.openai.com/docs/guides/error-codes
+    "exceed_context_size_error": ErrorKind.CONTEXT_LENGTH,  # llama.cpp, tools/server
+    # What this model or its server lacks: OpenAI, docs/guides/error-codes and recorded answers.
+    "unsupported_parameter": ErrorKind.UPSTREAM_UNSUPPORTED,
+    "unsupported_value": ErrorKind.UPSTREAM_UNSUPPORTED,
+    "unknown_parameter": ErrorKind.UPSTREAM_UNSUPPORTED,
+    "unsupported_file": ErrorKind.UPSTREAM_UNSUPPORTED,
+    "model_not_supported": ErrorKind.UPSTREAM_UNSUPPORTED,
+    "array_above_max_length": ErrorKind.UPSTREAM_UNSUPPORTED,
+    "string_above_max_length": ErrorKind.UPSTREAM_UNSUPPORTED,
+    "extra_forbidden": ErrorKind.UPSTREAM_UNSUPPORTED,  # pydantic: Mistral, and servers written with FastAPI
+    # The model wrote a call or an object that does not fit (console.groq.com/docs/errors).
+    "tool_use_failed": ErrorKind.UPSTREAM_UNSUPPORTED,
+    "json_validate_failed": ErrorKind.UPSTREAM_UNSUPPORTED,
     "invalid_api_key": ErrorKind.UPSTREAM_CREDENTIALS,
     "insufficient_quota": ErrorKind.UPSTREAM_CREDENTIALS,
     "billing_hard_limit_reached": ErrorKind.UPSTREAM_CREDENTIALS,
@@ -125,8 +149,11 @@ ANTHROPIC = Facts(
 
 _CONTEXT = re.compile(
     r"context[ _-]?(?:length|window|size|limit)|maximum (?:model|prompt|sequence) length|max_model_len"
-    r"|prompt is too long|too many (?:input |prompt )?tokens|input (?:is|was) too long"
-    r"|exceeds? the (?:maximum|max) (?:number of )?tokens|exceeds? (?:the )?(?:model's )?(?:maximum )?context",
+    r"|prompt (?:is )?too long|too many (?:input |prompt )?tokens|input (?:is|was) too long"
+    r"|exceeds? the (?:maximum|max) (?:number of )?tokens|exceeds? (?:the )?(?:model's )?(?:maximum )?context"
+    # TGI: "`inputs` tokens + `max_new_tokens` must be <= 4096", "`inputs` must have less than 1024 tokens".
+    r"|tokens?`? must be <= \d|must have less than \d+ tokens"
+    r"|reduce the length of (?:the|your) (?:messages|prompt|input)",
     re.IGNORECASE,
 )
 _FLAGGED = re.compile(
@@ -145,27 +172,71 @@ _MODEL = re.compile(
 # Of a model that does other things: OpenAI (403 and 404), vLLM 0.32, OpenRouter, Ollama. It may be in good health.
 _OTHER_OPERATION = re.compile(
     r"not allowed to generate embeddings|is (?:not )?an? (?:chat|embeddings?) model"
-    r"|do(?:es)? not support (?:chat|completions?|embeddings?|generate)\b",
+    r"|do(?:es)? not support (?:chat|completions?|embeddings?|generate)\b|only supported in v1/",
     re.IGNORECASE,
 )
+# A parameter, role or kind of content that this model lacks, or a limit of its own: OpenAI, Anthropic, Groq, xAI,
+# Mistral, Ollama, OpenRouter; the roles are the words of chat templates (Gemma, Mistral, Llama 2).
+_LACKS = re.compile(
+    r"\b(?:with|for|by|on) (?:this|the (?:requested|selected|current)|certain) models?\b"
+    r"|\b(?:do|does|did)(?: not|n't) support\b|\bno endpoints found that support\b"
+    r"|\bnot (?:yet |currently )?supported\b"
+    r"|\b(?:is|are) unsupported\b|\bunsupported (?:parameter|value|role|content)\b|\bsupports? (?:at most|only)\b"
+    r"|\bunrecognized request argument|\bunknown (?:parameter|field)\b"
+    r"|\bextra (?:inputs|fields) (?:are )?not permitted\b"
+    r"|\broles must alternate\b|\balternate (?:with|user)\b|\bat most \d+ (?:image|audio|video)|\bmultimodal model\b"
+    r"|\bmax(?:imum)? allowed\b|\bexceeds? \d+(?:\.\d+)? ?[MK]i?B\b|\btoo (?:many|large)\b",
+    re.IGNORECASE,
+)
+# An option that its engine was started without: vLLM 0.32, llama.cpp (some of them with status 500).
+_OPTION_IS_OFF = re.compile(
+    r"\brequires? --[a-z]|\bset --[a-z]|\bis not enabled\b|\bprovide the mmproj\b", re.IGNORECASE
+)
+# OpenAI and Groq, 429 and 413: one request of more tokens than the account has in a minute.
+_ABOVE_THE_RATE = re.compile(r"Request too large\b")
 
 
-def classify(status: int, label: str, message: str, hints: Hints, facts: Facts = COMPATIBLE) -> ErrorKind:
-    """Return the kind of an error. ``label``: the provider's codes and types, separated by blanks."""
+def classify(status: int, label: str, message: str, hints: Hints, facts: Facts = COMPATIBLE) -> Verdict:
+    """Return what an error means. ``label``: the provider's codes and types, separated by blanks."""
     kind = facts.statuses.get(status) or _BY_STATUS.get(status, ErrorKind.UPSTREAM_ERROR)
-    named = ErrorKind.UPSTREAM_ERROR if hints.param == "model" else _named(label, message, facts)
-    if status in _SETTLED or (status == 429 and named is not ErrorKind.UPSTREAM_CREDENTIALS):
-        return kind
-    flagged = hints.flagged or named is ErrorKind.UPSTREAM_FLAGGED or _FLAGGED.search(message)
+    named = next((facts.labels[word] for word in label.split() if word in facts.labels), None)
+    named = ErrorKind.UPSTREAM_ERROR if hints.param == "model" else named
+    if status in _SETTLED:
+        return Verdict(kind)
+    if status == 429:
+        used_up = named if named is ErrorKind.UPSTREAM_CREDENTIALS else None
+        return Verdict(used_up or (ErrorKind.UPSTREAM_UNSUPPORTED if _ABOVE_THE_RATE.match(message) else kind))
+    sentence = next((kind for words, kind in facts.sentences if words.match(message)), None)
+    flagged = hints.flagged or ErrorKind.UPSTREAM_FLAGGED in {named, sentence} or _FLAGGED.search(message)
     if flagged and status in _MAY_BE_MODERATION:
-        return ErrorKind.UPSTREAM_FLAGGED
+        return Verdict(ErrorKind.UPSTREAM_FLAGGED)
     if _OTHER_OPERATION.search(message) or _is_not_offered(status, named, message, hints):
-        return ErrorKind.UPSTREAM_UNSUPPORTED
-    if status == 403 or not 400 <= status < 500:
-        return kind
-    if named is not None and named is not ErrorKind.UPSTREAM_FLAGGED:
-        return named
-    return _of_the_request(kind, status, message, hints)
+        return Verdict(ErrorKind.UPSTREAM_UNSUPPORTED)
+    if status in _ABOUT_THE_REQUEST or status == 404:
+        return _of_the_request(status, named, sentence, message, hints) or Verdict(kind)
+    is_off = status in _MAY_BE_AN_OPTION and _OPTION_IS_OFF.search(message)
+    return Verdict(ErrorKind.UPSTREAM_UNSUPPORTED if is_off else kind)
+
+
+def _of_the_request(
+    status: int, named: ErrorKind | None, sentence: ErrorKind | None, message: str, hints: Hints
+) -> Verdict | None:
+    """Say what a 400, 404, 413 or 422 means, by the provider's table, else by the wording; None: what the status says.
+
+    A 404 is about a model or an address, which are our configuration, unless another member is named: a file, or an
+    earlier answer, that the request speaks of.
+    """
+    if hints.is_page:
+        return None if status == 413 else Verdict(ErrorKind.UPSTREAM_ERROR)
+    if named is ErrorKind.UPSTREAM_ERROR or (status != 404 and named not in {None, ErrorKind.UPSTREAM_FLAGGED}):
+        return Verdict(named or ErrorKind.UPSTREAM_ERROR)
+    if status != 404 and sentence not in {None, ErrorKind.UPSTREAM_FLAGGED}:
+        return Verdict(sentence or ErrorKind.UPSTREAM_ERROR, in_words=True)
+    if _CONTEXT.search(message):
+        return Verdict(ErrorKind.CONTEXT_LENGTH)
+    if _LACKS.search(message) or _OPTION_IS_OFF.search(message) or (status != 404 and _MODEL.search(message)):
+        return Verdict(ErrorKind.UPSTREAM_UNSUPPORTED)
+    return Verdict(ErrorKind.UPSTREAM_REJECTED) if status == 404 and hints.param else None
 
 
 def is_of_another_operation(message: str) -> bool:
@@ -178,23 +249,3 @@ def _is_not_offered(status: int, named: ErrorKind | None, message: str, hints: H
     if status not in _NOT_OFFERED or hints.only_chat or hints.param:
         return False
     return named is not ErrorKind.UPSTREAM_ERROR and not _MODEL.search(message)
-
-
-def _of_the_request(kind: ErrorKind, status: int, message: str, hints: Hints) -> ErrorKind:
-    """Let the wording say more of what is, by status, the caller's own."""
-    if hints.is_page and status != 413:
-        return ErrorKind.UPSTREAM_ERROR
-    if status == 404 and hints.param:
-        kind = ErrorKind.UPSTREAM_REJECTED  # a file, or an earlier answer, that the request names
-    if kind is ErrorKind.UPSTREAM_REJECTED and _CONTEXT.search(message):
-        return ErrorKind.CONTEXT_LENGTH
-    if kind is ErrorKind.UPSTREAM_REJECTED and _MODEL.search(message):
-        return ErrorKind.UPSTREAM_UNSUPPORTED
-    return kind
-
-
-def _named(label: str, message: str, facts: Facts) -> ErrorKind | None:
-    for word in label.split():
-        if word in facts.labels:
-            return facts.labels[word]
-    return next((kind for sentence, kind in facts.sentences if sentence.match(message)), None)

@@ -77,20 +77,6 @@ class _Event(Struct):
     usage: Any = None
 
 
-class ErrorBody(Struct):
-    """What is wrong, in Anthropic's words."""
-
-    type: str = ""
-    message: str = ""
-    details: dict[str, Raw] | None = None
-
-
-class ErrorAnswer(Struct):
-    """``{"type": "error", "error": {...}}``: the body of a failed answer, and the data of an ``error`` event."""
-
-    error: ErrorBody
-
-
 class _Kind(Struct):
     type: str
 
@@ -101,15 +87,14 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
 _event_decoder = msgspec.json.Decoder(_Event)
 _message_decoder = msgspec.json.Decoder(_Message)
 _kind_decoder = msgspec.json.Decoder(_Kind)
-_error_decoder = msgspec.json.Decoder(ErrorAnswer)
 
 
 class StreamError(Exception):
-    """The stream holds an ``error`` event: what it says is left to whoever classifies errors."""
+    """The stream holds an ``error`` event; what its ``data`` means is left to those who classify errors."""
 
-    def __init__(self, error: ErrorBody) -> None:
-        super().__init__(error.type)
-        self.error = error
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self.data = data
 
 
 class Answer:
@@ -165,7 +150,7 @@ class Answer:
         handler = self._HANDLERS.get(event.type)
         if handler is None:
             if event.type == "error":
-                raise StreamError(read_error(data))
+                raise StreamError(data)
             return b""
         if self._started == (event.type == "message_start"):
             raise _nonsense()
@@ -197,7 +182,7 @@ class Answer:
         except _UNREADABLE:
             raise _nonsense() from error
         if kind == "error":
-            raise StreamError(read_error(data)) from None
+            raise StreamError(data) from None
         if kind in self._HANDLERS:
             raise _nonsense() from error
 
@@ -311,14 +296,6 @@ class Answer:
         "message_stop": _on_message_stop,
     }
     """Every event that is read; ``error`` is raised, ``ping`` and events yet to be invented are passed over."""
-
-
-def read_error(body: bytes) -> ErrorBody:
-    """Read an error answer or event; an empty one when the body is something else, such as a proxy's page."""
-    try:
-        return _error_decoder.decode(body).error
-    except _UNREADABLE:
-        return ErrorBody()
 
 
 def _nonsense() -> UpstreamError:

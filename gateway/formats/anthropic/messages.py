@@ -8,43 +8,19 @@ import time
 from collections.abc import Callable, Mapping
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.formats.anthropic.answer import Answer, ErrorBody, StreamError, read_error
+from gateway.formats.anthropic.answer import Answer, StreamError
 from gateway.formats.anthropic.request import DEFAULT_MAX_TOKENS, UntranslatableError, translate
 from gateway.formats.base import check_size, streams_upstream
-from gateway.formats.classify import ANTHROPIC, Hints, classify
+from gateway.formats.classify import ANTHROPIC
+from gateway.formats.openai.answer import parse
 from gateway.formats.openai.chat_answer import Assembly, Chunks
-from gateway.formats.openai.failure import retry_after_s
-from gateway.formats.redaction import by_shape
+from gateway.formats.openai.failure import failure_in_stream, failure_of_answer
 from gateway.formats.sse import Splitter, data_of
 from gateway.tariff import Usage
 from gateway.types import Call, Operation, Target, UpstreamRequest
 
 API_VERSION = "2023-06-01"
 """Anthropic's only current API version (platform.claude.com/docs/en/api/versioning)."""
-
-_STATUS_BY_TYPE = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    # The model's name comes from our configuration, so an unknown one is not the caller's fault.
-    "not_found_error": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "api_error": 500,
-    "timeout_error": 504,
-    "overloaded_error": 529,
-}
-"""For an error within a stream. Source: platform.claude.com/docs/en/api/errors."""
-
-_SENTENCES = {
-    ErrorKind.UPSTREAM_CREDENTIALS: "The provider did not accept the gateway's account or credentials",
-    ErrorKind.UPSTREAM_RATE_LIMITED: "The provider's rate limit for the gateway's account is reached",
-    ErrorKind.UPSTREAM_OVERLOADED: "The provider is overloaded",
-    ErrorKind.UPSTREAM_TIMEOUT: "The provider ran out of time",
-    ErrorKind.UPSTREAM_ERROR: "The provider failed",
-    ErrorKind.UPSTREAM_UNSUPPORTED: "The model behind this target does not do this kind of request",
-}
 
 
 class AnthropicAdapter:
@@ -86,14 +62,10 @@ class AnthropicAdapter:
         return WholeDecoder(Answer(Assembly(created_s)))
 
     def failure(
-        self,
-        status: int,
-        headers: Mapping[str, str],
-        body: bytes,
-        operation: Operation = "chat",  # noqa: ARG002 - there is no other
+        self, status: int, headers: Mapping[str, str], body: bytes, operation: Operation = "chat"
     ) -> UpstreamError:
         """Classify an answer with another status."""
-        return _failure(read_error(body), status, retry_after_s(headers))
+        return failure_of_answer(status, headers, body, operation, ANTHROPIC)
 
     @staticmethod
     def _body(call: Call, target: Target) -> bytes:
@@ -155,7 +127,7 @@ class StreamDecoder:
                 if data is not None:
                     written.append(answer.read_event(data))
         except StreamError as error:
-            self._failure = _failure(error.error, None, None)
+            self._failure = failure_in_stream(parse(error.data), ANTHROPIC)
         except UpstreamError as error:
             self._failure = error
         new_content = answer.content_events > self.content_events
@@ -201,18 +173,3 @@ class WholeDecoder:
         self.shows_reasoning = self._answer.shows_reasoning
         self.complete = True
         return body
-
-
-def _failure(error: ErrorBody, status: int | None, wait_s: float | None) -> UpstreamError:
-    """Make the error. Only what is the caller's keeps the provider's words; ours would mean nothing to them."""
-    code = bytes((error.details or {}).get("error_code", b"")).decode(errors="replace").strip('"')
-    meant = status or _STATUS_BY_TYPE.get(error.type, 500)
-    kind = classify(meant, f"{code} {error.type}", error.message, Hints(), ANTHROPIC)
-    sentence = _SENTENCES.get(kind)
-    if sentence is None:
-        message = by_shape(error.message) or "The provider rejected the request."
-    else:
-        name = error.type if error.type in _STATUS_BY_TYPE else f"status {status}" if status else "unknown error"
-        message = f"{sentence} ({name})."
-    said = error.message or None if sentence is not None else None
-    return UpstreamError(kind, message, upstream_status=meant, retry_after_s=wait_s, said=said)

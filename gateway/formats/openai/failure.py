@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from gateway.errors import ErrorKind, UpstreamError
+from gateway.errors import ErrorKind, UpstreamError, speaks
 from gateway.formats.classify import COMPATIBLE, Facts, Hints, classify
 from gateway.formats.openai.answer import parse
 from gateway.formats.redaction import by_shape
@@ -22,20 +22,26 @@ _SENTENCES = {
     ErrorKind.UPSTREAM_RATE_LIMITED: "The upstream limits our rate, or our quota there is used up",
     ErrorKind.UPSTREAM_OVERLOADED: "The upstream is overloaded or not available",
     ErrorKind.UPSTREAM_ERROR: "The upstream failed",
+    ErrorKind.UPSTREAM_TIMEOUT: "The upstream ran out of time",
     ErrorKind.UPSTREAM_UNSUPPORTED: "The model behind this target does not do this kind of request",
 }
 """Every other kind is the caller's, who is told in the upstream's words."""
 _MISCONFIGURED = "The upstream does not know the model or the address it is configured with"
 _STATUS_IN_STREAM = (
     (r"content_filter|content_policy|moderation", 400),
-    (r"rate_?limit|too_many_requests", 429),
+    (r"billing", 402),
+    (r"rate_?limit|too_many_requests|quota", 429),
     (r"overloaded|unavailable|capacity", 503),
     (r"authentication|api_key", 401),
     (r"permission|forbidden", 403),
     (r"not_?found", 404),
+    (r"too_large", 413),
+    (r"timeout", 504),
     (r"invalid_request|bad_?request|context_length|validation", 400),
 )
 """What stands for the status of an error within a stream that names none: the first that its type or code matches."""
+_SHOWN = 3
+"""Of a list of complaints."""
 
 
 def failure_of_answer(
@@ -50,7 +56,7 @@ def failure_of_answer(
     return _failure(status, _read(body), headers, facts, is_page=is_page, only_chat=operation == "chat")
 
 
-def failure_in_stream(answer: Mapping[str, Any]) -> UpstreamError:
+def failure_in_stream(answer: Mapping[str, Any], facts: Facts = COMPATIBLE) -> UpstreamError:
     """Make the error of one inside an answer with status 200; its own ``code``, ``status`` or type stands in."""
     error = _error_of(answer)
     kind = f"{error.get('type')} {error.get('code')}"
@@ -60,7 +66,7 @@ def failure_in_stream(answer: Mapping[str, Any]) -> UpstreamError:
         if re.fullmatch(r"[45][0-9]{2}", value):
             status = int(value)
             break
-    return _failure(status, error, {}, COMPATIBLE)
+    return _failure(status, error, {}, facts)
 
 
 def _failure(
@@ -72,35 +78,48 @@ def _failure(
     is_page: bool = False,
     only_chat: bool = True,
 ) -> UpstreamError:
-    message = error.get("message")
-    message = message if isinstance(message, str) else ""
-    param, code = error.get("param"), error.get("code")
+    message, param, code = error["message"], error.get("param"), error.get("code")
     hints = Hints(param if isinstance(param, str) else None, is_page, only_chat, _is_flagged(error))
-    kind = classify(status, _label(error), message, hints, facts)
-    if kind in _SENTENCES:
-        detail = next((value for value in (code, error.get("type")) if _is_label(value)), None)
-        misconfigured = kind is ErrorKind.UPSTREAM_ERROR and status in _ABOUT_THE_REQUEST
-        sentence = _MISCONFIGURED if misconfigured else _SENTENCES[kind]
-        sentence = f"{sentence} (HTTP {status}{f', {detail}' if detail else ''})."
-        return UpstreamError(
-            kind, sentence, upstream_status=status, retry_after_s=retry_after_s(headers), said=message or None
-        )
-    if kind is ErrorKind.UPSTREAM_FLAGGED:
-        message = _first_sentence(message)  # xAI's next one names our team and key
+    kind, in_words = classify(status, _label(error), message, hints, facts)
+    for_the_caller = speaks(kind, status) or kind is ErrorKind.CONTEXT_LENGTH
     return UpstreamError(
         kind,
-        by_shape(message) or f"The model's server refused the request with HTTP {status} and gave no reason.",
+        _passed_on(kind, status, message) if for_the_caller else _sentence(kind, status, error),
         upstream_status=status,
-        param=hints.param,
+        param=hints.param if for_the_caller else None,
         code=code if isinstance(code, str) and _is_label(code) and not code.isdecimal() else None,
+        retry_after_s=retry_after_s(headers),
+        said=message or None,
+        in_words=in_words,
     )
 
 
+def _passed_on(kind: ErrorKind, status: int, message: str) -> str:
+    """Pass on the upstream's own words."""
+    if kind is ErrorKind.UPSTREAM_FLAGGED:
+        message = _first_sentence(message)  # xAI's next one names our team and key
+    return by_shape(message) or f"The model's server refused the request with HTTP {status} and gave no reason."
+
+
+def _sentence(kind: ErrorKind, status: int, error: Mapping[str, Any]) -> str:
+    """Say what happened, and no more."""
+    detail = next((value for value in (error.get("code"), error.get("type")) if _is_label(value)), None)
+    sentence = _SENTENCES[kind]
+    if kind is ErrorKind.UPSTREAM_ERROR and status in _ABOUT_THE_REQUEST:
+        sentence = _MISCONFIGURED
+    elif kind is ErrorKind.UPSTREAM_UNSUPPORTED and status == 429:
+        sentence = "The request has more tokens than the upstream takes from us in a minute"
+    return f"{sentence} (HTTP {status}{f', {detail}' if detail else ''})."
+
+
 def _label(error: Mapping[str, Any]) -> str:
-    """Return codes and types; Azure's ``innererror`` says more than its error."""
-    inner = error.get("innererror")
-    inner_code = inner.get("code") if isinstance(inner, dict) else None
-    return " ".join(str(each) for each in (error.get("code"), error.get("type"), inner_code) if each is not None)
+    """Return codes and types: its own, and those of Azure's ``innererror``, Anthropic's ``details``, FastAPI's list."""
+    details = error.get("detail")
+    first = details[0] if isinstance(details, list) and details else None
+    found = [error.get("code"), error.get("type")]
+    for inner, name in ((error.get("innererror"), "code"), (error.get("details"), "error_code"), (first, "type")):
+        found.append(inner.get(name) if isinstance(inner, dict) else None)
+    return " ".join(str(each) for each in found if each is not None)
 
 
 def _is_flagged(error: Mapping[str, Any]) -> bool:
@@ -140,21 +159,49 @@ def _is_label(value: Any) -> bool:
 
 def _read(body: bytes) -> Mapping[str, Any]:
     text = body[: 64 * 1024].decode(errors="replace").strip()
+    if text.startswith("["):
+        text, body = text[1:-1].strip(), body.strip()[1:-1]  # Gemini's OpenAI endpoint lists its one error
     if text.startswith("{"):
         try:
             return _error_of(parse(body))
         except UpstreamError:
-            return {}
-    return {} if text.startswith(("<", "[")) else {"message": text}
+            text = ""
+    return {"message": "" if text.startswith("<") else text}
 
 
-def _error_of(answer: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Find the error object: OpenAI's ``error``, the same without it (older vLLM, Mistral), or FastAPI's ``detail``."""
-    error = answer.get("error", answer)
-    if isinstance(error, str):
-        return {**answer, "message": error}
+def _error_of(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Find the error object: OpenAI's ``error``, or the same without it (older vLLM, Mistral, FastAPI, xAI).
+
+    Its ``message`` is a text: of FastAPI's list, what is wrong with which member; behind "Provider returned error",
+    what OpenRouter passes on of its provider's.
+    """
+    error = answer.get("error") or answer
     if not isinstance(error, dict):
-        return {}
-    if "message" not in error and isinstance(error.get("detail"), str):
-        return {**error, "message": error["detail"]}
-    return error
+        error = {**answer, "message": error}
+    inner = error.get("message")
+    found = {**error, **(inner if isinstance(inner, dict) else {})}
+    message = _words(error)
+    metadata = error.get("metadata")
+    if isinstance(metadata, dict) and isinstance(raw := metadata.get("raw"), str):
+        message = f"{message}: {_read(raw.encode(errors='replace'))['message']}"
+    details = found.get("detail")
+    if found.get("param") is None and isinstance(details, list) and details and isinstance(details[0], dict):
+        found["param"] = _place(details[0]) or None
+    return {**found, "message": message}
+
+
+def _words(value: Any, depth: int = 4) -> str:
+    if isinstance(value, str) or not depth:
+        return value if isinstance(value, str) else ""
+    if isinstance(value, list):
+        return "; ".join(filter(None, (_words(each, depth - 1) for each in value[:_SHOWN])))
+    if not isinstance(value, dict):
+        return ""
+    said = (_words(value.get(name), depth - 1) for name in ("message", "detail", "msg", "error", "errors"))
+    return ": ".join(filter(None, (_place(value), next(filter(None, said), ""))))
+
+
+def _place(complaint: Mapping[str, Any]) -> str:
+    """Write FastAPI's ``loc`` as the path of a member: ``messages.0.content``."""
+    path = complaint.get("loc")
+    return ".".join(str(each) for each in path if each != "body") if isinstance(path, list) else ""

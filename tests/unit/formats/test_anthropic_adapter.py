@@ -156,11 +156,10 @@ def test_arguments_that_come_whole_are_not_lost() -> None:
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        (400, ErrorKind.UPSTREAM_REJECTED),
         (401, ErrorKind.UPSTREAM_CREDENTIALS),
         (403, ErrorKind.UPSTREAM_CREDENTIALS),
         (404, ErrorKind.UPSTREAM_ERROR),
-        (413, ErrorKind.UPSTREAM_REJECTED),
+        (413, ErrorKind.UPSTREAM_UNSUPPORTED),
         (429, ErrorKind.UPSTREAM_RATE_LIMITED),
         (500, ErrorKind.UPSTREAM_ERROR),
         (502, ErrorKind.UPSTREAM_ERROR),

@@ -27,7 +27,7 @@ _CONTEXT = "This model's maximum context length is 8192 tokens. However, you req
 CASES: dict[str, tuple[int, Any, ErrorKind]] = {
     "bad_request": (400, openai_error("Invalid 'temperature'.", param="temperature"), ErrorKind.UPSTREAM_REJECTED),
     "unprocessable": (422, {"detail": [{"loc": ["body", "x"], "msg": "bad"}]}, ErrorKind.UPSTREAM_REJECTED),
-    "too_large": (413, b"<html>413 Request Entity Too Large</html>", ErrorKind.UPSTREAM_REJECTED),
+    "too_large": (413, b"<html>413 Request Entity Too Large</html>", ErrorKind.UPSTREAM_UNSUPPORTED),
     "plain_text": (400, b"max_tokens must be positive", ErrorKind.UPSTREAM_REJECTED),
     "vllm": (400, openai_error(code=400, kind="BadRequestError"), ErrorKind.UPSTREAM_REJECTED),
     "vllm_flat": (400, {"object": "error", "message": "bad", "code": 400}, ErrorKind.UPSTREAM_REJECTED),
@@ -72,7 +72,7 @@ def test_faults_are_told_apart(status: int, body: Any, kind: ErrorKind) -> None:
     """The caller's mistakes end the request; model name, key, quota and server are ours to work around."""
     error = failure(status, body)
     assert (error.kind, error.upstream_status) == (kind, status)
-    assert error.meaning.retryable is (kind not in {ErrorKind.UPSTREAM_REJECTED, ErrorKind.CONTEXT_LENGTH})
+    assert error.meaning.retryable is (kind is not ErrorKind.UPSTREAM_REJECTED)
 
 
 @pytest.mark.parametrize(
