@@ -159,7 +159,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="stall after 40 of 60", always=stall, expected={"stream": "safe"}, why=RESCUE),
     Fault(name="malformed chunk", always=malformed, expected={"stream": "safe"}, why=FORMATS),
     Fault(name="no end marker", always=without_end, expected={"stream": "safe"}, why=FORMATS),
-    Fault(name="context length", always=TOO_LONG, expected=_SAFE_IN_ALL, why=FORMATS),
+    Fault(name="context length", always=TOO_LONG),
     Fault(
         name="content filter",
         always=rewritten(replace(MODEL, tokens=FILTERED), json.dumps("stop").encode(), b'"content_filter"'),
