@@ -325,7 +325,6 @@ class Sample(Struct, frozen=True, kw_only=True):
     """Reasoning that was billed, not shown."""
     ttft_ms: float | None
     tpot_ms: float | None
-    in_flight_at_start: int
     retry_after_s: float | None = None
     error_kind: str | None = None
     """A credential error keeps the breaker open for longer than an outage."""

@@ -7,7 +7,8 @@ its ledger line.
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from gateway.accounting.attempt import OUTCOMES, Attempt, Instruments
+from gateway.accounting.attempt import Attempt, Instruments
+from gateway.accounting.measure import OUTCOMES
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.tariff import Amounts, Usage
 from gateway.trace import trace_id_of
@@ -151,7 +152,7 @@ class Meter:
         call, plan, winner, error = self._call, self._plan, self._winner, self._error
         received_ns = self._inbound.received_at_ns
         won = winner.finish("cancelled") if winner is not None else None
-        first_ns = winner.first_content_ns if winner is not None and winner.streamed else None
+        first_ns = winner.measure.first_content_ns if winner is not None else None
         outcome: Outcome = "ok"
         if self._left:
             outcome = "cancelled"

@@ -23,8 +23,8 @@ _MAX_ERROR_BODY_BYTES = 64 * 1024
 async def begin(call: Call, adapter: Adapter, attempt: Attempt, stream: UpstreamStream, patience: Patience) -> Reply:
     """Read until there is something for the caller. Raises UpstreamError for an answer that is an error."""
     target, wants_stream = attempt.target, call.envelope.stream
-    streamed = attempt.streamed
-    attempt.upstream_status = stream.status
+    streamed = attempt.measure.streamed
+    attempt.measure.status = stream.status
     if not 200 <= stream.status < 300:
         body = await _read_error_body(stream, patience)
         error = adapter.failure(stream.status, stream.headers, body, call.operation)
@@ -33,7 +33,7 @@ async def begin(call: Call, adapter: Adapter, attempt: Attempt, stream: Upstream
         raise error
     if not wants_stream:
         if streamed and "json" in stream.headers.get("content-type", ""):
-            streamed = attempt.streamed = False  # it does not stream, which is what the caller asked for
+            streamed = attempt.measure.streamed = False  # it does not stream, which is what the caller asked for
             target = replace(target, always_stream=False)
         if not streamed:
             return await _read_whole(adapter.decoder(call, target), attempt, stream, patience)

@@ -71,7 +71,7 @@ class InOrder:
                 meter.require_open(call, target)
                 self._retries.asked[target.provider] += 1
                 with meter.attempt(call, candidate) as attempt:
-                    attempt.streamed = streams_upstream(call, target)
+                    attempt.measure.streamed = streams_upstream(call, target)
                     bounded = candidate is probe and not attempt.is_half_open
                     with Patience(call, candidate, self._clock, others=to_try, probe=bounded) as patience:
                         try:
@@ -141,7 +141,7 @@ class InOrder:
         if attempt is None:
             return False
         took_s = (self._clock.monotonic_ns() - began_ns) / 1e9
-        answers = attempt.upstream_status is not None and 200 <= attempt.upstream_status < 300
+        answers = attempt.measure.status is not None and 200 <= attempt.measure.status < 300
         return not answers and took_s < target.timeouts.first_token_s
 
 

@@ -50,7 +50,6 @@ class Traffic:
                 hidden_tokens=self.hidden_tokens[target.id],
                 ttft_ms=ttft_ms,
                 tpot_ms=10.0,
-                in_flight_at_start=lease.in_flight_at_start,
             )
         )
         self.now_ns += 500_000_000
@@ -120,7 +119,6 @@ async def test_a_half_open_target_gets_exactly_one_of_a_hundred_concurrent_calls
                 output_tokens=0,
                 ttft_ms=None,
                 tpot_ms=None,
-                in_flight_at_start=1,
             )
         )
     assert traffic.one() == "dear"

@@ -31,7 +31,6 @@ def sample(*, ok: bool = True, ttft_ms: float = 100.0) -> Sample:
         output_tokens=20,
         ttft_ms=ttft_ms,
         tpot_ms=10.0,
-        in_flight_at_start=1,
     )
 
 

@@ -28,7 +28,6 @@ def result(
         output_tokens=1,
         ttft_ms=None,
         tpot_ms=None,
-        in_flight_at_start=1,
         retry_after_s=retry_after_s,
         error_kind=kind,
     )

@@ -40,7 +40,6 @@ def sample(ttft_ms: float | None = 100.0, *, ok: bool = True, **fields: object) 
         "input_tokens": 100,
         "output_tokens": 20 if ok else 0,
         "tpot_ms": 10.0 if ok else None,
-        "in_flight_at_start": 1,
     }
     return Sample(ok=ok, ttft_ms=ttft_ms, **(given_fields | fields))  # type: ignore[arg-type]
 
