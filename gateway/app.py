@@ -29,7 +29,8 @@ from gateway.config.problems import ConfigError
 from gateway.config.snapshot import Current, Snapshot, Storage
 from gateway.discovery.cluster import Cluster, Discovery
 from gateway.errors import GatewayError
-from gateway.execution.registry import strategies
+from gateway.execution.attempt import Means
+from gateway.execution.registry import STRATEGIES, strategies
 from gateway.fleet import FleetReport
 from gateway.pipeline import Pipeline
 from gateway.providers.registry import ADAPTERS, PROVIDER_TYPES
@@ -74,7 +75,8 @@ def read_snapshot(
 
     Raises ConfigError with everything that is wrong in it.
     """
-    config = load(path, environ, provider_types=PROVIDER_TYPES, objectives=OBJECTIVES)
+    choices = {"objective": OBJECTIVES, "strategy": STRATEGIES}
+    config = load(path, environ, provider_types=PROVIDER_TYPES, choices=choices)
     config = config.with_server(host=host, port=port, workers=workers)
     return build(config, provider_types=PROVIDER_TYPES, price_of=price_of)
 
@@ -133,18 +135,10 @@ class Gateway:
             resolve=partial(resolve, estimate_input_tokens=estimate_prompt_tokens, price_of=lru_cache(1024)(price_of)),
             gate=self._shared_gate or InProcessGate(clock),
             router=router(adapters=ADAPTERS),
-            pool=self.pool,
-            strategies=strategies(
-                transport=self.transport,
-                adapters=ADAPTERS,
-                clock=clock,
-                random=Random().random,  # noqa: S311 - spreads retries, guards nothing
-            ),
-            ledger=self.ledger,
-            observer=self.metrics,
+            # The random numbers spread retries and guard nothing.
+            strategies=strategies(clock, Random().random),  # noqa: S311
+            means=Means(clock, ids, self.ledger, self.metrics, self.pool, self.transport, ADAPTERS),
             failures=self._failures,
-            clock=clock,
-            ids=ids,
         )
         llm_routes = {
             path: LlmRoute(

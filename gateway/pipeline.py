@@ -8,21 +8,20 @@ import contextlib
 from collections.abc import Callable, Mapping
 from math import ceil
 
-from gateway.accounting.attempt import Instruments, Observer
-from gateway.accounting.base import Failures, Ledger
-from gateway.accounting.meter import Meter
+from gateway.accounting.base import Failures
+from gateway.accounting.meter import Books, Meter
 from gateway.admission.base import Gate
 from gateway.auth.base import Authenticator
 from gateway.bodies import Bodies
-from gateway.clock import Clock, Ids
 from gateway.config.snapshot import Current, Snapshot
 from gateway.errors import ErrorKind, GatewayError
+from gateway.execution.attempt import Means
+from gateway.execution.attempts import Attempts
 from gateway.execution.base import Strategy
 from gateway.execution.relay import Sink, relay
 from gateway.formats.errors import render, render_event
 from gateway.routing.router import Router
 from gateway.shortage import own_failure
-from gateway.targets.pool import Pool
 from gateway.types import Call, Envelope, Inbound, Principal
 
 _LAST_WORD_S = 5.0
@@ -42,28 +41,24 @@ class Pipeline:
         resolve: Resolve,
         gate: Gate,
         router: Router,
-        pool: Pool,
         strategies: Mapping[str, Strategy],
-        ledger: Ledger,
-        observer: Observer,
+        means: Means,
         failures: Failures,
-        clock: Clock,
-        ids: Ids,
     ) -> None:
         self._current = current
         self._authenticator = authenticator
         self._resolve = resolve
         self._gate = gate
         self._router = router
-        self._pool = pool
+        self._pool = means.pool
         self._strategies = strategies
-        self._clock = clock
-        self._instruments = Instruments(clock, ids, ledger, pool, observer, failures)
-        self._bodies = Bodies(lambda: clock.monotonic_ns() / 1e9)
+        self._means = means
+        self._books = Books(means.clock, means.ledger, means.observer, failures)
+        self._bodies = Bodies(lambda: means.clock.monotonic_ns() / 1e9)
 
     async def handle(self, inbound: Inbound, sink: Sink) -> None:
         """Answer one request, whatever happens to it; re-raises only the cancellation of a caller who left."""
-        meter = Meter(inbound, self._instruments)
+        meter = Meter(inbound, self._books)
         try:
             await self._answer(inbound, sink, meter)
         except GatewayError as error:
@@ -87,19 +82,22 @@ class Pipeline:
     async def _answer(self, inbound: Inbound, sink: Sink, meter: Meter) -> None:
         snapshot = self._current.snapshot
         principal = await self._authenticator.authenticate(inbound.headers, snapshot.keys)
-        meter.identified(principal)
+        meter.principal = principal
         admission = await self._gate.admit(principal, snapshot.server.bodies)
         meter.hold(admission)
         envelope = await self._bodies.decode(inbound, await inbound.read_body(admission.take_body))
         call = self._resolve(inbound, envelope, principal, snapshot)
-        meter.called(call)
+        meter.call = call
         plan = self._router.plan(call, self._pool.view(call))
-        meter.planned(plan)
+        meter.plan = plan
+        if plan.wanted is not None:
+            meter.no_longer_wanted = self._pool.want(plan.wanted)
         if not plan.candidates:
             raise self._router.refusal(call, plan)
         meter.hold(await self._gate.reserve(call, plan))
-        async with self._strategies[call.route.strategy].run(plan, call, meter) as reply:
-            await relay(reply, sink, call)
+        attempts = Attempts(self._means, call, meter)
+        async with self._strategies[call.route.strategy].answer(plan, call, attempts) as reply:
+            await relay(reply, sink, call, meter)
 
     async def _tell(self, inbound: Inbound, sink: Sink, error: GatewayError) -> None:
         """Send an error in the caller's dialect; within a stream as its last event, with no end marker after it."""

@@ -344,17 +344,17 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
     upstream_model: str
     started_at_ns: int
     """Wall clock."""
-    duration_ms: float
-    ttft_ms: float | None
-    tpot_ms: float | None
+    duration_ms: float = 0.0
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
     usage: Usage
     cost_nano_usd: int
     cost_origin: Origin
     price_version: str
     outcome: Outcome
-    status: int | None
+    status: int | None = None
     """The upstream's HTTP status, when there was one."""
-    error_kind: str | None
+    error_kind: str | None = None
     trace_id: str | None = None
     cause: str | None = None
     """Of a failure: what exactly went wrong (certificate, DNS, refused, reset), in words that are safe to show."""

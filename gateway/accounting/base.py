@@ -82,6 +82,16 @@ class Ledger(Protocol):
         """Carry what is left into SQL (as far as that is possible) and let go of the state directory."""
 
 
+class Observer(Protocol):
+    """Sees what was measured; never raises, never waits."""
+
+    def attempt_ended(self, entry: LedgerEntry, gaps_ms: list[float]) -> None:
+        """One attempt, and the gaps between its content-bearing chunks (ITL)."""
+
+    def call_ended(self, record: CallRecord) -> None:
+        """One call."""
+
+
 class Failures(Protocol):
     """Says what failed, to the operator."""
 

@@ -68,7 +68,7 @@ class Measure:
 
     __slots__ = (
         "_arrivals_ns", "_call", "_events_seen", "_journalled_bytes", "_journalled_tokens", "_now_ns", "_progress",
-        "_started_ns", "_target", "status", "streamed",
+        "_started_ns", "status", "streamed", "target",
     )  # fmt: skip
 
     def __init__(self, call: Call, target: Target, now_ns: Callable[[], int]) -> None:
@@ -77,7 +77,7 @@ class Measure:
         self.streamed = True
         """The upstream was asked for a stream. If not, all content comes at the end, and there is a duration only."""
         self._call = call
-        self._target = target
+        self.target = target
         self._now_ns = now_ns
         self._progress: Progress | None = None
         self._events_seen = self._journalled_tokens = self._journalled_bytes = 0
@@ -91,9 +91,8 @@ class Measure:
         return self._arrivals_ns[0] if self._arrivals_ns and self.streamed else None
 
     def observe(self, progress: Progress) -> int:
-        """Take note of what a decoder has just been fed.
+        """Note what a decoder was fed; return a bound of output tokens to be journalled before they go on, or 0.
 
-        Return the bound of output tokens that has to be in the journal before any of that is sent on; 0: it is there.
         It is ahead and grows by a quarter each time: never below what was relayed, and few lines.
         """
         self._progress = progress
@@ -158,7 +157,7 @@ class Measure:
     def _blame(self, error: GatewayError, duration_ms: float) -> tuple[bool, str | None]:
         """Return whether the breaker counts it, and the body's digest where the request may have brought it about."""
         counts, provocable = error.trips_breaker, error.provocable
-        timeouts = self._target.timeouts
+        timeouts = self.target.timeouts
         if error.kind is ErrorKind.DEADLINE or (
             error.kind is ErrorKind.UPSTREAM_TIMEOUT and isinstance(error, UpstreamError) and not error.upstream_status
         ):
@@ -178,7 +177,7 @@ class Measure:
         saw = progress is not None and progress.content_events
         counted = reported is not None and outcome == "ok" and bool(reported.written_tokens or not saw)
         if reported is not None and counted and reported.origin == "provider":
-            return replace(reported, origin="engine") if self._target.own_hardware else reported
+            return replace(reported, origin="engine") if self.target.own_hardware else reported
         if not billed:
             return Usage(origin="estimated")
         seen = estimate_output_tokens(progress.content_events, progress.content_bytes) if progress else 0

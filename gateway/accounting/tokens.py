@@ -36,11 +36,7 @@ def estimate_prompt_tokens(envelope: Envelope) -> int:
 
 
 def estimate_output_tokens(content_events: int, content_bytes: int) -> int:
-    """Estimate the tokens of an answer whose usage never came.
-
-    At least the number of content-bearing events, since each brought at least one token (an engine may put several
-    into one), and at least what the bytes make.
-    """
+    """Estimate the tokens of an answer whose usage never came: each event brought at least one, often several."""
     return max(content_events, _tokens(content_bytes))
 
 

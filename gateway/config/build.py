@@ -285,6 +285,7 @@ def _route(
         name=name,
         targets=chosen,
         objective=section.objective,
+        strategy=section.strategy,
         constraints=Constraints(
             ttft_ms=_ceiling(limits.ttft_ms),
             tpot_ms=_ceiling(limits.tpot_ms),

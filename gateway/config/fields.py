@@ -74,14 +74,15 @@ def _origin(origin: str) -> str:
     return f"{scheme}://{host}" if port in ("", _OWN_PORTS.get(scheme)) else f"{scheme}://{authority}"
 
 
-def _objective(value: object, info: ValidationInfo) -> object:
+def _choice(value: object, info: ValidationInfo) -> object:
     name = next(iter(value), None) if isinstance(value, dict) else value
-    known = surroundings(info).objectives
+    key = info.field_name or ""
+    known = surroundings(info).choices.get(key)
     if not isinstance(name, str) or known is None or name in known:
         return value
     if name in _NOT_YET:
-        raise ValueError(f"objective '{name}' is not there yet; use {' or '.join(repr(each) for each in known)}")
-    raise ValueError(unknown("objective", name, known))
+        raise ValueError(f"{key} '{name}' is not there yet; use {' or '.join(repr(each) for each in known)}")
+    raise ValueError(unknown(key, name, known))
 
 
 def price_section(value: object) -> object:
@@ -128,6 +129,6 @@ PageAccessName = Annotated[PageAccess, BeforeValidator(lambda value: "off" if va
 HostName = Annotated[str, AfterValidator(_host_name)]
 Origin = Annotated[str, AfterValidator(_origin)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
-ObjectiveName = Annotated[str, BeforeValidator(_objective)]
+ChoiceName = Annotated[str, BeforeValidator(_choice)]
 LicenceName = Annotated[Licence, BeforeValidator(licence_class), WithJsonSchema({"type": "string"})]
 Number = BeforeValidator(_number)

@@ -31,12 +31,12 @@ def load(
     environ: Mapping[str, str],
     *,
     provider_types: Collection[str] | None = None,
-    objectives: Collection[str] | None = None,
+    choices: Mapping[str, Collection[str]] | None = None,
 ) -> Config:
     """Read and validate a configuration file, with the secrets that it names.
 
-    With ``provider_types`` and ``objectives``, their names are checked along with the rest; ``build`` checks the
-    provider types in any case.
+    With ``provider_types`` and ``choices`` (see ``Surroundings``), their names are checked along with the rest;
+    ``build`` checks the provider types in any case.
     Raises ConfigError with every problem of the file, in its order.
     """
     text = _text(path)
@@ -45,7 +45,7 @@ def load(
     if not isinstance(values, dict):
         raise ConfigError([f"{path}:1: should be a mapping with keys such as providers and models"])
     types = None if provider_types is None else frozenset(provider_types)
-    known = None if objectives is None else tuple(objectives)
+    known = {key: tuple(names) for key, names in (choices or {}).items()}
     surroundings = Surroundings(environ, path.absolute().parent, types, known)
     config: Config | None = None
     try:

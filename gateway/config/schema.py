@@ -19,6 +19,7 @@ from pydantic import (
 from gateway.config.credentials import surroundings
 from gateway.config.fields import (
     BaseUrl,
+    ChoiceName,
     Count,
     HeaderName,
     HeaderValue,
@@ -29,7 +30,6 @@ from gateway.config.fields import (
     ModelName,
     Name,
     Number,
-    ObjectiveName,
     Origin,
     PageAccessName,
     Seconds,
@@ -302,8 +302,11 @@ class RouteSection(Section):
     models: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
         description="Names from `models`. Their order breaks ties."
     )
-    objective: ObjectiveName = Field(
+    objective: ChoiceName = Field(
         default="cost", description="What to make small among the targets that keep the limits: `cost` or `latency`."
+    )
+    strategy: ChoiceName = Field(
+        default="in_order", description="How the targets are asked: `in_order`, the next when one does not answer."
     )
     limits: LimitsSection = Field(default=LimitsSection(), description="Ceilings on latency and cost.")
     require: RequireSection = Field(default=RequireSection(), description="Demands on licence and hosting.")

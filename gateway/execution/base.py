@@ -1,37 +1,35 @@
-"""What a strategy is: it takes a plan and yields one answer, of which nothing has been sent yet."""
+"""What a strategy is: it takes a plan, begins attempts, and yields one answer of which the caller has seen nothing."""
 
+from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from msgspec import Struct
-
-from gateway.accounting.attempt import Attempt
-from gateway.accounting.meter import Meter
-from gateway.execution.patience import Patience
-from gateway.formats.base import Decoder
-from gateway.transport.base import UpstreamStream
+from gateway.execution.attempt import Drained, Write
+from gateway.execution.attempts import Attempts
 from gateway.types import Call, Plan
 
 
-class Reply(Struct, kw_only=True):
-    """An answer that has begun: its first bytes for the caller, and where the rest comes from."""
+class Reply(Protocol):
+    """An answer that has begun; how many attempts are behind it is the strategy's business."""
 
-    attempt: Attempt
-    decoder: Decoder
-    stream: UpstreamStream
-    patience: Patience
-    head: bytes
-    """Decoded, for the caller: the whole body if ``ended``."""
-    ended: bool
+    content_type: str
+    target_id: str
     reason: str
+
+    def pour(self, write: Write, drained: Drained, /) -> Awaitable[bytes]:
+        """Write the answer as it comes, to its end, and return the last bytes of it, not yet written.
+
+        Those hold the end marker; of an answer that the caller wants whole they are all of it, and nothing is written.
+        ``write`` returns False when the caller's connection is full; ``drained`` then waits until it is not. Raises
+        UpstreamError when the answer breaks off, which is then never shown as complete.
+        """
 
 
 class Strategy(Protocol):
     """One way to carry out a plan; a file of its own, and a line in ``registry``."""
 
-    def run(self, plan: Plan, call: Call, meter: Meter) -> AbstractAsyncContextManager[Reply]:
-        """Try targets until one answers; leaving the context ends the attempt and frees its connection.
+    def answer(self, plan: Plan, call: Call, attempts: Attempts) -> AbstractAsyncContextManager[Reply]:
+        """Try targets until one answers; leaving the context ends every attempt and frees its connection.
 
-        Before it yields, the next target may be tried; afterwards never, for the caller may have seen bytes. Raises
-        GatewayError when no target answered.
+        Raises GatewayError when no target answered.
         """

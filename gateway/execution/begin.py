@@ -5,12 +5,13 @@ wait for it to ``patience``.
 """
 
 import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from gateway.accounting.attempt import Attempt
+from gateway.accounting.measure import Measure
 from gateway.errors import UpstreamError
-from gateway.execution.base import Reply
 from gateway.execution.patience import Patience
 from gateway.execution.unstreamed import StreamRefusedError, refuses_stream
 from gateway.formats.base import Adapter, Decoder
@@ -20,23 +21,37 @@ from gateway.types import Call
 _MAX_ERROR_BODY_BYTES = 64 * 1024
 
 
-async def begin(call: Call, adapter: Adapter, attempt: Attempt, stream: UpstreamStream, patience: Patience) -> Reply:
+Journal = Callable[[int], None]
+"""Is given what ``Measure.observe`` returns."""
+
+
+class Begun(NamedTuple):
+    """An answer of which there is something for the caller."""
+
+    decoder: Decoder
+    head: bytes
+    """Decoded, for the caller: the whole body if ``ended``."""
+    ended: bool
+
+
+async def begin(
+    call: Call, adapter: Adapter, stream: UpstreamStream, *, patience: Patience, measure: Measure, journal: Journal
+) -> Begun:
     """Read until there is something for the caller. Raises UpstreamError for an answer that is an error."""
-    target, wants_stream = attempt.target, call.envelope.stream
-    streamed = attempt.measure.streamed
-    attempt.measure.status = stream.status
+    wants_stream, target = call.envelope.stream, measure.target
+    measure.status = stream.status
     if not 200 <= stream.status < 300:
         body = await _read_error_body(stream, patience)
         error = adapter.failure(stream.status, stream.headers, body, call.operation)
-        if streamed and not wants_stream and refuses_stream(error, body):
+        if measure.streamed and not wants_stream and refuses_stream(error, body):
             error = StreamRefusedError(stream.status)
         raise error
     if not wants_stream:
-        if streamed and "json" in stream.headers.get("content-type", ""):
-            streamed = attempt.measure.streamed = False  # it does not stream, which is what the caller asked for
+        if measure.streamed and "json" in stream.headers.get("content-type", ""):
+            measure.streamed = False  # it does not stream, which is what the caller asked for
             target = replace(target, always_stream=False)
-        if not streamed:
-            return await _read_whole(adapter.decoder(call, target), attempt, stream, patience)
+        if not measure.streamed:
+            return await _read_whole(adapter.decoder(call, target), stream, patience, measure)
     decoder = adapter.decoder(call, target)
     held: list[bytes] = []
     ended = False
@@ -46,14 +61,13 @@ async def begin(call: Call, adapter: Adapter, attempt: Attempt, stream: Upstream
         chunk = await stream.read()
         ended = not chunk
         held.append(decoder.feed(chunk) if chunk else decoder.finish())
-        attempt.observe(decoder)
+        journal(measure.observe(decoder))
     if not (wants_stream or ended):
         held.append(decoder.finish())  # the answer's own end came before the body's
-    head = held[0] if len(held) == 1 else b"".join(held)
-    return Reply(attempt=attempt, decoder=decoder, stream=stream, patience=patience, head=head, ended=ended, reason="")
+    return Begun(decoder, held[0] if len(held) == 1 else b"".join(held), ended)
 
 
-async def _read_whole(decoder: Decoder, attempt: Attempt, stream: UpstreamStream, patience: Patience) -> Reply:
+async def _read_whole(decoder: Decoder, stream: UpstreamStream, patience: Patience, measure: Measure) -> Begun:
     """Read an answer that comes in one piece. Blanks, which some send to keep the connection, are no sign of it."""
     begun = False
     while chunk := await stream.read():
@@ -64,8 +78,8 @@ async def _read_whole(decoder: Decoder, attempt: Attempt, stream: UpstreamStream
         if begun:
             patience.for_upstream()
     head = decoder.finish()
-    attempt.observe(decoder)
-    return Reply(attempt=attempt, decoder=decoder, stream=stream, patience=patience, head=head, ended=True, reason="")
+    measure.observe(decoder)
+    return Begun(decoder, head, ended=True)
 
 
 async def _read_error_body(stream: UpstreamStream, patience: Patience) -> bytes:

@@ -8,22 +8,17 @@ When no target is left, one may be asked once more (``retry``).
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from gateway.accounting.attempt import Attempt
-from gateway.accounting.meter import Meter
 from gateway.clock import Clock
 from gateway.errors import ErrorKind, GatewayError, UpstreamError, speaks
+from gateway.execution.attempt import Attempt
+from gateway.execution.attempts import Attempts
 from gateway.execution.base import Reply
-from gateway.execution.begin import begin
-from gateway.execution.patience import Patience
 from gateway.execution.retry import Failure, Retries, Retry
 from gateway.execution.unstreamed import StreamRefusedError, Unstreamed, without_stream
-from gateway.formats.base import Adapter, streams_upstream
-from gateway.formats.redaction import without_own
 from gateway.shortage import ShortageError
-from gateway.transport.base import Transport
 from gateway.types import Call, Candidate, Plan, Target
 
 MAX_REPLICAS = 3
@@ -36,18 +31,14 @@ RETRY_AFTER_S = 1.0
 class InOrder:
     """The strategy of plain routes."""
 
-    def __init__(
-        self, *, transport: Transport, adapters: Mapping[str, Adapter], clock: Clock, random: Callable[[], float]
-    ) -> None:
-        self._transport = transport
-        self._adapters = adapters
-        self._clock = clock
+    def __init__(self, clock: Clock, random: Callable[[], float]) -> None:
+        self._now_ns = clock.monotonic_ns
         self._retries = Retries(clock, random)
         self._unstreamed = Unstreamed(clock)
 
     @asynccontextmanager
-    async def run(self, plan: Plan, call: Call, meter: Meter) -> AsyncIterator[Reply]:
-        """Yield the first answer; see ``Strategy.run``."""
+    async def answer(self, plan: Plan, call: Call, attempts: Attempts) -> AsyncIterator[Reply]:
+        """Yield the first answer; see ``Strategy.answer``."""
         failures: list[Failure] = []
         answered = False
         retry: Retry | None = None
@@ -59,52 +50,33 @@ class InOrder:
             if target.always_stream and not call.envelope.stream and self._unstreamed.holds(target):
                 candidate = without_stream(candidate)
                 target = candidate.target
-            began_ns = self._clock.monotonic_ns()
+            began_ns = self._now_ns()
             if began_ns >= call.deadline_ns:
                 raise GatewayError(ErrorKind.DEADLINE, _summary("The request's total time ran out.", failures))
-            adapter = self._adapters[target.adapter]
             attempt = None
             try:
-                _require_room(target, failures)
-                if target.cluster_url is not None:
-                    await meter.ready(target, self._ready_by_ns(call, target))
-                meter.require_open(call, target)
+                if failures:
+                    _require_room(target, failures)
+                attempt = await attempts.begin(candidate, others=to_try, is_probe=candidate is probe)
                 self._retries.asked[target.provider] += 1
-                with meter.attempt(call, candidate) as attempt:
-                    attempt.measure.streamed = streams_upstream(call, target)
-                    bounded = candidate is probe and not attempt.is_half_open
-                    with Patience(call, candidate, self._clock, others=to_try, probe=bounded) as patience:
-                        try:
-                            # The request is kept in no variable: it need not stay as long as its answer.
-                            attempt.sending = sending = self._transport.send(
-                                adapter.request(call, attempt.address, attempt.id),
-                                connect_timeout_s=target.timeouts.connect_s,
-                                fresh=bool(failures) and failures[-1].error.kind is ErrorKind.STALE_CONNECTION,
-                            )
-                            async with sending as stream:
-                                reply = await begin(call, adapter, attempt, stream, patience)
-                                reply.reason = self._reason(plan, failures, retry) if failures else plan.reason
-                                meter.answered(attempt, reply.reason)
-                                answered = True
-                                yield reply
-                                return
-                        except UpstreamError as error:
-                            without_own(error, attempt.address, call.envelope.body)  # before the ledger sees it
-                            raise
+                async with attempt:
+                    stale = bool(failures) and failures[-1].error.kind is ErrorKind.STALE_CONNECTION
+                    reply = await attempt.send(fresh=stale)
+                    reply.reason = self._reason(plan, failures, retry) if failures else plan.reason
+                    answered = True
+                    yield reply
+                    return
             except UpstreamError as error:
                 if answered or not error.meaning.retryable:
-                    meter.attempt_failed(error, target, None)
+                    attempts.failed(error, target, None)
                     raise
                 failures.append(Failure(candidate, error.detached(), self._is_repeatable(attempt, began_ns, target)))
                 again = self._again(failures, to_try, attempt, None if retry else call)
-                meter.attempt_failed(error, target, to_try[0].target if to_try else None)
+                attempts.failed(error, target, to_try[0].target if to_try else None)
             if again is not None:
                 retry = again
                 await asyncio.sleep(again.wait_s)
         raise _exhausted(failures)
-
-    def _ready_by_ns(self, call: Call, target: Target) -> int:
-        return min(call.deadline_ns, self._clock.monotonic_ns() + int(target.timeouts.cold_start_s * 1e9))
 
     def _again(
         self, failures: list[Failure], to_try: deque[Candidate], attempt: Attempt | None, retried_for: Call | None
@@ -140,7 +112,7 @@ class InOrder:
         """Whether an attempt ended soon and no answer had begun: what has a head is worked on, and may be billed."""
         if attempt is None:
             return False
-        took_s = (self._clock.monotonic_ns() - began_ns) / 1e9
+        took_s = (self._now_ns() - began_ns) / 1e9
         answers = attempt.measure.status is not None and 200 <= attempt.measure.status < 300
         return not answers and took_s < target.timeouts.first_token_s
 

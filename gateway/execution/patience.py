@@ -9,7 +9,6 @@ how long the answer may take: until the call's own end where no other target is 
 
 import asyncio
 from collections.abc import Collection
-from types import TracebackType
 from typing import Self
 
 from gateway.clock import Clock
@@ -25,8 +24,9 @@ _ERROR_BODY_S = 5.0
 
 
 class Patience:
-    """Bounds what is awaited within its context; begins with the wait for the first token.
+    """Bounds what is awaited within its context, which may be entered again, by another task too.
 
+    It begins with the wait for the first token; outside the context nothing is bounded, and the limits run on.
     ``others`` are the candidates behind this one, looked at when the wait has become long. A limit that passes cancels
     the waiting, and the context raises instead UpstreamError (UPSTREAM_STALLED after content, otherwise and at the end
     of what an attempt may take in all UPSTREAM_TIMEOUT) or, at the call's own deadline, GatewayError (DEADLINE).
@@ -46,6 +46,7 @@ class Patience:
         self._candidate = candidate
         self._others = others
         self._began = self._expired = self._extended = False
+        self._timer_ns: float = 0  # no timer
         self._idle_ns = timeouts.idle_s * 1e9
         began_ns = self._began_ns = now_ns()
         self._until_ns = began_ns + timeouts.first_token_s * 1e9
@@ -76,10 +77,6 @@ class Patience:
         rest_ns = min(self._idle_ns, self._limit_ns - self._now_ns())
         return min(rest_ns / 1e9, _ERROR_BODY_S)
 
-    def end(self) -> None:
-        """Wait for nothing any more: the answer is whole."""
-        self._timer.cancel()
-
     def __enter__(self) -> Self:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine is run by a task
@@ -88,10 +85,9 @@ class Patience:
         self._sleep()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._timer.cancel()
+        self._timer_ns = 0
         task = self._task
         del self._task  # an error that it ends with may hold this
         if self._expired and task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:

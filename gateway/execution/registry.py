@@ -1,18 +1,17 @@
-"""Every execution strategy. A new one is a file and a line in ``strategies``."""
+"""Every execution strategy. A new one is a file and a line in ``STRATEGIES``."""
 
 from collections.abc import Callable, Mapping
 
 from gateway.clock import Clock
 from gateway.execution.base import Strategy
 from gateway.execution.in_order import InOrder
-from gateway.formats.base import Adapter
-from gateway.transport.base import Transport
+
+STRATEGIES: dict[str, Callable[[Clock, Callable[[], float]], Strategy]] = {
+    "in_order": InOrder,
+}
+"""By the name that a route gives: what makes one of a clock and a function that draws from [0, 1)."""
 
 
-def strategies(
-    *, transport: Transport, adapters: Mapping[str, Adapter], clock: Clock, random: Callable[[], float]
-) -> Mapping[str, Strategy]:
-    """Make each strategy once; a route names it. ``random`` draws from [0, 1)."""
-    return {
-        "in_order": InOrder(transport=transport, adapters=adapters, clock=clock, random=random),
-    }
+def strategies(clock: Clock, random: Callable[[], float]) -> Mapping[str, Strategy]:
+    """Make each strategy once."""
+    return {name: make(clock, random) for name, make in STRATEGIES.items()}

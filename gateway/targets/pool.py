@@ -77,16 +77,7 @@ class Lease:
         "_visit", "in_flight_at_start", "replicas_to_ask", "url",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        pool: "Pool",
-        target: Target,
-        state: "_State",
-        began_at_ns: int,
-        *,
-        visit: Visit | None,
-        key: str | None,
-    ) -> None:
+    def __init__(self, pool: "Pool", target: Target, state: "_State", *, visit: Visit | None, key: str | None) -> None:
         self._pool = pool
         self._target = target
         self._state = state
@@ -96,7 +87,7 @@ class Lease:
         self.replicas_to_ask = 0
         """Known at the end: of how many replicas it was one that failed by itself, if another could serve."""
         self._key = key
-        self._began_at_ns = began_at_ns
+        began_at_ns = self._began_at_ns = pool.now_ns()
         state.advance(began_at_ns)
         self._virtual_at_start_ns = state.virtual_ns
         breaker = self._breaker = state.breaker  # another one may take its place
@@ -281,7 +272,7 @@ class Pool:
         stale = self._stale(state, now_ns)
         fleet = self.replicas.fleet(target) if target.cluster_url is not None else None
         visit = None if fleet is None else fleet.visit(call, target)
-        lease = Lease(self, target, state, now_ns, visit=visit, key=self._key(call))
+        lease = Lease(self, target, state, visit=visit, key=self._key(call))
         if stale and state.probe is None and not lease.is_half_open:  # of those the breaker keeps count
             state.probe = lease
         return lease

@@ -10,7 +10,6 @@ import asyncio
 import ssl
 from collections import defaultdict
 from functools import lru_cache, partial
-from types import TracebackType
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.transport.base import STALE_SHOWS_WITHIN_S, Sending
@@ -193,9 +192,7 @@ class _Exchange:
             raise transport.why(connection, answer)
         return answer
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             self._transport.close(connection)

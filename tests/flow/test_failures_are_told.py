@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.accounting.attempt import Attempt
 from gateway.errors import GatewayError
+from gateway.execution.attempt import Attempt
 from gateway.formats.openai.compatible import CompatibleAdapter
 from gateway.routes.api import explain
 from gateway.types import LedgerEntry, Outcome
@@ -167,10 +167,10 @@ def test_counts_of_a_flood_are_logged_at_the_stop(tmp_path: Path, caplog: pytest
 
 def test_fault_in_one_attempt_leaves_no_hold_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The key's one place is free again, and the other attempt has been settled."""
-    finish = Attempt.finish
+    end = Attempt.end
 
     def fail_once(attempt: Attempt, outcome: Outcome, error: GatewayError | None = None) -> LedgerEntry:
-        entry = finish(attempt, outcome, error)
+        entry = end(attempt, outcome, error)
         if attempt.target.id == "cheap":
             raise ZeroDivisionError("a defect")
         return entry
@@ -181,7 +181,7 @@ def test_fault_in_one_attempt_leaves_no_hold_behind(tmp_path: Path, monkeypatch:
         config = two_models(*origins) | {"keys": [{"name": "app", "secret": "env:APP", "concurrency": 1}]}
         async with virtual_gateway(config, tmp_path, origins, {"APP": "k"}) as running:
             with monkeypatch.context() as patched:
-                patched.setattr(Attempt, "finish", fail_once)
+                patched.setattr(Attempt, "end", fail_once)
                 with pytest.raises(ZeroDivisionError):
                     await running.chat(key="k")
             assert running.gateway.pool.in_flight()["cheap"] == 0

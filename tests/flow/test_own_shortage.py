@@ -16,7 +16,7 @@ import pytest
 
 from gateway import shortage
 from gateway.bodies import Bodies
-from gateway.execution import in_order
+from gateway.execution import attempt
 from gateway.transport.in_memory import InMemoryTransport
 from tests.ground.callers import RawCaller, request
 from tests.ground.configs import compatible, one_model, two_models
@@ -114,11 +114,11 @@ def test_shortage_in_any_stage_is_no_crash(
     """Reading a body, or within an attempt: 503 with the remedy, no traceback, nothing counted."""
     upstreams = {origin: ScriptedUpstream() for origin in ORIGINS}
 
-    async def fail(*_arguments: object) -> None:
+    async def fail(*_arguments: object, **_named: object) -> None:
         raise LACKS[lack]
 
     async def scenario() -> None:
-        for owner, stage in ((Bodies, "decode"), (in_order, "begin")):
+        for owner, stage in ((Bodies, "decode"), (attempt, "begin")):
             async with virtual_gateway(two_models(*ORIGINS), tmp_path, upstreams) as running:
                 with monkeypatch.context() as patch:
                     patch.setattr(owner, stage, fail)
@@ -135,14 +135,14 @@ def test_crash_of_ours_teaches_nothing_about_the_target(tmp_path: Path, monkeypa
     """However long the request had waited by then, it is not the target's time to the first token."""
     upstreams = {origin: ScriptedUpstream() for origin in ORIGINS}
 
-    async def fail(*_arguments: object) -> None:
+    async def fail(*_arguments: object, **_named: object) -> None:
         await asyncio.sleep(3)
         raise ZeroDivisionError
 
     async def scenario() -> None:
         async with virtual_gateway(two_models(*ORIGINS), tmp_path, upstreams) as running:
             with monkeypatch.context() as patch:
-                patch.setattr(in_order, "begin", fail)
+                patch.setattr(attempt, "begin", fail)
                 assert outcome(running, await running.chat())[::2] == (500, "internal")
             assert running.gateway.pool._states["cheap"].learnt_at_ns is None
 

@@ -85,11 +85,13 @@ class Program:
 
 
 @asynccontextmanager
-async def program(*command: str | Path, log: Path, environ: Mapping[str, str] | None = None) -> AsyncIterator[Program]:
-    """Run a program until the context is left; its stderr is appended to ``log``."""
+async def program(
+    *command: str | Path, log: Path, environ: Mapping[str, str] | None = None, root: Path = _ROOT
+) -> AsyncIterator[Program]:
+    """Run a program in the folder ``root`` until the context is left; its stderr is appended to ``log``."""
     with log.open("ab") as stderr:
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=PIPE, stdout=PIPE, limit=_LINE_BYTES, stderr=stderr, cwd=_ROOT, env=environ
+            *command, stdin=PIPE, stdout=PIPE, limit=_LINE_BYTES, stderr=stderr, cwd=root, env=environ
         )
     running = Program(process, log)
     try:
@@ -100,12 +102,15 @@ async def program(*command: str | Path, log: Path, environ: Mapping[str, str] | 
 
 @asynccontextmanager
 async def gateway_process(
-    config: Path, *, module: str = "gateway", environ: Mapping[str, str] | None = None
+    config: Path, *, module: str = "gateway", environ: Mapping[str, str] | None = None, root: Path = _ROOT
 ) -> AsyncIterator[Program]:
-    """Run ``tollway serve`` on any free port, or a module that does the same and more; ``environ`` comes on top."""
+    """Run ``tollway serve`` on any free port, or a module that does the same and more; ``environ`` comes on top.
+
+    The code is that of the folder ``root``.
+    """
     log = config.with_name("gateway.log")
     command = (sys.executable, "-m", module, "serve", "--config", config, "--port", "0")
-    async with program(*command, log=log, environ={**os.environ, **(environ or {})}) as running:
+    async with program(*command, log=log, environ={**os.environ, **(environ or {})}, root=root) as running:
         await running.listening()
         yield running
 

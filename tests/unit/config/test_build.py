@@ -74,6 +74,7 @@ routes:
   auto:
     models: [smol, mini]
     objective: latency
+    strategy: in_order
     limits: {ttft_ms: {p95: 1500}, tpot_ms: {p50: 250}, usd_per_request: 0.01}
     require: {commercial: allowed, hosting: own}
     when_none_fits: reject

@@ -25,7 +25,7 @@ EXAMPLE = Path(__file__).parents[3] / "deploy" / "examples" / "own-first.yaml"
 def read(directory: Path, text: str) -> Config:
     path = directory / "tollway.yaml"
     path.write_text(text, encoding="utf-8")
-    return load(path, ENVIRON, provider_types=TYPES, objectives=("cost", "latency"))
+    return load(path, ENVIRON, provider_types=TYPES, choices={"objective": ("cost", "latency")})
 
 
 def problems(directory: Path, text: str) -> list[str]:

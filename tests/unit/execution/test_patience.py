@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import ErrorKind, GatewayError
+from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.execution.patience import Patience
 from gateway.types import Call, Candidate, Ceiling, Constraints, Prediction, Quantiles, Timeouts
 from tests.ground.builders import build_call, build_envelope, build_route, build_target, chat_body
@@ -120,14 +120,24 @@ def test_the_deadline_of_the_call_bounds_everything() -> None:
     assert outcome_of(stopped_reader) == (ErrorKind.DEADLINE, 60)
 
 
-def test_an_answer_that_is_whole_is_not_bounded_any_more() -> None:
-    """What follows has limits of its own."""
+def test_limits_run_on_outside_the_context() -> None:
+    """Nothing is bounded there; whichever task enters it again has what is left."""
 
-    async def whole(patience: Patience) -> None:
-        patience.end()
-        await asyncio.sleep(100)
+    async def run() -> float:
+        patience = Patience(streamed_call(), build_candidate(), VirtualClock())
+        with patience:
+            await asyncio.sleep(15)
+        await asyncio.sleep(4)
 
-    assert outcome_of(whole) == (None, 100)
+        async def pour() -> None:
+            with patience:
+                await asyncio.Event().wait()
+
+        with pytest.raises(UpstreamError):
+            await asyncio.create_task(pour())
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(run()) == 20
 
 
 @pytest.mark.parametrize(
