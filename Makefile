@@ -1,4 +1,4 @@
-# Tollway: what to type. The work is done in Python; see workers/bootstrap.py and workers/up.py.
+# Tollway: what to type. The work is done in Python; see workers/bootstrap.py and workers/command/up.py.
 .DEFAULT_GOAL := help
 .PHONY: help up up-several load test test-fast check soak faults recorded bench lock setup-dev
 

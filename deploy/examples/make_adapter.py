@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from workers.models import prepare
+from workers.replica.models import prepare
 
 
 def main() -> None:

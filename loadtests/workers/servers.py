@@ -19,9 +19,9 @@ from typing import Any
 
 import uvicorn
 
-from workers.server import SyntheticApp
-from workers.spec import ModelSpec
-from workers.synthetic_engine import SyntheticEngine
+from workers.config.spec import ModelSpec
+from workers.synthetic.engine import SyntheticEngine
+from workers.synthetic.server import SyntheticApp
 
 MODEL = "bench"
 _MANY = 1000
@@ -49,7 +49,7 @@ async def _bare(port: int) -> None:
 
 
 def _cluster(port: int, directory: Path) -> None:
-    from workers.cluster import deploy, local_cluster
+    from workers.cluster.local import deploy, local_cluster
 
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     with local_cluster(port, directory):

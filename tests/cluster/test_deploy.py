@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.ground.ray_cluster import TOKEN, View, somebody_elses_ray, viewing
-from workers.ports import free_port
+from workers.replica.ports import free_port
 
 M = {"source": "-", "engine": "synthetic", "cpus_per_replica": 0.1}
 THEIRS = """

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.ground.ray_cluster import running_cluster, somebody_elses_ray, viewing, wait_until_it_says
-from workers.children import Child, _session
-from workers.leftovers import end_leftovers
-from workers.ports import free_port, is_free
+from workers.cluster.children import Child, _session
+from workers.command.leftovers import end_leftovers
+from workers.replica.ports import free_port, is_free
 
 WORKERS = {"m": {"source": "-", "engine": "synthetic", "cpus_per_replica": 0.1}}
 

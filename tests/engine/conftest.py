@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.ports import free_port
+from workers.replica.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 _START_S = 1800

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests.engine.conftest import Running, up
-from workers.models import prepare
+from workers.replica.models import prepare
 
 ROOT = Path(__file__).parents[2]
 SEVERAL = ROOT / "deploy" / "examples" / "several-models.yaml"

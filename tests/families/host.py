@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.families.catalogue import CONTEXT, FAMILIES, Family
-from workers.ports import LOOPBACK
-from workers.replica import Place, ReplicaApp
-from workers.spec import ModelSpec
+from workers.config.spec import ModelSpec
+from workers.replica.app import Place, ReplicaApp
+from workers.replica.ports import LOOPBACK
 
 _SMALL: dict[str, Any] = {
     "enforce_eager": True,

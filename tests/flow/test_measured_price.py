@@ -12,12 +12,12 @@ import pytest
 from gateway.fleet import Listed, ListedModel, Load
 from gateway.targets.replicas import Replicas
 from tests.ground.virtual_time import VirtualClock, run_virtual
+from workers.config.synthetic import SyntheticSpec
 from workers.engine import Message, OpenEngine
-from workers.front import Front
-from workers.load import SAMPLE_S
-from workers.load import Load as ReplicaLoad
-from workers.server import open_synthetic
-from workers.synthetic_spec import SyntheticSpec
+from workers.replica.front import Front
+from workers.replica.load import SAMPLE_S
+from workers.replica.load import Load as ReplicaLoad
+from workers.synthetic.server import open_synthetic
 
 BATCH, EVERY_S, SPAN_S = 4, 2.0, 90.0
 PROMPT_TOKENS, OUTPUT_TOKENS = 100, 50

@@ -12,12 +12,12 @@ from typing import Any, Self
 
 import uvicorn
 
-from workers.directory import Directory, DirectoryApp, Listed
+from workers.cluster.directory import Directory, DirectoryApp, Listed
+from workers.config.spec import SyntheticSpec
 from workers.engine import AsgiApp, Message
-from workers.front import Front
-from workers.load import Load
-from workers.server import open_synthetic
-from workers.spec import SyntheticSpec
+from workers.replica.front import Front
+from workers.replica.load import Load
+from workers.synthetic.server import open_synthetic
 
 
 class _Server:

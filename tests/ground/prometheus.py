@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.ground.processes import Program, program
-from workers.ports import free_port
+from workers.replica.ports import free_port
 
 SCRAPE_INTERVAL_S = 0.5
 _PATIENCE_S = 30.0

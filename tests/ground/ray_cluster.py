@@ -20,9 +20,9 @@ import aiohttp
 import yaml
 
 from tests.ground.sse import ChatStream
-from workers.children import Child, _session
-from workers.ports import free_port
-from workers.run import READY, RELOADED
+from workers.cluster.children import Child, _session
+from workers.command.run import READY, RELOADED
+from workers.replica.ports import free_port
 
 _ROOT = Path(__file__).parents[2]
 _START_S = 240.0

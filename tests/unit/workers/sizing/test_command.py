@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from workers import cli
+from workers.command import cli
 from workers.sizing.known import KNOWN
 
 

@@ -1,0 +1,1 @@
+"""What runs inside a replica: the model's files, the engine, and the HTTP app in front of it."""
