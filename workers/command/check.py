@@ -5,7 +5,6 @@ call ``require_startable``. Nothing is started, fetched or written but for vLLM'
 hub model's ``config.json``. What could not be looked at is said as a note, never taken for good in silence.
 """
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -23,8 +22,8 @@ from workers.replica.catalogue import Catalogue, read_catalogue
 from workers.replica.models import kept
 from workers.replica.vllm_engine import engine_options
 from workers.sizing import fit
+from workers.sizing.config_file import hub_config, read_config
 from workers.sizing.fit import Model
-from workers.sizing.hub import hub_config
 from workers.sizing.machine import Machine, this_machine
 
 _WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".pth"})
@@ -139,12 +138,7 @@ def _config(spec: ModelSpec, name: str, note: Note) -> tuple[Mapping[str, Any], 
         path = directory / "config.json"
         if not path.is_file():
             raise WorkerError(f"{directory} is not a model directory: it has no config.json.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
-    except (OSError, ValueError) as error:
-        raise WorkerError(f"{path} cannot be read as JSON: {error}.") from error
-    if not isinstance(config, dict):
-        raise WorkerError(f"{path} is not a model's config: it must be a JSON object.")
+    config = read_config(path) if path is not None else {}
     if not config:
         note(f"{name}: the model is not on this machine yet; its size was not checked.")
     overrides = spec.engine_args.get("hf_overrides")

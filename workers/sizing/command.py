@@ -1,21 +1,22 @@
 """``tollway size``: read the model, make the plans, print them as a table or as JSON."""
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from workers.errors import WorkerError
 from workers.sizing.architecture import Architecture, parse
+from workers.sizing.config_file import read_config
 from workers.sizing.gpus import Gpu, gpu_named
 from workers.sizing.known import known_named
-from workers.sizing.parameters import DTYPES, count, dtype_named
-from workers.sizing.plan import GIB, Load, Plan, all_plans
+from workers.sizing.parameters import count
+from workers.sizing.plan import GIB, Load, Plan, plan
+from workers.sizing.precision import PLAIN, Precision, precision_named, stored
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What was asked on the command line. ``dtype`` and ``context`` are the model's own when none."""
+    """What was asked on the command line. ``dtype`` and ``context`` are the file's own when none."""
 
     model: str
     gpu: str
@@ -29,7 +30,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Sizing:
-    """An answer: the plan of each precision, among them the one that was asked for."""
+    """An answer: the plan of each precision, among them ``dtype``, that of the file or the one that was asked for."""
 
     model: str
     source: str
@@ -45,21 +46,32 @@ def size(question: Question) -> Sizing:
     config, source = load_config(question.model)
     try:
         shape = parse(config)
+        chosen = _precision(question.dtype, config, shape)
     except (KeyError, TypeError, ValueError) as error:
         raise WorkerError(f"The config of {question.model} has a member that is missing or odd: {error}.") from error
     gpu = gpu_named(question.gpu)
     if question.usd_per_hour is not None:
         gpu = replace(gpu, usd_per_hour=question.usd_per_hour, price_source="--usd-per-hour", price_date="")
-    dtype = dtype_named(question.dtype or shape.dtype)
-    if dtype is None:
-        raise WorkerError(f"There is no precision {question.dtype or shape.dtype!r}; there is {', '.join(DTYPES)}.")
     if question.concurrency < 1 or not 0 < question.utilization <= 1:
         raise WorkerError("--concurrency is at least 1, and --gpu-memory-utilization above 0 and at most 1.")
     context = tokens(question.context) if question.context else shape.max_context
     if context < 1:
         raise WorkerError("The config does not say how long a context the model has; give one with --context.")
     load = Load(context, question.concurrency, question.kv_dtype, question.utilization)
-    return Sizing(question.model, source, shape, gpu, load, dtype, all_plans(shape, gpu, load))
+    precisions = {chosen.name: chosen} | {each.name: each for each in PLAIN.values() if each.name != chosen.name}
+    order = [*([] if chosen.name in PLAIN else [chosen.name]), *PLAIN]
+    plans = [plan(shape, precisions[name], gpu, load) for name in order]
+    shape = replace(shape, notes=(*shape.notes, *chosen.notes))
+    return Sizing(question.model, source, shape, gpu, load, chosen.name, plans)
+
+
+def _precision(asked: str | None, config: dict[str, Any], shape: Architecture) -> Precision:
+    """Return the precision that was asked for, else that of the file's weights, else of its ``torch_dtype``."""
+    if asked is None and (quantised := stored(config)) is not None:
+        return quantised
+    if (plain := precision_named(asked or shape.dtype)) is None:
+        raise WorkerError(f"There is no precision {asked or shape.dtype!r}; there is {', '.join(PLAIN)}.")
+    return plain
 
 
 def load_config(model: str) -> tuple[dict[str, Any], str]:
@@ -72,13 +84,7 @@ def load_config(model: str) -> tuple[dict[str, Any], str]:
             raise WorkerError(f"{path} does not exist; give a directory with a config.json, or a name from the table.")
         known = known_named(model)
         return known.config, f"huggingface.co/{known.source}"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WorkerError(f"{path} cannot be read as JSON: {error}.") from error
-    if not isinstance(config, dict):
-        raise WorkerError(f"{path} is not a model's config: it must be a JSON object.")
-    return config, str(path)
+    return read_config(path), str(path)
 
 
 def tokens(text: str) -> int:

@@ -18,8 +18,9 @@ from workers.sizing import cache
 from workers.sizing.architecture import Architecture, parse
 from workers.sizing.gpus import Gpu, gpu_named
 from workers.sizing.machine import Machine
-from workers.sizing.parameters import activation_bytes, count, dtype_named, weight_bytes
+from workers.sizing.parameters import weight_bytes
 from workers.sizing.plan import GIB, Load, Split, replica
+from workers.sizing.precision import PLAIN, Precision, precision_named, stored
 
 # Server and engine process of the smallest models (vLLM 0.32 for CPUs) held this much beside weights and cache.
 _ENGINE_BYTES = GIB // 2
@@ -54,16 +55,24 @@ class Model:
             return None
 
     @property
-    def dtype(self) -> str | None:
-        """Return the precision of the weights in ``size``'s words, or none when it cannot count that."""
-        method = self.options.get("quantization") or (self.config.get("quantization_config") or {}).get("quant_method")
-        if method is not None:
-            return "fp8" if str(method) == "fp8" else None
-        stored = str(self.config.get("torch_dtype") or self.config.get("dtype") or "bfloat16")
+    def precision(self) -> Precision | None:
+        """Return the precision of the weights, or none when it cannot be counted."""
+        try:
+            quantised = stored(self.config)
+        except WorkerError:
+            return None
+        if quantised is not None or (method := self.options.get("quantization")) is None:
+            return quantised or self._unquantised
+        # What vLLM makes of 16-bit weights as it loads them.
+        return next((PLAIN[name] for name in ("fp8", "int8") if str(method).startswith(name)), None)
+
+    @property
+    def _unquantised(self) -> Precision | None:
+        said = str(self.config.get("torch_dtype") or self.config.get("dtype") or "bfloat16")
         # vLLM's own choice is never 32 bits.
-        auto = "bfloat16" if stored == "float32" else stored
-        said = str(self.options.get("dtype", "auto"))
-        return dtype_named(auto if said == "auto" else said)
+        auto = "bfloat16" if said == "float32" else said
+        asked = str(self.options.get("dtype", "auto"))
+        return precision_named(auto if asked == "auto" else asked)
 
 
 def of_the_model(model: Model) -> Iterator[tuple[str, str]]:
@@ -83,7 +92,7 @@ def of_the_model(model: Model) -> Iterator[tuple[str, str]]:
         yield "pipeline_parallel", f"{stages} is more than the model's {shape.layers} layers"
     elif memory := model.number("kv_cache_memory_bytes", 0):
         block = model.number("block_size", _GPU_BLOCK if model.spec.gpus_per_replica else _CPU_BLOCK)
-        element = 1 if str(model.options.get("kv_cache_dtype")).startswith("fp8") else _element(model)
+        element = (model.precision or PLAIN["bfloat16"]).cache_bytes(_kv_dtype(model))
         held = memory // cache.block_bytes(shape, element, block, tensor, stages)
         needed = cache.blocks_per_request(shape, context, block, model.number("max_num_batched_tokens", 2048))
         if held < needed:
@@ -106,16 +115,15 @@ def longest_request(config: Mapping[str, Any]) -> int | None:
 
 def of_the_gpu(model: Model) -> Iterator[str]:
     """Yield whether one request fits on the GPUs that the spec names. Raises ``WorkerError`` for an unknown GPU."""
-    accelerator, shape, dtype = model.spec.accelerator, model.shape, model.dtype
-    if accelerator is None or shape is None or dtype is None or model.options.get("cpu_offload_gb"):
+    accelerator, shape, precision = model.spec.accelerator, model.shape, model.precision
+    if accelerator is None or shape is None or precision is None or model.options.get("cpu_offload_gb"):
         return
     gpu = gpu_named(accelerator)
     context = model.number("max_model_len", shape.max_context)
     split = Split(model.number("tensor_parallel_size", 1), model.number("pipeline_parallel_size", 1))
     said = model.options.get("gpu_memory_utilization")
     utilization = said if isinstance(said, float) else _UTILIZATION
-    kv_dtype = "fp8" if str(model.options.get("kv_cache_dtype")).startswith("fp8") else "auto"
-    engine = replica(shape, dtype, gpu, Load(context, 1, kv_dtype, utilization), split)
+    engine = replica(shape, precision, gpu, Load(context, 1, _kv_dtype(model), utilization), split)
     if not engine.requests:
         yield _too_large_for(gpu, engine.weight_bytes_per_gpu + engine.overhead_bytes_per_gpu, context, split)
 
@@ -161,11 +169,13 @@ def _memory_on_cpu(model: Model, machine: Machine) -> int:
 
 
 def _weights(model: Model) -> int:
-    if (shape := model.shape) is not None and model.dtype is not None:
-        return round(weight_bytes(count(shape), model.dtype, shape.hidden))
+    if (shape := model.shape) is not None and (precision := model.precision) is not None:
+        return round(weight_bytes(shape, precision))
     files = model.directory.glob("*.safetensors") if model.directory is not None else ()
     return sum(file.stat().st_size for file in files)
 
 
-def _element(model: Model) -> int:
-    return activation_bytes("float32" if model.dtype == "float32" else "bfloat16")
+def _kv_dtype(model: Model) -> str:
+    """Return the KV cache's precision in ``size``'s words: ``auto`` is the file's own."""
+    said = str(model.options.get("kv_cache_dtype", "auto"))
+    return "fp8" if said.startswith("fp8") else said

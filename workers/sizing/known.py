@@ -40,6 +40,14 @@ def _deepseek(kind: str, *sizes: int, **more: Any) -> dict[str, Any]:
     return _decoder(kind, *sizes, 163840, **more)
 
 
+def _gpt_oss(layers: int, experts: int) -> dict[str, Any]:
+    sizes = (201088, 2880, layers, 64, 8, 2880, 131072)
+    more = {"head_dim": 64, "num_local_experts": experts, "num_experts_per_tok": 4, "sliding_window": 128}
+    kept = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+    quantised = {"quant_method": "mxfp4", "modules_to_not_convert": kept}
+    return _grouped("gpt_oss", *sizes, quantization_config=quantised, **more)
+
+
 _V3: dict[str, Any] = {
     "q_lora_rank": 1536,
     "intermediate_size": 18432,
@@ -48,6 +56,7 @@ _V3: dict[str, Any] = {
     "n_shared_experts": 1,
     "num_experts_per_tok": 8,
     "first_k_dense_replace": 3,
+    "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]},
 }
 _V2: dict[str, Any] = {"n_shared_experts": 2, "num_experts_per_tok": 6, "first_k_dense_replace": 1}
 _QWEN3_MOE: dict[str, Any] = {"num_experts": 128, "num_experts_per_tok": 8, "head_dim": 128}
@@ -138,6 +147,8 @@ KNOWN = {
         ),
     ),
     "deepseek-v3": Known("deepseek-ai/DeepSeek-V3", _deepseek("deepseek_v3", 129280, 7168, 61, 128, **_V3)),
+    "gpt-oss-20b": Known("openai/gpt-oss-20b", _gpt_oss(24, 32)),
+    "gpt-oss-120b": Known("openai/gpt-oss-120b", _gpt_oss(36, 128)),
     "phi-2": Known("microsoft/phi-2", _decoder("phi", 51200, 2560, 32, 32, 2048, intermediate_size=10240, **_HALF)),
     "phi-3-mini": Known(
         "microsoft/Phi-3-mini-4k-instruct", _grouped("phi3", 32064, 3072, 32, 32, 32, 8192, 4096, sliding_window=2047)

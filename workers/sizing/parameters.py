@@ -1,21 +1,21 @@
 """How many parameters a model has, and the bytes they take in each precision."""
 
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from workers.sizing.architecture import Architecture
-
-DTYPES = ("float32", "float16", "bfloat16", "int8", "fp8", "fp4")
-_SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "half": "float16", "nvfp4": "fp4"}
+from workers.sizing.precision import Precision
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
     """A model's parameters by what quantisation does to them.
 
-    ``linear`` can be quantised; ``kept`` (norms, biases, routers) and the two tables stay at 16 bits. ``head`` is 0
-    when it is the embedding. ``absorbed`` is a second copy that vLLM makes of latent attention's up-projection.
-    ``replicated`` is the part of ``linear`` that every GPU of a tensor-parallel group holds. ``active`` is what one
-    token passes through.
+    ``linear`` can be quantised; ``kept`` (norms, biases, routers) and the two tables usually stay at 16 bits. ``head``
+    is 0 when it is the embedding. ``absorbed`` is a second copy that vLLM makes of latent attention's up-projection.
+    ``active`` is what one token passes through.
     """
 
     linear: int
@@ -23,7 +23,6 @@ class Parameters:
     embedding: int
     head: int
     absorbed: int
-    replicated: int
     active: int
 
     @property
@@ -32,81 +31,109 @@ class Parameters:
         return self.linear + self.kept + self.embedding + self.head
 
 
-def dtype_named(name: str) -> str | None:
-    """Return the precision that a name or its usual short form means, or none."""
-    full = _SHORT.get(name.lower(), name.lower())
-    return full if full in DTYPES else None
+class Matrix(NamedTuple):
+    """A linear layer, named as Llama's and DeepSeek's files name theirs; all experts of a layer are one of it.
+
+    ``active`` is what one token passes through; ``replicated``: each GPU of a tensor-parallel group has it whole.
+    """
+
+    name: str
+    parameters: int
+    active: int
+    replicated: bool = False
 
 
-def activation_bytes(dtype: str) -> int:
-    """Return the bytes of one element of activations, and of a KV cache that is not quantised."""
-    return 4 if dtype == "float32" else 2
+def matrices(shape: Architecture) -> Iterator[Matrix]:
+    """Yield every linear layer of a model, its head left out; layers with experts come last."""
+    attention = tuple(_attention(shape))
+    moe_layers = 0 if shape.experts is None else shape.experts.layers
+    for layer in range(shape.layers):
+        block = f"model.layers.{layer}"
+        for name, parameters, replicated in attention:
+            yield Matrix(f"{block}.self_attn.{name}", parameters, parameters, replicated)
+        for projection in ("gate_proj", "up_proj", "down_proj")[3 - shape.mlp_matrices :]:
+            if (experts := shape.experts) is None or layer < shape.layers - moe_layers:
+                yield Matrix(f"{block}.mlp.{projection}", dense := shape.hidden * shape.mlp_width, dense)
+                continue
+            each, shared = shape.hidden * experts.width, shape.hidden * experts.shared_width
+            yield Matrix(f"{block}.mlp.experts.0.{projection}", each * experts.count, each * experts.active)
+            if shared:
+                yield Matrix(f"{block}.mlp.shared_experts.{projection}", shared, shared)
+
+
+def _attention(shape: Architecture) -> Iterator[tuple[str, int, bool]]:
+    """Yield one layer's attention: name, parameters, and whether each GPU holds them whole."""
+    if (latent := shape.latent) is None:
+        for name, heads in (("q", shape.heads), ("k", shape.kv_heads), ("v", shape.kv_heads), ("o", shape.heads)):
+            yield f"{name}_proj", shape.hidden * heads * shape.head_dim, False
+        return
+    query_out = shape.heads * (latent.nope + latent.rope)
+    if latent.query_rank is None:
+        yield "q_proj", shape.hidden * query_out, False
+    else:
+        yield "q_a_proj", shape.hidden * latent.query_rank, True
+        yield "q_b_proj", latent.query_rank * query_out, False
+    yield "kv_a_proj_with_mqa", shape.hidden * (latent.kv_rank + latent.rope), True
+    yield "kv_b_proj", latent.kv_rank * shape.heads * (latent.nope + latent.value), False
+    yield "o_proj", shape.heads * latent.value * shape.hidden, False
 
 
 def count(shape: Architecture) -> Parameters:
     """Count the parameters of a model."""
-    attention, replicated, absorbed = _attention(shape)
-    matrix = shape.hidden * shape.mlp_matrices
-    sparse, active, router = 0, 0, 0
-    moe_layers = 0
+    every = tuple(matrices(shape))
+    router = 0
     if (experts := shape.experts) is not None:
-        moe_layers = experts.layers
-        sparse = moe_layers * matrix * (experts.count * experts.width + experts.shared_width)
-        active = moe_layers * matrix * (experts.active * experts.width + experts.shared_width)
-        router = moe_layers * shape.hidden * (experts.count + (1 if experts.shared_width else 0))
-    dense = (shape.layers - moe_layers) * matrix * shape.mlp_width
+        router = experts.layers * shape.hidden * (experts.count + (1 if experts.shared_width else 0))
     kept = shape.layers * shape.small_per_layer + router + 2 * shape.hidden
     embedding = (shape.vocabulary + shape.positions) * shape.hidden
     head = 0 if shape.tied else shape.vocabulary * shape.hidden
-    linear = shape.layers * attention + dense + sparse
     return Parameters(
-        linear=linear,
+        linear=sum(matrix.parameters for matrix in every),
         kept=kept,
         embedding=embedding,
         head=head,
-        absorbed=shape.layers * absorbed,
-        replicated=shape.layers * replicated,
-        active=linear - sparse + active + kept + embedding + head,
+        absorbed=sum(matrix.parameters for matrix in every if matrix.name.endswith(".kv_b_proj")),
+        active=sum(matrix.active for matrix in every) + kept + embedding + head,
     )
 
 
-def _attention(shape: Architecture) -> tuple[int, int, int]:
-    """Return one layer's attention parameters, those that each GPU holds whole, and those that are held twice."""
-    if (latent := shape.latent) is None:
-        query = shape.hidden * shape.heads * shape.head_dim
-        return 2 * query + 2 * shape.hidden * shape.kv_heads * shape.head_dim, 0, 0
-    query_out = shape.heads * (latent.nope + latent.rope)
-    down = shape.hidden * (latent.kv_rank + latent.rope)
-    up = latent.kv_rank * shape.heads * (latent.nope + latent.value)
-    output = shape.heads * latent.value * shape.hidden
-    if latent.query_rank is None:
-        return shape.hidden * query_out + down + up + output, down, up
-    down += shape.hidden * latent.query_rank
-    return latent.query_rank * query_out + down + up + output, down, up
+class _Held(NamedTuple):
+    """Bytes of a model by how they are dealt to GPUs: split by both, by stages only, and the two tables."""
+
+    split: float
+    whole: float
+    embedding: float
+    head: float
 
 
-def linear_bytes(parameters: int, dtype: str, row: int) -> float:
-    """Return the bytes of quantisable parameters, scales included; ``row`` is the length of a row.
+@functools.lru_cache(maxsize=64)
+def _held(shape: Architecture, precision: Precision) -> _Held:
+    counted, row = count(shape), shape.hidden
+    split = whole = 0.0
+    for matrix in matrices(shape):
+        held = matrix.parameters * precision.bytes_of(matrix.name, row)
+        if matrix.replicated:
+            whole += held
+        else:
+            split += held
+    return _Held(
+        split + counted.absorbed * precision.element_bytes,
+        whole + counted.kept * precision.element_bytes,
+        counted.embedding * precision.bytes_of("model.embed_tokens", row, table=True),
+        counted.head * precision.bytes_of("lm_head", row, table=True),
+    )
 
-    int8 has a float32 scale per row, fp8 one per block of 128 x 128, fp4 (NVFP4) an 8-bit scale per 16 elements.
-    """
-    per_parameter = {"float32": 4.0, "int8": 1 + 4 / row, "fp8": 1 + 4 / 128**2, "fp4": 0.5 + 1 / 16}.get(dtype, 2.0)
-    return parameters * per_parameter
 
-
-def weight_bytes(parameters: Parameters, dtype: str, row: int) -> float:
+def weight_bytes(shape: Architecture, precision: Precision) -> float:
     """Return the bytes of all weights on one GPU."""
-    kept = parameters.kept + parameters.embedding + parameters.head + parameters.absorbed
-    return linear_bytes(parameters.linear, dtype, row) + kept * activation_bytes(dtype)
+    return sum(_held(shape, precision))
 
 
 def weight_bytes_per_gpu(
-    parameters: Parameters, dtype: str, row: int, tensor_parallel: int, pipeline_parallel: int
+    shape: Architecture, precision: Precision, tensor_parallel: int, pipeline_parallel: int
 ) -> float:
     """Return the bytes of weights on the fullest GPU of a replica: layers are dealt evenly, tables go to the ends."""
-    element = activation_bytes(dtype)
-    split = linear_bytes(parameters.linear - parameters.replicated, dtype, row) + parameters.absorbed * element
-    whole = linear_bytes(parameters.replicated, dtype, row) + parameters.kept * element
-    tables = (parameters.embedding, parameters.head)
-    table = (sum(tables) if pipeline_parallel == 1 else max(tables)) * element
-    return (split / pipeline_parallel + table) / tensor_parallel + whole / pipeline_parallel
+    held = _held(shape, precision)
+    tables = (held.embedding, held.head)
+    table = sum(tables) if pipeline_parallel == 1 else max(tables)
+    return (held.split / pipeline_parallel + table) / tensor_parallel + held.whole / pipeline_parallel

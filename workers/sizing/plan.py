@@ -10,7 +10,8 @@ from workers.errors import WorkerError
 from workers.sizing import cache
 from workers.sizing.architecture import Architecture
 from workers.sizing.gpus import Gpu
-from workers.sizing.parameters import DTYPES, activation_bytes, count, weight_bytes, weight_bytes_per_gpu
+from workers.sizing.parameters import weight_bytes, weight_bytes_per_gpu
+from workers.sizing.precision import Precision
 
 GIB = 2**30
 KV_DTYPES = ("auto", "fp8")
@@ -94,12 +95,12 @@ class Plan:
         return self.replicas * self.replica.gpus if self.replica is not None else 0
 
 
-def replica(shape: Architecture, dtype: str, gpu: Gpu, load: Load, split: Split) -> Replica:
+def replica(shape: Architecture, precision: Precision, gpu: Gpu, load: Load, split: Split) -> Replica:
     """Return what one engine holds; ``requests`` is 0 where not even one request of the whole context fits."""
-    weights = weight_bytes_per_gpu(count(shape), dtype, shape.hidden, *split)
-    overhead = _overhead(shape, dtype, gpu, load, split)
+    weights = weight_bytes_per_gpu(shape, precision, *split)
+    overhead = _overhead(shape, precision, gpu, load, split)
     room = max(0, int(gpu.memory_bytes * load.utilization - weights - overhead))
-    element = 1 if load.kv_dtype == "fp8" else activation_bytes(dtype)
+    element = precision.cache_bytes(load.kv_dtype)
     size = load.block_size
     blocks = room // cache.block_bytes(shape, element, size, *split)
     # One batch is computed while the next is prepared, and one per further stage of a pipeline.
@@ -117,7 +118,7 @@ def replica(shape: Architecture, dtype: str, gpu: Gpu, load: Load, split: Split)
     )
 
 
-def plan(shape: Architecture, dtype: str, gpu: Gpu, load: Load) -> Plan:
+def plan(shape: Architecture, precision: Precision, gpu: Gpu, load: Load) -> Plan:
     """Find the fewest GPUs for a load: engines of 1, 2, 4 or 8 GPUs, pipelines of them, or several replicas.
 
     Among equals the shortest pipeline wins, then the smallest engine. Raises ``WorkerError`` when the context is longer
@@ -128,11 +129,10 @@ def plan(shape: Architecture, dtype: str, gpu: Gpu, load: Load) -> Plan:
             f"The model's context ends at {shape.max_context:,} tokens; ask for at most that with --context."
         )
     reason = None
-    if dtype == "bfloat16" and gpu.capability < 8:
+    if precision.name == "bfloat16" and gpu.capability < 8:
         reason = f"{gpu.name} cannot compute in bfloat16 (compute capability {gpu.capability}, 8.0 is needed)"
     widths = [width for width in _TENSOR_PARALLEL if _divides(shape, width)]
-    engines = [] if reason else [replica(shape, dtype, gpu, load, split) for split in _splits(shape, widths)]
-    element = 1 if load.kv_dtype == "fp8" else activation_bytes(dtype)
+    engines = [] if reason else [replica(shape, precision, gpu, load, split) for split in _splits(shape, widths)]
     best = min(
         (engine for engine in engines if engine.requests),
         key=lambda engine: (
@@ -145,19 +145,14 @@ def plan(shape: Architecture, dtype: str, gpu: Gpu, load: Load) -> Plan:
     if best is None and reason is None:
         reason = f"not one request of {load.context:,} tokens fits on {engines[-1].gpus} GPUs"
     return Plan(
-        dtype=dtype,
-        weight_bytes=round(weight_bytes(count(shape), dtype, shape.hidden)),
-        kv_bytes_per_token=cache.bytes_per_token(shape, element),
+        dtype=precision.name,
+        weight_bytes=round(weight_bytes(shape, precision)),
+        kv_bytes_per_token=cache.bytes_per_token(shape, precision.cache_bytes(load.kv_dtype)),
         requests_on_one_gpu=engines[0].requests if engines else 0,
         replica=best,
         replicas=-(-load.concurrency // best.requests) if best else 0,
         reason=reason,
     )
-
-
-def all_plans(shape: Architecture, gpu: Gpu, load: Load) -> list[Plan]:
-    """Return the plan of each precision, largest first."""
-    return [plan(shape, dtype, gpu, load) for dtype in DTYPES]
 
 
 def _splits(shape: Architecture, widths: list[int]) -> list[Split]:
@@ -173,7 +168,7 @@ def _divides(shape: Architecture, width: int) -> bool:
     return shape.latent is not None or shape.kv_heads % width == 0 or width % shape.kv_heads == 0
 
 
-def _overhead(shape: Architecture, dtype: str, gpu: Gpu, load: Load, split: Split) -> float:
+def _overhead(shape: Architecture, precision: Precision, gpu: Gpu, load: Load, split: Split) -> float:
     """Estimate what a GPU holds besides weights and cache: the runtime, and the larger peak of vLLM's trial run.
 
     One peak is a batch in a layer (some copies of the hidden state, and the MLP's widest state), the other the sampler.
@@ -182,7 +177,7 @@ def _overhead(shape: Architecture, dtype: str, gpu: Gpu, load: Load, split: Spli
     if (experts := shape.experts) is not None:
         width = max(width, experts.active * experts.width + experts.shared_width)
     per_token = 8 * shape.hidden + 3 * width / split.tensor_parallel
-    batch = (load.batched_tokens or gpu.default_batched_tokens) * per_token * activation_bytes(dtype)
+    batch = (load.batched_tokens or gpu.default_batched_tokens) * per_token * precision.element_bytes
     sampler = (load.sequences or gpu.default_sequences) * shape.vocabulary * _SAMPLER_BYTES_PER_LOGIT
     together = _COLLECTIVE_BYTES if split != (1, 1) else 0
     return _RUNTIME_BYTES + together + max(batch, sampler)

@@ -241,18 +241,26 @@ def test_replicas_at_zero_must_fit_once(tmp_path: Path) -> None:
     assert "GiB of memory" in problem
 
 
+LARGE = {
+    "hidden_size": 8192,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "intermediate_size": 28672,
+    "vocab_size": 128256,
+    "torch_dtype": "bfloat16",
+}
+
+
+def test_quantised_weights_fit_where_those_in_16_bits_do_not(tmp_path: Path) -> None:
+    packed = {"quant_method": "awq", "bits": 4, "group_size": 128}
+    quantised = model_at(tmp_path / "quantised", **LARGE, quantization_config=packed)
+    assert found(tmp_path, source=quantised, accelerator="H100-80GB", kv_cache_memory=None) == []
+
+
 def test_weights_and_cache_must_fit_the_named_gpu(tmp_path: Path) -> None:
     """70B parameters in bfloat16 are 140 GB: not on one H100, but on four."""
-    large = model_at(
-        tmp_path / "large",
-        hidden_size=8192,
-        num_hidden_layers=80,
-        num_attention_heads=64,
-        num_key_value_heads=8,
-        intermediate_size=28672,
-        vocab_size=128256,
-        torch_dtype="bfloat16",
-    )
+    large = model_at(tmp_path / "large", **LARGE)
     (problem,) = found(tmp_path, source=large, accelerator="H100-80GB", kv_cache_memory=None)
     assert "does not fit on 1 x H100-80GB: weights and runtime take" in problem
     assert found(tmp_path, source=large, accelerator="H100-80GB", tensor_parallel=4, kv_cache_memory=None) == []

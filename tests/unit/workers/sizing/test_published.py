@@ -11,6 +11,7 @@ from workers.sizing.gpus import GPUS
 from workers.sizing.known import KNOWN
 from workers.sizing.parameters import count, weight_bytes, weight_bytes_per_gpu
 from workers.sizing.plan import GIB, Load, Split, replica
+from workers.sizing.precision import PLAIN
 
 
 def shape(name: str) -> Architecture:
@@ -131,8 +132,7 @@ def test_the_cache_of_a_token_has_the_published_size(name: str, published_bytes:
 )
 def test_weights_have_the_published_size(name: str, precision: str, published_bytes: float, source: str) -> None:
     """The sources were opened on 2026-11-22."""
-    model = shape(name)
-    assert weight_bytes(count(model), precision, model.hidden) == pytest.approx(published_bytes, rel=0.05), source
+    assert weight_bytes(shape(name), PLAIN[precision]) == pytest.approx(published_bytes, rel=0.05), source
 
 
 def test_the_cache_of_a_token_is_that_of_vllms_log_with_four_gpus() -> None:
@@ -145,19 +145,17 @@ def test_the_cache_of_a_token_is_that_of_vllms_log_with_four_gpus() -> None:
 @pytest.mark.parametrize(("tensor_parallel", "gib"), [(1, 14.96), (2, 7.48)])
 def test_weights_per_gpu_are_those_of_vllms_log(tensor_parallel: int, gib: float) -> None:
     """Llama 3 8B: github.com/vllm-project/vllm/pull/10511."""
-    model = shape("llama-3-8b")
-    held = weight_bytes_per_gpu(count(model), "bfloat16", model.hidden, tensor_parallel, 1)
+    held = weight_bytes_per_gpu(shape("llama-3-8b"), PLAIN["bfloat16"], tensor_parallel, 1)
     assert held / GIB == pytest.approx(gib, rel=0.01)
 
 
 def test_int8_weights_are_those_of_vllms_log() -> None:
     """Llama 3.1 70B in w8a8 took 67.72 GiB: github.com/vllm-project/vllm/pull/12569 (from memory)."""
-    model = shape("llama-3.1-70b")
-    assert weight_bytes(count(model), "int8", model.hidden) / GIB == pytest.approx(67.72, rel=0.01)
+    assert weight_bytes(shape("llama-3.1-70b"), PLAIN["int8"]) / GIB == pytest.approx(67.72, rel=0.01)
 
 
 def test_the_room_for_the_cache_is_near_that_of_vllms_log() -> None:
     """Llama 3 8B on an H100 at 0.90 with 256 sequences left 53.29 GiB: github.com/vllm-project/vllm/pull/10511."""
     load = Load(context=8192, concurrency=1, utilization=0.90, batched_tokens=8192, sequences=256)
-    engine = replica(shape("llama-3-8b"), "bfloat16", GPUS["H100-80GB"], load, Split(1, 1))
+    engine = replica(shape("llama-3-8b"), PLAIN["bfloat16"], GPUS["H100-80GB"], load, Split(1, 1))
     assert engine.kv_bytes_per_gpu / GIB == pytest.approx(53.29, rel=0.03)

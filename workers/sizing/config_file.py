@@ -1,9 +1,32 @@
-"""A model's ``config.json`` from the model hub: the proof that the id is right, and all that sizing needs."""
+"""A model's ``config.json``, from a directory or the model hub: it proves the id right, and sizing needs no more."""
 
 import importlib.util
+import json
 from pathlib import Path
+from typing import Any
 
 from workers.errors import WorkerError
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return a parsed ``config.json``; raise ``WorkerError``, in one sentence, for what is none.
+
+    NVIDIA's older quantised models say their precision in a file beside it, which vLLM reads too.
+    """
+    config, beside = _read_object(path), path.with_name("hf_quant_config.json")
+    if "quantization_config" not in config and beside.is_file():
+        config["quantization_config"] = {"quant_method": "modelopt", **_read_object(beside)}
+    return config
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WorkerError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(found, dict):
+        raise WorkerError(f"{path} is not a model's config: it must be a JSON object.")
+    return found
 
 
 def hub_config(model: str, revision: str | None) -> Path | None:

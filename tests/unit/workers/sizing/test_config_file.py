@@ -54,7 +54,7 @@ def hub() -> Iterator[str]:
 def asked(endpoint: str, cache: Path, model: str, revision: str | None = None, *, offline: bool = False) -> str:
     """Return what ``hub_config`` says in a process of its own: the client reads its settings on import."""
     program = (
-        "import sys; from workers.errors import WorkerError; from workers.sizing.hub import hub_config\n"
+        "import sys; from workers.errors import WorkerError; from workers.sizing.config_file import hub_config\n"
         "try: print(hub_config(sys.argv[1], sys.argv[2] or None))\n"
         "except WorkerError as error: print(error)"
     )
