@@ -31,7 +31,7 @@ help:
 	@echo "make load                  load on a running make up, reported in $(LOAD_DIR): docs/guide/load-tests.md"
 	@echo "make test                  everything, with a real vLLM replica"
 	@echo "make test-fast             without the engine and what takes many processes, in under two minutes"
-	@echo "make check                 ruff, mypy, import layers"
+	@echo "make check                 ruff, mypy, import layers, dead code"
 	@echo "make soak                  the long tests"
 	@echo "make faults                sixteen faults of a provider and what callers see of them: docs/reference/faults.md"
 	@echo "make recorded EXCHANGES=DIR  recorded answers of providers through the gateway: docs/reference/recorded.md"
@@ -81,6 +81,7 @@ check: setup-dev
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy --strict gateway workers
 	.venv/bin/lint-imports
+	.venv/bin/vulture
 
 # What takes many processes runs by itself, and the engine's tests last: a replica at work would falsify what the others
 # measure. The rest runs two at a time, for most of it waits.

@@ -72,13 +72,10 @@ class Principal(Struct, frozen=True, kw_only=True):
     key_id: str
     """The configured name of the key (``anonymous`` when no keys are configured); safe to show and as a label."""
     team_id: str | None = None
-    user_id: str | None = None
     allowed_models: frozenset[str] | None = None
     """Routes and models that may be asked for; None: all."""
     requests_per_minute: int | None = None
     concurrency: int | None = None
-    priority: int = 0
-    tags: tuple[str, ...] = ()
 
 
 class BodyBudget(Struct, frozen=True, kw_only=True):
@@ -173,16 +170,22 @@ class Ceiling(Struct, frozen=True):
 
 
 class Constraints(Struct, frozen=True, kw_only=True):
-    """What a route demands of a candidate."""
+    """Ceilings that a candidate must be predicted to keep."""
 
     ttft_ms: Ceiling | None = None
     tpot_ms: Ceiling | None = None
     cost_nano_usd: int | None = None
     """On the median prediction."""
-    commercial: bool = False
-    """Only licences that allow commercial use."""
-    own_hardware: bool = False
-    """Only targets on own hardware."""
+
+
+class Dropped(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A target that may not, and why."""
+
+    target_id: str
+    filter: str
+    reason: str
+    retry_after_s: float | None = None
+    """When it may be different, where that is a matter of time."""
 
 
 class Route(Struct, frozen=True, kw_only=True):
@@ -190,7 +193,9 @@ class Route(Struct, frozen=True, kw_only=True):
 
     name: str
     targets: tuple[Target, ...]
-    """In the order of the configuration, which breaks ties."""
+    """Those that meet its demands, in the order of the configuration, which breaks ties."""
+    ruled_out: tuple[Dropped, ...] = ()
+    """Those that do not, whatever the call."""
     objective: str = "cost"
     """A key of ``routing.registry.OBJECTIVES``."""
     constraints: Constraints = Constraints()
@@ -276,16 +281,6 @@ class Candidate(Struct, frozen=True, kw_only=True):
     probe_due: bool = False
     """Nothing was learnt of it for a while: if it comes first, this call is its probe."""
     cold: bool = False
-
-
-class Dropped(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A target that may not, and why."""
-
-    target_id: str
-    filter: str
-    reason: str
-    retry_after_s: float | None = None
-    """When it may be different, where that is a matter of time."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):

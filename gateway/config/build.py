@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from gateway.config.demands import unmet
 from gateway.config.loopback import is_loopback_address
 from gateway.config.problems import Problems, unknown
 from gateway.config.schema import (
@@ -278,20 +279,21 @@ def _route(
         )
         for target in (targets[model] for model in section.models)
     )
-    limits, require = section.limits, section.require
-    if require.hosting == "own" and not any(target.own_hardware for target in chosen):
-        problems.add(("routes", name, "require", "hosting"), "none of the models of this route runs on own hardware")
+    ruled_out = {target.id: dropped for target in chosen if (dropped := unmet(section.require, target))}
+    if len(ruled_out) == len(chosen):
+        reasons = "; ".join(f"{each.target_id}: {each.reason}" for each in ruled_out.values())
+        problems.add(("routes", name, "require"), f"none of the models of this route meets this ({reasons})")
+    limits = section.limits
     route = Route(
         name=name,
-        targets=chosen,
+        targets=tuple(target for target in chosen if target.id not in ruled_out),
+        ruled_out=tuple(ruled_out.values()),
         objective=section.objective,
         strategy=section.strategy,
         constraints=Constraints(
             ttft_ms=_ceiling(limits.ttft_ms),
             tpot_ms=_ceiling(limits.tpot_ms),
             cost_nano_usd=None if limits.usd_per_request is None else _nano(limits.usd_per_request),
-            commercial=require.commercial == "allowed",
-            own_hardware=require.hosting == "own",
         ),
         when_none_fits=section.when_none_fits,
         timeouts=_timeouts(config, route=section),

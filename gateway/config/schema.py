@@ -240,10 +240,10 @@ class ModelSection(Section):
         json_schema_extra=lambda schema: schema["anyOf"].append({"const": "free"}),  # type: ignore[union-attr]
     )
     quality: dict[Name, Annotated[float, Number, Field(ge=0)]] = Field(
-        default={}, description="Score per benchmark or task: `{mmlu: 0.31}`."
+        default={}, description="Score per benchmark or task, for a route's `require`: `{mmlu: 0.31}`."
     )
     region: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
-        default=None, description="Where it runs, for residency: `eu-central-1`."
+        default=None, description="Where it runs, for a route's `require`: `eu-central-1`."
     )
 
     @model_validator(mode="after")
@@ -294,6 +294,12 @@ class RequireSection(Section):
         default="any", description="`allowed`: only licences under which commercial use is allowed."
     )
     hosting: Literal["own", "any"] = Field(default="any", description="`own`: only own hardware; no data leaves it.")
+    region: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = Field(
+        default=(), description="Only models whose `region` is one of these, such as `[eu-*]`; `*` is any text."
+    )
+    quality: dict[Name, Annotated[float, Number, Field(ge=0)]] = Field(
+        default={}, description="Only models whose `quality` has at least these scores: `{mmlu: 0.3}`."
+    )
 
 
 class RouteSection(Section):
@@ -309,7 +315,9 @@ class RouteSection(Section):
         default="in_order", description="How the targets are asked: `in_order`, the next when one does not answer."
     )
     limits: LimitsSection = Field(default=LimitsSection(), description="Ceilings on latency and cost.")
-    require: RequireSection = Field(default=RequireSection(), description="Demands on licence and hosting.")
+    require: RequireSection = Field(
+        default=RequireSection(), description="Demands on licence, hosting, region and quality."
+    )
     when_none_fits: Literal["best_effort", "reject"] = Field(
         default="best_effort",
         description="When no target keeps the limits: take the nearest (`best_effort`) or refuse with 503 (`reject`).",

@@ -36,8 +36,6 @@ class ProviderType(Struct, frozen=True, kw_only=True):
     """Some of its models think before the first token, and stream nothing meanwhile."""
     has_directory: bool = False
     """Its replicas may be listed by a directory at the base URL; see ADR 0006."""
-    max_tokens_required: bool = False
-    """The provider refuses a request without an output limit (Anthropic)."""
     question: Literal["model", "models", "chat"] = "chat"
     """What ``tollway check --online`` asks: for the model by its name or for the list of models, where either is free
     and needs the credential; else for one token of a chat."""

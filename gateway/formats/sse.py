@@ -105,21 +105,15 @@ def data_of(event: bytes) -> bytes | None:
     line = event[event.find(b"\n") + 1 :] if event.startswith(b"event: ") else event
     if line.startswith(b"data: ") and line.find(b"\n") == len(line) - 2 and b"\r" not in event:
         return line[6:-2]
-    values = _values(event, b"data")
+    values = _data_lines(event)
     return b"\n".join(values) if values else None
 
 
-def name_of(event: bytes) -> bytes | None:
-    """Return the last ``event`` field of a raw event; None for a plain message."""
-    values = _values(event, b"event")
-    return (values[-1] or None) if values else None
-
-
-def _values(event: bytes, field: bytes) -> list[bytes]:
+def _data_lines(event: bytes) -> list[bytes]:
     values = []
     event = event.removeprefix(_BOM)
     for line in _LINE_END.split(event) if b"\r" in event else event.split(b"\n"):
         name, _, value = line.partition(b":")
-        if name == field:
+        if name == b"data":
             values.append(value.removeprefix(b" "))
     return values

@@ -66,7 +66,6 @@ PROVIDER_TYPES: dict[str, ProviderType] = {
         base_url="https://api.anthropic.com",
         price_provider="anthropic",
         needs_key=True,
-        max_tokens_required=True,
         question="model",
         models_path="/v1/models",
         licence="proprietary",

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from gateway.routing.base import Filter, Objective, Predictors
 from gateway.routing.filters.by_request import Capability, ContextLength, Expressible, Refuser
-from gateway.routing.filters.by_target import CommercialLicence, Health, OwnHardware
+from gateway.routing.filters.by_target import Health
 from gateway.routing.objectives.cost import Cheapest
 from gateway.routing.objectives.latency import Fastest
 from gateway.routing.predictors.cost import RatesTimesTokens
@@ -33,8 +33,6 @@ def filters(adapters: Mapping[str, Refuser]) -> tuple[Filter, ...]:
     The first rejection of a target is the one recorded, so what never changes comes first.
     """
     return (
-        CommercialLicence(),
-        OwnHardware(),
         Capability(),
         ContextLength(),
         Expressible(adapters),

@@ -89,7 +89,7 @@ class Router:
         says when to try again only where that may help: a price list, a licence and a wire format stay as they are.
         """
         name, constraints = call.route.name, call.route.constraints
-        faults = {self._faults[each.filter] for each in plan.dropped}
+        faults = {self._faults.get(each.filter, "route") for each in plan.dropped}  # the route's own are not a filter
         out = [f"{each.target_id}: {each.reason}" for each in plan.dropped]
         over = [f"{each.target.id}: {breach(each, constraints).text}" for each in plan.beyond]
         details = _listed([*over, *out])
@@ -121,7 +121,7 @@ class Router:
 
     def _filter(self, call: Call, views: Sequence[TargetView]) -> tuple[list[TargetView], list[Dropped]]:
         remaining: list[TargetView] = []
-        dropped: list[Dropped] = []
+        dropped = list(call.route.ruled_out)
         for view in views:
             for reject, name in self._rejecters:
                 reason = reject(call, view)

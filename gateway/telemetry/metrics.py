@@ -243,12 +243,8 @@ class Metrics:
         self._gauges.append(gauges)
         self.registry.register(gauges)
 
-    def exposition(self) -> bytes:
-        """Return everything in Prometheus' text format."""
-        return self.reading()()
-
     def reading(self) -> Callable[[], bytes]:
-        """Read the pool, which is the event loop's, and return what writes everything out.
+        """Read the pool, which is the event loop's, and return what writes everything in Prometheus' text format.
 
         Call that in a thread: with as many names as are kept it writes 3 MB, which takes half a second.
         """

@@ -218,7 +218,7 @@ async def test_refusal_before_a_call_leaves_a_line_and_is_counted(
             writer.write(request)
             assert f"HTTP/1.1 {status} " in (await reader.readline()).decode()
             writer.close()
-        shown = running.gateway.metrics.exposition().decode()
+        shown = running.gateway.metrics.reading()().decode()
     assert f'tollway_http_refusals_total{{status="{status}"}} 3.0' in shown
     first, counted = lines_of(caplog)
     assert first.endswith(f"then the caller was told {status}")

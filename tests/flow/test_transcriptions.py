@@ -42,7 +42,7 @@ async def test_speech_is_billed_by_its_length(tmp_path: Path) -> None:
         upstream.on_path(PATH, transcribe)
         async with running_gateway(config_of(upstream.url), tmp_path) as running:
             status, body, headers, page = await _transcribe(running, file=recording)
-            metrics = running.gateway.metrics.exposition().decode()
+            metrics = running.gateway.metrics.reading()().decode()
             (total,) = await running.totals()
     assert (status, json.loads(body)["text"]) == (200, f"{len(recording)} bytes")
     assert headers["x-tollway-cost-usd"] == "0.002000000"

@@ -43,7 +43,7 @@ async def test_flood_of_refused_calls_leaves_less_than_a_megabyte(flood: str, tm
         await asyncio.gather(*(send(running, request, status) for _ in range(CONNECTIONS)))
         await running.gateway.ledger.flush()
         assert used_bytes(tmp_path / "state") - before < MAX_GROWTH_BYTES
-        metrics = running.gateway.metrics.exposition().decode()
+        metrics = running.gateway.metrics.reading()().decode()
     line = next(line for line in metrics.splitlines() if line.startswith("tollway_requests_total"))
     assert f'status="{status}"' in line
     assert float(line.split()[-1]) == CONNECTIONS * PIECES * PER_PIECE

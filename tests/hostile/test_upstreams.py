@@ -121,7 +121,7 @@ async def play(
                 ended = Ended(caller, record, entries, len(upstream.seen) - before)
                 ends.append((shape, mode, model == name, ended))
                 await asyncio.sleep(400)  # a breaker that has opened is closed for the next
-        assert_nothing_of_ours_in(running.gateway.metrics.exposition(), "metrics")
+        assert_nothing_of_ours_in(running.gateway.metrics.reading()(), "metrics")
     return ends
 
 

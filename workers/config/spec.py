@@ -229,17 +229,6 @@ class ModelSpec(Strict):
 _SECTION = TypeAdapter(dict[str, ModelSpec])
 
 
-def parse_workers(section: object) -> dict[str, ModelSpec]:
-    """Validate the value of ``workers:`` and return its models by name, in the file's order.
-
-    Raises ``WorkerError`` that names the offending key and says what is wrong with it.
-    """
-    specs, problems = read_workers(section)
-    if problems:
-        raise WorkerError(str(problems[0]))
-    return specs
-
-
 def load_workers(path: Path) -> dict[str, ModelSpec]:
     """Read the ``workers:`` section of a configuration file; its other sections are not looked at.
 

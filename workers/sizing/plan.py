@@ -14,7 +14,6 @@ from workers.sizing.parameters import weight_bytes, weight_bytes_per_gpu
 from workers.sizing.precision import Precision
 
 GIB = 2**30
-KV_DTYPES = ("auto", "fp8")
 
 # CUDA context, kernels, workspaces: 0.28 GiB (github.com/vllm-project/vllm/issues/15039), up to 1.8 (pull/10511 there);
 # CUDA graphs: 0.1 to 1.6 GiB (github.com/vllm-project/vllm/pull/39559, github.com/gpustack/runner/pull/251).

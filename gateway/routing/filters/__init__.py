@@ -1,1 +1,1 @@
-"""Filters: ``by_request`` looks at what the call asks for, ``by_target`` at what the target is and how it fares."""
+"""Filters: ``by_request`` looks at what the call asks for, ``by_target`` at how the target fares."""

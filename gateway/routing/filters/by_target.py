@@ -1,36 +1,7 @@
-"""Rule out targets by what they are (licence, hosting) and by how they fare (health), whatever the call asks for."""
+"""Rule out targets by how they fare. What they are (licence, hosting, region) is decided with the snapshot."""
 
 from gateway.routing.base import Fault
-from gateway.types import Call, Licence, TargetView
-
-NOT_COMMERCIAL: frozenset[Licence] = frozenset({"non-commercial", "unknown"})
-"""``restricted`` (use-based), ``no-derivatives`` and a provider's own terms allow commercial use of what they allow."""
-
-
-class CommercialLicence:
-    """A route that demands it gets only licences known to allow commercial use."""
-
-    name = "licence"
-    fault: Fault = "route"
-
-    def reject(self, call: Call, view: TargetView) -> str | None:
-        """Name the licence class."""
-        if call.route.constraints.commercial and view.target.licence in NOT_COMMERCIAL:
-            return f"licence is {view.target.licence}"
-        return None
-
-
-class OwnHardware:
-    """A route that demands it stays on own hardware."""
-
-    name = "hosting"
-    fault: Fault = "route"
-
-    def reject(self, call: Call, view: TargetView) -> str | None:
-        """Say that the target is somebody else's machine."""
-        if call.route.constraints.own_hardware and not view.target.own_hardware:
-            return "not on own hardware"
-        return None
+from gateway.types import Call, TargetView
 
 
 class Health:

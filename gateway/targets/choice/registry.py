@@ -10,8 +10,6 @@ from gateway.targets.choice.power_of_two import PowerOfTwo
 from gateway.targets.choice.prefix_aware import PrefixAware
 from gateway.targets.choice.round_robin import RoundRobin
 
-DEFAULT = "prefix"
-
 CHOICES: Mapping[str, Callable[[Random], Choice]] = MappingProxyType(
     {
         "prefix": PrefixAware,

@@ -18,7 +18,7 @@ from gateway.config.problems import ConfigError
 from gateway.config.schema import Config
 from gateway.config.snapshot import Keep, ProviderType, Server, Snapshot, Storage
 from gateway.tariff import Rates
-from gateway.types import BodyBudget, Ceiling, Constraints, Principal, Timeouts
+from gateway.types import BodyBudget, Ceiling, Constraints, Dropped, Principal, Timeouts
 
 TYPES = {
     "ray-serve": ProviderType(adapter="openai", model_path="/{upstream}/v1", own_hardware=True, always_stream=True),
@@ -76,7 +76,7 @@ routes:
     objective: latency
     strategy: in_order
     limits: {ttft_ms: {p95: 1500}, tpot_ms: {p50: 250}, usd_per_request: 0.01}
-    require: {commercial: allowed, hosting: own}
+    require: {commercial: allowed, hosting: own, region: [eu], quality: {mmlu: 0.3}}
     when_none_fits: reject
     timeouts: {connect_s: 0.4, first_token_s: 1.4, idle_s: 2.4, total_s: 3.4, cold_start_s: 4.4}
 timeouts: {connect_s: 1, first_token_s: 2, idle_s: 3, total_s: 4, cold_start_s: 5}
@@ -198,15 +198,41 @@ def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
         version="config",
     )
     route = snapshot.routes["auto"]
-    assert [each.id for each in route.targets] == [smol.id, mini.id]
+    assert [each.id for each in route.targets] == [smol.id]
+    assert route.ruled_out == (Dropped(target_id="mini", filter="hosting", reason="not on own hardware"),)
     assert (route.objective, route.when_none_fits) == ("latency", "reject")
     assert route.constraints == Constraints(
         ttft_ms=Ceiling("p95", 1500),
         tpot_ms=Ceiling("p50", 250),
         cost_nano_usd=10_000_000,
-        commercial=True,
-        own_hardware=True,
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "require", "demand", "reason"),
+    [
+        ("licence: cc-by-nc-4.0", "commercial: allowed", "licence", "licence is non-commercial"),
+        ("licence: unknown", "commercial: allowed", "licence", "licence is unknown"),
+        ("licence: mit", "hosting: own", "hosting", "not on own hardware"),
+        ("region: us-east-1", "region: [eu-central-1, eu-west-1]", "region", "region is us-east-1"),
+        ("licence: mit", "region: [eu-central-1]", "region", "region is not known"),
+        ("region: europe", "region: ['eu-*']", "region", "region is europe"),
+        ("quality: {mmlu: 0.29}", "quality: {mmlu: 0.3}", "quality", "mmlu is 0.29, at least 0.3 is demanded"),
+        ("quality: {ifeval: 0.9}", "quality: {mmlu: 0.3}", "quality", "mmlu is not known, at least 0.3 is demanded"),
+        ("licence: mit", "quality: {mmlu: 0}", "quality", "mmlu is not known, at least 0 is demanded"),
+    ],
+)
+def test_demands_of_a_route_rule_models_out(tmp_path: Path, model: str, require: str, demand: str, reason: str) -> None:
+    """Once, when the snapshot is built: no call of the route looks at them again, and each plan names them."""
+    good = "hardware: {name: a, usd_per_hour: 1}, licence: mit, region: eu-central-1, quality: {mmlu: 0.3}"
+    text = f"""{LOCAL}  bad: {{provider: local, price: free, {model}}}
+  good: {{provider: local, {good}}}
+routes:
+  auto: {{models: [bad, good], require: {{{require}}}}}
+"""
+    route = snapshot_of(tmp_path, text).routes["auto"]
+    assert [target.id for target in route.targets] == ["good"]
+    assert route.ruled_out == (Dropped(target_id="bad", filter=demand, reason=reason),)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +306,7 @@ models:
         ),
         (
             "routes:\n  own:\n    models: [m]\n    require: {hosting: own}",
-            "10: routes.own.require.hosting: none of the models of this route runs on own hardware",
+            "10: routes.own.require: none of the models of this route meets this (m: not on own hardware)",
         ),
         (
             "server: {host: 0.0.0.0}",
@@ -413,7 +439,7 @@ def test_what_a_reload_cannot_change_is_named(tmp_path: Path) -> None:
 
 def test_timeouts_of_provider_and_route_take_the_place_of_the_files(tmp_path: Path) -> None:
     """The route's come first. ``total_s`` of a target is its provider's where it has one: that of an attempt."""
-    snapshot = snapshot_of(tmp_path, FULL)
+    snapshot = snapshot_of(tmp_path, FULL.replace(", hosting: own, region: [eu], quality: {mmlu: 0.3}", ""))
     of_provider = Timeouts(connect_s=0.5, first_token_s=1.5, idle_s=2.5, total_s=3.5, cold_start_s=4.5)
     of_route = Timeouts(connect_s=0.4, first_token_s=1.4, idle_s=2.4, total_s=3.4, cold_start_s=4.4)
     assert snapshot.routes["auto"].timeouts == of_route

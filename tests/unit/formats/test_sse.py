@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.formats.sse import Splitter, data_of, name_of
+from gateway.formats.sse import Splitter, data_of
 
 _PIECES = [b"data: {}", b"data:", b":", b"event: x", b"\n", b"\n\n", b"\r", b"\r\n", b"\r\n\r\n", b"a"]
 
@@ -35,7 +35,7 @@ def test_every_line_end_of_the_specification_ends_an_event(end: bytes) -> None:
     """LF, CRLF and CR streams are cut alike."""
     stream = b"event: a" + end + b"data: 1" + end + end + b"data: 2" + end + end
     events, rest = split([stream])
-    assert [(name_of(event), data_of(event)) for event in events] == [(b"a", b"1"), (None, b"2")]
+    assert [data_of(event) for event in events] == [b"1", b"2"]
     assert rest == b""
 
 
@@ -70,26 +70,25 @@ def test_many_events_together_may_be_longer_than_the_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "data", "name"),
+    ("event", "data"),
     [
-        (b"data: a\ndata: b\n\n", b"a\nb", None),
-        (b"data:a\n\n", b"a", None),
-        (b"data:  a\n\n", b" a", None),
-        (b"data\n\n", b"", None),
-        (b": ping\n\n", None, None),
-        (b"event: error\nid: 7\n\n", None, b"error"),
-        (b"\n\n", None, None),
-        (b"\ndata: a\n\n", b"a", None),
-        (b"data: a\rdata: b\n\n", b"a\nb", None),
-        (b"\xef\xbb\xbfdata: a\n\n", b"a", None),
-        (b"database: a\n\n", None, None),
-        (b"event: a\nevent: b\ndata: c\n\n", b"c", b"b"),
-        (b"event: a\ndata: c\n\n", b"c", b"a"),
-        (b"event: a\ndata: c\ndata: d\n\n", b"c\nd", b"a"),
-        (b"event: a\rdata: b\ndata: c\n\n", b"b\nc", b"a"),
+        (b"data: a\ndata: b\n\n", b"a\nb"),
+        (b"data:a\n\n", b"a"),
+        (b"data:  a\n\n", b" a"),
+        (b"data\n\n", b""),
+        (b": ping\n\n", None),
+        (b"event: error\nid: 7\n\n", None),
+        (b"\n\n", None),
+        (b"\ndata: a\n\n", b"a"),
+        (b"data: a\rdata: b\n\n", b"a\nb"),
+        (b"\xef\xbb\xbfdata: a\n\n", b"a"),
+        (b"database: a\n\n", None),
+        (b"event: a\nevent: b\ndata: c\n\n", b"c"),
+        (b"event: a\ndata: c\n\n", b"c"),
+        (b"event: a\ndata: c\ndata: d\n\n", b"c\nd"),
+        (b"event: a\rdata: b\ndata: c\n\n", b"b\nc"),
     ],
 )
-def test_fields_are_read_as_specified(event: bytes, data: bytes | None, name: bytes | None) -> None:
+def test_data_is_read_as_specified(event: bytes, data: bytes | None) -> None:
     """Data lines are joined, one space behind the colon is dropped, comments and other fields are passed over."""
     assert data_of(event) == data
-    assert name_of(event) == name

@@ -31,10 +31,10 @@ def plan_with(views: list[TargetView], call: dict[str, Any], **changed: Any) -> 
 
 
 def test_the_filter_of_the_docs_filters() -> None:
-    """A key tagged ``eu-only`` stays in Europe, and the plan says so in the page's words."""
+    """A key of the team ``eu`` stays in Europe, and the plan says so in the page's words."""
     views = [build_view(build_target("us", region="us-east-1")), build_view(build_target("eu", region="eu-west-1"))]
     chain = (*filters(build_adapters()), example("filter.md", "Residency"))
-    plan = plan_with(views, {"principal": build_principal(tags=("eu-only",))}, filters=chain)
+    plan = plan_with(views, {"principal": build_principal(team_id="eu")}, filters=chain)
     assert [each.target.id for each in plan.candidates] == ["eu"]
     (dropped,) = plan.dropped
     shown = f'Dropped(target_id="{dropped.target_id}", filter="{dropped.filter}", reason="{dropped.reason}")'

@@ -7,7 +7,7 @@ import pytest
 from gateway.errors import ErrorKind, GatewayError
 from gateway.routing.registry import router
 from gateway.tariff import Rates
-from gateway.types import Call, Ceiling, Constraints, Plan, Quantiles, Target, TargetView
+from gateway.types import Call, Ceiling, Constraints, Dropped, Plan, Quantiles, Target, TargetView
 from tests.ground.builders import build_adapters, build_call, build_envelope, build_route, build_target, build_view
 
 
@@ -29,6 +29,7 @@ def plan_of(
     constraints: Constraints | None = None,
     when_none_fits: str = "best_effort",
     adapters: Any = None,
+    ruled_out: tuple[Dropped, ...] = (),
     **call: Any,
 ) -> Plan:
     route = build_route(
@@ -36,6 +37,7 @@ def plan_of(
         objective=objective,
         constraints=constraints or Constraints(),
         when_none_fits=when_none_fits,
+        ruled_out=ruled_out,
     )
     policy = router(adapters=build_adapters() if adapters is None else adapters)
     made = build_call(route=route, **call)
@@ -236,25 +238,19 @@ def test_a_cold_target_is_predicted_to_answer_with_a_prior_or_the_cap() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "constraints", "filter_name", "reason"),
+    ("fields", "filter_name", "reason"),
     [
-        ({"capabilities": frozenset({"chat"})}, Constraints(), "capability", "no tools"),
-        ({"context_length": 100}, Constraints(), "context", "context of 100 tokens"),
-        ({"max_output_tokens": 10}, Constraints(), "context", "at most 10 output tokens"),
-        ({"licence": "non-commercial"}, Constraints(commercial=True), "licence", "licence is non-commercial"),
-        ({}, Constraints(own_hardware=True), "hosting", "not on own hardware"),
+        ({"capabilities": frozenset({"chat"})}, "capability", "no tools"),
+        ({"context_length": 100}, "context", "context of 100 tokens"),
+        ({"max_output_tokens": 10}, "context", "at most 10 output tokens"),
     ],
 )
-def test_filters_say_what_they_dropped_and_why(
-    fields: dict[str, object], constraints: Constraints, filter_name: str, reason: str
-) -> None:
+def test_filters_say_what_they_dropped_and_why(fields: dict[str, object], filter_name: str, reason: str) -> None:
     """The other target serves, and the plan remembers who was ruled out, by which filter, for which reason."""
     bad = build_target("bad", **fields)
-    good = build_target("good", licence="permissive", own_hardware=True)
     plan = plan_of(
         build_view(bad),
-        build_view(good),
-        constraints=constraints,
+        build_view(build_target("good")),
         needs=frozenset({"chat", "tools"}),
         input_tokens_estimate=240,
         max_output_tokens=11,
@@ -293,6 +289,9 @@ def refuses_bias(_call: Call, _target: Target) -> str | None:
     return "'logit_bias' cannot be expressed"
 
 
+LICENCE = Dropped(target_id="b", filter="licence", reason="licence is unknown")
+
+
 def sick(target_id: str, **fields: object) -> TargetView:
     target = build_target(target_id, **fields)
     return build_view(target, available=False, unavailable_reason="breaker open for 4.0 s more", retry_after_s=4.0)
@@ -315,7 +314,13 @@ NEEDS_TOOLS = {"needs": frozenset({"chat", "tools"})}
         ([sick("a", **CHAT_ONLY)], NEEDS_TOOLS, ErrorKind.UNSUPPORTED, "a: no tools"),
         ([build_view(build_target("a", **CHAT_ONLY)), sick("b")], NEEDS_TOOLS, ErrorKind.NO_TARGET, "b: breaker"),
         ([build_view(build_target("a", context_length=9))], {}, ErrorKind.CONTEXT_LENGTH, "too long for every"),
-        ([build_view()], {"constraints": Constraints(commercial=True)}, ErrorKind.NO_TARGET, "configuration"),
+        ([], {"ruled_out": (LICENCE,)}, ErrorKind.NO_TARGET, "configuration"),
+        (
+            [build_view(build_target("a", **CHAT_ONLY))],
+            NEEDS_TOOLS | {"ruled_out": (LICENCE,)},
+            ErrorKind.UNSUPPORTED,
+            "b: licence is unknown; a: no tools",
+        ),
         ([sick("a"), sick("b")], {}, ErrorKind.NO_TARGET, "retry later"),
     ],
 )

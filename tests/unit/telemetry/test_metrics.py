@@ -83,7 +83,7 @@ def test_invented_names_make_no_series_and_hide_no_configured_one() -> None:
     metrics.attempt_ended(_entry("small"), [])
     metrics.call_ended(_record("prod"))
     metrics.attempt_ended(_entry("removed by a reload"), [])
-    exposition = metrics.exposition().decode()
+    exposition = metrics.reading()().decode()
     assert exposition.count("tollway_cost_nano_usd_total{") == 3
     value = metrics.registry.get_sample_value
     assert value("tollway_cost_nano_usd_total", {"target": "openai/*"}) == 2_000 * 12_345
@@ -98,7 +98,7 @@ def test_gauges_keep_to_the_same_names() -> None:
     metrics = Metrics(label_of)
     running = {f"openai/{number}": 1 for number in range(600)} | {"small": 2}
     metrics.watch(lambda: running, lambda: dict.fromkeys(running, "closed"))
-    exposition = metrics.exposition().decode()
+    exposition = metrics.reading()().decode()
     assert exposition.count("tollway_in_flight_requests{") == 2
     assert exposition.count("tollway_breaker_state{") == 3
     value = metrics.registry.get_sample_value

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.targets.choice.base import Choice, ReplicaView
-from gateway.targets.choice.registry import CHOICES, DEFAULT
+from gateway.targets.choice.registry import CHOICES
 
 
 def views(*loads: int, uncached: Sequence[int] = ()) -> list[ReplicaView]:
@@ -77,10 +77,6 @@ def test_power_of_two_never_chooses_the_busiest_and_often_not_the_idlest() -> No
     counts = spread(policy("power_of_two"), views(2, 1, 0))
     assert set(counts) == {1, 2}
     assert 150 < counts[1] < 250  # when the pair is (0, 1): a third of the time
-
-
-def test_the_default_follows_prefixes() -> None:
-    assert policy(DEFAULT).reads_prefixes
 
 
 def test_a_cached_prefix_outweighs_a_few_more_open_requests() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from workers.cluster import local as cluster
-from workers.config.spec import ModelSpec, parse_workers
+from workers.config.spec import ModelSpec, read_workers
 from workers.errors import WorkerError
 
 Model = tuple[str, ModelSpec]
@@ -14,7 +14,7 @@ Model = tuple[str, ModelSpec]
 
 def models(**specs: dict[str, Any]) -> dict[str, Model]:
     section = {name: {"source": "x", "engine": "synthetic", **spec} for name, spec in specs.items()}
-    return {name: ("", spec) for name, spec in parse_workers(section).items()}
+    return {name: ("", spec) for name, spec in read_workers(section)[0].items()}
 
 
 @pytest.fixture

@@ -5,10 +5,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from workers.config.spec import load_workers, parse_workers, read_workers
+from workers.config.spec import ModelSpec, load_workers, read_workers
 from workers.errors import WorkerError
 
 QUICKSTART = Path(__file__).parents[4] / "deploy" / "quickstart" / "tollway.yaml"
+
+
+def parse_workers(section: object) -> dict[str, ModelSpec]:
+    specs, problems = read_workers(section)
+    if problems:
+        raise WorkerError(str(problems[0]))
+    return specs
 
 
 def test_the_quickstart_for_gpus_asks_ray_for_one() -> None:
