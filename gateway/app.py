@@ -17,7 +17,6 @@ from gateway.accounting.base import Ledger
 from gateway.accounting.ids import random_ids
 from gateway.accounting.ledger import JournalLedger
 from gateway.accounting.pricing import price_of
-from gateway.accounting.retention import Retention
 from gateway.accounting.tokens import estimate_prompt_tokens
 from gateway.admission.gate import InProcessGate
 from gateway.admission.shared import SharedGate
@@ -42,9 +41,8 @@ from gateway.routes.llm import LlmRoute
 from gateway.routing.registry import OBJECTIVES, router
 from gateway.routing.resolve import resolve
 from gateway.siblings.exchange import Exchange
-from gateway.siblings.place import Place
-from gateway.store.engine import sqlite_url
-from gateway.store.queries import Store
+from gateway.siblings.place import Place, journal_dirs
+from gateway.store.database_file import sqlite_url
 from gateway.targets.pool import Pool
 from gateway.telemetry.failures import FailureLog
 from gateway.telemetry.figures import Figures, read_all
@@ -81,12 +79,17 @@ def read_snapshot(
     return build(config, provider_types=PROVIDER_TYPES, price_of=price_of)
 
 
-def journal_ledger(state_dir: Path, journal_dir: Path, clock: Clock, storage: Callable[[], Storage]) -> JournalLedger:
-    """Make the ledger of a journal: each process writes its own, and all fill one database."""
-    # The first of several processes recovers what one has left in the state directory itself.
-    store = Store(sqlite_url(state_dir / "ledger.sqlite"), first=journal_dir == state_dir)
-    retention = Retention(state_dir, store.forgetter, clock, storage)
-    return JournalLedger(journal_dir, store, clock, storage=storage, retention=retention)
+def journal_ledger(
+    state_dir: Path, clock: Clock, storage: Callable[[], Storage], place: Place | None = None
+) -> JournalLedger:
+    """Make the ledger of a process: each writes its own journal, and all fill one database.
+
+    Without a place it recovers what processes of an earlier gateway left, too.
+    """
+    url = sqlite_url(state_dir / "ledger.sqlite")
+    if place is not None:
+        return JournalLedger(place.journal_dir, url, clock, state_dir=state_dir, makes_database=False, storage=storage)
+    return JournalLedger(state_dir, url, clock, leftovers=partial(journal_dirs, state_dir), storage=storage)
 
 
 class Gateway:
@@ -113,9 +116,7 @@ class Gateway:
         state_dir = Path(snapshot.state_dir)
         self._shared_gate: SharedGate | None = None
         self._exchange: Exchange | None = None
-        self.ledger = ledger or journal_ledger(
-            state_dir, place.journal_dir if place else state_dir, clock, lambda: self.current.snapshot.storage
-        )
+        self.ledger = ledger or journal_ledger(state_dir, clock, lambda: self.current.snapshot.storage, place)
         if place is None:
             self.pool, self.metrics = Pool(clock), Metrics(self._label_of)
         else:

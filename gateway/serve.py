@@ -9,22 +9,22 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
-from gateway.accounting.journal import Journal
+from gateway.accounting.journal import lock_directory
 from gateway.admission.shared import free_places
 from gateway.app import Gateway, journal_ledger, log, read_snapshot
 from gateway.clock import SystemClock
 from gateway.config.problems import ConfigError
-from gateway.config.snapshot import Snapshot, Storage
+from gateway.config.snapshot import Snapshot
 from gateway.errors import StateUnusableError
 from gateway.memory import GrowthWatch, resident_bytes, return_freed_blocks
-from gateway.siblings.place import Place, begin, journal_dirs
+from gateway.siblings.place import Place, begin
 from gateway.siblings.supervisor import Supervisor
 from gateway.telemetry import logs
 
@@ -48,7 +48,7 @@ def serve(arguments: argparse.Namespace) -> int:
     """Run the gateway and return the exit code."""
     logs.configure()
     _raise_file_limit()
-    # The ledger's writer is a thread: at the default of 5 ms it could keep the event loop waiting for as long.
+    # What works beside the event loop is threads: at the default of 5 ms each could keep it waiting for as long.
     sys.setswitchinterval(0.0005)
     read = partial(
         read_snapshot,
@@ -91,7 +91,7 @@ def _serve(arguments: argparse.Namespace, snapshot: Snapshot, read: Callable[[],
     with _listen(snapshot.server.host, snapshot.server.port) as listener:
         if snapshot.server.workers > 1:
             return asyncio.run(_supervise(arguments, snapshot, listener))
-        _in_uvloop(_alone(Gateway(snapshot, reread=read), listener, state_dir))
+        _in_uvloop(_run(Gateway(snapshot, reread=read), listener))
     return 0
 
 
@@ -103,12 +103,6 @@ def _in_uvloop(work: Coroutine[Any, Any, None]) -> None:
     return_freed_blocks()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work)
-
-
-async def _alone(gateway: Gateway, listener: socket.socket, state_dir: Path) -> None:
-    storage = gateway.current.snapshot.storage
-    await _recover(state_dir, storage, journal_dirs(state_dir))
-    await _run(gateway, listener)
 
 
 async def _run(gateway: Gateway, listener: socket.socket, *, ready_fd: int = -1, life_fd: int = -1) -> None:
@@ -155,12 +149,13 @@ async def _run(gateway: Gateway, listener: socket.socket, *, ready_fd: int = -1,
 
 async def _supervise(arguments: argparse.Namespace, snapshot: Snapshot, listener: socket.socket) -> int:
     """Run processes behind the listener: they serve, this one only looks after them."""
-    state_dir, storage = Path(snapshot.state_dir), snapshot.storage
-    await _recover(state_dir, storage, [state_dir])  # what a gateway of one process has left
-    lock = Journal(state_dir, segment_bytes=1, alarm=log.error)
-    lock.acquire()
+    state_dir = Path(snapshot.state_dir)
+    # What an earlier gateway has left, however many its processes were.
+    left = journal_ledger(state_dir, SystemClock(), lambda: snapshot.storage)
+    await left.start()
+    await left.stop()
+    lock = lock_directory(state_dir)
     try:
-        await _recover(state_dir, storage, journal_dirs(state_dir))
         begin(state_dir, snapshot.server.workers)
         listener.listen()
 
@@ -194,16 +189,8 @@ async def _supervise(arguments: argparse.Namespace, snapshot: Snapshot, listener
             loop.add_signal_handler(number, supervisor.stop)
         good = await supervisor.run(partial(_announce, listener))
     finally:
-        lock.close()
+        os.close(lock)
     return 0 if good else _fail("not all processes of the gateway started; what each said stands above")
-
-
-async def _recover(state_dir: Path, storage: Storage, journals: Sequence[Path]) -> None:
-    """Carry into the database what an earlier gateway left in these journals, however many its processes were."""
-    for journal_dir in journals:
-        left = journal_ledger(state_dir, journal_dir, SystemClock(), lambda: storage)
-        await left.start()
-        await left.stop()
 
 
 def _announce(listener: socket.socket) -> None:

@@ -100,16 +100,7 @@ class Failures(Protocol):
 
 
 class Rows(Protocol):
-    """Where the ledger puts its rows: SQL, behind a few blocking verbs that any thread may call."""
-
-    def open(self) -> bool:
-        """Open the database, unless it is open; True: it is the first, or another than before.
-
-        Raises StateUnusableError, like every other verb. What another one was given before may not be in this one.
-        """
-
-    def close(self) -> None:
-        """Close all connections."""
+    """Where lines of the journal become rows: SQL, behind blocking verbs."""
 
     def insert_batch(
         self, entries: Sequence[LedgerEntry], records: Sequence[CallRecord], refused: Sequence[Refused] = ()
@@ -122,9 +113,3 @@ class Rows(Protocol):
 
     def attempts_of(self, call_id: str) -> tuple[LedgerEntry, ...]:
         """Return the attempts of a call by time, whether or not the call has a record."""
-
-    def find_call(self, call_id: str) -> tuple[CallRecord, tuple[LedgerEntry, ...]] | None:
-        """Return a call and its attempts by time; None when it has no record."""
-
-    def find_trace(self, trace_id: str, key_id: str) -> Trace | None:
-        """Return the calls of a trace by this key and their sums; None when there is none."""

@@ -10,9 +10,9 @@ blocking call that the event loop may make. A thread calls fdatasync every 0.2 s
 cut takes no more than that.
 
 *At most once.* Every row has an id of our own, and SQL inserts it "or does nothing". So lines may be applied any
-number of times: by the running ledger, by recovery, by a recovery that was killed half-way. What must not be
-repeated is a *decision*: an unsettled attempt becomes ``interrupted`` only in recovery, when the exclusive lock on
-the state directory proves that nobody is left who could settle it, and after every line was read and applied.
+number of times: by an applier, by the next one after it was killed, by recovery, by a recovery that was killed. What
+must not be repeated is a *decision*: an unsettled attempt becomes ``interrupted`` only in recovery, when the exclusive
+lock on the state directory proves that nobody is left who could settle it, and after every line was read and applied.
 
 *Forgetting.* Lines go into numbered segments. A segment is deleted, oldest first, once all its lines are in a
 durable SQL commit. What it said of calls that are still open is first written anew at the end of the journal and
@@ -50,18 +50,15 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import threading
 from collections import deque
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
-from gateway.accounting.lines import Frame, Line, frame_into
+from gateway.accounting.lines import Line, frame_into, segment_numbers, segment_path
 from gateway.errors import StateUnusableError
 
-_SEGMENT_NAME = re.compile(r"journal-(\d{6,})\.jsonl")
 _MAX_KEPT_EXPENDABLE = 10_000
 _OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND
 
@@ -88,7 +85,8 @@ class Journal:
         self._number = 0
         self._size = 0
         self._rotate_at = segment_bytes
-        self._torn = False
+        self._fragment_bytes = 0
+        """At the end of the segment: of a line that could be neither finished nor cut off."""
         self._dirty = False
         self._retired: list[int] = []
         self._buffer = bytearray()
@@ -101,20 +99,7 @@ class Journal:
 
     def acquire(self) -> None:
         """Create the state directory and take its lock. Raises StateUnusableError."""
-        self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(self._dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(fd, 32).decode("ascii", "replace").strip()
-            os.close(fd)
-            msg = (
-                f"another gateway (process {holder or 'unknown'}) uses the state directory {self._dir}; "
-                "stop it, or give this one its own state_dir"
-            )
-            raise StateUnusableError(msg) from None
-        os.ftruncate(fd, 0)
-        os.write(fd, b"%d\n" % os.getpid())
+        fd = lock_directory(self._dir)
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
         self._lock_fd = fd
@@ -172,7 +157,7 @@ class Journal:
             self._dropped_records = 0
 
     def _put(self, frame: bytes | bytearray) -> int:
-        if self._torn:
+        if self._fragment_bytes:
             frame = b"\n" + frame
         size = len(frame)
         try:
@@ -184,7 +169,7 @@ class Journal:
                 self._alarm(self._write_failure)
             raise
         if self._write_failure is not None:
-            self._torn, self._write_failure = False, None
+            self._fragment_bytes, self._write_failure = 0, None
         self._dirty = True
         self._size += size
         number = self._number
@@ -197,7 +182,7 @@ class Journal:
             os.ftruncate(self._fd, self._size)
         except OSError:
             self._size += written
-            self._torn = True
+            self._fragment_bytes += written
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def rotate(self) -> None:
@@ -305,43 +290,16 @@ class Journal:
         finally:
             os.close(fd)
 
-    # Reading and forgetting
+    # Forgetting
 
     def segments(self) -> list[int]:
-        """Return the numbers of all segments there are, oldest first."""
-        return sorted(int(match[1]) for path in self._dir.iterdir() if (match := _SEGMENT_NAME.fullmatch(path.name)))
-
-    def oldest(self) -> int:
-        """Return the number of the oldest segment there is."""
-        with contextlib.suppress(OSError):
-            return min(self.segments(), default=self._number)
-        return self._number
+        """Return the numbers of all segments there are, oldest first. Raises OSError."""
+        return segment_numbers(self._dir)
 
     def end(self) -> Position:
-        """Return the position behind the last line written."""
+        """Return the position behind the last whole line."""
         with self.lock:
-            return self._number, self._size
-
-    def extent(self, number: int) -> tuple[int, bool]:
-        """Return how many bytes of a segment may be read, and whether it is sealed: no more will come."""
-        with self.lock:
-            if number == self._number:
-                return self._size, False
-        return self._path(number).stat().st_size, True
-
-    def frames(self, number: int, start: int, stop: int, limit: int) -> list[Frame]:
-        """Read up to ``limit`` lines of a segment that begin in ``start <= offset < stop``; none: there are no more."""
-        frames: list[Frame] = []
-        if start >= stop:
-            return frames
-        with self._path(number).open("rb", buffering=1 << 17) as file:
-            offset = file.seek(start)
-            for raw in islice(file, limit):
-                if offset >= stop:
-                    break
-                offset += len(raw)
-                frames.append(Frame(raw, offset))
-        return frames
+            return self._number, self._size - self._fragment_bytes
 
     def delete(self, number: int) -> None:
         """Forget a segment."""
@@ -352,7 +310,26 @@ class Journal:
         return self._write_failure or self._sync_failure
 
     def _path(self, number: int) -> Path:
-        return self._dir / f"journal-{number:06d}.jsonl"
+        return segment_path(self._dir, number)
+
+
+def lock_directory(journal_dir: Path) -> int:
+    """Create a journal's directory, take its lock, return the descriptor that holds it. Raises StateUnusableError."""
+    journal_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(journal_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(fd, 32).decode("ascii", "replace").strip()
+        os.close(fd)
+        msg = (
+            f"another gateway (process {holder or 'unknown'}) uses the state directory {journal_dir}; "
+            "stop it, or give this one its own state_dir"
+        )
+        raise StateUnusableError(msg) from None
+    os.ftruncate(fd, 0)
+    os.write(fd, b"%d\n" % os.getpid())
+    return fd
 
 
 def _is_at(fd: int, path: Path) -> bool:

@@ -1,10 +1,13 @@
-"""What stands in the journal: a line for each thing that happens to an attempt or a call, and how it is written.
+"""What stands in the journal: a line for each thing that happens to an attempt or a call, how it is written and read.
 
 A line is JSON and, behind it, its CRC-32, so that what a power cut or a bad disk has changed is not believed.
 """
 
+import re
 import zlib
 from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
 
 import msgspec
 from msgspec import Struct
@@ -69,6 +72,7 @@ decode_ending: Callable[[bytes], Line] = msgspec.json.Decoder(Settled | _Recorde
 """Decodes what becomes a row, for SQL alone: a record's JSON columns stay as they are."""
 _OPENINGS = (b'{"type":"dispatched",', b'{"type":"progress",')
 """How a line begins that ends nothing; msgspec puts the tag first."""
+_SEGMENT_NAME = re.compile(r"journal-(\d{6,})\.jsonl")
 _CHECKSUM = b" %08x\n"
 _CHECKSUM_BYTES = 10
 
@@ -101,9 +105,14 @@ class Frame(Struct, frozen=True):
         return self.raw.endswith(_CHECKSUM % zlib.crc32(self.raw[:-_CHECKSUM_BYTES]))
 
     @property
+    def whole(self) -> bool:
+        """Whether its end is there."""
+        return self.raw.endswith(b"\n")
+
+    @property
     def torn(self) -> bool:
         """Never finished: the last thing in its segment, without a newline; or the newline that closed such a thing."""
-        return not self.raw.endswith(b"\n") or self.raw == b"\n"
+        return not self.whole or self.raw == b"\n"
 
 
 def frame_into(line: Line, buffer: bytearray) -> bytearray:
@@ -111,3 +120,27 @@ def frame_into(line: Line, buffer: bytearray) -> bytearray:
     _encode_into(line, buffer)
     buffer += _CHECKSUM % zlib.crc32(buffer)
     return buffer
+
+
+def segment_path(journal_dir: Path, number: int) -> Path:
+    """Return where a segment of a journal is."""
+    return journal_dir / f"journal-{number:06d}.jsonl"
+
+
+def segment_numbers(journal_dir: Path) -> list[int]:
+    """Return the numbers of all segments there are, oldest first. Raises OSError."""
+    return sorted(int(match[1]) for path in journal_dir.iterdir() if (match := _SEGMENT_NAME.fullmatch(path.name)))
+
+
+def read_frames(path: Path, start: int, limit: int) -> list[Frame]:
+    """Read up to ``limit`` lines of a segment from an offset on; none: there are no more. Raises OSError.
+
+    The last may be without its end: torn, or still being written.
+    """
+    frames: list[Frame] = []
+    with path.open("rb", buffering=1 << 17) as file:
+        offset = file.seek(start)
+        for raw in islice(file, limit):
+            offset += len(raw)
+            frames.append(Frame(raw, offset))
+    return frames

@@ -1,75 +1,31 @@
-"""What a dead gateway left behind, turned into rows. Runs before a new one begins, under the state directory's lock.
+"""What a dead gateway left behind, turned into rows. Runs before a new one begins, which holds the directory's lock.
 
 Reads every segment from the oldest, applies what was settled and recorded, and then decides: an attempt without its
 settlement was ``interrupted``, and a call without its record gets a minimal one. All of it may be repeated, and may be
-killed at any point, because nothing is deleted before everything is in SQL; ``journal`` tells why that doubles nothing.
+killed at any point, because the gateway deletes nothing before everything is in SQL; ``journal`` says why that doubles
+nothing.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
 
 from msgspec.structs import replace
 
+from gateway.accounting.apply import BATCH_LINES, apply_lines, believe
 from gateway.accounting.base import Dispatch, Rows
-from gateway.accounting.journal import Journal
-from gateway.accounting.lines import Dispatched, Frame, Line, Progress, Recorded, Settled, Summed, decode_ending
+from gateway.accounting.lines import (
+    Dispatched,
+    Line,
+    Progress,
+    Recorded,
+    Settled,
+    read_frames,
+    segment_numbers,
+    segment_path,
+)
 from gateway.accounting.pricing import cost_nano_usd, hardware_cost_nano_usd
+from gateway.accounting.rejected import Rejected
 from gateway.types import CallRecord, LedgerEntry
-
-BATCH_LINES = 512
-"""What one transaction takes: about 170 calls. Large, since a commit costs as much as several calls; and small enough
-that the interpreter lock is held for a millisecond or two at a time beside a serving event loop."""
-
-
-class Rejects(Protocol):
-    """Where lines go that can be neither believed nor stored."""
-
-    def reject(self, raw: bytes, why: str) -> None:
-        """Put aside a damaged line."""
-
-    def reject_line(self, line: Line, why: str) -> None:
-        """Put aside a line that SQL refuses."""
-
-
-def apply_lines(rows: Rows, lines: list[Line], rejects: Rejects) -> None:
-    """Put those among the lines that become rows into SQL. Raises what the store raises in an outage."""
-    endings = [line for line in lines if isinstance(line, Settled | Recorded | Summed)]
-    if not endings:
-        return
-    try:
-        _insert(rows, endings)
-    except ValueError:
-        # One bad row must not hold up the others for ever: find it, and put it aside.
-        for line in endings:
-            try:
-                _insert(rows, [line])
-            except ValueError as error:
-                rejects.reject_line(line, str(error))
-
-
-def _insert(rows: Rows, lines: Sequence[Settled | Recorded | Summed]) -> None:
-    rows.insert_batch(
-        [line.entry for line in lines if isinstance(line, Settled)],
-        [line.record for line in lines if isinstance(line, Recorded)],
-        [line.refused for line in lines if isinstance(line, Summed)],
-    )
-
-
-def believe(frames: list[Frame], rejects: Rejects, *, for_sql: bool = False) -> list[Line]:
-    """Return the lines of sound frames, and put damaged ones aside; a torn one never happened.
-
-    ``for_sql``: only what becomes a row, and not to be looked into. The others are then not even decoded.
-    """
-    lines: list[Line] = []
-    for frame in frames:
-        if for_sql and frame.opens:
-            continue
-        if (line := frame.read(decode_ending) if for_sql else frame.line) is not None:
-            lines.append(line)
-        elif not frame.torn:
-            rejects.reject(frame.raw, "its checksum or its form is wrong")
-    return lines
 
 
 @dataclass(slots=True)
@@ -155,21 +111,19 @@ def minimal_record(dispatch: Dispatch, entries: tuple[LedgerEntry, ...]) -> Call
     )
 
 
-def recover(journal: Journal, rows: Rows, rejects: Rejects) -> None:
-    """Turn all segments into rows, then delete them. Raises what the store raises in an outage; repeat it then."""
-    segments = journal.segments()
+def recover(journal_dir: Path, rows: Rows, rejected: Rejected) -> None:
+    """Turn all segments into rows. Raises what the store raises in an outage, and OSError; repeat it then."""
+    segments = [segment_path(journal_dir, number) for number in segment_numbers(journal_dir)]
     still_open = _Open()
-    for number in segments:
-        offset, (stop, _) = 0, journal.extent(number)
-        while frames := journal.frames(number, offset, stop, BATCH_LINES):
-            lines = believe(frames, rejects)
+    for path in segments:
+        offset = 0
+        while frames := read_frames(path, offset, BATCH_LINES):
+            lines = believe(frames, rejected)
             for line in lines:
                 still_open.read(line)
-            apply_lines(rows, lines, rejects)
+            apply_lines(rows, lines, rejected)
             offset = frames[-1].end
-    apply_lines(rows, [Settled(interrupted(attempt)) for attempt in still_open.attempts.values()], rejects)
+    apply_lines(rows, [Settled(interrupted(attempt)) for attempt in still_open.attempts.values()], rejected)
     for call_id, dispatch in still_open.calls.items():
         if entries := rows.attempts_of(call_id):
-            apply_lines(rows, [Recorded(minimal_record(dispatch, entries))], rejects)
-    for number in segments:
-        journal.delete(number)
+            apply_lines(rows, [Recorded(minimal_record(dispatch, entries))], rejected)

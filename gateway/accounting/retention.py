@@ -22,7 +22,6 @@ from gateway.clock import Clock
 from gateway.config.snapshot import Keep, Storage
 from gateway.errors import StateUnusableError
 
-_INTERVAL_S = 60.0
 _STEP_ROWS = 200
 _PAUSE_S = 0.05
 """Between two steps, so that the ledger's own writes come in between."""
@@ -54,20 +53,23 @@ class Forgetter(Protocol):
 class Retention:
     """Keeps one state directory within its bounds. ``run`` is a thread's whole life."""
 
-    def __init__(self, state_dir: Path, rows: Forgetter, clock: Clock, storage: Callable[[], Storage]) -> None:
+    def __init__(
+        self, state_dir: Path, rows: Forgetter, clock: Clock, storage: Callable[[], Storage], interval_s: float = 60.0
+    ) -> None:
         self._state_dir = state_dir
         self._rows = rows
         self._clock = clock
         self._storage = storage
+        self._interval_s = interval_s
         self._stopping = threading.Event()
         self._lock_fd = -1
 
     def run(self, stopping: threading.Event) -> None:
-        """Make a round every minute until told to stop. Never raises: what fails is tried again."""
+        """Make a round every ``interval_s`` until told to stop. Never raises: what fails is tried again."""
         self._stopping = stopping
         failed = False
         try:
-            while not stopping.wait(_INTERVAL_S):
+            while not stopping.wait(self._interval_s):
                 try:
                     if self._is_ours():
                         self.make_round()

@@ -18,6 +18,11 @@ FileState = Literal["same", "gone", "other"]
 _Identity = tuple[int, int]
 
 
+def sqlite_url(path: Path) -> str:
+    """Return the URL of an SQLite file."""
+    return f"sqlite:///{path}"
+
+
 class DatabaseFile:
     """One database's file. ``hold`` it once connections have it open; ``release`` it when they are closed."""
 

@@ -24,11 +24,6 @@ _CHECKED_BYTES = 64_000_000
 """Up to this size a database is read from end to end before it is used: a tenth of a second."""
 
 
-def sqlite_url(path: Path) -> str:
-    """Return the URL of an SQLite file."""
-    return f"sqlite:///{path}"
-
-
 class Database:
     """One database by URL; what goes wrong with it is a StateUnusableError whose text is for the operator.
 

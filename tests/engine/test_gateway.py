@@ -9,7 +9,7 @@ import httpx2
 import openai
 import pytest
 
-from gateway.store.engine import sqlite_url
+from gateway.store.database_file import sqlite_url
 from gateway.store.queries import Store
 from tests.engine.conftest import Running
 from tests.engine.test_worker import STORY, gauge, leave, wait_for_one, wait_for_tokens

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from gateway import cli
-from gateway.store.engine import sqlite_url
+from gateway.store.database_file import sqlite_url
 from gateway.store.queries import Store
 from tests.ground.configs import one_model
 from tests.ground.gateway import write_config

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from gateway.app import Gateway, read_snapshot
-from gateway.store.engine import sqlite_url
+from gateway.store.database_file import sqlite_url
 from gateway.store.queries import Store, Totals
 
 

@@ -122,3 +122,11 @@ async def upstream_process(*options: str, path: Path) -> AsyncIterator[Program]:
     async with program(sys.executable, "-m", "tests.ground.upstream", *options, log=log) as running:
         await running.listening()
         yield running
+
+
+def lives(pid: int) -> bool:
+    """Whether a process has not ended; one that nobody has waited for yet has (proc(5), state Z)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

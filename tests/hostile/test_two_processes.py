@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.store.engine import sqlite_url
+from gateway.store.database_file import sqlite_url
 from gateway.store.queries import Store
 from tests.ground.builders import chat_body
 from tests.ground.gateway import write_config

@@ -5,10 +5,10 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
-from gateway.accounting.base import Dispatch, Rows
+from gateway.accounting.base import Dispatch
 from gateway.accounting.ledger import JournalLedger
 from gateway.clock import Clock, SystemClock
-from gateway.store.engine import sqlite_url
+from gateway.store.database_file import sqlite_url
 from gateway.store.queries import Store, Totals
 from gateway.tariff import Rates, Usage
 from gateway.types import CallRecord, LedgerEntry
@@ -95,20 +95,22 @@ def stored_totals(state_dir: Path) -> list[Totals]:
 
 
 @asynccontextmanager
-async def running_ledger(
-    state_dir: Path,
-    rows: Rows | None = None,
-    clock: Clock | None = None,
-    **options: Any,
-) -> AsyncIterator[JournalLedger]:
+async def running_ledger(state_dir: Path, clock: Clock | None = None, **options: Any) -> AsyncIterator[JournalLedger]:
     """Run a ledger, and stop it as a gateway that shuts down does."""
     options = {"apply_interval_s": 0.001, "flush_timeout_s": 60.0, **options}
-    ledger = JournalLedger(state_dir, rows or open_store(state_dir), clock or SystemClock(), **options)
+    ledger = JournalLedger(state_dir, sqlite_url(state_dir / "ledger.sqlite3"), clock or SystemClock(), **options)
     await ledger.start()
     try:
         yield ledger
     finally:
         await ledger.stop()
+
+
+def applier_pid(ledger: JournalLedger) -> int:
+    """Return the number of the process that writes this ledger's database."""
+    process = ledger._applier._process
+    assert process is not None
+    return process.pid
 
 
 def make_call(ledger: JournalLedger, number: int) -> None:

@@ -1,6 +1,7 @@
 """State that goes bad under a running ledger: it is told once, no row is lost, and all is well when the state is."""
 
 import os
+import resource
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable
@@ -11,9 +12,16 @@ import pytest
 
 from gateway.accounting.ledger import JournalLedger
 from gateway.errors import GatewayError, StateUnusableError
-from gateway.store.queries import Store
 from tests.ground.waiting import until
-from tests.unit.accounting.ledgers import build_dispatch, build_entry, make_call, open_store, running_ledger, segments
+from tests.unit.accounting.ledgers import (
+    applier_pid,
+    build_dispatch,
+    build_entry,
+    make_call,
+    open_store,
+    running_ledger,
+    segments,
+)
 
 NAMES = ("ledger.sqlite3", "ledger.sqlite3-wal", "ledger.sqlite3-shm")
 
@@ -21,9 +29,8 @@ NAMES = ("ledger.sqlite3", "ledger.sqlite3-wal", "ledger.sqlite3-shm")
 class Ground:
     """A ledger that has made a hundred calls, and a sound copy of its database as it was after the first fifty."""
 
-    def __init__(self, ledger: JournalLedger, store: Store, state: Path, backup: Path) -> None:
+    def __init__(self, ledger: JournalLedger, state: Path, backup: Path) -> None:
         self.ledger = ledger
-        self.store = store
         self.state = state
         self.backup = backup
         self.alarms: list[str] = []
@@ -32,6 +39,10 @@ class Ground:
     @property
     def database(self) -> Path:
         return self.state / NAMES[0]
+
+    @property
+    def applier_pid(self) -> int:
+        return applier_pid(self.ledger)
 
     def make_calls(self, number: int) -> None:
         for each in range(self.calls, self.calls + number):
@@ -59,10 +70,9 @@ class Ground:
 async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
     state, backup = tmp_path / "state", tmp_path / "backup.sqlite3"
     state.mkdir()
-    store = open_store(state)
     alarms: list[str] = []
-    async with running_ledger(state, store, fsync_interval_s=0.01, alarm=alarms.append) as ledger:
-        here = Ground(ledger, store, state, backup)
+    async with running_ledger(state, fsync_interval_s=0.01, alarm=alarms.append) as ledger:
+        here = Ground(ledger, state, backup)
         here.alarms = alarms
         here.make_calls(50)
         await ledger.flush()
@@ -116,15 +126,12 @@ def cut(here: Ground) -> None:
     os.truncate(here.database, 0)
 
 
-def let_not_grow(here: Ground) -> None:
-    with here.store._database.engine.connect() as connection:
-        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
-        connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+def let_write_nothing(here: Ground) -> None:
+    resource.prlimit(here.applier_pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 
 
-def let_grow(here: Ground) -> None:
-    with here.store._database.engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA max_page_count=1000000")
+def let_write(here: Ground) -> None:
+    resource.prlimit(here.applier_pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 def rename_directory(here: Ground) -> None:
@@ -146,7 +153,7 @@ GOES_BAD: dict[str, tuple[Callable[[Ground], None], str, Callable[[Ground], None
     "replaced by a text": (lambda here: replace_by(here, b"notes " * 999), "is not an SQLite", Ground.put_back),
     "replaced by a damaged one": (replace_by_damaged, "is damaged: save what can be read", Ground.put_back),
     "replaced by a directory": (replace_by_directory, "is not a file", remove_directory_of_that_name),
-    "full": (let_not_grow, "has no room to grow", let_grow),
+    "full": (let_write_nothing, "its disk is full or fails", let_write),
     "its directory is renamed": (rename_directory, "is gone: put it back", rename_directory_back),
     "its directory is removed": (remove_directory, "is gone: put it back", Ground.put_back),
 }
@@ -223,8 +230,10 @@ async def test_rows_in_a_file_that_was_removed_do_not_count(tmp_path: Path) -> N
     """Removed between one look and the commit: what went into it is written again."""
     async with ground(tmp_path) as here:
         words = "was removed, replaced or written over"
-        with pytest.raises(StateUnusableError, match=words), here.store._database.writing():
-            remove(here)
+        with closing(open_store(here.state)) as store:
+            store.open()
+            with pytest.raises(StateUnusableError, match=words), store._database.writing():
+                remove(here)
         here.make_calls(100)
         here.put_back()
         await here.ledger.flush()

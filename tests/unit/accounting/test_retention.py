@@ -5,6 +5,7 @@ import os
 import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from gateway.accounting.retention import Retention
 from gateway.clock import SystemClock
 from gateway.config.snapshot import Keep, Storage
 from gateway.store.queries import Store
+from tests.ground.waiting import until
 from tests.unit.accounting.ledgers import (
     build_dispatch,
     build_entry,
@@ -169,6 +171,7 @@ async def test_segment_with_lines_ends_after_an_hour(tmp_path: Path) -> None:
         ledger._end_old_segment()
         assert ledger._journal.end() == (number + 1, 0)
         await ledger.flush()
+        ledger._forget()
         assert len(segments(tmp_path)) == 1
 
 
@@ -199,26 +202,48 @@ def test_deletion_is_done_by_one_process(tmp_path: Path) -> None:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-async def test_running_ledger_keeps_within_its_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a thread of its own, whose end is noticed as that of the others is; a round that fails is made again."""
-    monkeypatch.setattr("gateway.accounting.retention._INTERVAL_S", 0.001)
-    store = open_store(tmp_path)
+def test_round_that_fails_is_made_again(tmp_path: Path) -> None:
     failures = [OSError("the first round")]
-    made = threading.Event()
+    ended = threading.Event()
 
     class Rows:
-        """Counts rounds."""
+        """Fails once."""
 
         def forget_refusals(self, _before_ns: int, _limit: int) -> int:
             if failures:
                 raise failures.pop()
-            made.set()
+            ended.set()
             return 0
 
         def __getattr__(self, _name: str) -> object:
             return lambda *_: 0
 
-    retention = Retention(tmp_path, Rows(), SystemClock(), Storage)  # type: ignore[arg-type]
-    async with running_ledger(tmp_path, store, retention=retention) as ledger:
-        assert made.wait(30)
-        assert ledger.healthy() is None
+    Retention(tmp_path, Rows(), SystemClock(), Storage, interval_s=0.001).run(ended)  # type: ignore[arg-type]
+    assert ended.is_set()
+
+
+async def test_running_ledger_keeps_within_its_bounds(tmp_path: Path) -> None:
+    """Also within those of a configuration that was read again."""
+    storage = [Storage(refusals=Keep())]
+    options: dict[str, Any] = {"storage": lambda: storage[0], "delete_interval_s": 0.01, "fsync_interval_s": 0.01}
+    async with running_ledger(tmp_path, **options) as ledger:
+        ledger.record(build_record("req_1", outcome="refused", status=429, received_at_ns=1))
+        assert await ledger.find("req_1") is not None
+        storage[0] = Storage(refusals=Keep(max_days=1))
+
+        async def is_gone() -> bool:
+            return await ledger.find("req_1") is None
+
+        await until(is_gone)
+
+
+async def test_bounds_in_force_at_the_start_delete(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"storage": lambda: Storage(refusals=Keep(max_days=1)), "delete_interval_s": 0.01}
+    async with running_ledger(tmp_path) as ledger:
+        ledger.record(build_record("req_1", outcome="refused", status=429, received_at_ns=1))
+    async with running_ledger(tmp_path, **options) as ledger:
+
+        async def is_gone() -> bool:
+            return await ledger.find("req_1") is None
+
+        await until(is_gone)

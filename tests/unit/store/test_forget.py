@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from gateway.store.engine import sqlite_url
+from gateway.store.database_file import sqlite_url
 from gateway.store.queries import Store, Totals
 from gateway.tariff import Usage
 from gateway.types import CallRecord, LedgerEntry, Refused

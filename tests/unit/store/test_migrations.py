@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 import gateway.store
 from gateway.accounting.lines import decode_ending
 from gateway.errors import StateUnusableError
-from gateway.store.engine import sqlite_url
+from gateway.store.database_file import sqlite_url
 from gateway.store.queries import Store
 from gateway.store.tables import REVISION, calls, metadata
 from gateway.tariff import Usage

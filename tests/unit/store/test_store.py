@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateIndex
 
 from gateway.errors import StateUnusableError
-from gateway.store.engine import sqlite_url
+from gateway.store.database_file import sqlite_url
 from gateway.store.queries import Store, insert_once
 from gateway.store.tables import attempts, calls
 from gateway.tariff import Usage
