@@ -28,13 +28,16 @@ pytestmark = pytest.mark.slow
 
 PAGE_BYTES = 4096
 _CAPABILITIES_3 = 0x20080522
+_DROP_FROM_BOUNDING_SET = 24
 _OVERRIDES = 0b110
 """CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: what lets root read and write in spite of a file's mode."""
 
 
 def be_bound_by_modes() -> None:
-    """Obey the modes of files from now on, also as root (capset(2))."""
+    """Obey the modes of files from now on, also as root, and in programs that are started (capset(2), prctl(2))."""
     libc = ctypes.CDLL(None)
+    for capability in (1, 2):
+        assert libc.prctl(_DROP_FROM_BOUNDING_SET, capability) == 0
     header, sets = (ctypes.c_uint32 * 2)(_CAPABILITIES_3, 0), (ctypes.c_uint32 * 6)()
     assert libc.capget(header, sets) == 0
     for number in range(3):

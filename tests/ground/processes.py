@@ -35,6 +35,18 @@ class Program:
         """How much memory it has now (proc(5))."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
+    def descendants(self) -> list[int]:
+        """Return the processes that it has started, and they, parents first (proc(5): children of each thread)."""
+        found = [self.pid]
+        for pid in found:
+            for task in Path(f"/proc/{pid}/task").glob("*/children"):
+                found.extend(map(int, task.read_text().split()))
+        return found[1:]
+
+    def appliers(self) -> list[int]:
+        """Return those of them that write its database."""
+        return [pid for pid in self.descendants() if b"gateway.applier" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
     def check(self) -> None:
         """Fail with what it said if it has ended."""
         assert self._process.returncode is None, f"it has ended: {self.log.read_text()}"
