@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -31,10 +30,10 @@ from tests.ground.upstream import ScriptedUpstream
 class Vote(Struct):
     """What one target answered, to its end."""
 
+    body: bytes
     content_type: str
     target_id: str
-    reason: str
-    body: bytes
+    reason: str = ""
 
     async def pour(self, _write: Write, _drained: Drained) -> bytes:
         return self.body
@@ -51,8 +50,7 @@ class Vote(Struct):
 class Consensus:
     """Asks every target and yields what most of them say."""
 
-    def __init__(self, *_: object) -> None:
-        pass
+    def __init__(self, *_: object) -> None: ...
 
     @asynccontextmanager
     async def answer(self, plan: Plan, call: Call, attempts: Attempts) -> AsyncIterator[Reply]:  # noqa: ARG002
@@ -66,12 +64,12 @@ class Consensus:
         yield chosen
 
     async def _ask(self, candidate: Candidate, attempts: Attempts) -> Vote | None:
-        parts: list[bytes] = []
         try:
+            parts: list[bytes] = []
             async with await attempts.begin(candidate) as attempt:
                 answer = await attempt.send()
                 last = await answer.pour(lambda part: not parts.append(part), partial(asyncio.sleep, 0))
-                return Vote(answer.content_type, answer.target_id, "", b"".join([*parts, last]))
+                return Vote(b"".join([*parts, last]), answer.content_type, answer.target_id)
         except UpstreamError as error:
             attempts.failed(error, candidate.target, None)
             return None
@@ -81,18 +79,17 @@ class Consensus:
 async def test_consensus_bills_every_vote(stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of four agree, one says something else, one fails: the caller reads the cost of all."""
     monkeypatch.setitem(STRATEGIES, "consensus", Consensus)  # the registry's line
-    models = [ScriptedModel(tokens=count) for count in (3, 5, 5, 1)]
-    async with ScriptedUpstream(models[0]) as a, ScriptedUpstream(models[1]) as b, ScriptedUpstream(models[2]) as c:
+    short, long = ScriptedModel(tokens=3), ScriptedModel(tokens=5)
+    async with ScriptedUpstream(short) as a, ScriptedUpstream(long) as b, ScriptedUpstream(long) as c:
         a.on_model("d", error_answer(503))
-        config: dict[str, Any] = {
+        config = {
             "providers": {name: compatible(each.url) for name, each in zip("abcd", (a, b, c, a), strict=True)},
             "models": {name: {"provider": name, "price": {"input": 1.0, "output": 10.0}} for name in "abcd"},
             "routes": {"auto": {"models": list("abcd"), "strategy": "consensus"}},
         }
-        body = chat_body(stream=stream)
         async with running_gateway(config, tmp_path) as running, aiohttp.ClientSession() as client:
-            async with client.post(f"{running.base_url}/chat/completions", data=body) as answered:
-                told, headers = await answered.read(), answered.headers
+            answered = await client.post(f"{running.base_url}/chat/completions", data=chat_body(stream=stream))
+            told, headers = await answered.read(), answered.headers
             found = await running.gateway.ledger.find(headers["x-tollway-request-id"])
     assert found is not None
     record, entries = found

@@ -79,23 +79,22 @@ ROWS: dict[str, tuple[Answer | None, list[tuple[str, str, bool]]]] = {
 def test_hedged_call_bills_both(name: str, stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loser is cancelled and billed for what it read; the caller reads the cost of both."""
     monkeypatch.setitem(STRATEGIES, "hedged", Hedged)  # the registry's line
-    scripted, rows = ROWS[name]
-    cheap = ScriptedUpstream()
+    (scripted, rows), cheap = ROWS[name], ScriptedUpstream()
     if scripted is not None:
         cheap.on_path("/v1/chat/completions", scripted)
 
     async def scenario() -> VirtualGateway:
-        setup = two_models(CHEAP, DEAR, strategy="hedged")
-        async with virtual_gateway(setup, tmp_path, {CHEAP: cheap, DEAR: ScriptedUpstream()}) as running:
+        setup, upstreams = two_models(CHEAP, DEAR, strategy="hedged"), {CHEAP: cheap, DEAR: ScriptedUpstream()}
+        async with virtual_gateway(setup, tmp_path, upstreams) as running:
             answered = await running.chat(stream=stream)
             assert answered.status == 200, answered.body
-            cost = answered.stream.cost_usd or answered.headers["x-tollway-cost-usd"]
-            assert round(float(cost) * 1e9) == running.ledger.records[0].cost_nano_usd
+            cost_usd = float(answered.stream.cost_usd or answered.headers["x-tollway-cost-usd"])
+            assert round(cost_usd * 1e9) == running.ledger.records[0].cost_nano_usd
             return running
 
     ledger = run_virtual(scenario()).ledger
     entries = sorted(ledger.entries, key=lambda each: each.started_at_ns)
     assert [(each.target_id, each.outcome, each.cost_nano_usd > 0) for each in entries] == rows
-    (record,) = ledger.records
+    record = ledger.records[0]
     assert record.cost_nano_usd == sum(each.cost_nano_usd for each in entries)
     assert (record.target_id, record.outcome, len(record.attempt_ids)) == (rows[-1][0], "ok", len(rows))
