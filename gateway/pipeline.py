@@ -84,7 +84,7 @@ class Pipeline:
         principal = await self._authenticator.authenticate(inbound.headers, snapshot.keys)
         meter.principal = principal
         admission = await self._gate.admit(principal, snapshot.server.bodies)
-        meter.hold(admission)
+        meter.holds.append(admission)
         envelope = await self._bodies.decode(inbound, await inbound.read_body(admission.take_body))
         call = self._resolve(inbound, envelope, principal, snapshot)
         meter.call = call
@@ -94,7 +94,7 @@ class Pipeline:
             meter.no_longer_wanted = self._pool.want(plan.wanted)
         if not plan.candidates:
             raise self._router.refusal(call, plan)
-        meter.hold(await self._gate.reserve(call, plan))
+        meter.holds.append(await self._gate.reserve(call, plan))
         attempts = Attempts(self._means, call, meter)
         async with self._strategies[call.route.strategy].answer(plan, call, attempts) as reply:
             await relay(reply, sink, call, meter)

@@ -85,7 +85,7 @@ class Ledger(Protocol):
 class Observer(Protocol):
     """Sees what was measured; never raises, never waits."""
 
-    def attempt_ended(self, entry: LedgerEntry, gaps_ms: list[float]) -> None:
+    def attempt_ended(self, entry: LedgerEntry, gaps_s: list[float]) -> None:
         """One attempt, and the gaps between its content-bearing chunks (ITL)."""
 
     def call_ended(self, record: CallRecord) -> None:

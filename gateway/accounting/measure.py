@@ -57,7 +57,7 @@ class Measured(NamedTuple):
     duration_ms: float
     ttft_ms: float | None
     tpot_ms: float | None
-    gaps_ms: list[float]
+    gaps_s: list[float]
     """Between its content-bearing chunks (ITL)."""
     sample: Sample | None
     """None: its end says nothing of the target."""
@@ -101,8 +101,6 @@ class Measure:
             return 0
         self._events_seen = events
         self._arrivals_ns.append(self._now_ns())
-        if not self.streamed:
-            return 0
         if events <= self._journalled_tokens and progress.content_bytes <= self._journalled_bytes:
             return 0
         tokens = estimate_output_tokens(events, progress.content_bytes)
@@ -151,8 +149,8 @@ class Measure:
                 error_kind=None if error is None else error.kind.value,
                 max_output_tokens=call.output_cap,
             )
-        gaps_ms = [(b - a) / _NS_PER_MS for a, b in pairwise(arrivals_ns)]
-        return Measured(usage, billed, duration_ms, ttft_ms, tpot_ms, gaps_ms, sample)
+        gaps_s = [(b - a) / 1e9 for a, b in pairwise(arrivals_ns)] if len(arrivals_ns) > 1 else []
+        return Measured(usage, billed, duration_ms, ttft_ms, tpot_ms, gaps_s, sample)
 
     def _blame(self, error: GatewayError, duration_ms: float) -> tuple[bool, str | None]:
         """Return whether the breaker counts it, and the body's digest where the request may have brought it about."""

@@ -67,6 +67,9 @@ class Meter:
     plan: Plan | None = None
     no_longer_wanted: Callable[[], None] | None = None
     """Called at the call's end: a cold target that would have been first need not start for it any more."""
+    target_id: str | None = None
+    """Whose answer the caller gets."""
+    reason: str | None = None
     is_delivered = False
     """The caller was sent all of the answer, its end included."""
 
@@ -77,29 +80,20 @@ class Meter:
         self._received_wall_ns = clock.wall_ns() - (clock.monotonic_ns() - inbound.received_at_ns)
         traceparent = inbound.headers.get("traceparent")
         self.trace_id = trace_id_of(traceparent) if traceparent is not None else None
-        self._holds: list[Hold] = []
+        self.holds: list[Hold] = []
+        """What is reserved until the call ends."""
         self._attempts: list[Attempt] = []
-        self._target_id: str | None = None
-        self._reason: str | None = None
         self._error: GatewayError | None = None
         self._unlogged: tuple[UpstreamError, Target] | None = None
         """The last failure of a target, behind which no other was tried: its line says what the caller was told."""
         self._left = False
         self._first_dispatch_ns: int | None = None
 
-    def hold(self, hold: Hold) -> None:
-        """Keep a reservation until the call ends."""
-        self._holds.append(hold)
-
     def began(self, attempt: Attempt) -> None:
         """Keep an attempt, which has just been dispatched."""
         if not self._attempts:
             self._first_dispatch_ns = self._books.clock.monotonic_ns()
         self._attempts.append(attempt)
-
-    def answered(self, target_id: str, reason: str) -> None:
-        """Note whose answer the caller gets, and why it was this target's."""
-        self._target_id, self._reason = target_id, reason
 
     def settle(self) -> int:
         """End what is left of the attempts, and return what the call cost with all of them: nano-dollars."""
@@ -136,7 +130,7 @@ class Meter:
             except Exception as error:  # noqa: BLE001 - raised below
                 fault = error
         usage = entries[0].usage if len(entries) == 1 else _sum([entry.usage for entry in entries])
-        for hold in self._holds:
+        for hold in self.holds:
             hold.settle(usage)
         if self.no_longer_wanted is not None:
             self.no_longer_wanted()
@@ -153,7 +147,7 @@ class Meter:
     def _record(self, entries: list[LedgerEntry]) -> CallRecord:
         call, plan, error = self.call, self.plan, self._error
         received_ns = self._inbound.received_at_ns
-        given = [each for each in self._attempts if each.answered and each.target.id == self._target_id]
+        given = [each for each in self._attempts if each.answered and each.target.id == self.target_id]
         winner = given[-1] if given else None
         won = winner.end("cancelled") if winner is not None else None
         first_ns = winner.measure.first_content_ns if winner is not None else None
@@ -176,8 +170,8 @@ class Meter:
             outcome=outcome,
             status=499 if self._left else error.status if error is not None else 200,
             error_kind=error.kind.value if error is not None else None,
-            target_id=self._target_id,
-            reason=self._reason,
+            target_id=self.target_id,
+            reason=self.reason,
             considered=_considered(plan) if plan is not None else (),
             dropped=plan.dropped if plan is not None else (),
             attempt_ids=tuple([e.attempt_id for e in entries]),
@@ -185,7 +179,7 @@ class Meter:
             ttft_ms=(first_ns - received_ns) / _NS_PER_MS if first_ns is not None else None,
             tpot_ms=won.tpot_ms if won is not None else None,
             duration_ms=(self._books.clock.monotonic_ns() - received_ns) / _NS_PER_MS,
-            bridged_for=_bridged_for(plan, self._target_id),
+            bridged_for=_bridged_for(plan, self.target_id),
             overhead_ms=(dispatched_ns - received_ns) / _NS_PER_MS if dispatched_ns is not None else None,
             cause=_cause(error, entries) if error is not None else None,
         )

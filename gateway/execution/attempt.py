@@ -66,7 +66,6 @@ class Attempt:
         self.id = means.ids("att")
         self.target = target = candidate.target
         self.answered = False
-        """What it answers has been handed on, or some of it."""
         self.measure = Measure(call, target, means.clock.monotonic_ns)
         self.measure.streamed = streams_upstream(call, target)
         self._means = means
@@ -145,18 +144,19 @@ class Attempt:
     async def _pour(self, write: Write, drained: Drained) -> bytes:
         """See ``Reply.pour``. The attempt has ended before its last bytes are written: clients hang up behind them."""
         decoder, out, ended = self._begun
-        measure, patience, stream = self.measure, self._patience, self._stream
+        observe, patience, stream = self.measure.observe, self._patience, self._stream
+        now_ns, idle_ns = self._means.clock.monotonic_ns, patience.idle_ns
         self.answered = True
 
         def take(chunk: bytes) -> bool:
             """Send on what has just arrived; called by the event loop, since waking this task costs more than it."""
             nonlocal out
             out = decoder.feed(chunk)
-            if bound_tokens := measure.observe(decoder):
+            if bound_tokens := observe(decoder):
                 self._journal(bound_tokens)
             if decoder.complete:
                 return False
-            patience.for_upstream()
+            patience.until_ns = now_ns() + idle_ns  # as ``for_upstream``, which was called when this wait began
             return write(out)
 
         if not (ended or decoder.complete or stream is None):
@@ -171,7 +171,7 @@ class Attempt:
                         ended = not await stream.pour(take)
                         if ended:
                             out = decoder.finish()
-                            self._journal(measure.observe(decoder))
+                            self._journal(observe(decoder))
             except BaseException as error:
                 await self._leave(error)
                 raise
@@ -209,7 +209,7 @@ class Attempt:
             cause=error.why if error is not None else None,
         )
         means.ledger.settle(entry)
-        means.observer.attempt_ended(entry, measured.gaps_ms)
+        means.observer.attempt_ended(entry, measured.gaps_s)
         return entry
 
     def _journal(self, bound_tokens: int) -> None:

@@ -34,7 +34,7 @@ class Patience:
 
     __slots__ = (
         "_began", "_began_ns", "_call", "_cancelling", "_candidate", "_deadline_ns", "_expired", "_extended",
-        "_idle_ns", "_limit_ns", "_now_ns", "_others", "_task", "_timer", "_timer_ns", "_until_ns",
+        "_limit_ns", "_now_ns", "_others", "_task", "_timer", "_timer_ns", "idle_ns", "until_ns",
     )  # fmt: skip
 
     def __init__(
@@ -47,9 +47,9 @@ class Patience:
         self._others = others
         self._began = self._expired = self._extended = False
         self._timer_ns: float = 0  # no timer
-        self._idle_ns = timeouts.idle_s * 1e9
+        self.idle_ns = timeouts.idle_s * 1e9
         began_ns = self._began_ns = now_ns()
-        self._until_ns = began_ns + timeouts.first_token_s * 1e9
+        self.until_ns = began_ns + timeouts.first_token_s * 1e9
         if probe:
             self._bound_probe()
         limit_ns = began_ns + timeouts.total_s * 1e9
@@ -58,7 +58,7 @@ class Patience:
 
     def for_upstream(self) -> None:
         """Wait for the next bytes of an answer that has begun: as long as a connection may be idle."""
-        until_ns = self._until_ns = self._now_ns() + self._idle_ns
+        until_ns = self.until_ns = self._now_ns() + self.idle_ns
         self._began = True
         if until_ns < self._timer_ns:
             self._timer.cancel()
@@ -66,7 +66,7 @@ class Patience:
 
     def for_caller(self) -> None:
         """Wait for the caller to read: one who stops holds a replica no longer than a slow answer may."""
-        self._until_ns = self._deadline_ns
+        self.until_ns = self._deadline_ns
 
     def for_error_s(self) -> float:
         """Wait for an error's body, and return for how long; the caller of this sets the limit.
@@ -74,7 +74,7 @@ class Patience:
         The status says what happened, whatever becomes of the body.
         """
         self._timer.cancel()
-        rest_ns = min(self._idle_ns, self._limit_ns - self._now_ns())
+        rest_ns = min(self.idle_ns, self._limit_ns - self._now_ns())
         return min(rest_ns / 1e9, _ERROR_BODY_S)
 
     def __enter__(self) -> Self:
@@ -91,23 +91,23 @@ class Patience:
         task = self._task
         del self._task  # an error that it ends with may hold this
         if self._expired and task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            if self._until_ns >= self._deadline_ns:
+            if self.until_ns >= self._deadline_ns:
                 raise GatewayError(
                     ErrorKind.DEADLINE, "The request's total time ran out before the answer was complete."
                 ) from None
-            if self._began and self._until_ns < self._limit_ns:
+            if self._began and self.until_ns < self._limit_ns:
                 raise UpstreamError(ErrorKind.UPSTREAM_STALLED, "The model stopped sending.") from None
             raise UpstreamError(ErrorKind.UPSTREAM_TIMEOUT, "The model did not answer in time.") from None
 
     def _sleep(self) -> None:
-        until_ns, limit_ns = self._until_ns, self._limit_ns
+        until_ns, limit_ns = self.until_ns, self._limit_ns
         self._timer_ns = timer_ns = min(limit_ns, until_ns)
         delay_s = (timer_ns - self._now_ns()) / 1e9
         self._timer = asyncio.get_running_loop().call_later(max(0.0, delay_s), self._wake)
 
     def _wake(self) -> None:
         now_ns = self._now_ns()
-        if now_ns < min(self._until_ns, self._limit_ns) or (now_ns < self._limit_ns and self._extend(now_ns)):
+        if now_ns < min(self.until_ns, self._limit_ns) or (now_ns < self._limit_ns and self._extend(now_ns)):
             self._sleep()
         else:
             self._expired = True
@@ -117,7 +117,7 @@ class Patience:
         """Let a probe, behind which others follow, show by the ceiling whether the target is fast again."""
         ceiling = self._call.route.constraints.ttft_ms
         if ceiling is not None and streams_upstream(self._call, self._candidate.target):
-            self._until_ns = min(self._until_ns, self._began_ns + ceiling.value * 1e6)
+            self.until_ns = min(self.until_ns, self._began_ns + ceiling.value * 1e6)
             self._extended = True
 
     def _extend(self, now_ns: int) -> bool:
@@ -129,8 +129,8 @@ class Patience:
         target = self._candidate.target
         if self._others or target.cluster_url is not None:  # its other replicas, too, can answer instead
             rest_ns = min(rest_ns * _SHARE_OF_THE_REST, _expected_s(self._call, self._candidate) * 1e9)
-        self._until_ns = self._began_ns + rest_ns
-        return now_ns < self._until_ns
+        self.until_ns = self._began_ns + rest_ns
+        return now_ns < self.until_ns
 
 
 def _expected_s(call: Call, candidate: Candidate) -> float:

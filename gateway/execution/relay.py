@@ -37,7 +37,7 @@ async def relay(reply: Reply, sink: Sink, call: Call, meter: Meter) -> None:
         (b"x-tollway-target", reply.target_id.encode()),
         (b"x-tollway-reason", reply.reason.encode("ascii", "replace")),
     ]
-    meter.answered(reply.target_id, reply.reason)
+    meter.target_id, meter.reason = reply.target_id, reply.reason
     if call.envelope.stream:
         headers.append((b"cache-control", b"no-cache"))
         headers.append((b"x-accel-buffering", b"no"))

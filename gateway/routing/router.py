@@ -10,6 +10,7 @@ any. A price list is changed by no try, so a target that is too dear by its toke
 import re
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import repeat
 from typing import NamedTuple
 
 from gateway.errors import ErrorKind, GatewayError
@@ -120,18 +121,24 @@ class Router:
         return GatewayError(ErrorKind.NO_TARGET, message if plan.dropped else f"The route '{name}' has no targets.")
 
     def _filter(self, call: Call, views: Sequence[TargetView]) -> tuple[list[TargetView], list[Dropped]]:
-        remaining: list[TargetView] = []
-        dropped = list(call.route.ruled_out)
-        for view in views:
-            for reject, name in self._rejecters:
-                reason = reject(call, view)
-                if reason is not None:
-                    wait_s = view.retry_after_s  # None but for what is a matter of time
-                    dropped.append(Dropped(target_id=view.target.id, filter=name, reason=reason, retry_after_s=wait_s))
-                    break
-            else:
-                remaining.append(view)
-        return remaining, dropped
+        """Ask the filters in turn about what the ones before have left; both lists are in the targets' order."""
+        remaining, dropped = list(views), []
+        nothing: list[str | None] = [None] * len(remaining)
+        for reject, name in self._rejecters:
+            reasons = list(map(reject, repeat(call), remaining))
+            if reasons != nothing:
+                # The wait is None but for what is a matter of time.
+                dropped += [
+                    Dropped(target_id=view.target.id, filter=name, reason=reason, retry_after_s=view.retry_after_s)
+                    for view, reason in zip(remaining, reasons, strict=True)
+                    if reason is not None
+                ]
+                remaining = [view for view, reason in zip(remaining, reasons, strict=True) if reason is None]
+                nothing = [None] * len(remaining)
+        if len(dropped) > 1:
+            order = [view.target.id for view in views]
+            dropped.sort(key=lambda each: order.index(each.target_id))
+        return remaining, [*call.route.ruled_out, *dropped]
 
     def _candidate(self, call: Call, view: TargetView) -> Candidate:
         predictors = self._predictors

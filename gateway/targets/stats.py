@@ -80,6 +80,8 @@ class Line:
         self.tokens += dx / weight
         self.load += dl / weight
         self.value += dy / weight
+        if not (dx or dl or self._xx or self._ll):  # no slope, as ever: lengths of answers know neither size nor load
+            return
         rest_l, rest_y = load - self.load, value - self.value
         self._xx = self._xx * keep + dx * (tokens - self.tokens)
         self._xl = self._xl * keep + dx * rest_l
@@ -209,6 +211,8 @@ class Window:
 def _ratios(
     samples: Iterable[tuple[int, float, float, float]], start: float, per_token: float, per_load: float, floor: float
 ) -> list[float]:
+    if not (per_token or per_load):
+        return [value / start for _, value, _, _ in samples]
     if start >= floor:  # then nothing lies below the floor: no need to look each time
         return [value / (start + per_token * tokens + per_load * load) for _, value, tokens, load in samples]
     return [value / max(start + per_token * tokens + per_load * load, floor) for _, value, tokens, load in samples]
@@ -244,22 +248,28 @@ class Lengths:
         known = answers.predict(now_ns) if answers.waiting else answers.known
         if cap is None or known.p99 <= cap:
             return known
-        return Quantiles(min(known.p50, cap), min(known.p90, cap), min(known.p95, cap), min(known.p99, cap))
+        if answers.cut_from is not known or answers.cut_at != cap:  # many calls in a row have one cap
+            answers.cut_from, answers.cut_at = known, cap
+            answers.cut = Quantiles(min(known.p50, cap), min(known.p90, cap), min(known.p95, cap), min(known.p99, cap))
+        return answers.cut
 
 
 class _Answers:
     """The lengths of answers under one cap, learnt when they are asked for: of a busy target, now and then."""
 
-    __slots__ = ("_learnt_at_ns", "_window", "known", "waiting")
+    __slots__ = ("_learnt_at_ns", "_window", "cut", "cut_at", "cut_from", "known", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[tuple[int, int]] = deque(maxlen=SIZE)
         self._window = Window()
-        self.known = Quantiles(1.0, 1.0, 1.0, 1.0)
+        self.known = self.cut = self.cut_from = Quantiles(1.0, 1.0, 1.0, 1.0)
+        self.cut_at = 0
+        """``cut``: the answers of ``cut_from`` as they end at this cap."""
         self._learnt_at_ns = 0
 
     def predict(self, now_ns: int) -> Quantiles:
-        if len(self._window) < SIZE or now_ns - self._learnt_at_ns >= REFRESH_NS:
+        count = len(self._window)
+        if (len(self.waiting) * 8 >= count and count < SIZE) or now_ns - self._learnt_at_ns >= REFRESH_NS:
             for at_ns, tokens in self.waiting:
                 self._window.add(at_ns, max(1, tokens))
             self.waiting.clear()

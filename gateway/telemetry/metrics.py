@@ -251,7 +251,7 @@ class Metrics:
         gauges = [metric for each in self._gauges for metric in each.collect()]
         return lambda: generate_latest(_Reading(self._kept, gauges))
 
-    def attempt_ended(self, entry: LedgerEntry, gaps_ms: list[float]) -> None:
+    def attempt_ended(self, entry: LedgerEntry, gaps_s: list[float]) -> None:
         """Count one attempt. The counters add what its ledger entry says, so that the two agree exactly."""
         series, values = self._series_of(entry.target_id), self._values
         cell = series.outcomes.get(entry.outcome)
@@ -265,8 +265,8 @@ class Metrics:
             series.ttft.observe(entry.ttft_ms / 1e3)
         if entry.tpot_ms is not None:
             series.tpot.observe(entry.tpot_ms / 1e3)
-        if gaps_ms:
-            series.itl.observe_all([gap_ms / 1e3 for gap_ms in gaps_ms])
+        if gaps_s:
+            series.itl.observe_all(gaps_s)
         values[series.cost] += entry.cost_nano_usd
         amounts = astuple(entry.usage)
         for cell, at in zip(series.tokens, _SHOWN_AT, strict=True):

@@ -63,7 +63,7 @@ def _entry(target_id: str) -> LedgerEntry:
 def test_counters_add_exactly_what_the_ledger_says() -> None:
     """Tokens by class and nano-dollars are the entry's own integers."""
     metrics = Metrics(label_of)
-    metrics.attempt_ended(_entry("small"), [1.0, 2.0])
+    metrics.attempt_ended(_entry("small"), [0.001, 0.002])
     metrics.attempt_ended(_entry("small"), [])
     value = metrics.registry.get_sample_value
     assert value("tollway_tokens_total", {"target": "small", "class": "input"}) == 14
