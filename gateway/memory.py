@@ -17,6 +17,7 @@ from pathlib import Path
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE_BLOCK_BYTES = 1 << 20
 _LOOK_S = 1.0
+_LOOKS_TO_A_TRIM = 60
 _MOST_GROWTH_BYTES = 64_000_000
 _MOST_SHARE = 0.01
 """Of the time, for collections."""
@@ -34,12 +35,33 @@ def return_freed_blocks() -> None:
         mallopt(_M_TRIM_THRESHOLD, _LARGE_BLOCK_BYTES)
 
 
-class GrowthWatch:
-    """Collects garbage when the process has grown by 64 MB, and then again; ``start`` within the event loop."""
+def return_free_pages() -> None:
+    """Have glibc give back the pages that are free within its heap (malloc_trim(3)), which it never does by itself.
 
-    def __init__(self, resident_bytes: Callable[[], int], collect: Callable[[], object] = gc.collect) -> None:
+    Blocks of some hundred KB lie among small ones that stay: in half an hour of callers of every kind the free part of
+    the heap grew by 4 MB while what was in use did not grow. 10 ms the first time, then less than one.
+    """
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+class GrowthWatch:
+    """Collects garbage when the process has grown by 64 MB, and then again; ``start`` within the event loop.
+
+    Once a minute it also returns what is free to the system.
+    """
+
+    def __init__(
+        self,
+        resident_bytes: Callable[[], int],
+        collect: Callable[[], object] = gc.collect,
+        trim: Callable[[], object] = return_free_pages,
+    ) -> None:
         self._resident_bytes = resident_bytes
         self._collect = collect
+        self._trim = trim
+        self._looks = 0
         self._least_bytes = 0
         """Since the last collection."""
 
@@ -51,6 +73,9 @@ class GrowthWatch:
 
     def _look(self) -> None:
         pause_s = _LOOK_S
+        self._looks += 1
+        if self._looks % _LOOKS_TO_A_TRIM == 0:
+            self._trim()
         with contextlib.suppress(OSError):  # without a free descriptor nothing can be read; later it can
             now_bytes = self._resident_bytes()
             self._least_bytes = min(self._least_bytes, now_bytes)

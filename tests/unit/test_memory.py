@@ -24,3 +24,16 @@ def test_watch_outlives_a_size_that_cannot_be_read() -> None:
 
     run_virtual(scenario())
     assert collections == [4.0]
+
+
+def test_free_pages_are_returned_once_a_minute() -> None:
+    """A heap with holes, whose size no garbage collection changes."""
+    trims: list[float] = []
+
+    async def scenario() -> None:
+        watch = GrowthWatch(lambda: 1, trim=lambda: trims.append(asyncio.get_running_loop().time()))
+        watch.start()
+        await asyncio.sleep(150)
+
+    run_virtual(scenario())
+    assert trims == [60.0, 120.0]
