@@ -86,6 +86,10 @@ class _Failure(NamedTuple):
     is_credentials: bool
 
 
+_OF_A_KEY = _Failure(None, is_credentials=False)
+"""Any failure in the circuit of one key: what counts there is how many there are."""
+
+
 class _Circuit:
     """Closed, open or half open; what opens it is decided by the breaker. Times are monotonic nanoseconds."""
 
@@ -342,7 +346,7 @@ def _take_of_key(
         else:
             circuit.close(now_ns)
     else:
-        circuit.remember(_Failure(sample.body_digest, is_credentials=False))
+        circuit.remember(_OF_A_KEY)
         failures = len(circuit.history) - circuit.history.count(None)
         if (
             probe_until_ns is not None

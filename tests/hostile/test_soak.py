@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
+from gateway.targets.breaker import FAILURES_IN_A_ROW
 from gateway.targets.pool import MAX_TARGETS
 from tests.ground.callers import RawCaller
 from tests.ground.configs import two_models
@@ -74,15 +75,16 @@ class Traffic:
         ]
 
     async def fill(self) -> None:
-        """Ask for as many invented names as the gateway remembers, and for each fault: else that would take an hour."""
+        """Ask for as many invented names as the gateway remembers, and for each fault: else that would take hours."""
         for _ in range(MAX_TARGETS // 64):
             async with asyncio.TaskGroup() as group:
                 for _ in range(64):
                     group.create_task(self.wildcard())
-        for start in range(0, len(UPSTREAMS), 64):
-            async with asyncio.TaskGroup() as group:
-                for index in range(start, min(start + 64, len(UPSTREAMS))):
-                    group.create_task(self._meet(index, stream=index % 2 == 0))
+        for number in range(FAILURES_IN_A_ROW):  # of one caller's, a target's breaker remembers as many
+            for start in range(0, len(UPSTREAMS), 64):
+                async with asyncio.TaskGroup() as group:
+                    for index in range(start, min(start + 64, len(UPSTREAMS))):
+                        group.create_task(self._meet(index, stream=(index + number) % 2 == 0))
 
     async def run(self, seconds: float) -> None:
         """Call at a steady rate, whether or not earlier calls have been answered; the first that goes wrong raises."""
