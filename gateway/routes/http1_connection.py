@@ -298,7 +298,7 @@ class Connection(asyncio.Protocol):
             self._close()
         else:
             self._current.persistent = False
-            self._loop.call_soon(self._task.cancel)  # cancelled before its first step it would never end the request
+            self._cancel()
 
     def abort(self) -> None:
         """Break the connection."""
@@ -363,7 +363,11 @@ class Connection(asyncio.Protocol):
         current = self._current
         if current is not None and not current.left:
             current.left = True
-            self._task.cancel()
+            self._cancel()
+
+    def _cancel(self) -> None:
+        """Cancel the task behind its first step: without one it would not end the request, and keep it in its error."""
+        self._loop.call_soon(self._task.cancel)
 
     def _pass_over(self, rest: bytes) -> None:
         """Parse a head anew without its offer of another protocol: the parser takes what follows for that one."""
