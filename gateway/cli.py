@@ -24,6 +24,7 @@ from gateway.transport.http1 import HttpTransport
 
 _GROUP = "tollway.commands"
 _CHECKS = "tollway.checks"
+_PROXIES = frozenset({"HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"})
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -83,6 +84,8 @@ def _check(arguments: argparse.Namespace) -> int:
         f"{arguments.config}: good. {len(snapshot.targets)} models, {len(snapshot.routes) - len(snapshot.targets)} "
         f"routes, {len(snapshot.keys)} keys; version {snapshot.version}."
     )
+    if ignored := sorted(name for name in os.environ if name.upper() in _PROXIES):
+        print(f"note: {', '.join(ignored)} has no effect here: docs/guide/network.md.")
     return asyncio.run(_ask(snapshot, arguments.timeout)) if arguments.online else 0
 
 

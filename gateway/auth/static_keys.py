@@ -1,7 +1,8 @@
 """Recognises the keys of the configuration file.
 
-Decides which header carries a key (``Authorization: Bearer K``, as OpenAI's SDK and anthropic's from 2.12 send it, or
-``x-api-key: K``, as Anthropic documents) and whether it is one of ours. What a key may do is left to later stages.
+Decides which header carries a key (``Authorization: Bearer K``, as OpenAI's SDK and anthropic's from 2.12 send it,
+``x-api-key: K``, as Anthropic documents, or ``api-key: K``, as Azure's clients do) and whether it is one of ours. What
+a key may do is left to later stages.
 
 Why no timing tells a key: what is looked up is not the key but its SHA-256. How long a dictionary takes to compare two
 digests may depend on how many leading bytes agree, but a caller cannot choose the digest of what he sends, so there is
@@ -34,10 +35,10 @@ class StaticKeys:
 
 
 def _key(headers: Mapping[str, str]) -> str:
-    """Return the key as sent. A bearer token goes before ``x-api-key``, which an SDK may fill with a placeholder."""
+    """Return the key as sent. A bearer token goes before the others, which an SDK may fill with a placeholder."""
     authorization = headers.get("authorization", "")
     scheme, _, token = authorization.partition(" ")
-    key = token if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    key = token if scheme.lower() == "bearer" else headers.get("x-api-key") or headers.get("api-key", "")
     key = key.strip()
     if not key:
         if authorization and scheme.lower() != "bearer":

@@ -6,10 +6,11 @@ passed in by the composition root.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from math import ceil
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -36,6 +37,7 @@ PriceOf = Callable[[str, str], Rates | None]
 _NANO = 1_000_000_000
 _MB = 1_000_000
 _UPSTREAM = "{upstream}"
+_VERSION = re.compile(r"/v[0-9]+$")
 
 
 def build(config: Config, *, provider_types: Mapping[str, ProviderType], price_of: PriceOf) -> Snapshot:
@@ -151,6 +153,13 @@ def _check_provider(name: str, provider: ProviderSection, kind: ProviderType, pr
         problems.add(place, f"key 'base_url' is missing: the type '{provider.type}' has no default")
     if provider.api_key is None and kind.needs_key:
         problems.add(place, f"key 'api_key' is missing: the type '{provider.type}' wants env:NAME or file:PATH")
+    if provider.base_url is None:
+        return
+    own, default = urlsplit(provider.base_url), urlsplit(kind.base_url or "")
+    if kind.adds_version and _VERSION.search(own.path):
+        problems.add((*place, "base_url"), f"the type '{provider.type}' adds the version itself; leave it out")
+    if own.hostname == default.hostname and not own.path and default.path:
+        problems.add((*place, "base_url"), f"lacks the path of {kind.base_url}; write that, or leave the key out")
 
 
 def _target(name: str, model: ModelSection, config: Config, kind: ProviderType, rates: Rates) -> Target:

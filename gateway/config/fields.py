@@ -6,6 +6,7 @@ Decides the bounds of each, so that an impossible one is refused where it is wri
 
 import re
 from decimal import Decimal
+from ipaddress import ip_address
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -29,6 +30,14 @@ _MASK = PlainSerializer(lambda _: "***", return_type=str)
 _REFERENCE = {"type": "string", "pattern": "^(env|file):.+"}
 _AMOUNT = WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1_000_000})
 _HOST = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f.]*:[0-9a-f:.]*\]")
+_UPSTREAM_HOST = re.compile(r"(?!.{254})(?:(?:[a-z0-9_~-]{1,63}\.)*[a-z0-9_~-]{1,63}\.?|[0-9a-f:.]*:[0-9a-f:.]*)")
+"""What ``transport`` can look up; names of containers hold underscores."""
+_PATH = re.compile(r"[!-~]*")
+_OPERATION = re.compile(
+    r"/(?:chat/completions|completions|embeddings|audio/[a-z]+|messages(?:/count_tokens)?|responses|models|rerank)$"
+)
+_VERSION_TWICE = re.compile(r"/(v[0-9]+)/\1(?:/|$)")
+_BROADCAST = ip_address("255.255.255.255")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _PORT = re.compile(r":[0-9]{1,5}$")
 _OWN_PORTS = {"http": "80", "https": "443"}
@@ -45,14 +54,34 @@ def _base_url(url: str) -> str:
     """Check an upstream's address. It is not repeated in a message: it may carry a password."""
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = parts.scheme in ("http", "https") and parts.port != 0
     except ValueError:
         usable = False
-    if not usable:
-        raise ValueError("should be an address such as http://127.0.0.1:8000 or https://example.com/v1")
-    if parts.username is not None or parts.query or parts.fragment:
+    if usable and (parts.username is not None or parts.query or parts.fragment):
         raise ValueError("should hold no user, password, query or fragment; a credential goes in api_key")
+    if not usable or not _UPSTREAM_HOST.fullmatch(parts.hostname or "") or not _PATH.fullmatch(parts.path):
+        raise ValueError("should be an address such as http://127.0.0.1:8000 or https://example.com/v1")
+    _check_can_be_called(parts.hostname or "")
+    path = parts.path.rstrip("/")
+    if (operation := _OPERATION.search(path)) is not None:
+        raise ValueError(f"should end before {operation[0]}, which the gateway adds itself")
+    if (version := _VERSION_TWICE.search(path)) is not None:
+        raise ValueError(f"says {version[1]} twice")
     return url.rstrip("/")
+
+
+def _check_can_be_called(host: str) -> None:
+    """Refuse addresses that only a listener or a group has, and numbers that are no address."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        if host.rstrip(".").rpartition(".")[2].isdecimal():
+            raise ValueError(f"names the host {host}, which is no address: an IPv4 address has four parts") from None
+        return
+    if address.is_unspecified:
+        raise ValueError(f"names {host}, where a server listens but none can be called; this machine is 127.0.0.1")
+    if address.is_multicast or address == _BROADCAST:
+        raise ValueError(f"names {host}, which is the address of no single machine")
 
 
 def _host_name(name: str) -> str:

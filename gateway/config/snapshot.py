@@ -24,6 +24,8 @@ class ProviderType(Struct, frozen=True, kw_only=True):
     """None: the configuration must give one."""
     model_path: str = ""
     """Appended to the base URL for one model; ``{upstream}`` is its upstream name."""
+    adds_version: bool = False
+    """``/v1`` comes behind the base URL, which therefore ends before it."""
     price_provider: str | None = None
     """The provider's id in genai-prices; None: prices come from the configuration."""
     needs_key: bool = False

@@ -64,6 +64,7 @@ PROVIDER_TYPES: dict[str, ProviderType] = {
     "anthropic": ProviderType(
         adapter="anthropic",
         base_url="https://api.anthropic.com",
+        adds_version=True,
         price_provider="anthropic",
         needs_key=True,
         question="model",
@@ -74,6 +75,7 @@ PROVIDER_TYPES: dict[str, ProviderType] = {
     "ray-serve": ProviderType(
         adapter="vllm",
         model_path="/{upstream}/v1",
+        adds_version=True,
         own_hardware=True,
         always_stream=True,
         has_directory=True,

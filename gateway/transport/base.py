@@ -17,8 +17,10 @@ class UpstreamStream(Protocol):
     status: int
     headers: Mapping[str, str]
     """Names in lower case."""
-    complete: bool
-    """All of the body has arrived, whether it was read or not."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the body has arrived, read or not."""
 
     async def read(self) -> bytes:
         """Return all that has arrived since the last call, waiting if that is nothing; ``b""`` at the clean end.

@@ -2,7 +2,7 @@
 
 It decides how a connection is opened, kept and closed, who may use it again, and which kind of error each way of
 failing is. How long to wait for an answer, and where a request goes next, is left to the caller. There are no proxies,
-no cookies, no redirects and no compression. Exceptions of the system and of OpenSSL hold addresses; none of them
+no cookies and no redirects. Exceptions of the system and of OpenSSL hold addresses; none of them
 leaves this file.
 """
 
@@ -12,7 +12,8 @@ from collections import defaultdict
 from functools import lru_cache, partial
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.transport.base import STALE_SHOWS_WITHIN_S, Sending
+from gateway.transport.base import STALE_SHOWS_WITHIN_S, Sending, UpstreamStream
+from gateway.transport.coding import decoded
 from gateway.transport.http1_connect import connect, connect_error, default_tls
 from gateway.transport.http1_connection import Answer, Connection, failed
 from gateway.transport.http1_request import Pool, address_of, head_of
@@ -168,7 +169,7 @@ class _Exchange:
         self._fresh = fresh
         self._connection: Connection | None = None
 
-    async def __aenter__(self) -> Answer:
+    async def __aenter__(self) -> UpstreamStream:
         request, self._request = self._request, None
         assert request is not None  # noqa: S101 - a context is entered once
         transport = self._transport
@@ -190,7 +191,8 @@ class _Exchange:
         if not answer.has_head:
             self._drop(connection)
             raise transport.why(connection, answer)
-        return answer
+        coding = answer.headers.get("content-encoding")
+        return answer if coding is None else self._decoded(answer, coding, connection)
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         connection, self._connection = self._connection, None
@@ -198,6 +200,13 @@ class _Exchange:
             self._transport.close(connection)
             if connection.unsent:
                 self.sent = False
+
+    def _decoded(self, answer: Answer, coding: str, connection: Connection) -> UpstreamStream:
+        try:
+            return decoded(answer, coding)
+        except UpstreamError:
+            self._drop(connection)
+            raise
 
     def _drop(self, connection: Connection) -> None:
         connection.drop()

@@ -34,12 +34,14 @@ async def refusal(headers: Mapping[str, str]) -> GatewayError:
         {"authorization": f"Bearer {KEY}"},
         {"authorization": f"bearer   {KEY} "},
         {"x-api-key": KEY},
+        {"api-key": KEY},
+        {"authorization": f"Bearer {KEY}", "api-key": "placeholder"},
         {"authorization": f"Bearer {KEY}", "x-api-key": "placeholder"},
         {"authorization": "Basic dXNlcjpwdw==", "x-api-key": KEY},
     ],
 )
-async def test_a_key_is_known_by_either_header(headers: dict[str, str]) -> None:
-    """OpenAI's SDK sends a bearer token, Anthropic's documentation x-api-key; a proxy's own Basic is no hindrance."""
+async def test_key_is_known_by_each_header(headers: dict[str, str]) -> None:
+    """OpenAI's SDK sends a bearer token, Anthropic's x-api-key, Azure's api-key; a proxy's Basic is no hindrance."""
     assert await who(headers) is DEMO
 
 
@@ -61,6 +63,7 @@ async def test_without_configured_keys_everyone_is_anonymous() -> None:
         ({"authorization": "Basic dXNlcjpwdw=="}, "The Authorization header does not hold a bearer token."),
         ({"authorization": "Bearer tw-wrong-key"}, "This API key is not known here."),
         ({"authorization": "Bearer tw-wrong-key", "x-api-key": KEY}, "This API key is not known here."),
+        ({"api-key": "tw-wrong-key"}, "This API key is not known here."),
         ({"x-api-key": "tw-wrong-key"}, "This API key is not known here."),
         ({"authorization": "Bearer tw-wr\u00f6ng-key"}, "The API key is malformed"),
         ({"authorization": "Bearer tw-\x00wrong-key"}, "The API key is malformed"),
@@ -76,7 +79,10 @@ async def test_a_wrong_key_is_answered_with_what_to_send(headers: dict[str, str]
     assert "dXNl" not in error.message
 
 
-@given(name=st.sampled_from(["authorization", "x-api-key"]), value=st.text(alphabet=st.characters(max_codepoint=255)))
+@given(
+    name=st.sampled_from(["authorization", "x-api-key", "api-key"]),
+    value=st.text(alphabet=st.characters(max_codepoint=255)),
+)
 async def test_no_header_gets_in_or_crashes(name: str, value: str) -> None:
     """Any latin-1 value is refused as one, unless it is the key."""
     await refusal({name: value})

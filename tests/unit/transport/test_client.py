@@ -3,9 +3,11 @@
 import asyncio
 import errno
 import gc
+import gzip
 import socket
 import ssl
 import threading
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
@@ -18,7 +20,7 @@ import pytest_asyncio
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.transport import http1_connect
 from gateway.transport.http1 import HttpTransport
-from gateway.transport.http1_connect import connect_error
+from gateway.transport.http1_connect import connect_error, default_tls
 from gateway.transport.resolver import DOUBTED_AFTER_S, HostAddress, Resolver
 from tests.ground.builders import build_upstream_request
 from tests.ground.script import Answer, error_answer, json_answer
@@ -199,13 +201,85 @@ async def test_cookies_are_not_kept(transport: HttpTransport, upstream: Scripted
     assert "cookie" not in upstream.seen[1].headers
 
 
-async def test_bytes_are_neither_asked_nor_taken_compressed(
+def test_ssl_cert_file_replaces_what_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
+    assert not any("upstream.test" in str(each) for each in default_tls().get_ca_certs())
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    (trusted,) = default_tls().get_ca_certs()
+    assert "upstream.test" in str(trusted)
+
+
+async def test_compression_is_not_asked_for(transport: HttpTransport, upstream: ScriptedUpstream) -> None:
+    """It would buffer a stream."""
+    await fetch(transport, upstream.url)
+    assert upstream.seen[0].headers["accept-encoding"] == "identity"
+
+
+TEXT = b'{"answer": "' + b"x" * 1000 + b'"}'
+
+
+def coded(coding: str, body: bytes, status: int = 200) -> Answer:
+    chunks = tuple(body[at : at + 7] for at in range(0, len(body), 7))
+    return replace(json_answer({}), status=status, headers=(("content-encoding", coding),), chunks=chunks)
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", gzip.compress(TEXT)),
+        ("GZip", gzip.compress(TEXT)),
+        ("x-gzip", gzip.compress(TEXT[:100]) + gzip.compress(TEXT[100:])),
+        ("deflate", zlib.compress(TEXT)),
+        ("deflate", zlib.compress(TEXT, wbits=-15)),
+        ("identity", TEXT),
+    ],
+    ids=["gzip", "upper case", "two members", "deflate", "deflate without a frame", "identity"],
+)
+async def test_answer_that_was_compressed_unasked_is_decoded(
+    transport: HttpTransport, upstream: ScriptedUpstream, coding: str, body: bytes
+) -> None:
+    upstream.then(coded(coding, body))
+    assert await fetch(transport, upstream.url) == TEXT
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "said"),
+    [
+        (coded("br", b"\x1b"), ErrorKind.UPSTREAM_PROTOCOL, "coded as 'br'"),
+        (coded("zstd", b"\x28\xb5"), ErrorKind.UPSTREAM_PROTOCOL, "coded as 'zstd'"),
+        (coded("gzip, br", b"\x1b"), ErrorKind.UPSTREAM_PROTOCOL, "coded as 'gzip, br'"),
+        (coded("gzip", b"not gzip at all"), ErrorKind.UPSTREAM_PROTOCOL, "cannot be decoded"),
+        (coded("deflate", b"\xff\xff\xff\xff"), ErrorKind.UPSTREAM_PROTOCOL, "cannot be decoded"),
+        (coded("gzip", gzip.compress(TEXT)[:-4]), ErrorKind.UPSTREAM_CUT, "ends within itself"),
+    ],
+)
+async def test_answer_that_cannot_be_decoded_is_an_error(
+    transport: HttpTransport, upstream: ScriptedUpstream, answer: Answer, kind: ErrorKind, said: str
+) -> None:
+    upstream.then(answer)
+    with pytest.raises(UpstreamError, match=said) as caught:
+        await fetch(transport, upstream.url)
+    assert caught.value.kind is kind
+
+
+async def test_status_of_an_error_survives_a_coding_that_is_not_known(
     transport: HttpTransport, upstream: ScriptedUpstream
 ) -> None:
-    """Compression buffers a stream; an upstream that does it unasked is passed on as it is."""
-    upstream.then(replace(json_answer({}), headers=(("content-encoding", "gzip"),), chunks=(b"\x1f\x8bnot really",)))
-    assert await fetch(transport, upstream.url) == b"\x1f\x8bnot really"
-    assert upstream.seen[0].headers["accept-encoding"] == "identity"
+    """A 429 in brotli is a 429: only what it says is lost."""
+    upstream.then(coded("br", b"\x1b\x00\x00", status=429))
+    request = build_upstream_request(f"{upstream.url}/")
+    async with transport.send(request, connect_timeout_s=1) as stream:
+        assert (stream.status, await stream.read()) == (429, b"")
+
+
+async def test_piece_of_a_decompression_bomb_is_bounded(transport: HttpTransport, upstream: ScriptedUpstream) -> None:
+    """100 MB in 100 KB: no more than a piece is decoded before the reader, who has limits, asks for the next."""
+    bomb = gzip.compress(b"x" * 100_000_000)
+    upstream.then(replace(json_answer({}), headers=(("content-encoding", "gzip"),), chunks=(bomb,)))
+    request = build_upstream_request(f"{upstream.url}/")
+    async with transport.send(request, connect_timeout_s=1) as stream:
+        pieces = [len(await stream.read()) for _piece in range(20)]
+    assert max(pieces) <= 1 << 18
 
 
 async def test_escaped_path_is_not_rewritten(transport: HttpTransport, upstream: ScriptedUpstream) -> None:
