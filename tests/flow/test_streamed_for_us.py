@@ -30,7 +30,7 @@ UNVERIFIED = json_answer(
 """Of OpenAI (help.openai.com, "API organization verification")."""
 
 
-def config(kind: str = "openai", upstream: str = "gpt-5-mini", **provider: Any) -> dict[str, Any]:
+def config(kind: str = "openai", upstream: str = "gpt-5.4-mini", **provider: Any) -> dict[str, Any]:
     """Describe one model of a provider of this type, and another's behind it."""
     return {
         "providers": {
@@ -87,7 +87,7 @@ def whole_text(answered: Answered) -> str:
     ("kind", "model", "provider", "members", "streams"),
     [
         ("openai", "first", {}, {}, True),
-        ("openai", "one/gpt-5-mini", {}, {}, True),
+        ("openai", "one/gpt-5.4-mini", {}, {}, True),
         ("deepseek", "first", {}, {}, True),
         ("openai", "first", {"always_stream": False}, {}, False),
         ("openai", "one/gpt-5-search-api", {}, {}, False),

@@ -40,7 +40,9 @@ def follow(page: str, root: Path) -> str:
             used = [name for name in names if re.search(rf"\b{name}\b", code)]
             registry = root / told["path"]
             text = _with_line(registry.read_text(encoding="utf-8"), told["name"], code.strip().rstrip(","))
-            registry.write_text(_with_import(text, f"from {module} import {', '.join(used)}\n"), encoding="utf-8")
+            if used:
+                text = _with_import(text, f"from {module} import {', '.join(used)}\n")
+            registry.write_text(text, encoding="utf-8")
     return config
 
 

@@ -31,7 +31,7 @@ TYPES = {
     ),
     "openai-compatible": ProviderType(adapter="openai"),
 }
-BOOK = {("openai", "gpt-5-mini"): Rates(input_nano_usd_per_mtok=250_000_000, version="book-1")}
+BOOK = {("openai", "gpt-5.4-mini"): Rates(input_nano_usd_per_mtok=250_000_000, version="book-1")}
 ENVIRON = {"HOME": "/h", "OPENAI_API_KEY": "sk-upstream", "DEMO_KEY": "tw-demo", "TOKEN": "tok-1"}
 
 # Every key of the schema, none at its default: a key that is added to the schema is missing here until it is tested.
@@ -66,7 +66,7 @@ models:
     region: eu
   mini:
     provider: openai
-    upstream: gpt-5-mini
+    upstream: gpt-5.4-mini
     price: {input: 0.25, output: 2, cached_input: 0.025, cache_write: 0.3, reasoning: 3, per_request: 0.001,
       audio_hour: 0.36}
   openai/*: {provider: openai}
@@ -185,7 +185,7 @@ def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
     assert mini.credential is not None
     assert mini.credential.value == "sk-upstream"
     assert mini.headers == (("OpenAI-Project", "p1"), ("x-proxy-token", "tok-1"))
-    assert (mini.upstream_model, mini.licence, mini.always_stream) == ("gpt-5-mini", "proprietary", True)
+    assert (mini.upstream_model, mini.licence, mini.always_stream) == ("gpt-5.4-mini", "proprietary", True)
     assert (mini.own_hardware, mini.capabilities, mini.context_length) == (False, None, None)
     assert mini.rates == Rates(
         input_nano_usd_per_mtok=250_000_000,
@@ -365,14 +365,14 @@ def test_the_command_lines_host_is_checked_too(tmp_path: Path) -> None:
 def test_prices_come_from_the_file_then_from_the_book(tmp_path: Path) -> None:
     """A configured price wins; own hardware is never looked up; free is free."""
     more = """\
-  booked: {provider: openai, upstream: gpt-5-mini}
-  ours: {provider: openai, upstream: gpt-5-mini, price: {input: 1, output: 2}}
-  gpt-5-mini: {provider: cluster, price: free}
+  booked: {provider: openai, upstream: gpt-5.4-mini}
+  ours: {provider: openai, upstream: gpt-5.4-mini, price: {input: 1, output: 2}}
+  gpt-5.4-mini: {provider: cluster, price: free}
   desk: {provider: local, hardware: {name: desk, usd_per_hour: 0}}
 """
     targets = snapshot_of(tmp_path, LOCAL + more).targets
     assert targets["booked"].rates.version == "book-1"
-    assert targets["gpt-5-mini"].rates == targets["m"].rates == Rates()
+    assert targets["gpt-5.4-mini"].rates == targets["m"].rates == Rates()
     assert targets["ours"].rates.cached_input_nano_usd_per_mtok == targets["ours"].rates.input_nano_usd_per_mtok
     assert targets["ours"].rates.reasoning_nano_usd_per_mtok == targets["ours"].rates.output_nano_usd_per_mtok
     assert targets["desk"].own_hardware

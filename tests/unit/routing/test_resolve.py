@@ -12,7 +12,7 @@ from gateway.tariff import Rates
 from gateway.types import Call, Envelope, Inbound, Principal, Timeouts
 from tests.ground.builders import build_envelope, build_principal, build_route, build_target
 
-BOOK = {("openai", "gpt-5-mini"): Rates(output_nano_usd_per_mtok=2_000_000_000, version="book")}
+BOOK = {("openai", "gpt-5.4-mini"): Rates(output_nano_usd_per_mtok=2_000_000_000, version="book")}
 
 
 async def no_body(_hold: Callable[[int], None]) -> bytes:
@@ -104,10 +104,10 @@ def test_a_model_that_the_key_may_not_use_is_refused() -> None:
 
 def test_a_wildcard_makes_a_target_of_a_name_that_has_a_price() -> None:
     """The upstream's own name stands behind the prefix; the price book knows it."""
-    call = resolved("openai/gpt-5-mini", build_principal(allowed_models=frozenset({"openai/*"})))
+    call = resolved("openai/gpt-5.4-mini", build_principal(allowed_models=frozenset({"openai/*"})))
     (target,) = call.route.targets
-    assert (target.id, target.upstream_model, target.rates.version) == ("openai/gpt-5-mini", "gpt-5-mini", "book")
-    assert call.route.name == "openai/gpt-5-mini"
+    assert (target.id, target.upstream_model, target.rates.version) == ("openai/gpt-5.4-mini", "gpt-5.4-mini", "book")
+    assert call.route.name == "openai/gpt-5.4-mini"
 
 
 def test_a_wildcards_name_without_a_price_is_refused() -> None:
