@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.cli import main
 from gateway.config.build import build
 from gateway.config.load import ConfigError, load
 from gateway.providers.registry import PROVIDER_TYPES
@@ -98,3 +99,14 @@ def test_address_that_does_not_go_with_its_type_is_refused(tmp_path: Path, kind:
 )
 def test_usual_addresses_are_accepted(tmp_path: Path, kind: str, url: str) -> None:
     assert problem_of(tmp_path, kind, url) is None
+
+
+def test_check_says_that_variables_of_proxies_have_no_effect(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tollway.yaml"
+    provider = "{type: openai-compatible, base_url: 'http://127.0.0.1:1/v1'}"
+    path.write_text(f"providers: {{p: {provider}}}\nmodels: {{m: {{provider: p, price: free}}}}\n", "utf-8")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+    assert main(["check", "--config", str(path)]) == 0
+    assert "note: https_proxy has no effect here: docs/guide/network.md." in capsys.readouterr().out
