@@ -45,6 +45,7 @@ class Progress(Protocol):
     content_events: int
     content_bytes: int
     shows_reasoning: bool
+    dropped_events: int
     complete: bool
 
 
@@ -107,6 +108,15 @@ class Measure:
         self._journalled_tokens = tokens + max(8, tokens // 4)
         self._journalled_bytes = output_bytes(self._journalled_tokens)
         return self._journalled_tokens
+
+    @property
+    def remark(self) -> UpstreamError | None:
+        """What the record says of an answer that is whole but for events that could not be read."""
+        events = self._progress.dropped_events if self._progress is not None else 0
+        if not events:
+            return None
+        lost = f"{events} malformed events dropped"
+        return UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, lost, said=lost)
 
     def outcome_of(self, error: GatewayError) -> Outcome:
         """Name an error's outcome; behind content, any means an answer that broke off, whose tokens count."""

@@ -189,6 +189,7 @@ class Attempt:
         except Exception:
             self._lease.abandon()  # its place is not to be kept by a fault of ours
             raise
+        error = error or self.measure.remark
         cost, origin = 0, measured.usage.origin
         if rates.hardware_nano_usd_per_hour is not None:
             cost, origin = hardware_cost_nano_usd(rates, share_s), "estimated"

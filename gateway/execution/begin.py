@@ -8,10 +8,8 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
-from msgspec.structs import replace
-
 from gateway.accounting.measure import Measure
-from gateway.errors import UpstreamError
+from gateway.errors import ErrorKind, UpstreamError
 from gateway.execution.patience import Patience
 from gateway.execution.unstreamed import StreamRefusedError, refuses_stream
 from gateway.formats.base import Adapter, Decoder
@@ -38,7 +36,7 @@ async def begin(
     call: Call, adapter: Adapter, stream: UpstreamStream, *, patience: Patience, measure: Measure, journal: Journal
 ) -> Begun:
     """Read until there is something for the caller. Raises UpstreamError for an answer that is an error."""
-    wants_stream, target = call.envelope.stream, measure.target
+    wants_stream = call.envelope.stream
     measure.status = stream.status
     if not 200 <= stream.status < 300:
         body = await _read_error_body(stream, patience)
@@ -46,13 +44,11 @@ async def begin(
         if measure.streamed and not wants_stream and refuses_stream(error, body):
             error = StreamRefusedError(stream.status)
         raise error
-    if not wants_stream:
-        if measure.streamed and "json" in stream.headers.get("content-type", ""):
-            measure.streamed = False  # it does not stream, which is what the caller asked for
-            target = replace(target, always_stream=False)
-        if not measure.streamed:
-            return await _read_whole(adapter.decoder(call, target), stream, patience, measure)
-    decoder = adapter.decoder(call, target)
+    decoder = adapter.decoder(call, measure.target)
+    if measure.streamed and "json" in stream.headers.get("content-type", ""):
+        measure.streamed = False  # it does not stream
+    if not (measure.streamed or wants_stream):
+        return await _read_whole(decoder, stream, patience, measure)
     held: list[bytes] = []
     ended = False
     while not (ended or decoder.complete or (wants_stream and decoder.content_events)):
@@ -64,6 +60,8 @@ async def begin(
         journal(measure.observe(decoder))
     if not (wants_stream or ended):
         held.append(decoder.finish())  # the answer's own end came before the body's
+    if decoder.dropped_events and not wants_stream and patience.others:
+        raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an event that cannot be read.")
     return Begun(decoder, held[0] if len(held) == 1 else b"".join(held), ended)
 
 

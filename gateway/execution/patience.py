@@ -34,7 +34,7 @@ class Patience:
 
     __slots__ = (
         "_began", "_began_ns", "_call", "_cancelling", "_candidate", "_deadline_ns", "_expired", "_extended",
-        "_limit_ns", "_now_ns", "_others", "_task", "_timer", "_timer_ns", "idle_ns", "until_ns",
+        "_limit_ns", "_now_ns", "_task", "_timer", "_timer_ns", "idle_ns", "others", "until_ns",
     )  # fmt: skip
 
     def __init__(
@@ -44,7 +44,7 @@ class Patience:
         now_ns = self._now_ns = clock.monotonic_ns
         self._call = call
         self._candidate = candidate
-        self._others = others
+        self.others = others
         self._began = self._expired = self._extended = False
         self._timer_ns: float = 0  # no timer
         self.idle_ns = timeouts.idle_s * 1e9
@@ -127,7 +127,7 @@ class Patience:
         self._extended = True
         rest_ns = self._limit_ns - self._began_ns
         target = self._candidate.target
-        if self._others or target.cluster_url is not None:  # its other replicas, too, can answer instead
+        if self.others or target.cluster_url is not None:  # its other replicas, too, can answer instead
             rest_ns = min(rest_ns * _SHARE_OF_THE_REST, _expected_s(self._call, self._candidate) * 1e9)
         self.until_ns = self._began_ns + rest_ns
         return now_ns < self.until_ns

@@ -33,6 +33,8 @@ class Decoder(Protocol):
     """UTF-8 bytes of content in them: with ``content_events``, the bounds of an estimate when usage never comes."""
     shows_reasoning: bool
     """Some of the content was reasoning, so reasoning tokens passed between the first content and the last."""
+    dropped_events: int
+    """Events that could not be read, and without which the answer went on."""
     complete: bool
     """The answer's own end was seen (``[DONE]`` or ``message_stop``; for JSON, the whole object)."""
 

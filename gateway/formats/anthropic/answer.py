@@ -115,8 +115,7 @@ class Answer:
         self._started = False
         self._stop_reason: str | None = None
         self._explanation: str | None = None
-        self.content_events = 0
-        self.content_bytes = 0
+        self.content_events = self.content_bytes = self.dropped_events = 0
         self.shows_reasoning = False
         self.complete = False
 
@@ -160,31 +159,39 @@ class Answer:
         """Take a whole answer. Raises UpstreamError: UPSTREAM_CUT without its end, UPSTREAM_PROTOCOL for nonsense."""
         try:
             message = _message_decoder.decode(body)
-        except (msgspec.ValidationError, UnicodeDecodeError):
-            raise _nonsense() from None
-        except msgspec.DecodeError as error:
-            if not body or "truncated" in str(error):
+        except _UNREADABLE as error:
+            if "truncated" in str(error):
                 raise UpstreamError(ErrorKind.UPSTREAM_CUT, "The upstream's answer ended in the middle.") from None
+            self._forgive(body, error)
             raise _nonsense() from None
-        self._start(message)
+        written = self._start(message)
         for index, block in enumerate(message.content):
-            self._block(index, block)
-            self._flush_input(index)
+            written += self._block(index, block) + self._flush_input(index)
         self._stop_reason = message.stop_reason
         self._explanation = message.stop_details.explanation if message.stop_details else None
         self._final = True
+        return written + self._end()
+
+    def read_end(self, rest: bytes) -> bytes:
+        """Take the end of a stream: behind a stop reason it needs no ``message_stop``. Raises UpstreamError."""
+        if self.complete:
+            return b""
+        if self._stop_reason is None or rest.strip():
+            raise UpstreamError(ErrorKind.UPSTREAM_CUT, "The upstream's stream ended before its message_stop event.")
         return self._end()
 
     def _forgive(self, data: bytes, error: Exception) -> None:
-        """Pass over an event of a kind that we do not know, whatever its members look like."""
+        """Pass over an event of a kind that we do not know, and behind text one that cannot be read; see ``_end``."""
         try:
             kind = _kind_decoder.decode(data).type
         except _UNREADABLE:
-            raise _nonsense() from error
+            kind = ""
         if kind == "error":
             raise StreamError(data) from None
-        if kind in self._HANDLERS:
-            raise _nonsense() from error
+        if not kind or kind in self._HANDLERS:
+            if not self.content_events or self._tools:
+                raise _nonsense() from error
+            self.dropped_events += 1
 
     def _start(self, message: _Message) -> bytes:
         self._started = True
@@ -207,6 +214,10 @@ class Answer:
             self._thinking_tokens = details.get("thinking_tokens", self._thinking_tokens)
 
     def _end(self) -> bytes:
+        """End the answer. What was dropped must not have been its reason to end, or a tool call."""
+        lost = self.dropped_events and (self._stop_reason in {None, "tool_use"} and not self._tools)
+        if lost or not (self.content_events or self._stop_reason):
+            raise _nonsense()
         told = self._sink.refusal(self._explanation) if self._explanation else b""
         self.complete = True
         return told + self._sink.end(FINISH_REASONS.get(self._stop_reason, "stop"), self.usage)

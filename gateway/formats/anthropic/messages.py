@@ -5,9 +5,9 @@ worded is left to ``request``, ``answer`` and ``formats.openai.chat_answer``.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from gateway.errors import ErrorKind, UpstreamError
+from gateway.errors import UpstreamError
 from gateway.formats.anthropic.answer import Answer, StreamError
 from gateway.formats.anthropic.request import DEFAULT_MAX_TOKENS, UntranslatableError, translate
 from gateway.formats.base import check_size, streams_upstream
@@ -51,15 +51,13 @@ class AnthropicAdapter:
             method="POST", url=url, headers=tuple(headers.items()), body=self._body(call, target), pool=target.pool
         )
 
-    def decoder(self, call: Call, target: Target) -> "StreamDecoder | WholeDecoder":
-        """Make the decoder for one answer with status 200."""
+    def decoder(self, call: Call, target: Target) -> "MessageDecoder":  # noqa: ARG002 - the answer shows its framing
+        """Make the decoder for one answer with a status of success."""
         created_s = self._wall_ns() // 1_000_000_000
         if call.envelope.stream:
-            chunks = Chunks(created_s, include_usage=call.envelope.include_usage)
-            return StreamDecoder(Answer(chunks), "text/event-stream; charset=utf-8")
-        if streams_upstream(call, target):
-            return StreamDecoder(Answer(Assembly(created_s)), "application/json")
-        return WholeDecoder(Answer(Assembly(created_s)))
+            sink = Chunks(created_s, include_usage=call.envelope.include_usage)
+            return MessageDecoder(Answer(sink), "text/event-stream; charset=utf-8")
+        return MessageDecoder(Answer(Assembly(created_s)), "application/json")
 
     def failure(
         self, status: int, headers: Mapping[str, str], body: bytes, operation: Operation = "chat"
@@ -77,8 +75,8 @@ class AnthropicAdapter:
         )
 
 
-class StreamDecoder:
-    """Reads a stream of Messages events, for a caller who streams or for one who does not."""
+class MessageDecoder:
+    """Reads a stream of Messages events or one Messages body, for a caller who streams or for one who does not."""
 
     def __init__(self, answer: Answer, content_type: str) -> None:
         self._answer = answer
@@ -86,11 +84,13 @@ class StreamDecoder:
         self._body = b""
         self._size = 0
         self._splitter = Splitter()
+        self._object: bytearray | None = None
+        """The answer, when it is no stream."""
+        self._started = False
         self._failure: UpstreamError | None = None
         self.content_type = content_type
         self.usage: Usage | None = None
-        self.content_events = 0
-        self.content_bytes = 0
+        self.content_events = self.content_bytes = self.dropped_events = 0
         self.shows_reasoning = False
         self.complete = False
 
@@ -102,30 +102,38 @@ class StreamDecoder:
         """
         if self._failure is not None:
             raise self._failure
-        if self._assembled and not self.complete:
+        if not self._started and (first := chunk.lstrip()[:1]):
+            self._started = True
+            self._object = bytearray() if first in {b"{", b"[", b"<"} else None
+        if (self._assembled or self._object is not None) and not self.complete:
             self._size += len(chunk)
             check_size(self._size)
-        return self._read(self._splitter.feed(chunk))
+        if self._object is not None:
+            self._object += chunk
+            return b""
+        answer = self._answer
+        return self._take(answer.read_event, map(data_of, self._splitter.feed(chunk)))
 
     def finish(self) -> bytes:
         """Return the assembled body, or what a last event at the very end gives; see ``Decoder.finish``."""
         if self._failure is not None:
             raise self._failure
-        written = self._read(self._splitter.finish())
-        if not self.complete:
-            raise self._failure or UpstreamError(
-                ErrorKind.UPSTREAM_CUT, "The upstream's stream ended before its message_stop event."
-            )
+        answer = self._answer
+        if self._object is not None:
+            written = self._take(answer.read_message, [bytes(self._object)])
+        else:
+            written = self._take(answer.read_event, map(data_of, self._splitter.finish()))
+            written += self._take(answer.read_end, [self._splitter.rest or b"\n"])
+        if self._failure is not None:
+            raise self._failure
         return self._body if self._assembled else written
 
-    def _read(self, events: list[bytes]) -> bytes:
+    def _take(self, read: Callable[[bytes], bytes], pieces: Iterable[bytes | None]) -> bytes:
         answer = self._answer
         written: list[bytes] = []
         try:
-            for event in events:
-                data = data_of(event)
-                if data is not None:
-                    written.append(answer.read_event(data))
+            for data in filter(None, pieces):
+                written.append(read(data))  # noqa: PERF401 - what came before an error is kept
         except StreamError as error:
             self._failure = failure_in_stream(parse(error.data), ANTHROPIC)
         except UpstreamError as error:
@@ -134,6 +142,7 @@ class StreamDecoder:
         self.usage = answer.usage
         self.content_events = answer.content_events
         self.content_bytes = answer.content_bytes
+        self.dropped_events = answer.dropped_events
         self.shows_reasoning = answer.shows_reasoning
         self.complete = answer.complete
         if self._failure is not None and (self._assembled or not new_content):
@@ -143,33 +152,3 @@ class StreamDecoder:
             self._body += output
             return b""
         return output
-
-
-class WholeDecoder:
-    """Reads one Messages body."""
-
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
-        self._body = bytearray()
-        self.content_type = "application/json"
-        self.usage: Usage | None = None
-        self.content_events = 0
-        self.content_bytes = 0
-        self.shows_reasoning = False
-        self.complete = False
-
-    def feed(self, chunk: bytes) -> bytes:
-        """Keep the bytes; nothing can go out before the end."""
-        self._body += chunk
-        check_size(len(self._body))
-        return b""
-
-    def finish(self) -> bytes:
-        """Return the chat completion; see ``Decoder.finish``."""
-        body = self._answer.read_message(bytes(self._body))
-        self.usage = self._answer.usage
-        self.content_events = self._answer.content_events
-        self.content_bytes = self._answer.content_bytes
-        self.shows_reasoning = self._answer.shows_reasoning
-        self.complete = True
-        return body

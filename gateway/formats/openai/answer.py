@@ -18,11 +18,14 @@ from gateway.tariff import Usage
 from gateway.types import Operation
 
 DONE = b"[DONE]"
+DONE_EVENT = b"data: [DONE]\n\n"
 
 _Object = dict[str, Any]
 _NOTHING: _Object = {}
 _PADDING = frozenset(("obfuscation", "p"))
 """Random text with which OpenAI and Mistral hide the lengths of a stream's tokens; no part of a plain answer."""
+_FAILED = ("error", "abort")
+"""Finish reasons of what is no answer: Mistral's API reference and OpenRouter's; vLLM and SGLang."""
 
 
 class Delta(Struct):
@@ -44,6 +47,8 @@ class Choice(Struct):
     message: Delta | None = None
     text: Any = None
     finish_reason: Any = None
+    index: Any = 0
+    error: Any = None
 
 
 class _Report(Struct):
@@ -60,7 +65,8 @@ class _Report(Struct):
     def is_error(self, *, beside: bool) -> bool:
         """Tell whether it does. ``beside``: it came with a part of an answer, whose own members the others may be."""
         if beside or self.code == 0:  # some providers write "code": 0, "message": "Success" into every chunk
-            return self.error is not None or self.object == "error"
+            # An empty error beside an answer is none.
+            return _says(self.error) or self.object == "error"
         says = (self.error, self.detail, self.message, self.msg, self.errors, self.code)
         return self.object == "error" or any(each is not None for each in says)
 
@@ -84,7 +90,10 @@ _decode_embeddings = msgspec.json.Decoder(Embeddings).decode
 
 
 class Tap:
-    """Read of each chunk what accounting needs. One per answer; the names are those of ``Decoder``."""
+    """Read of each chunk what accounting needs, and what proves that it is whole.
+
+    One per answer; the names are those of ``Decoder``.
+    """
 
     def __init__(self) -> None:
         self.usage: Usage | None = None
@@ -93,6 +102,16 @@ class Tap:
         self.content_bytes = 0
         self.shows_reasoning = False
         self.finish_reason: str | None = None
+        self.has_calls = False
+        """A tool call has begun."""
+        self.has_failed = False
+        """A choice says that it has."""
+        self._ended: set[int] = set()
+        """Choices that have a reason to be at their end."""
+
+    def has_ended(self, choices: int) -> bool:
+        """Tell whether each of so many choices has said why it ends: behind that, a stream needs no end marker."""
+        return len(self._ended) >= choices
 
     def read(self, data: bytes) -> Chunk:
         """Take the data of one event, or a whole answer. Raises UpstreamError (UPSTREAM_PROTOCOL)."""
@@ -132,10 +151,15 @@ class Tap:
                 size += _delta_bytes(delta)
                 if delta.reasoning or delta.reasoning_content:
                     self.shows_reasoning = True
+                if delta.tool_calls or delta.function_call:
+                    self.has_calls = True
             if choice.text:
                 size += _text_bytes(choice.text)
-            if choice.finish_reason is not None:
+            if choice.finish_reason:  # some write an empty one into every chunk
                 self.finish_reason = choice.finish_reason
+                self._ended.add(choice.index if type(choice.index) is int else 0)
+            if choice.error is not None or choice.finish_reason in _FAILED:
+                self.has_failed = self.has_failed or _says(choice.error) or choice.finish_reason in _FAILED
         if size:
             self.content_events += 1
             self.content_bytes += size
@@ -194,6 +218,30 @@ def read_usage(usage: Any) -> Usage | None:
     )
 
 
+def as_events(answer: _Object, *, keeps_usage: bool) -> bytes:
+    """Write a whole answer as the stream that it would have been: an event for each choice, usage, end marker."""
+    chat = answer.get("object") != "text_completion"
+    top = {name: value for name, value in answer.items() if name not in {"choices", "usage"}}
+    top |= {"object": "chat.completion.chunk"} if chat else {}
+    chunks = []
+    for choice in answer["choices"]:
+        rest = {name: value for name, value in choice.items() if name != "message"}
+        if isinstance(message := choice.get("message"), dict):
+            calls = message.get("tool_calls")
+            if isinstance(calls, list):
+                message = message | {"tool_calls": [{"index": at} | call for at, call in enumerate(calls)]}
+            rest["delta"] = message
+        chunks.append(top | {"choices": [rest]})
+    if keeps_usage and answer.get("usage"):
+        chunks.append(top | {"choices": [], "usage": answer["usage"]})
+    return b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in chunks) + DONE_EVENT
+
+
+def _says(error: Any) -> bool:
+    """Whether an error says anything."""
+    return any(error.values()) if isinstance(error, dict) else bool(error)
+
+
 def _nonsense() -> UpstreamError:
     return UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent something that is not an OpenAI answer.")
 
@@ -242,8 +290,9 @@ class PlainShape(Struct, frozen=True, kw_only=True):
 class Assembler:
     """Put the whole answer together from the chunks of a stream, with every member that the chunks hold.
 
-    Text is joined, lists of a delta and of log-probabilities are appended to, tool calls are joined by their index;
-    of any other member the last value that is not null wins. Padding is left out.
+    Text is joined, lists of a delta and of log-probabilities are appended to, tool calls are joined by their index and
+    id; of any other member the last value that is not null wins. Padding is left out. The parts of a content in
+    Mistral's shape become text and ``reasoning_content``, as OpenAI's types have them.
     """
 
     __slots__ = ("_chat", "_choices", "_shape", "_top")
@@ -307,7 +356,7 @@ class Assembler:
             elif name == "token_ids" and value is not None:
                 pieces.extend(name, value)
             else:
-                pieces.put(name, value)
+                pieces.put(name, (value or None) if name == "finish_reason" else value)
 
     def _choice(self, index: int) -> _Object:
         choice: _Object = {"index": index, "finish_reason": None} | self._choices[index].whole()
@@ -326,10 +375,12 @@ class Assembler:
 class _Pieces:
     """An object that arrives in parts; its members stay in the order in which they were first seen."""
 
-    __slots__ = ("_calls", "_inner", "_members", "_texts")
+    __slots__ = ("_call_at", "_calls", "_inner", "_members", "_texts")
 
     def __init__(self) -> None:
         self._members: _Object = {}
+        self._call_at: dict[int | None, int] = {}
+        """Index of a tool call in the stream -> which of ``_calls`` its next piece belongs to."""
         self._texts: dict[str, list[str]] = {}
         self._inner: dict[str, _Pieces] = {}
         self._calls: dict[int, _Pieces] = {}
@@ -346,9 +397,17 @@ class _Pieces:
             # Joined once at the end: adding strings up would copy the whole answer for each of its tokens.
             self._texts.setdefault(name, []).append(value)
         elif isinstance(value, list):
-            self.extend(name, value)
+            for part in value:
+                self._part(name, part)
         else:
             self.put(name, value)
+
+    def _part(self, name: str, part: Any) -> None:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in {"text", "thinking"}:
+            self.text(name if kind == "text" else "reasoning_content", part.get(kind))
+        else:
+            self.extend(name, [part])
 
     def extend(self, name: str, values: Any) -> None:
         if isinstance(values, list) and isinstance(present := self._members.get(name), list):
@@ -408,12 +467,14 @@ class _Pieces:
         return {"id": "", "type": kind} | {name: value for name, value in call.items() if value} | {kind: inner}
 
     def _call(self, call: _Object) -> "_Pieces":
+        """Return the call that a piece belongs to: a new id begins a new one, whatever its index, if it has any."""
         index = call.get("index")
-        if index is None:
-            # Some upstreams leave the index out: a new id begins a new call.
-            index = max(self._calls, default=0)
-            known = self._calls[index]._members.get("id") if index in self._calls else None  # noqa: SLF001
-            index += bool(known and call.get("id") not in {None, "", known})
-        if type(index) is not int:
+        if index is not None and type(index) is not int:
             raise TypeError(index)
-        return self._calls.setdefault(index, _Pieces())
+        last = max(self._calls, default=0)
+        at = self._call_at.get(index, last if index is None else index)
+        known = self._calls[at]._members.get("id") if at in self._calls else None  # noqa: SLF001
+        if known and call.get("id") not in {None, "", known}:
+            at = last + 1
+        self._call_at[index] = at
+        return self._calls.setdefault(at, _Pieces())

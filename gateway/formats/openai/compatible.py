@@ -13,7 +13,17 @@ import msgspec
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.base import Decoder, check_size, streams_upstream
 from gateway.formats.classify import COMPATIBLE, Facts
-from gateway.formats.openai.answer import DONE, Assembler, Chunk, PlainShape, Tap, parse, without_usage
+from gateway.formats.openai.answer import (
+    DONE,
+    DONE_EVENT,
+    Assembler,
+    Chunk,
+    PlainShape,
+    Tap,
+    as_events,
+    parse,
+    without_usage,
+)
 from gateway.formats.openai.failure import failure_in_stream, failure_of_answer
 from gateway.formats.openai.frame import Frame, learn
 from gateway.formats.openai.transcript import TranscriptDecoder, form_for
@@ -27,6 +37,8 @@ _PATHS: dict[Operation, str] = {
 }  # fmt: skip
 _EVENT_STREAM = "text/event-stream; charset=utf-8"
 _JSON = "application/json"
+_BLANKS = b" \t\r\n\xef\xbb\xbf"
+"""And a byte order mark."""
 _LESSONS = 4
 """How many frames in a row may be learnt for nothing: with log-probabilities or padding, every event has its own."""
 _FIELDS = (b":", b"data", b"event", b"id", b"retry", b"\xef\xbb\xbf")
@@ -80,15 +92,13 @@ class CompatibleAdapter:
             pool=target.pool,
         )
 
-    def decoder(self, call: Call, target: Target) -> Decoder:
-        """Make the decoder: pass a stream or an object through, or assemble the one from the other."""
+    def decoder(self, call: Call, target: Target) -> Decoder:  # noqa: ARG002 - the answer itself shows its framing
+        """Make the decoder: pass a stream or an object through, or make the one from the other."""
         if call.operation == "transcriptions":
             return TranscriptDecoder(call.envelope)
-        if not streams_upstream(call, target):
-            return EmbeddingsDecoder() if call.operation == "embeddings" else ObjectDecoder()
-        if call.envelope.stream:
-            return StreamDecoder(keeps_usage=call.envelope.include_usage)
-        return AssemblingDecoder(call, self._plain)
+        if call.operation == "embeddings":
+            return EmbeddingsDecoder()
+        return StreamDecoder(call) if call.envelope.stream else AnswerDecoder(call, self._plain)
 
     def failure(
         self, status: int, headers: Mapping[str, str], body: bytes, operation: Operation = "chat"
@@ -122,22 +132,27 @@ class _Reader(Tap):
     def __init__(self) -> None:
         super().__init__()
         self.complete = False
+        self.dropped_events = 0
 
     def read(self, data: bytes, event: bytes = b"") -> Chunk:
         chunk = super().read(data)
-        if _is_failure(chunk, event):
+        if self.has_failed or _is_failure(chunk, event):
             raise failure_in_stream(parse(data))
         return chunk
 
 
 class _Events(_Reader):
-    """Cut the stream, and tell a stream from what only has status 200."""
+    """Cut the stream, tell a stream from what only has status 200, and decide where an answer is whole."""
 
-    def __init__(self) -> None:
+    def __init__(self, call: Call) -> None:
         super().__init__()
+        self._choices = call.envelope.choices
+        self._is_text = call.envelope.needs.isdisjoint(("json_object", "json_schema"))
+        """What it writes is read by people: with a piece missing, JSON is none."""
         self._splitter = Splitter()
         self._started = False
-        self._foreign: bytearray | None = None
+        self._object: bytearray | None = None
+        """The answer, when it is one JSON object and no stream."""
         self._nonsense = False
         self._frame: Frame | None = None
         self._lessons = _LESSONS
@@ -170,9 +185,9 @@ class _Events(_Reader):
             barren = frame if run_end < 0 else barren  # not to be searched for once an event
             is_run = run_end > end
             end = max(end, run_end)
-            if self._foreign is None and not self._started:
+            if self._object is None and not self._started:
                 self._start(chunk[position:end])
-            if self._foreign is not None:
+            if self._object is not None:
                 break
             yield chunk[position:end], is_run
             position = end
@@ -194,8 +209,33 @@ class _Events(_Reader):
         """Take whole events if they are all of the known frame; False: none was taken."""
 
     @abstractmethod
+    def _take_event(self, event: bytes, data: bytes) -> Chunk:
+        """Decode one event and keep what is for the caller."""
+
+    def _keep(self, event: bytes) -> None:
+        """Pass an event on that holds no part of the answer, where the caller gets events."""
+
     def _take(self, event: bytes) -> None:
-        """Decode one event."""
+        data = data_of(event)
+        if data is None:
+            if not self._means_nothing(event):
+                self._keep(event)
+            return
+        if data == DONE:
+            self._end()
+            self._keep(event)
+            return
+        before = self.content_events
+        try:
+            chunk = self._take_event(event, data)
+        except UpstreamError as error:
+            if not self._drops(data, error):
+                raise
+            return
+        if self.content_events > before:
+            self._learn(event)
+        if self.dropped_events:
+            self._require_start(chunk)
 
     def _learn(self, event: bytes) -> None:
         """Take the frame of an event that has just brought content, unless too many of them were of no use."""
@@ -205,36 +245,71 @@ class _Events(_Reader):
     def _split(self, chunk: bytes) -> list[bytes]:
         if not self._started:
             self._start(chunk)
-        if self._foreign is not None:
-            self._foreign += chunk
-            check_size(len(self._foreign))
+        if self._object is not None:
+            self._object += chunk
+            check_size(len(self._object))
             return []
         return self._splitter.feed(chunk)
 
     def _start(self, chunk: bytes) -> None:
-        first = chunk.lstrip()[:1]
+        first = chunk.lstrip(_BLANKS)[:1]
         self._started = bool(first)
         if first == b"<":
             raise _not_a_stream()
         if first in {b"{", b"["}:
-            self._foreign = bytearray()
+            self._object = bytearray()
 
-    def _last(self) -> list[bytes]:
-        """Return the events that only the end of the stream completes. Raises UpstreamError when it came too early."""
-        if self.complete:
-            return []
-        if self._foreign is not None:
-            # An error with status 200, or an upstream that does not stream.
-            self.read(bytes(self._foreign))
-            raise _not_a_stream()
-        events = self._splitter.finish()
-        rest = self._splitter.rest
-        if data_of(rest) == DONE:
-            # Some upstreams save the last blank line.
-            events.append(b"data: [DONE]\n\n")
+    def _last(self) -> bytes | None:
+        """Take what only the end of the answer completes; return the answer that is one JSON object, if it is.
+
+        Raises UpstreamError when the end came too early, or nothing was answered. A stream is whole at its end marker;
+        or at a clean end, when each choice has said why it ends.
+        """
+        if self._object is not None:
+            whole = bytes(self._object).removeprefix(b"\xef\xbb\xbf")
+            self._require_answer(self.read(whole))
+            self.complete = True
+            return whole
+        for event in self._splitter.finish():
+            self._take(event)
+        rest = self._splitter.rest.strip(_BLANKS)
+        if data_of(rest) == DONE or (not (rest or self.complete or self._nonsense) and self.has_ended(self._choices)):
+            self._take(DONE_EVENT)  # some upstreams save the last blank line, and some never send it
         elif rest:
             self._means_nothing(rest)
-        return events
+        if not self.complete:
+            if self._nonsense:
+                raise _not_a_stream()
+            raise UpstreamError(ErrorKind.UPSTREAM_CUT, "The upstream ended its stream before the answer was complete.")
+        return None
+
+    def _require_answer(self, chunk: Chunk) -> None:
+        """Raise UpstreamError when a whole answer holds none: no choice, or one with neither content nor a reason."""
+        if not chunk.choices or not (self.content_events or self.finish_reason):
+            raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an answer without choices.")
+
+    def _drops(self, data: bytes, error: UpstreamError) -> bool:
+        """Whether the answer goes on without an event that cannot be read: behind text, and never within a tool call.
+
+        Before any content another target can still be asked. Blanks around an end marker are nothing.
+        """
+        if data.strip() == DONE:
+            self._take(DONE_EVENT)
+            return True
+        if error.kind is not ErrorKind.UPSTREAM_PROTOCOL or not self._is_text:
+            return False
+        if not self.content_events or self.has_calls:
+            return False
+        self.dropped_events += 1
+        return True
+
+    def _require_start(self, chunk: Chunk) -> None:
+        """Raise UpstreamError when the event that was dropped may have been the beginning of a tool call."""
+        calls = [call for choice in chunk.choices or () if choice.delta for call in choice.delta.tool_calls or ()]
+        first = calls[0] if calls else None
+        function = first.get("function") if isinstance(first, dict) else None
+        if first and not (function and function.get("name") and not first.get("index")):
+            raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent a tool call that cannot be read.")
 
     def _means_nothing(self, event: bytes) -> bool:
         """Whether an event without data is not even a comment, a name or an id: then this is no event stream."""
@@ -245,16 +320,11 @@ class _Events(_Reader):
 
     def _end(self) -> None:
         """Take the end marker. An answer without content has at least a reason to be at its end."""
-        if not self.content_events and self.finish_reason is None:
+        unproved = self.finish_reason is None or (self.finish_reason == "tool_calls" and not self.has_calls)
+        lost = self.dropped_events and unproved
+        if lost or not (self.content_events or self.finish_reason):
             raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream ended its stream without an answer.")
         self.complete = True
-
-    def _require_end(self) -> None:
-        if self.complete:
-            return
-        if self._nonsense:
-            raise _not_a_stream()
-        raise UpstreamError(ErrorKind.UPSTREAM_CUT, "The upstream ended its stream before the answer was complete.")
 
 
 class StreamDecoder(_Events):
@@ -262,9 +332,9 @@ class StreamDecoder(_Events):
 
     content_type = _EVENT_STREAM
 
-    def __init__(self, *, keeps_usage: bool) -> None:
-        super().__init__()
-        self._keeps_usage = keeps_usage
+    def __init__(self, call: Call) -> None:
+        super().__init__(call)
+        self._keeps_usage = call.envelope.include_usage
         self._passed: list[bytes] = []
 
     def feed(self, chunk: bytes) -> bytes:
@@ -281,12 +351,10 @@ class StreamDecoder(_Events):
         return chunk if unchanged else b"".join(passed)
 
     def finish(self) -> bytes:
-        """See ``Decoder.finish``."""
+        """See ``Decoder.finish``. The end marker is ours where the upstream sends none."""
         passed = self._passed = list[bytes]()
-        for event in self._last():
-            self._take(event)
-        self._require_end()
-        return b"".join(passed)
+        whole = None if self.complete else self._last()
+        return b"".join(passed) if whole is None else as_events(parse(whole), keeps_usage=self._keeps_usage)
 
     def _take_known(self, events: bytes) -> bool:
         if not self._recognise(events):
@@ -294,36 +362,28 @@ class StreamDecoder(_Events):
         self._passed.append(events)
         return True
 
-    def _take(self, event: bytes) -> None:
-        data = data_of(event)
-        if data is None:
-            if not self._means_nothing(event):
-                self._passed.append(event)
-        elif data == DONE:
-            self._end()
+    def _keep(self, event: bytes) -> None:
+        self._passed.append(event)
+
+    def _take_event(self, event: bytes, data: bytes) -> Chunk:
+        chunk = self.read(data, event)
+        if chunk.usage is None or self._keeps_usage:
             self._passed.append(event)
-        else:
-            before = self.content_events
-            chunk = self.read(data, event)
-            if self.content_events > before:
-                self._learn(event)
-            if chunk.usage is None or self._keeps_usage:
-                self._passed.append(event)
-            elif chunk.choices:
-                without = without_usage(data)
-                self._passed.append(b"data: " + without.replace(b"\n", b"\ndata: ") + b"\n\n")
+        elif chunk.choices:
+            self._passed.append(b"data: " + without_usage(data).replace(b"\n", b"\ndata: ") + b"\n\n")
+        return chunk
 
 
-class AssemblingDecoder(_Events):
-    """Take a stream, and give the caller who wants none the whole answer at its end."""
+class AnswerDecoder(_Events):
+    """Give the caller who wants no stream the whole answer at its end: put together, or the upstream's own bytes."""
 
     def __init__(self, call: Call, plain: PlainShape) -> None:
-        super().__init__()
+        super().__init__(call)
         self._assembler = Assembler(call.operation, plain)
         self._size = 0
 
     def feed(self, chunk: bytes) -> bytes:
-        """See ``Decoder.feed``: nothing until the end."""
+        """See ``Decoder.feed``: nothing until the end, so that another target can still be tried."""
         if not self.complete:
             self._size += len(chunk)
             check_size(self._size)
@@ -333,10 +393,8 @@ class AssemblingDecoder(_Events):
 
     def finish(self) -> bytes:
         """See ``Decoder.finish``: the whole answer."""
-        for event in self._last():
-            self._take(event)
-        self._require_end()
-        return self._assembler.finish()
+        whole = None if self.complete else self._last()
+        return self._assembler.finish() if whole is None else whole
 
     def _take_known(self, events: bytes) -> bool:
         """Add events of the known frame as one with all their contents."""
@@ -348,23 +406,20 @@ class AssemblingDecoder(_Events):
         self._assembler.add(parse(data_of(self._frame.write(contents)) or b""))
         return True
 
-    def _take(self, event: bytes) -> None:
-        data = data_of(event)
-        if data is None:
-            self._means_nothing(event)
-        elif data == DONE:
-            self._end()
-        else:
-            value, before = parse(data), self.content_events
-            if _is_failure(self.read_object(value), event):
-                raise failure_in_stream(value)
-            self._assembler.add(value)
-            if self.content_events > before:
-                self._learn(event)
+    def _take_event(self, event: bytes, data: bytes) -> Chunk:
+        value = parse(data)
+        chunk = self.read_object(value)
+        if self.has_failed or _is_failure(chunk, event):
+            raise failure_in_stream(value)
+        self._assembler.add(value)
+        return chunk
 
 
-class ObjectDecoder(_Reader):
-    """Hold an answer that is one JSON object until it is whole, and pass its bytes on untouched."""
+class EmbeddingsDecoder(_Reader):
+    """Hold vectors until all are there, and pass their bytes on untouched.
+
+    They are no tokens: there is no first content, and so no TTFT.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -381,30 +436,19 @@ class ObjectDecoder(_Reader):
         body = bytes(self._body)
         if not body:
             raise UpstreamError(ErrorKind.UPSTREAM_CUT, "The upstream sent an empty answer.")
-        self._check(body)
-        self.complete = True
-        return body
-
-    def _check(self, body: bytes) -> None:
-        if not self.read(body).choices:
-            raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an answer without choices.")
-
-
-class EmbeddingsDecoder(ObjectDecoder):
-    """The same for vectors. They are no tokens: there is no first content, and so no TTFT."""
-
-    def _check(self, body: bytes) -> None:
         answer = self.read_embeddings(body)
         if answer.is_error(beside=bool(answer.data)):
             raise failure_in_stream(parse(body))
         if not answer.data:
             raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an answer without embeddings.")
+        self.complete = True
+        return body
 
 
 def _is_failure(chunk: Chunk, event: bytes) -> bool:
     """Whether a chunk says that something failed: by itself, or by the name of its event."""
     if chunk.choices:
-        return chunk.error is not None or chunk.object == "error"
+        return chunk.is_error(beside=True)
     named = b"event" in event and _ERROR_EVENT.search(event) is not None
     return named or chunk.is_error(beside=bool(chunk.usage))
 

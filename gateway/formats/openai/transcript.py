@@ -26,7 +26,7 @@ class TranscriptDecoder:
         self._is_json = envelope.members.get("response_format", b"json").endswith(b"json")
         self.content_type = "application/json" if self._is_json else "text/plain; charset=utf-8"
         self.usage: Usage | None = None
-        self.content_events = self.content_bytes = 0
+        self.content_events = self.content_bytes = self.dropped_events = 0
         self.shows_reasoning = self.complete = False
         self._body = bytearray()
 
@@ -41,7 +41,7 @@ class TranscriptDecoder:
         body = bytes(self._body)
         if self._is_json:
             answer, self.usage = read_transcript(body)
-            if answer.error is not None or answer.object == "error":
+            if answer.error or answer.object == "error":
                 raise failure_in_stream(parse(body))
             if not isinstance(answer.text, str):
                 raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an answer without a transcript.")

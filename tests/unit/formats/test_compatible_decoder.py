@@ -172,7 +172,6 @@ def test_an_end_marker_without_its_blank_line_ends_the_stream(end: bytes) -> Non
         ([], ErrorKind.UPSTREAM_CUT),
         ([b": ping\n\n"], ErrorKind.UPSTREAM_CUT),
         ([text("a")], ErrorKind.UPSTREAM_CUT),
-        ([text("a"), final()], ErrorKind.UPSTREAM_CUT),
         ([text("a"), text("b")[:20]], ErrorKind.UPSTREAM_CUT),
         ([text("a"), event({"error": {"message": "x", "type": "server_error"}}), DONE], ErrorKind.UPSTREAM_ERROR),
         ([event({"error": {"message": "too long", "code": 400}}), DONE], ErrorKind.UPSTREAM_REJECTED),
