@@ -28,7 +28,7 @@ MODEL = ScriptedModel(tokens=TOKENS, tpot_s=0.005)
 
 WHOLE = Truth(text="".join(map(word, range(TOKENS))), finish_reason="stop")
 FILTER = Truth(text="".join(map(word, range(FILTERED))), finish_reason="content_filter")
-FORMATS = "left to a later release: wire formats"
+ALONE = "there is no other target"
 RESCUE = "left to a later release: rescue in mid-stream"
 
 
@@ -98,12 +98,12 @@ def stall(seen: Seen) -> Answer:
 
 
 def malformed(seen: Seen) -> Answer:
-    """Send half a JSON object, framed as if it were whole."""
+    """Send half a JSON object, framed as if it were whole: between two events of a stream, or as the answer."""
     answer, at = in_two(seen), broken_at(seen)
     chunks = list(answer.chunks)
     if not is_streamed(seen):
         return replace(answer, chunks=tuple(chunks[:1]))
-    chunks[at] = Chunk(b'data: {"id":"chatcmpl-scripted","choices":[{"index":0,"delta":{"cont\n\n')
+    chunks.insert(at, Chunk(b'data: {"id":"chatcmpl-scripted","choices":[{"index":0,"delta":{"cont\n\n'))
     return replace(answer, chunks=tuple(chunks))
 
 
@@ -157,8 +157,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="first token after 20 s", always=replace(MODEL, ttft_s=20.0).answer),
     Fault(name="cut after 40 of 60", always=cut, expected={"stream": "safe"}, why=RESCUE),
     Fault(name="stall after 40 of 60", always=stall, expected={"stream": "safe"}, why=RESCUE),
-    Fault(name="malformed chunk", always=malformed, expected={"stream": "safe"}, why=FORMATS),
-    Fault(name="no end marker", always=without_end, expected={"stream": "safe"}, why=FORMATS),
+    Fault(name="malformed chunk", always=malformed),
+    Fault(name="malformed chunk, nothing behind", always=malformed, alone=True, expected={"plain": "safe"}, why=ALONE),
+    Fault(name="no end marker", always=without_end),
     Fault(name="context length", always=TOO_LONG),
     Fault(
         name="content filter",
@@ -181,6 +182,6 @@ FAULTS: tuple[Fault, ...] = (
         always=SILENCE,
         alone=True,
         expected=_SAFE_IN_ALL,
-        why="there is no other target",
+        why=ALONE,
     ),
 )

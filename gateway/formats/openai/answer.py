@@ -90,24 +90,18 @@ _decode_embeddings = msgspec.json.Decoder(Embeddings).decode
 
 
 class Tap:
-    """Read of each chunk what accounting needs, and what proves that it is whole.
+    """Read of each chunk what accounting needs, and what proves that it is whole. One per answer.
 
-    One per answer; the names are those of ``Decoder``.
+    The names are those of ``Decoder``. ``usage`` is the last that was seen, ``has_calls`` says that a tool call has
+    begun, ``has_failed`` that a choice has; ``_ended`` are the choices with a reason to be at their end.
     """
 
     def __init__(self) -> None:
         self.usage: Usage | None = None
-        """The last that was seen."""
-        self.content_events = 0
-        self.content_bytes = 0
-        self.shows_reasoning = False
+        self.content_events = self.content_bytes = 0
+        self.shows_reasoning = self.has_calls = self.has_failed = False
         self.finish_reason: str | None = None
-        self.has_calls = False
-        """A tool call has begun."""
-        self.has_failed = False
-        """A choice says that it has."""
         self._ended: set[int] = set()
-        """Choices that have a reason to be at their end."""
 
     def has_ended(self, choices: int) -> bool:
         """Tell whether each of so many choices has said why it ends: behind that, a stream needs no end marker."""
@@ -158,8 +152,9 @@ class Tap:
             if choice.finish_reason:  # some write an empty one into every chunk
                 self.finish_reason = choice.finish_reason
                 self._ended.add(choice.index if type(choice.index) is int else 0)
-            if choice.error is not None or choice.finish_reason in _FAILED:
-                self.has_failed = self.has_failed or _says(choice.error) or choice.finish_reason in _FAILED
+                self.has_failed |= choice.finish_reason in _FAILED
+            if choice.error is not None:
+                self.has_failed |= _says(choice.error)
         if size:
             self.content_events += 1
             self.content_bytes += size

@@ -142,18 +142,19 @@ class _Reader(Tap):
 
 
 class _Events(_Reader):
-    """Cut the stream, tell a stream from what only has status 200, and decide where an answer is whole."""
+    """Cut the stream, tell a stream from what only has status 200, and decide where an answer is whole.
+
+    ``_object`` is the answer when it is one JSON object and no stream. ``_is_text``: it is still of use with a piece
+    missing, as JSON is not.
+    """
 
     def __init__(self, call: Call) -> None:
         super().__init__()
         self._choices = call.envelope.choices
         self._is_text = call.envelope.needs.isdisjoint(("json_object", "json_schema"))
-        """What it writes is read by people: with a piece missing, JSON is none."""
         self._splitter = Splitter()
-        self._started = False
+        self._started = self._nonsense = False
         self._object: bytearray | None = None
-        """The answer, when it is one JSON object and no stream."""
-        self._nonsense = False
         self._frame: Frame | None = None
         self._lessons = _LESSONS
 
@@ -216,26 +217,22 @@ class _Events(_Reader):
         """Pass an event on that holds no part of the answer, where the caller gets events."""
 
     def _take(self, event: bytes) -> None:
-        data = data_of(event)
-        if data is None:
-            if not self._means_nothing(event):
-                self._keep(event)
-            return
+        data, before = data_of(event), self.content_events
         if data == DONE:
             self._end()
             self._keep(event)
-            return
-        before = self.content_events
-        try:
-            chunk = self._take_event(event, data)
-        except UpstreamError as error:
-            if not self._drops(data, error):
-                raise
-            return
-        if self.content_events > before:
-            self._learn(event)
-        if self.dropped_events:
-            self._require_start(chunk)
+        elif data is not None:
+            try:
+                chunk = self._take_event(event, data)
+            except UpstreamError as error:
+                return self._drop(data, error)
+            if self.dropped_events:
+                self._require_start(chunk)
+            if self.content_events > before:
+                self._learn(event)
+        elif not self._means_nothing(event):
+            self._keep(event)
+        return None
 
     def _learn(self, event: bytes) -> None:
         """Take the frame of an event that has just brought content, unless too many of them were of no use."""
@@ -288,20 +285,18 @@ class _Events(_Reader):
         if not chunk.choices or not (self.content_events or self.finish_reason):
             raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an answer without choices.")
 
-    def _drops(self, data: bytes, error: UpstreamError) -> bool:
-        """Whether the answer goes on without an event that cannot be read: behind text, and never within a tool call.
+    def _drop(self, data: bytes, error: UpstreamError) -> None:
+        """Go on without an event that cannot be read, behind text and never within a tool call; else raise the error.
 
         Before any content another target can still be asked. Blanks around an end marker are nothing.
         """
         if data.strip() == DONE:
-            self._take(DONE_EVENT)
-            return True
-        if error.kind is not ErrorKind.UPSTREAM_PROTOCOL or not self._is_text:
-            return False
-        if not self.content_events or self.has_calls:
-            return False
+            return self._take(DONE_EVENT)
+        is_text = self._is_text and self.content_events and not self.has_calls
+        if error.kind is not ErrorKind.UPSTREAM_PROTOCOL or not is_text:
+            raise error
         self.dropped_events += 1
-        return True
+        return None
 
     def _require_start(self, chunk: Chunk) -> None:
         """Raise UpstreamError when the event that was dropped may have been the beginning of a tool call."""
@@ -319,10 +314,9 @@ class _Events(_Reader):
         return nonsense
 
     def _end(self) -> None:
-        """Take the end marker. An answer without content has at least a reason to be at its end."""
-        unproved = self.finish_reason is None or (self.finish_reason == "tool_calls" and not self.has_calls)
-        lost = self.dropped_events and unproved
-        if lost or not (self.content_events or self.finish_reason):
+        """Take the end marker. An answer without content, or without an event, has at least a reason for its end."""
+        lost = self.dropped_events and self.finish_reason == "tool_calls" and not self.has_calls
+        if lost or not (self.finish_reason or (self.content_events and not self.dropped_events)):
             raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream ended its stream without an answer.")
         self.complete = True
 
