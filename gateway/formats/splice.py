@@ -13,6 +13,8 @@ BLANKS = b" \t\n\r"
 # What stands between two values: a comma, a name (perhaps written with escapes) and a colon.
 _BETWEEN = re.compile(rb'[ \t\n\r]*(?:,[ \t\n\r]*)?"(?:[^"\\]|\\.)*"[ \t\n\r]*:[ \t\n\r]*', re.DOTALL)
 
+_NOTHING = frozenset((b"null", b"false", b'""', b'"none"', b"[]", b"{}"))
+
 _raw_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -47,6 +49,11 @@ def members_of(body: bytes) -> dict[str, bytes]:
     msgspec.DecodeError when the text is not a JSON object.
     """
     return {name: bytes(raw) for name, raw in _raw_members(body).items()}
+
+
+def asks_nothing(raw: bytes) -> bool:
+    """Tell whether a member's value stands for its absence: null, false, ``none``, or empty."""
+    return raw in _NOTHING or (raw[:1] in (b"[", b"{") and not raw[1:-1].strip())
 
 
 def splice(body: bytes, members: Mapping[str, bytes], changes: Mapping[str, bytes | None]) -> bytes:

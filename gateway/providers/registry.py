@@ -7,7 +7,7 @@ from gateway.formats.anthropic.messages import AnthropicAdapter
 from gateway.formats.base import Adapter
 from gateway.formats.classify import DEEPSEEK, OPENROUTER, XAI
 from gateway.formats.openai.answer import PlainShape
-from gateway.formats.openai.compatible import CompatibleAdapter
+from gateway.formats.openai.compatible import ANY_MODEL, CompatibleAdapter
 from gateway.types import Licence
 
 # vLLM 0.32, vllm/entrypoints: what its requests take beyond OpenAI's reference. OpenAI answers 400 to them.
@@ -25,13 +25,18 @@ VLLM_MEMBERS = frozenset(
     )
 )
 
+# They know no `max_completion_tokens`, and refuse it (Mistral, Cohere) or pass it over, so that an answer has no bound:
+# each one's own reference of its chat endpoint.
 ADAPTERS: dict[str, Adapter] = {
     "anthropic": AnthropicAdapter(),
     "openai": CompatibleAdapter(refused_members=VLLM_MEMBERS, plain=PlainShape(message={"annotations": []})),
     "vllm": CompatibleAdapter(),
     "compatible": CompatibleAdapter(),
-    "compatible-without-stream-options": CompatibleAdapter(asks_usage=False),
-    "deepseek": CompatibleAdapter(facts=DEEPSEEK, plain=PlainShape(as_streamed=True)),
+    "compatible-max-tokens": CompatibleAdapter(limit="max_tokens", limited=ANY_MODEL),
+    "compatible-without-stream-options": CompatibleAdapter(asks_usage=False, limit="max_tokens", limited=ANY_MODEL),
+    "deepseek": CompatibleAdapter(
+        facts=DEEPSEEK, limit="max_tokens", limited=ANY_MODEL, plain=PlainShape(as_streamed=True)
+    ),
     "openrouter": CompatibleAdapter(facts=OPENROUTER),
     "xai": CompatibleAdapter(facts=XAI),
 }
@@ -95,14 +100,14 @@ PROVIDER_TYPES: dict[str, ProviderType] = {
         hides_reasoning=True,
     ),
     "groq": _hosted("https://api.groq.com/openai/v1", "groq", question="model"),
-    "together": _hosted("https://api.together.ai/v1", "together", question="models"),
+    "together": _hosted("https://api.together.ai/v1", "together", adapter="compatible-max-tokens", question="models"),
     "fireworks": _hosted("https://api.fireworks.ai/inference/v1", "fireworks"),
     "deepseek": _hosted(
         "https://api.deepseek.com", "deepseek", adapter="deepseek", always_stream=True, question="models"
     ),
     "xai": _hosted("https://api.x.ai/v1", "x-ai", adapter="xai", licence="proprietary", question="model"),
     "openrouter": _hosted("https://openrouter.ai/api/v1", "openrouter", adapter="openrouter"),
-    "perplexity": _hosted("https://api.perplexity.ai", "perplexity"),
+    "perplexity": _hosted("https://api.perplexity.ai", "perplexity", adapter="compatible-max-tokens"),
     # Both answer `stream_options` with 422 and count in the last chunk without being asked.
     "mistral": _hosted(
         "https://api.mistral.ai/v1", "mistral", adapter="compatible-without-stream-options", question="model"
@@ -111,8 +116,8 @@ PROVIDER_TYPES: dict[str, ProviderType] = {
     # The router bills at each backend's price, so there is no one price list.
     "huggingface": _hosted("https://router.huggingface.co/v1", None),
     # Local servers, at the address each listens on by default; GPT4All does not listen on IPv6.
-    "ollama": ProviderType(adapter="compatible", base_url="http://127.0.0.1:11434/v1", question="model"),
-    "lmstudio": ProviderType(adapter="compatible", base_url="http://127.0.0.1:1234/v1", question="models"),
-    "gpt4all": ProviderType(adapter="compatible", base_url="http://127.0.0.1:4891/v1", question="models"),
-    "tgi": ProviderType(adapter="compatible"),
+    "ollama": ProviderType(adapter="compatible-max-tokens", base_url="http://127.0.0.1:11434/v1", question="model"),
+    "lmstudio": ProviderType(adapter="compatible-max-tokens", base_url="http://127.0.0.1:1234/v1", question="models"),
+    "gpt4all": ProviderType(adapter="compatible-max-tokens", base_url="http://127.0.0.1:4891/v1", question="models"),
+    "tgi": ProviderType(adapter="compatible-max-tokens"),
 }

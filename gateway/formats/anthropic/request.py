@@ -1,11 +1,11 @@
 """Translate a chat request from OpenAI's dialect into Anthropic's Messages API, or name what cannot be said there.
 
 Decides how each member of the body is written for Anthropic, which defaults need no word, and which members make
-the request impossible. Nothing is dropped silently, with these exceptions, each without effect on the answer: texts
-of white space alone (Anthropic refuses them), ``name`` of a tool message (its call's id says it), ``annotations`` and
-``reasoning_content`` of earlier answers (Anthropic takes reasoning back only with a signature that this dialect has
-no room for), ``metadata``, prompt-cache hints, and the name of a JSON schema. Later system messages move to the
-front, as in Anthropic's own OpenAI compatibility layer. What a single model refuses is left to the provider.
+the request impossible. Nothing is dropped silently, with these exceptions, each without effect on the answer: what is
+empty, texts of white space alone (Anthropic refuses them), ``name`` of a tool message (its call's id says it), what
+earlier answers say beside their text and calls (``_BESIDE``; Anthropic takes reasoning back only with a signature that
+this dialect has no room for), ``metadata``, prompt-cache hints, and the name of a JSON schema. Later system messages
+move to the front, as in Anthropic's own OpenAI compatibility layer. What one model refuses is left to the provider.
 
 Sources: platform.claude.com/docs: api/messages, build-with-claude/{vision,prompt-caching,effort,structured-outputs},
 agents-and-tools/tool-use, api/openai-sdk; shapes checked against the types of the ``anthropic`` SDK 2.12.
@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
+
+from gateway.formats.splice import asks_nothing
 
 DEFAULT_MAX_TOKENS = 4096
 """Anthropic requires an output limit; used when neither the caller nor the target's configuration gives one."""
@@ -40,6 +42,10 @@ class _ImageUrl(Struct, forbid_unknown_fields=True):
 class _Image(Struct, tag_field="type", tag="image_url", forbid_unknown_fields=True):
     image_url: _ImageUrl
     cache_control: Raw | UnsetType = UNSET
+
+
+class _Thinking(Struct, tag_field="type", tag="thinking"):
+    """Mistral's, in an earlier answer."""
 
 
 class _Refusal(Struct, tag_field="type", tag="refusal", forbid_unknown_fields=True):
@@ -73,11 +79,9 @@ class _User(Struct, tag_field="role", tag="user", forbid_unknown_fields=True):
 
 
 class _Assistant(Struct, tag_field="role", tag="assistant", forbid_unknown_fields=True):
-    content: str | list[_Text | _Refusal] | None = None
+    content: str | list[_Text | _Refusal | _Thinking] | None = None
     refusal: str | None = None
     tool_calls: list[_ToolCall] | None = None
-    reasoning_content: str | None = None
-    annotations: list[Any] | None = None
     name: None = None
     audio: None = None
     function_call: None = None
@@ -85,7 +89,7 @@ class _Assistant(Struct, tag_field="role", tag="assistant", forbid_unknown_field
 
 class _Tool(Struct, tag_field="role", tag="tool", forbid_unknown_fields=True):
     tool_call_id: str
-    content: str | list[_Text | _Image]
+    content: str | list[_Text | _Image] | None = None
     name: str | None = None
 
 
@@ -128,7 +132,7 @@ _Message = _System | _Developer | _User | _Assistant | _Tool
 _Block = dict[str, Any]
 _Turn = tuple[str, list[_Block]]
 
-_EFFORT = Literal["none", "low", "medium", "high", "xhigh", "max"]
+_EFFORT = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     "messages": msgspec.json.Decoder(list[_Message]),
@@ -148,6 +152,14 @@ _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
 
 _ELSEWHERE = frozenset({"model", "max_tokens", "max_completion_tokens", "stream", "stream_options"})
 """Members that the gateway has read already."""
+
+_BESIDE = frozenset(
+    (
+        *("reasoning", "reasoning_content", "reasoning_details", "thinking_blocks", "annotations", "channel"),
+        *("executed_tools", "provider_specific_fields", "provider_metadata", "extra_content"),
+    )
+)
+"""Members of earlier answers: vLLM, DeepSeek, OpenRouter, Groq, Vercel, LiteLLM, Gemini's OpenAI endpoint."""
 
 _HARMLESS = frozenset({"metadata", "prompt_cache_key", "prompt_cache_retention"})
 """Labels and hints: the answer is the same without them."""
@@ -197,20 +209,44 @@ def translate(members: Mapping[str, bytes], *, model: str, max_tokens: int, stre
 def _read(members: Mapping[str, bytes]) -> dict[str, Any]:
     known: dict[str, Any] = {"messages": []}
     for name, raw in members.items():
-        if raw == b"null" or name in _ELSEWHERE or name in _HARMLESS:
+        decoder = _DECODERS.get(name)
+        is_empty = asks_nothing(raw) and (decoder is None or raw[:1] in b"[{") and name != "web_search_options"
+        if is_empty or raw == b"null" or name in _ELSEWHERE or name in _HARMLESS:
             continue
         if name in _ONLY_DEFAULT:
             if msgspec.json.decode(raw) not in _ONLY_DEFAULT[name]:
                 raise UntranslatableError(f"'{name}' has no equivalent at Anthropic.")
             continue
-        decoder = _DECODERS.get(name)
         if decoder is None:
             raise UntranslatableError(f"'{name}' has no equivalent at Anthropic.")
         try:
-            known[name] = decoder.decode(raw)
+            known[name] = _decode(name, decoder, raw)
         except msgspec.ValidationError as error:
             raise UntranslatableError(_explain(name, str(error))) from None
     return known
+
+
+def _decode(name: str, decoder: msgspec.json.Decoder[Any], raw: bytes) -> Any:
+    """Decode a member; of messages that hold what has no equivalent, leave out what says nothing."""
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError:
+        if name != "messages":  # in a schema, an empty value says something
+            raise
+        return decoder.decode(msgspec.json.encode(_without_nothing(msgspec.json.decode(raw))))
+
+
+def _without_nothing(value: Any) -> Any:
+    """Leave out of objects what is empty, and what stands beside an earlier answer."""
+    if isinstance(value, list):
+        return [_without_nothing(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: _without_nothing(each)
+        for name, each in value.items()
+        if name == "content" or not (name in _BESIDE or each is None or each is False or each in ([], {}))
+    }
 
 
 def _explain(name: str, reason: str) -> str:
@@ -252,6 +288,8 @@ def _content(content: str | list[Any] | None, where: str) -> list[_Block]:
     for number, part in enumerate(content or ()):
         if isinstance(part, _Image):
             block: _Block = {"type": "image", "source": _image_source(part.image_url.url, f"{where}.content[{number}]")}
+        elif isinstance(part, _Thinking):
+            continue
         else:
             text = part.refusal if isinstance(part, _Refusal) else part.text
             if not text or text.isspace():
@@ -264,7 +302,9 @@ def _content(content: str | list[Any] | None, where: str) -> list[_Block]:
     return blocks
 
 
-_DATA_URL_HEAD = re.compile(r"data:(image/(?:jpeg|png|gif|webp));base64", re.IGNORECASE)
+_DATA_URL_HEAD = re.compile(r"data:image/(?:x-)?(jpe?g|pjpeg|png|gif|webp)(?:;[^;,]+)*;base64", re.IGNORECASE)
+_JPEG = ("jpg", "pjpeg")
+"""Spellings of ``jpeg``."""
 
 
 def _image_source(url: str, where: str) -> _Block:
@@ -277,7 +317,8 @@ def _image_source(url: str, where: str) -> _Block:
             f"'{where}.image_url.url' must be an http(s) URL, or a base64 data URL of a JPEG, PNG, GIF or WebP image, "
             "for Anthropic."
         )
-    return {"type": "base64", "media_type": match[1].lower(), "data": data}
+    kind = match[1].lower()
+    return {"type": "base64", "media_type": f"image/{'jpeg' if kind in _JPEG else kind}", "data": data}
 
 
 def _assistant(message: _Assistant, number: int) -> list[_Block]:
@@ -371,7 +412,7 @@ def _write_output(known: dict[str, Any], body: dict[str, Any]) -> None:
     if effort == "none":
         body["thinking"] = {"type": "disabled"}
     elif effort is not None:
-        config["effort"] = effort
+        config["effort"] = "low" if effort == "minimal" else effort
     wanted = known.get("response_format")
     if isinstance(wanted, _SchemaFormat):
         schema: dict[str, Any] = dict(wanted.json_schema.schema)

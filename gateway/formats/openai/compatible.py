@@ -7,6 +7,7 @@ taken out of a stream again. What a chunk means is read in ``answer``, what an e
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import msgspec
 
@@ -27,7 +28,7 @@ from gateway.formats.openai.answer import (
 from gateway.formats.openai.failure import failure_in_stream, failure_of_answer
 from gateway.formats.openai.frame import Frame, learn
 from gateway.formats.openai.transcript import TranscriptDecoder, form_for
-from gateway.formats.splice import members_of, splice
+from gateway.formats.splice import asks_nothing, members_of, splice
 from gateway.formats.sse import Splitter, data_of
 from gateway.types import Call, Operation, Target, UpstreamRequest
 
@@ -43,6 +44,9 @@ _LESSONS = 4
 """How many frames in a row may be learnt for nothing: with log-probabilities or padding, every event has its own."""
 _FIELDS = (b":", b"data", b"event", b"id", b"retry", b"\xef\xbb\xbf")
 _ERROR_EVENT = re.compile(rb"^event: ?error\b", re.MULTILINE)
+REASONS = re.compile(r"(?:ft:)?(?:o[1-9]|gpt-(?:[5-9]|\d\d))")
+"""OpenAI's models that refuse ``max_tokens`` (API reference, "Create chat completion"), by OpenAI or Azure."""
+ANY_MODEL = re.compile("")
 _INCLUDE_USAGE = b'{"include_usage":true}'
 
 
@@ -50,8 +54,9 @@ class CompatibleAdapter:
     """Speak OpenAI's dialect to an upstream that speaks it too.
 
     ``refused_members`` are those the upstream is known to answer with 400. ``asks_usage`` is False for an upstream that
-    refuses ``stream_options`` and counts in its last chunk anyway. ``facts``: what its errors mean. ``plain``: what its
-    plain answers look like, for those that are put together from a stream.
+    refuses ``stream_options`` and counts in its last chunk anyway. ``limit``: the name by which alone it knows a chat's
+    output limit, at the models that ``limited`` matches. ``facts``: what its errors mean. ``plain``: what its plain
+    answers look like, for those that are put together from a stream.
     """
 
     def __init__(
@@ -59,11 +64,16 @@ class CompatibleAdapter:
         *,
         refused_members: frozenset[str] = frozenset(),
         asks_usage: bool = True,
+        limit: Literal["max_tokens", "max_completion_tokens"] = "max_completion_tokens",
+        limited: re.Pattern[str] = REASONS,
         facts: Facts = COMPATIBLE,
         plain: PlainShape | None = None,
     ) -> None:
         self._refused_members = refused_members
         self._asks_usage = asks_usage
+        self._limit = limit
+        self._other_limit = "max_tokens" if limit == "max_completion_tokens" else "max_completion_tokens"
+        self._limited = limited
         self._facts = facts
         self._plain = plain or PlainShape()
 
@@ -74,7 +84,7 @@ class CompatibleAdapter:
         members = call.envelope.members
         if self._refused_members.isdisjoint(members):
             return None
-        refused = sorted(name for name in self._refused_members & members.keys() if members[name] != b"null")
+        refused = sorted(name for name in self._refused_members & members.keys() if not asks_nothing(members[name]))
         return ", ".join(f"'{name}'" for name in refused) or None
 
     def request(self, call: Call, target: Target, attempt_id: str) -> UpstreamRequest:
@@ -111,6 +121,10 @@ class CompatibleAdapter:
         changes: dict[str, bytes | None] = {}
         if envelope.model != target.upstream_model:
             changes["model"] = msgspec.json.encode(target.upstream_model)
+        if self._other_limit in envelope.members and self._limited.match(target.upstream_model):
+            self._rename_limit(call, changes)
+        if not self._refused_members.isdisjoint(envelope.members):  # ``refuses`` lets pass those that ask for nothing
+            changes.update(dict.fromkeys(self._refused_members & envelope.members.keys()))
         if streams_upstream(call, target):
             if not envelope.stream:
                 changes["stream"] = b"true"
@@ -122,6 +136,16 @@ class CompatibleAdapter:
             elif not envelope.include_usage:
                 changes["stream_options"] = splice(options, members_of(options), {"include_usage": b"true"})
         return splice(envelope.body, envelope.members, changes)
+
+    def _rename_limit(self, call: Call, changes: dict[str, bytes | None]) -> None:
+        """Give a chat's output limit the name that the upstream knows; of two, the newer one counts."""
+        if call.operation != "chat":
+            return
+        members = call.envelope.members
+        values = (members.get(name, b"null") for name in ("max_completion_tokens", "max_tokens"))
+        changes[self._other_limit] = None
+        if (value := next((each for each in values if each != b"null"), None)) is not None:
+            changes[self._limit] = value
 
 
 class _Reader(Tap):

@@ -14,17 +14,16 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from gateway.errors import ErrorKind, GatewayError
 from gateway.formats.openai.transcription import decode_form
 from gateway.formats.outline import PROTOCOL_NAMES, Outline, outline_of, raw_bytes, text_bytes
+from gateway.formats.splice import asks_nothing, splice
 from gateway.formats.unambiguous import SMALL_BYTES, members_of_object
 from gateway.types import Capability, Dialect, Envelope, Operation
 
 # vLLM, vllm/entrypoints/openai: structured output beside response_format (guided_* before 0.12).
 _CONSTRAINED = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 # What vLLM 0.32 refuses to stream (beam search, prompt log-probabilities) or leaves out of a stream (the transfer
-# parameters of disaggregated serving), speech, which OpenAI streams in another format than it sends at once, and a
-# search's citations, which no chunk of its reference holds.
-_NOT_STREAMED = (
-    *("use_beam_search", "prompt_logprobs", "kv_transfer_params", "ec_transfer_params", "audio", "web_search_options"),
-)
+# parameters of disaggregated serving), and speech, which OpenAI streams in another format than it sends at once. So is a
+# search, whose citations are in no chunk: even an empty ``web_search_options`` asks for one.
+_NOT_STREAMED = (*("use_beam_search", "prompt_logprobs", "kv_transfer_params", "ec_transfer_params", "audio"),)
 _PLAIN = frozenset(
     (
         *("model", "messages", "prompt", "input", "stream", "n", "max_tokens", "max_completion_tokens", "temperature"),
@@ -32,6 +31,11 @@ _PLAIN = frozenset(
     )
 )
 """Members that ask for nothing which a model may lack, and may be streamed."""
+_INTEGERS = (
+    *("max_tokens", "max_completion_tokens", "n", "best_of", "seed", "top_logprobs", "top_k", "min_tokens"),
+    *("dimensions", "thinking_token_budget", "truncate_prompt_tokens"),
+)
+_INTEGRAL = re.compile(rb"(-?[0-9]{1,18})\.0{1,18}")
 _READ_AS_THEY_ARE = ("tools", "functions", "response_format")
 """Members that the model reads as they are written."""
 _BYTES_PER_TOKEN_ID = 4
@@ -106,7 +110,7 @@ _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 
 
-def decode(operation: Operation, dialect: Dialect, body: bytes) -> Envelope:
+def decode(operation: Operation, dialect: Dialect, body: bytes) -> Envelope:  # noqa: C901 - one step behind the other
     """Validate a body and read its envelope.
 
     Raises GatewayError (INVALID_REQUEST, with ``param`` where a member is at fault) for everything that is not one
@@ -125,6 +129,8 @@ def decode(operation: Operation, dialect: Dialect, body: bytes) -> Envelope:
     else:
         outline = outline_of(body)
         text, read, members = outline.text, outline.short_members, outline.members
+    if b".0" in text and (changes := _integers(members)):
+        return decode(operation, dialect, splice(body, members, changes))
     plain = members.keys() <= _PLAIN
     if not plain:
         _check_spelling(members)
@@ -166,6 +172,12 @@ def decode(operation: Operation, dialect: Dialect, body: bytes) -> Envelope:
         image_count=kinds.count("image_url"),
         prompts=prompts,
     )
+
+
+def _integers(members: Mapping[str, bytes]) -> dict[str, bytes | None]:
+    """Write the integers that a caller wrote as ``16.0``: languages with one kind of number do."""
+    found = {name: _INTEGRAL.fullmatch(members[name]) for name in _INTEGERS if name in members}
+    return {name: match[1] for name, match in found.items() if match}
 
 
 _PLAIN_NEEDS: dict[Operation, frozenset[Capability]] = {
@@ -310,15 +322,13 @@ def _given(members: Mapping[str, bytes], name: str) -> bool:
 
 
 def _asked(members: Mapping[str, bytes], name: str) -> bool:
-    """Tell whether a member asks for anything: null, false, 0 and what is empty do not."""
+    """Tell whether a member asks for anything: 0 does not, nor what stands for its absence."""
     raw = members.get(name, b"null")
-    if raw.startswith((b"[", b"{")):
-        return bool(raw[1:-1].strip())
-    return raw not in (b"null", b"false", b'""') and bool(raw.strip(b"-0.eE+"))
+    return not asks_nothing(raw) and bool(raw.strip(b"-0.eE+"))
 
 
 def _streamable(request: _Request, members: Mapping[str, bytes]) -> bool:
-    if any(_asked(members, name) for name in _NOT_STREAMED):
+    if any(_asked(members, name) for name in _NOT_STREAMED) or _given(members, "web_search_options"):
         return False
     if _asked(members, "echo") and _given(members, "logprobs"):
         return False
@@ -329,7 +339,7 @@ def _needs(operation: Operation, members: Mapping[str, bytes], kinds: list[str])
     needs: set[Capability] = {operation}
     if operation == "embeddings":
         return frozenset(needs)  # what else is in such a body says nothing to a model that only reads
-    if _asked(members, "tools") or _given(members, "tool_choice") or _asked(members, "functions"):
+    if any(_asked(members, name) for name in ("tools", "tool_choice", "functions", "function_call")):
         needs.add("tools")
     if (structure := _structure(members)) is not None:
         needs.add(structure)
@@ -339,7 +349,7 @@ def _needs(operation: Operation, members: Mapping[str, bytes], kinds: list[str])
         needs.add("audio")
     if _wants_logprobs(operation, members):
         needs.add("logprobs")
-    if _given(members, "reasoning_effort"):
+    if _asked(members, "reasoning_effort"):
         needs.add("reasoning")
     return frozenset(needs)
 
@@ -353,13 +363,13 @@ _format = msgspec.json.Decoder(_Format | None).decode
 
 def _structure(members: Mapping[str, bytes]) -> Capability | None:
     try:
-        answer = _format(members.get("response_format", b"null"))
+        answer = _format(members["response_format"]) if _asked(members, "response_format") else None
     except msgspec.ValidationError:
         _refuse("response_format", "must be an object")
     kind = b'"text"' if answer is None else bytes(answer.type)
     if kind == b'"json_object"':
         return "json_object"
-    constrained = kind != b'"text"' or any(_given(members, name) for name in _CONSTRAINED)
+    constrained = kind != b'"text"' or any(_asked(members, name) for name in _CONSTRAINED)
     return "json_schema" if constrained else None
 
 

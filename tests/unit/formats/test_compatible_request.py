@@ -114,7 +114,10 @@ def test_an_upstream_that_refuses_stream_options_gets_none(options: dict[str, An
 def test_openai_is_not_sent_what_only_vllm_takes() -> None:
     """On a route such a candidate drops out, by name; a null is no wish."""
     adapter, target = CompatibleAdapter(refused_members=VLLM_MEMBERS), build_target()
-    assert adapter.refuses(chat_call(top_k=5, guided_json={}, temperature=1), target) == "'guided_json', 'top_k'"
+    assert (
+        adapter.refuses(chat_call(top_k=5, guided_json={"type": "object"}, temperature=1), target)
+        == "'guided_json', 'top_k'"
+    )
     assert adapter.refuses(chat_call(top_k=None, logit_bias={"1": 2}, n=2), target) is None
     assert CompatibleAdapter().refuses(chat_call(top_k=5), target) is None
 
