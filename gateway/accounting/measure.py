@@ -41,12 +41,15 @@ _NOT_THE_TARGETS = frozenset({ErrorKind.OWN_SHORTAGE, ErrorKind.INTERNAL})
 class Progress(Protocol):
     """What a decoder has seen so far; see ``formats.base.Decoder``."""
 
-    usage: Usage | None
     content_events: int
     content_bytes: int
     shows_reasoning: bool
     dropped_events: int
     complete: bool
+
+    @property
+    def usage(self) -> Usage | None:
+        """The upstream's own count so far."""
 
 
 class Measured(NamedTuple):

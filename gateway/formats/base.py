@@ -25,8 +25,6 @@ class Decoder(Protocol):
 
     content_type: str
     """Of what the caller gets: ``text/event-stream; charset=utf-8`` or ``application/json``."""
-    usage: Usage | None
-    """The upstream's own count; the last one wins. None until it has been seen."""
     content_events: int
     """Content-bearing events so far (text, reasoning, tool arguments; in any choice). Grows with the first token."""
     content_bytes: int
@@ -37,6 +35,10 @@ class Decoder(Protocol):
     """Events that could not be read, and without which the answer went on."""
     complete: bool
     """The answer's own end was seen (``[DONE]`` or ``message_stop``; for JSON, the whole object)."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """The upstream's own count; the last one wins. None until it has been seen."""
 
     def feed(self, chunk: bytes) -> bytes:
         """Take bytes as they arrived, in any chunking, and return what can go to the caller, perhaps nothing.

@@ -16,7 +16,6 @@ from gateway.formats.openai.answer import parse
 from gateway.formats.openai.chat_answer import Assembly, Chunks
 from gateway.formats.openai.failure import failure_in_stream, failure_of_answer
 from gateway.formats.sse import Splitter, data_of
-from gateway.tariff import Usage
 from gateway.types import Call, Operation, Target, UpstreamRequest
 
 API_VERSION = "2023-06-01"
@@ -54,10 +53,9 @@ class AnthropicAdapter:
     def decoder(self, call: Call, target: Target) -> "MessageDecoder":  # noqa: ARG002 - the answer shows its framing
         """Make the decoder for one answer with a status of success."""
         created_s = self._wall_ns() // 1_000_000_000
-        if call.envelope.stream:
-            sink = Chunks(created_s, include_usage=call.envelope.include_usage)
-            return MessageDecoder(Answer(sink), "text/event-stream; charset=utf-8")
-        return MessageDecoder(Answer(Assembly(created_s)), "application/json")
+        envelope = call.envelope
+        sink = Chunks(created_s, include_usage=envelope.include_usage) if envelope.stream else Assembly(created_s)
+        return MessageDecoder(sink)
 
     def failure(
         self, status: int, headers: Mapping[str, str], body: bytes, operation: Operation = "chat"
@@ -75,24 +73,19 @@ class AnthropicAdapter:
         )
 
 
-class MessageDecoder:
+class MessageDecoder(Answer):
     """Reads a stream of Messages events or one Messages body, for a caller who streams or for one who does not."""
 
-    def __init__(self, answer: Answer, content_type: str) -> None:
-        self._answer = answer
-        self._assembled = content_type == "application/json"
-        self._body = b""
+    def __init__(self, sink: Chunks | Assembly) -> None:
+        super().__init__(sink)
+        self._assembled = isinstance(sink, Assembly)
+        self.content_type = "application/json" if self._assembled else "text/event-stream; charset=utf-8"
+        self._written = b""
         self._size = 0
         self._splitter = Splitter()
         self._object: bytearray | None = None
         """The answer, when it is no stream."""
-        self._started = False
         self._failure: UpstreamError | None = None
-        self.content_type = content_type
-        self.usage: Usage | None = None
-        self.content_events = self.content_bytes = self.dropped_events = 0
-        self.shows_reasoning = False
-        self.complete = False
 
     def feed(self, chunk: bytes) -> bytes:
         """Take bytes in any chunking; see ``Decoder.feed``.
@@ -102,34 +95,31 @@ class MessageDecoder:
         """
         if self._failure is not None:
             raise self._failure
-        if not self._started and (first := chunk.lstrip()[:1]):
-            self._started = True
-            self._object = bytearray() if first in {b"{", b"[", b"<"} else None
-        if (self._assembled or self._object is not None) and not self.complete:
-            self._size += len(chunk)
-            check_size(self._size)
+        if not self._size and chunk.lstrip()[:1] in {b"{", b"[", b"<"}:
+            self._object = bytearray()
+        self._size += len(chunk.lstrip()) if not self._size else len(chunk)
+        if self._assembled or self._object is not None:
+            check_size(0 if self.complete else self._size)
         if self._object is not None:
             self._object += chunk
             return b""
-        answer = self._answer
-        return self._take(answer.read_event, map(data_of, self._splitter.feed(chunk)))
+        return self._take(self.read_event, map(data_of, self._splitter.feed(chunk)))
 
     def finish(self) -> bytes:
         """Return the assembled body, or what a last event at the very end gives; see ``Decoder.finish``."""
         if self._failure is not None:
             raise self._failure
-        answer = self._answer
         if self._object is not None:
-            written = self._take(answer.read_message, [bytes(self._object)])
+            last = self._take(self.read_message, [bytes(self._object)])
         else:
-            written = self._take(answer.read_event, map(data_of, self._splitter.finish()))
-            written += self._take(answer.read_end, [self._splitter.rest or b"\n"])
+            last = self._take(self.read_event, map(data_of, self._splitter.finish()))
+            last += self._take(self.read_end, [self._splitter.rest or b"\n"])
         if self._failure is not None:
             raise self._failure
-        return self._body if self._assembled else written
+        return self._written if self._assembled else last
 
     def _take(self, read: Callable[[bytes], bytes], pieces: Iterable[bytes | None]) -> bytes:
-        answer = self._answer
+        before = self.content_events
         written: list[bytes] = []
         try:
             for data in filter(None, pieces):
@@ -138,17 +128,10 @@ class MessageDecoder:
             self._failure = failure_in_stream(parse(error.data), ANTHROPIC)
         except UpstreamError as error:
             self._failure = error
-        new_content = answer.content_events > self.content_events
-        self.usage = answer.usage
-        self.content_events = answer.content_events
-        self.content_bytes = answer.content_bytes
-        self.dropped_events = answer.dropped_events
-        self.shows_reasoning = answer.shows_reasoning
-        self.complete = answer.complete
-        if self._failure is not None and (self._assembled or not new_content):
+        if self._failure is not None and (self._assembled or self.content_events == before):
             raise self._failure
         output = b"".join(written)
         if self._assembled:
-            self._body += output
+            self._written += output
             return b""
         return output

@@ -27,7 +27,7 @@ from gateway.formats.openai.answer import (
 )
 from gateway.formats.openai.failure import failure_in_stream, failure_of_answer
 from gateway.formats.openai.frame import Frame, learn
-from gateway.formats.openai.transcript import TranscriptDecoder, form_for
+from gateway.formats.openai.transcript import EmbeddingsDecoder, TranscriptDecoder, form_for
 from gateway.formats.splice import asks_nothing, members_of, splice
 from gateway.formats.sse import Splitter, data_of
 from gateway.types import Call, Operation, Target, UpstreamRequest
@@ -431,36 +431,6 @@ class AnswerDecoder(_Events):
             raise failure_in_stream(value)
         self._assembler.add(value)
         return chunk
-
-
-class EmbeddingsDecoder(_Reader):
-    """Hold vectors until all are there, and pass their bytes on untouched.
-
-    They are no tokens: there is no first content, and so no TTFT.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._body = bytearray()
-
-    def feed(self, chunk: bytes) -> bytes:
-        """See ``Decoder.feed``: nothing until the object is whole, so that another target can still be tried."""
-        self._body += chunk
-        check_size(len(self._body))
-        return b""
-
-    def finish(self) -> bytes:
-        """See ``Decoder.finish``: the upstream's own bytes."""
-        body = bytes(self._body)
-        if not body:
-            raise UpstreamError(ErrorKind.UPSTREAM_CUT, "The upstream sent an empty answer.")
-        answer = self.read_embeddings(body)
-        if answer.is_error(beside=bool(answer.data)):
-            raise failure_in_stream(parse(body))
-        if not answer.data:
-            raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an answer without embeddings.")
-        self.complete = True
-        return body
 
 
 def _is_failure(chunk: Chunk, event: bytes) -> bool:

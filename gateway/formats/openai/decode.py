@@ -21,8 +21,8 @@ from gateway.types import Capability, Dialect, Envelope, Operation
 # vLLM, vllm/entrypoints/openai: structured output beside response_format (guided_* before 0.12).
 _CONSTRAINED = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 # What vLLM 0.32 refuses to stream (beam search, prompt log-probabilities) or leaves out of a stream (the transfer
-# parameters of disaggregated serving), and speech, which OpenAI streams in another format than it sends at once. So is a
-# search, whose citations are in no chunk: even an empty ``web_search_options`` asks for one.
+# parameters of disaggregated serving), and speech, which OpenAI streams in another format than it sends at once. With
+# a search, whose citations are in no chunk, it is the same: even an empty ``web_search_options`` asks for one.
 _NOT_STREAMED = (*("use_beam_search", "prompt_logprobs", "kv_transfer_params", "ec_transfer_params", "audio"),)
 _PLAIN = frozenset(
     (

@@ -1,12 +1,11 @@
-"""Transcripts of speech in OpenAI's dialect: the caller's form goes up, the upstream's own bytes come down."""
+"""Answers that come in one piece, embeddings and transcripts: the upstream's own bytes come down when all are there."""
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.base import check_size
 from gateway.formats.multipart import boundary_of, parts_of, replace
-from gateway.formats.openai.answer import parse
+from gateway.formats.openai.answer import Tap, parse
 from gateway.formats.openai.failure import failure_in_stream
 from gateway.formats.openai.transcription import read_transcript
-from gateway.tariff import Usage
 from gateway.types import Envelope
 
 
@@ -19,15 +18,15 @@ def form_for(envelope: Envelope, upstream_model: str) -> tuple[str, bytes]:
     return f'multipart/form-data; boundary="{boundary_of(body).decode()}"', body
 
 
-class TranscriptDecoder:
-    """Hold a transcript until it is whole; see ``formats.base.Decoder``. There is no first token, and so no TTFT."""
+class _Whole(Tap):
+    """Hold an answer until all of it is there; see ``Decoder``. There is no first token, and so no TTFT."""
 
-    def __init__(self, envelope: Envelope) -> None:
-        self._is_json = envelope.members.get("response_format", b"json").endswith(b"json")
-        self.content_type = "application/json" if self._is_json else "text/plain; charset=utf-8"
-        self.usage: Usage | None = None
-        self.content_events = self.content_bytes = self.dropped_events = 0
-        self.shows_reasoning = self.complete = False
+    content_type = "application/json"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.complete = False
+        self.dropped_events = 0
         self._body = bytearray()
 
     def feed(self, chunk: bytes) -> bytes:
@@ -35,6 +34,32 @@ class TranscriptDecoder:
         self._body += chunk
         check_size(len(self._body))
         return b""
+
+
+class EmbeddingsDecoder(_Whole):
+    """Pass vectors on untouched."""
+
+    def finish(self) -> bytes:
+        """Return the upstream's own bytes."""
+        body = bytes(self._body)
+        if not body:
+            raise UpstreamError(ErrorKind.UPSTREAM_CUT, "The upstream sent an empty answer.")
+        answer = self.read_embeddings(body)
+        if answer.is_error(beside=bool(answer.data)):
+            raise failure_in_stream(parse(body))
+        if not answer.data:
+            raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an answer without embeddings.")
+        self.complete = True
+        return body
+
+
+class TranscriptDecoder(_Whole):
+    """Pass a transcript on untouched."""
+
+    def __init__(self, envelope: Envelope) -> None:
+        super().__init__()
+        self._is_json = envelope.members.get("response_format", b"json").endswith(b"json")
+        self.content_type = "application/json" if self._is_json else "text/plain; charset=utf-8"
 
     def finish(self) -> bytes:
         """Return the upstream's own bytes. A text may be empty: nobody spoke."""
