@@ -63,6 +63,8 @@ class Measured(NamedTuple):
     tpot_ms: float | None
     gaps_s: list[float]
     """Between its content-bearing chunks (ITL)."""
+    dropped_events: int
+    """That could not be read, and without which the answer went on."""
     sample: Sample | None
     """None: its end says nothing of the target."""
 
@@ -112,15 +114,6 @@ class Measure:
         self._journalled_bytes = output_bytes(self._journalled_tokens)
         return self._journalled_tokens
 
-    @property
-    def remark(self) -> UpstreamError | None:
-        """What the record says of an answer that is whole but for events that could not be read."""
-        events = self._progress.dropped_events if self._progress is not None else 0
-        if not events:
-            return None
-        lost = f"{events} malformed events dropped"
-        return UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, lost, said=lost)
-
     def outcome_of(self, error: GatewayError) -> Outcome:
         """Name an error's outcome; behind content, any means an answer that broke off, whose tokens count."""
         outcome = OUTCOMES.get(error.kind, "refused")
@@ -163,7 +156,8 @@ class Measure:
                 max_output_tokens=call.output_cap,
             )
         gaps_s = [(b - a) / 1e9 for a, b in pairwise(arrivals_ns)] if len(arrivals_ns) > 1 else []
-        return Measured(usage, billed, duration_ms, ttft_ms, tpot_ms, gaps_s, sample)
+        dropped = progress.dropped_events if progress is not None else 0
+        return Measured(usage, billed, duration_ms, ttft_ms, tpot_ms, gaps_s, dropped, sample)
 
     def _blame(self, error: GatewayError, duration_ms: float) -> tuple[bool, str | None]:
         """Return whether the breaker counts it, and the body's digest where the request may have brought it about."""

@@ -24,10 +24,7 @@ def estimate_input_tokens(content_bytes: int, image_count: int = 0, messages: in
 
 
 def estimate_prompt_tokens(envelope: Envelope) -> int:
-    """Estimate the tokens that a call's prompt has, as ``estimate_input_tokens`` does from its parts.
-
-    What is embedded has no chat template around it, and each text at least one token. Speech is no tokens but time.
-    """
+    """Estimate the tokens of a call's prompt. What is embedded has no chat template; speech is no tokens but time."""
     if envelope.operation == "transcriptions":
         return _tokens(envelope.content_bytes)
     if envelope.operation == "embeddings":

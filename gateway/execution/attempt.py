@@ -18,7 +18,7 @@ from gateway.accounting.base import Dispatch, Ledger, Observer
 from gateway.accounting.measure import Measure, presumed_usage
 from gateway.accounting.pricing import cost_nano_usd, hardware_cost_nano_usd
 from gateway.clock import Clock, Ids
-from gateway.errors import GatewayError, UpstreamError
+from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.execution.begin import begin
 from gateway.execution.patience import Patience
 from gateway.formats.base import Adapter, streams_upstream
@@ -189,7 +189,8 @@ class Attempt:
         except Exception:
             self._lease.abandon()  # its place is not to be kept by a fault of ours
             raise
-        error = error or self.measure.remark
+        if measured.dropped_events:
+            error = error or malformed(measured.dropped_events)
         cost, origin = 0, measured.usage.origin
         if rates.hardware_nano_usd_per_hour is not None:
             cost, origin = hardware_cost_nano_usd(rates, share_s), "estimated"
@@ -236,6 +237,11 @@ class Attempt:
             self.end(self.measure.outcome_of(error), error)
         else:
             self.end("failed", own_failure(error))
+
+
+def malformed(events: int) -> UpstreamError:
+    """Make what the record and the metrics say of an answer that went on without events that could not be read."""
+    return UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "", said=f"{events} malformed events dropped")
 
 
 async def _exhaust(stream: UpstreamStream) -> None:

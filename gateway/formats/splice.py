@@ -43,11 +43,7 @@ class Members(Mapping[str, bytes]):
 
 
 def members_of(body: bytes) -> dict[str, bytes]:
-    """Cut an object into name -> raw JSON of the value, in order.
-
-    Does not see duplicate members (the last one wins); the validating scan refuses them first. Raises
-    msgspec.DecodeError when the text is not a JSON object.
-    """
+    """Cut an object without duplicate members into name -> raw JSON, in order. Raises msgspec.DecodeError."""
     return {name: bytes(raw) for name, raw in _raw_members(body).items()}
 
 
@@ -59,8 +55,7 @@ def asks_nothing(raw: bytes) -> bool:
 def splice(body: bytes, members: Mapping[str, bytes], changes: Mapping[str, bytes | None]) -> bytes:
     """Replace, remove (None) and append members of ``body``; the same object when there is nothing to change.
 
-    ``members`` is what ``members_of`` gave for this body, which must hold no duplicates. Raises ValueError when the two
-    do not belong together.
+    ``members`` is what ``members_of`` gave for this body. Raises ValueError when the two do not belong together.
     """
     pending = {name: value for name, value in changes.items() if value is not None or name in members}
     if not pending:

@@ -104,8 +104,7 @@ class Exchange:
     async def read_body(self, limit_bytes: int, timeout_s: float, hold: Callable[[int], None] | None = None) -> bytes:
         """Return the whole body, once. Raises GatewayError: BODY_TOO_LARGE, BODY_TIMEOUT, and what ``hold`` raises.
 
-        ``hold`` is called with how many bytes are to be kept, before they are: at once where the head tells the length,
-        step by step where it does not, and not at all for a small body.
+        ``hold`` is called with how many bytes are to be kept, before they are; not for a small body.
         """
         if not self.received or self._size_bytes > min(limit_bytes, _AHEAD_BYTES):
             self._limit_bytes, self._hold = limit_bytes, hold or _hold_any

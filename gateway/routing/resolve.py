@@ -39,8 +39,7 @@ def resolve(
 ) -> Call:
     """Build the call: its route, its needs, its estimated size and its deadline.
 
-    Raises GatewayError: PERMISSION when this key may not use the model, MODEL_NOT_FOUND when there is none of that name
-    (with the nearest one that this key may use) or a wildcard's model has no known price.
+    Raises GatewayError: PERMISSION, or MODEL_NOT_FOUND when there is none or a wildcard's model has no known price.
     """
     route = _route(envelope.model, principal, snapshot, price_of)
     operation = envelope.operation

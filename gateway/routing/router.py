@@ -46,10 +46,7 @@ class Router:
         self._objectives = objectives
 
     def plan(self, call: Call, views: Sequence[TargetView]) -> Plan:
-        """Return the targets to try, in order. ``views`` are of the call's route, in the order of the configuration.
-
-        Without a candidate it is a refusal, and ``refusal`` makes its error.
-        """
+        """Return the targets to try, in order; if none, see ``refusal``. ``views`` are of the route, in its order."""
         route = call.route
         remaining, dropped = self._filter(call, views)
         candidates = [self._candidate(call, view) for view in remaining]

@@ -255,8 +255,7 @@ class Pool:
     def refusal(self, target: Target, call: Call) -> str | None:
         """Return why no attempt of the call may begin at this target now; None when one may.
 
-        A plan may be seconds old when its turn comes. Ask immediately before ``begin``, without awaiting in between:
-        that is what makes a half-open breaker let exactly one through.
+        Ask immediately before ``begin``: not to await in between makes a half-open breaker let exactly one through.
         """
         if target.cluster_url is not None:
             fleet = self.replicas.fleet(target)

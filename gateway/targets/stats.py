@@ -227,11 +227,8 @@ class Lengths:
         self._by_cap: dict[int, _Answers] = {}
 
     def add(self, at_ns: int, tokens: int, cap: int | None) -> None:
-        """Learn one complete answer; caps within a factor of two are learnt together (at most 20 windows).
-
-        A cap of 0 says nothing: an embedding has no length, and would otherwise count as an uncapped answer.
-        """
-        if cap == 0:
+        """Learn one complete answer; caps within a factor of two are learnt together (at most 20 windows)."""
+        if cap == 0:  # an embedding has no length
             return
         key = 0 if cap is None else _cap_key(cap)
         answers = self._by_cap.get(key)

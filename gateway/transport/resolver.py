@@ -121,10 +121,7 @@ class Resolver:
         self._queue: deque[_Host] = deque()
 
     async def addresses(self, name: str, timeout_s: float) -> Sequence[HostAddress]:
-        """Return a host's addresses, at least one; those of a literal address at once.
-
-        Raises UpstreamError: UPSTREAM_CONNECT when the host does not resolve, or not in time; OWN_SHORTAGE.
-        """
+        """Return a host's addresses, at least one. Raises UpstreamError: UPSTREAM_CONNECT or OWN_SHORTAGE."""
         host = self._hosts.get(name)
         if host is None:
             if literal := _literal(name):

@@ -98,8 +98,8 @@ class Tap:
 
     def __init__(self) -> None:
         self.usage: Usage | None = None
-        self.content_events = self.content_bytes = 0
-        self.shows_reasoning = self.has_calls = self.has_failed = False
+        self.content_events = self.content_bytes = self.dropped_events = 0
+        self.shows_reasoning = self.has_calls = self.has_failed = self.complete = False
         self.finish_reason: str | None = None
         self._ended: set[int] = set()
 
@@ -252,8 +252,7 @@ def _text_bytes(value: Any) -> int:
 
 def _delta_bytes(delta: Delta) -> int:
     size = _text_bytes(delta.content) if delta.content else 0
-    # Some upstreams send the same reasoning under both names.
-    if reasoning := delta.reasoning or delta.reasoning_content:
+    if reasoning := delta.reasoning or delta.reasoning_content:  # some send both, the same
         size += _text_bytes(reasoning)
     if delta.refusal:
         size += _text_bytes(delta.refusal)

@@ -153,11 +153,6 @@ class _Reader(Tap):
 
     content_type = _JSON
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.complete = False
-        self.dropped_events = 0
-
     def read(self, data: bytes, event: bytes = b"") -> Chunk:
         chunk = super().read(data)
         if self.has_failed or _is_failure(chunk, event):
@@ -194,10 +189,7 @@ class _Events(_Reader):
         return contents
 
     def _runs(self, chunk: bytes) -> Iterator[tuple[bytes, bool]]:
-        """Cut events off what has arrived, each by itself; or (True) several that look like the known frame in one.
-
-        What an event taught is known when the next is cut.
-        """
+        """Cut events off what has arrived, one at a time; or (True) several that look like the known frame in one."""
         if not self._splitter.plain(chunk):
             for event in self._split(chunk):
                 yield event, False

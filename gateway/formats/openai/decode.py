@@ -113,9 +113,8 @@ _MISSING = re.compile(r"missing required field `(\w+)`")
 def decode(operation: Operation, dialect: Dialect, body: bytes) -> Envelope:  # noqa: C901 - one step behind the other
     """Validate a body and read its envelope.
 
-    Raises GatewayError (INVALID_REQUEST, with ``param`` where a member is at fault) for everything that is not one
-    unambiguous JSON object, and for members that the gateway reads and that do not have the type OpenAI's reference
-    gives them. Only OpenAI's dialect is spoken by callers so far.
+    Raises GatewayError (INVALID_REQUEST, with ``param`` where a member is at fault) for what is not one unambiguous
+    JSON object, and for members that the gateway reads of another type than in OpenAI's reference.
     """
     if dialect != "openai":
         raise GatewayError(ErrorKind.UNSUPPORTED, f"Requests in the dialect '{dialect}' are not supported.")

@@ -45,10 +45,7 @@ class Frame:
         return self._joint.count(b"[") <= 1
 
     def read(self, data: bytes) -> tuple[list[bytes], int] | None:
-        """Return the content of each event in ``data``, as JSON writes it, and the UTF-8 bytes of all.
-
-        None when there is anything else: part of an event, another frame, an empty content.
-        """
+        """Return the content of each event in ``data``, as JSON writes it, and the UTF-8 bytes of all; else None."""
         inner = data.removeprefix(self._prefix).removesuffix(self._suffix)
         if len(data) - len(inner) != self._around_bytes:
             return None
@@ -71,10 +68,7 @@ class Frame:
         return contents, size - len(contents) + 1
 
     def end_of_run(self, data: bytes, start: int) -> int:
-        """Return where a run of such events from ``start`` on would end; what stands between is not looked at.
-
-        ``start``: none begins there. -1: none will end.
-        """
+        """Return where a run of such events would end, ``start`` if none begins there, -1 if none will end."""
         if not data.startswith(self._prefix, start):
             return start
         end = data.rfind(self._suffix, start)
@@ -86,10 +80,7 @@ class Frame:
 
 
 def learn(event: bytes) -> Frame | None:
-    """Return the frame of an event that bears content, or None if more than its content counts.
-
-    The event proves it: emptied of the string that is taken for its content, it must count for nothing.
-    """
+    """Return the frame of an event that bears content; None if it counts for something without that string."""
     content = _CONTENT.search(event)
     # An event that ends in CR was only complete with the byte behind it.
     if content is None or not event.endswith(b"\n"):

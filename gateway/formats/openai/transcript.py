@@ -25,8 +25,6 @@ class _Whole(Tap):
 
     def __init__(self) -> None:
         super().__init__()
-        self.complete = False
-        self.dropped_events = 0
         self._body = bytearray()
 
     def feed(self, chunk: bytes) -> bytes:
