@@ -126,8 +126,8 @@ def _wrong_bill(attempt: Mapping[str, Any], seen: Mapping[str, Seen], prices: Ma
         return "billed what was refused or never arrived"
     if request is not None and attempt["outcome"] == "ok":
         counted = prompt_words(request.json), request.tokens_written
-        if (read, written, usage["origin"]) != (*counted, "provider"):
+        if (read, written, usage.get("origin", "provider")) != (*counted, "provider"):
             return f"billed {read} and {written} tokens where {counted} were counted"
-    elif cost and usage["origin"] != "estimated":
+    elif cost and usage.get("origin") != "estimated":
         return "billed a broken answer as if it had been counted"
     return ""
