@@ -16,11 +16,11 @@ from msgspec.structs import replace
 
 from gateway.accounting.pricing import cost_nano_usd
 from gateway.config.snapshot import ProviderType, Snapshot
-from gateway.errors import ErrorKind, UpstreamError
+from gateway.errors import ErrorKind, UpstreamError, speaks
 from gateway.execution.relay import usd
 from gateway.fleet import ListedModel
 from gateway.formats.base import Adapter
-from gateway.formats.classify import is_of_another_operation
+from gateway.formats.classify import is_of_another_operation, names_no_model
 from gateway.formats.openai.decode import decode
 from gateway.formats.redaction import cleaner, first_sentence
 from gateway.tariff import Usage
@@ -260,9 +260,11 @@ def _sentence(error: UpstreamError, target: Target) -> str:
     if error.said is None:
         return first_sentence(clean(error.message))
     said = first_sentence(clean(error.said))
-    misnamed = error.kind is ErrorKind.UPSTREAM_UNSUPPORTED and not _does_other_things(error)
-    ours = "The upstream does not know the model." if misnamed else clean(error.message)
-    return f'{ours} It said: "{said}"' if said else ours
+    if error.kind is ErrorKind.UPSTREAM_UNSUPPORTED and names_no_model(error.said):
+        return f'The upstream does not know the model. It said: "{said}"'
+    if speaks(error.kind, error.upstream_status):
+        return said
+    return f'{clean(error.message)} It said: "{said}"' if said else clean(error.message)
 
 
 def _does_other_things(error: UpstreamError) -> bool:

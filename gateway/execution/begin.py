@@ -45,8 +45,8 @@ async def begin(
             error = StreamRefusedError(stream.status)
         raise error
     decoder = adapter.decoder(call, measure.target)
-    if measure.streamed and "json" in stream.headers.get("content-type", ""):
-        measure.streamed = False  # it does not stream
+    if not wants_stream and measure.streamed and "json" in stream.headers.get("content-type", ""):
+        measure.streamed = False  # it does not stream, which is what the caller asked for
     if not (measure.streamed or wants_stream):
         return await _read_whole(decoder, stream, patience, measure)
     held: list[bytes] = []

@@ -239,9 +239,14 @@ def _of_the_request(
     return Verdict(ErrorKind.UPSTREAM_REJECTED) if status == 404 and hints.param else None
 
 
+def names_no_model(message: str) -> bool:
+    """Whether a message says that the model is unknown."""
+    return _MODEL.search(message) is not None
+
+
 def is_of_another_operation(message: str) -> bool:
     """Whether a message says that the model is there for other operations, and not that it is unknown."""
-    return _OTHER_OPERATION.search(message) is not None and _MODEL.search(message) is None
+    return _OTHER_OPERATION.search(message) is not None and not names_no_model(message)
 
 
 def _is_not_offered(status: int, named: ErrorKind | None, message: str, hints: Hints) -> bool:

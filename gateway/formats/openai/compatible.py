@@ -298,7 +298,8 @@ class _Events(_Reader):
 
     def _require_answer(self, chunk: Chunk) -> None:
         """Raise UpstreamError when a whole answer holds none: no choice, or one with neither content nor a reason."""
-        if not chunk.choices or not (self.content_events or self.finish_reason):
+        said = chunk.choices and all(each.message or each.text is not None for each in chunk.choices)
+        if not said or not (self.content_events or self.finish_reason):
             raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an answer without choices.")
 
     def _drop(self, data: bytes, error: UpstreamError) -> None:

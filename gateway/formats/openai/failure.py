@@ -89,7 +89,7 @@ def _failure(
         param=hints.param if for_the_caller else None,
         code=code if isinstance(code, str) and _is_label(code) and not code.isdecimal() else None,
         retry_after_s=retry_after_s(headers),
-        said=message or None,
+        said=None if for_the_caller and kind is not ErrorKind.UPSTREAM_UNSUPPORTED else message or None,
         in_words=in_words,
     )
 

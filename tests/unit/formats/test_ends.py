@@ -103,6 +103,7 @@ ENDS: list[tuple[str, list[bytes], ErrorKind | None, dict[str, Any]]] = [
     ("compatible", [whole("", None)], PROTOCOL, {}),
     ("compatible", [whole(None, None)], PROTOCOL, {}),
     ("compatible", [b'{"choices":[{"index":0}]}'], PROTOCOL, {}),
+    ("compatible", [b'{"choices":[{"index":0,"finish_reason":"stop"}]}'], PROTOCOL, {}),
     ("anthropic", [START, STOP], PROTOCOL, {}),
     ("anthropic", [START, BLOCK, STOP], PROTOCOL, {}),
     ("anthropic", [message("", None)], PROTOCOL, {}),
