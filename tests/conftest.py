@@ -1,6 +1,9 @@
 """Fixtures for every test."""
 
+import os
+import re
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -11,6 +14,14 @@ from tests.ground.appliers import WarmApplier
 from tests.ground.upstream import ScriptedUpstream
 
 pytest.register_assert_rewrite("tests.sdk.suite")
+
+# What this machine's user has set for another gateway, cluster or client is not for those that tests start.
+for _name in [name for name in os.environ if re.match("(RAY|TOLLWAY|OPENAI|ANTHROPIC)_|XDG_STATE_HOME$", name)]:
+    del os.environ[_name]
+# A proxy may be needed to fetch a model; none stands before loopback.
+os.environ |= dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost,::1")
+
+_AUTHORITY = Path(__file__).parent / "ground" / "authority.pem"
 
 # How long an example takes is the machine's affair; in a clean clone the first text to be made up takes seconds, for
 # hypothesis writes its table of all characters then.
@@ -24,6 +35,15 @@ def _appliers_start_warm() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(applier_process, "launch", WarmApplier)
         yield
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Trust one authority that signs nothing: to read all that a machine trusts takes 50 ms, for each gateway.
+
+    Tests that may have to fetch a model keep the machine's own.
+    """
+    if not any(item.get_closest_marker(name) for item in session.items for name in ("engine", "soak")):
+        os.environ |= {"SSL_CERT_FILE": str(_AUTHORITY), "SSL_CERT_DIR": str(_AUTHORITY.parent)}
 
 
 @pytest_asyncio.fixture

@@ -30,7 +30,7 @@ async def test_a_streamed_chat_enters_few_lines(tmp_path: Path) -> None:
 
     model = ScriptedModel(tokens=20)
     async with ScriptedUpstream(model) as one, ScriptedUpstream(model) as two:
-        config = two_models(one.url, two.url, limits={"ttft_ms": {"p95": 1000}})
+        config = two_models(one.url, two.url, limits={"ttft_ms": {"p95": 600_000}})
         config["keys"] = [{"name": "app", "secret": "env:KEY", "requests_per_minute": 100, "concurrency": 4}]
         async with running_gateway(config, tmp_path, environ={"KEY": "k"}) as running:
             async with aiohttp.ClientSession(headers={"authorization": "Bearer k"}) as client:

@@ -1,8 +1,11 @@
 """A whole gateway for tests: over a real socket on a free port, or in this process without any socket."""
 
+import asyncio
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +47,35 @@ def write_config(path: Path, config: Mapping[str, Any]) -> Path:
     return file
 
 
+@cache
+def _new_database() -> bytes:
+    """Return a ledger without rows: to make one from its migrations takes longer than all the rest of a start."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "ledger.sqlite"
+        with closing(Store(sqlite_url(path))) as store:
+            store.open()
+        return path.read_bytes()
+
+
 @asynccontextmanager
 async def running_gateway(
     config: Mapping[str, Any], path: Path, *, environ: Mapping[str, str] | None = None
 ) -> AsyncIterator[RunningGateway]:
-    """Run a gateway on 127.0.0.1 and any free port, as ``tollway serve`` does, until the context is left."""
+    """Run a gateway on 127.0.0.1 and any free port, as ``tollway serve`` does, until the context is left.
+
+    A state directory that is not there yet is made, with a ledger without rows.
+    """
     file = write_config(path, config)
 
     def read() -> Any:
         return read_snapshot(file, environ or {})
 
-    gateway = Gateway(read(), reread=read)
+    snapshot = read()
+    state_dir = Path(snapshot.state_dir)
+    if not state_dir.exists():
+        state_dir.mkdir(mode=0o700, parents=True)
+        (state_dir / "ledger.sqlite").write_bytes(await asyncio.to_thread(_new_database))
+    gateway = Gateway(snapshot, reread=read)
     listener = socket.create_server(("127.0.0.1", 0))
     await gateway.start([listener])
     try:
