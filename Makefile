@@ -8,6 +8,7 @@ ENGINE ?= vllm
 # A GPU is seen by the same sign as in workers/bootstrap.py.
 CONFIG ?= deploy/quickstart/tollway$(if $(filter vllm,$(ENGINE)),$(shell nvidia-smi -L >/dev/null 2>&1 && echo -gpu)).yaml
 PYTEST ?= .venv/bin/python -m pytest
+FAST    = -n 2 -m "not soak and not engine and not slow and not alone"
 
 LOAD_URL     ?= http://127.0.0.1:$(PORT)
 LOAD_USER    ?= mixed
@@ -83,16 +84,16 @@ check: setup-dev
 	.venv/bin/lint-imports
 	.venv/bin/vulture
 
-# What takes many processes runs by itself, and the engine's tests last: a replica at work would falsify what the others
-# measure. The rest runs two at a time, for most of it waits.
+# Two at a time, the tests of one Ray cluster after another; last and one by one the engine's, which needs all cores, and
+# what measures by the clock.
 test: check
 	@deploy/system-packages
-	$(PYTEST) -n 2 -m "not soak and not engine and not slow"
-	$(PYTEST) -m "slow and not soak and not engine"
-	$(PYTEST) -m "engine and not soak"
+	$(PYTEST) $(FAST)
+	$(PYTEST) -n 2 --dist loadgroup -m "slow and not soak and not alone"
+	$(PYTEST) -m "(engine or alone) and not soak"
 
 test-fast: setup-dev
-	$(PYTEST) -n 2 -m "not soak and not engine and not slow"
+	$(PYTEST) $(FAST)
 
 soak: setup-dev
 	$(PYTEST) -m soak

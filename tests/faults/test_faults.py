@@ -10,7 +10,6 @@ from tests.faults.table import FAULTS
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 async def test_faults_are_answered_as_the_table_says(tmp_path: Path) -> None:
     """All that take less than the minute of an outage; what one costs in time, ``tests/flow`` plays virtually."""
     rows = rows_of([fault for fault in FAULTS if not fault.outage])
@@ -19,7 +18,6 @@ async def test_faults_are_answered_as_the_table_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(300)
 async def test_outage_of_a_minute_ends_as_the_table_says(tmp_path: Path) -> None:
     rows = rows_of([fault for fault in FAULTS if fault.outage])
     await play(rows, tmp_path)

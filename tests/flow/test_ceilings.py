@@ -251,7 +251,6 @@ def test_ceiling_on_cost_that_a_route_insists_on_lets_nothing_through(tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)  # ten seconds until the next probe; more where the machine itself is slower than the ceiling
 async def test_traffic_moves_and_returns_over_real_sockets(tmp_path: Path) -> None:
     """The same once with real time and real connections, watched in the ledger's database."""
     async with ScriptedUpstream(_fast()) as cheap, ScriptedUpstream(_fast()) as dear:

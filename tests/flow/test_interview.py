@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.ground.configs import compatible
@@ -14,6 +15,7 @@ from tests.ground.script import error_answer, json_answer
 from tests.ground.speech import fields_of, transcribe, wav
 from tests.ground.upstream import ScriptedUpstream
 
+pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[2] / "deploy" / "examples"
 FACTS = {"speaker": "Ada", "topic": "tolls", "statements": ["The gate is open."]}
 

@@ -130,7 +130,6 @@ def read_ledger(database: Path) -> Ledger:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)  # eleven starts of a process: 15 s on a free machine, and more on a busy one
 async def test_ten_kills_lose_and_double_nothing(tmp_path: Path) -> None:
     """Upstream's log, ledger and callers agree on every attempt; what was under way is interrupted, and paid for."""
     await _kill_and_compare(KILL_AFTER_PIECES, tmp_path)

@@ -79,7 +79,9 @@ def _chat(messages: list[dict[str, str]], **members: object) -> bytes:
     return json.dumps({"model": "scripted", "messages": messages, **members}, separators=(",", ":")).encode()
 
 
-@pytest.mark.parametrize("messages", [1, 19_000], ids=["one message", "19,000 messages"])
+@pytest.mark.parametrize(
+    "messages", [pytest.param(1, id="one message"), pytest.param(19_000, marks=pytest.mark.slow, id="19,000 messages")]
+)
 async def test_ten_megabytes_pass_byte_for_byte(messages: int, tmp_path: Path) -> None:
     """Up and down, and while they are read, decoded and sent on the event loop serves others."""
     text = "word\n" * (1_700_000 // messages)
@@ -144,6 +146,7 @@ async def test_a_long_answer_keeps_its_prompt_once(tmp_path: Path) -> None:
     assert prompt_bytes < kept_bytes < 1.1 * prompt_bytes
 
 
+@pytest.mark.slow
 async def test_a_scrape_of_many_names_is_written_beside_the_loop(tmp_path: Path, upstream: ScriptedUpstream) -> None:
     """Five hundred configured models are 3 MB of metrics, and no stream waits for them."""
     config = one_model(upstream.url)

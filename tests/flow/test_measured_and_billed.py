@@ -257,7 +257,6 @@ async def _promtool(exposition: bytes) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)  # four programs, and nine seconds of streams
 async def test_every_count_of_tokens_and_money_is_the_same(tmp_path: Path) -> None:
     """Callers, Prometheus, ledger and pages agree on each target's tokens and nano-dollars, and on latency."""
     run = await _known_run(tmp_path)

@@ -27,7 +27,7 @@ from tests.ground.upstream import ScriptedUpstream
 from tests.ground.waiting import until
 
 # Each starts four processes, some of them twice.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 KEY = {"authorization": "Bearer k"}
 PROCESSES = 3

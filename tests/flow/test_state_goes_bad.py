@@ -16,7 +16,7 @@ from tests.ground.processes import gateway_process
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.waiting import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 
 async def call(url: str, number: int) -> None:

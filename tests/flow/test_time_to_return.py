@@ -5,6 +5,7 @@ have ended.
 """
 
 import asyncio
+import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,8 @@ FAULTS: dict[str, Callable[[Exchange], Any]] = {
 }
 SHORT_AND_LONG = {"refused", "silence"}
 """Played under every objective: what a failed try costs is least, and most."""
+EVERY = 5
+"""Of a sample; all of it is a soak test."""
 
 
 class Outage(ScriptedUpstream):
@@ -98,20 +101,22 @@ def config(targets: int, route: dict[str, Any]) -> dict[str, Any]:
 
 
 def cases() -> Iterable[Any]:
+    numbers = itertools.count()
     for fault in FAULTS:
         for outage_s in (10.0, 60.0, 600.0):
             for every_s in (4.0, 60.0):
                 for targets in (1, 3):
                     for route in ROUTES if targets > 1 and fault in SHORT_AND_LONG else ("cost",):
                         name = f"{fault}, {outage_s:.0f} s, every {every_s:.0f} s, {targets} targets, {route}"
-                        yield pytest.param((fault, outage_s, every_s), targets, route, id=name)
+                        marks = [pytest.mark.soak] if next(numbers) % EVERY else []
+                        yield pytest.param((fault, outage_s, every_s), targets, route, id=name, marks=marks)
 
 
 @pytest.mark.parametrize(("outage", "targets", "route"), list(cases()))
 def test_target_is_back_ten_seconds_after_its_recovery(
     outage: tuple[str, float, float], targets: int, route: str, tmp_path: Path
 ) -> None:
-    """The first request that comes then is answered by it.
+    """The first request that comes then is answered by it. One case in five here, all of them in the soak.
 
     By cost those behind are, too. Under a ceiling, waits of the outage may count against it for a few calls more. By
     latency, others that were passed over for long take their turn now and then: one of the first goes to it.

@@ -12,8 +12,8 @@ from pathlib import Path
 _ROOT = Path(__file__).parents[2]
 _URL = re.compile(r"http://[\w.:]+")
 _LINE_BYTES = 1 << 20
-_START_S = 60.0
-_END_S = 30.0
+_START_S = 240.0
+_END_S = 120.0
 
 
 class Program:

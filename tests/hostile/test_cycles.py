@@ -269,7 +269,7 @@ CASES: dict[str, Case] = {
 }  # fmt: skip
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.slow
 async def test_collector_finds_nothing_of_a_request(tmp_path: Path) -> None:
     """In whatever phase it ends: fewer objects than there were requests, of any kind."""
     found = {}

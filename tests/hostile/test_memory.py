@@ -52,7 +52,7 @@ async def _repeat(times: int, call: Callable[[], Awaitable[None]]) -> None:
 @pytest.mark.parametrize(
     ("uploads", "streams"),
     [
-        pytest.param(100, 300, marks=pytest.mark.timeout(180)),
+        pytest.param(100, 300, marks=pytest.mark.slow),
         pytest.param(2000, 5000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)]),
     ],
 )
@@ -81,6 +81,7 @@ async def test_memory_of_callers_who_leave_is_given_back(uploads: int, streams: 
     assert sum(left.values()) < uploads + streams
 
 
+@pytest.mark.slow
 async def test_growth_is_collected_before_it_is_much(tmp_path: Path, upstream: ScriptedUpstream) -> None:
     """Ten unreachable objects of 20 MB each are too few for the collector to come by itself."""
     async with gateway_process(

@@ -249,7 +249,6 @@ def test_sample_of_misbehaviours_gets_its_declared_answers(
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("group", range(len(in_groups(1))))
 def test_misbehaviours_get_their_declared_answers(group: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """All shapes, in each mode, alone and before a healthy target."""

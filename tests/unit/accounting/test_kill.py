@@ -93,7 +93,7 @@ def no_process(theirs: socket.socket) -> object:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)  # each start writes what its predecessor left, and waits for the disk as often
+@pytest.mark.timeout(600)  # each start writes what its predecessor left, and waits for the disk as often
 async def test_settled_attempts_are_there_exactly_once_after_thirty_kills(tmp_path: Path) -> None:
     """What was settled is one row as billed; every other dispatch is interrupted, never below what was relayed."""
     done = subprocess.run(

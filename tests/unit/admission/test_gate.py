@@ -318,6 +318,7 @@ def _hammer(directory: Path, slot: int, start: Barrier, admitted: "multiprocessi
     admitted.put(asyncio.run(run()))
 
 
+@pytest.mark.slow
 async def test_a_limit_is_exact_over_processes_at_the_same_moment(tmp_path: Path) -> None:
     """Three processes, four hundred calls each at once, three hundred a minute: three hundred get in."""
     context = multiprocessing.get_context("spawn")

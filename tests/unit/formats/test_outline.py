@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
@@ -137,6 +137,7 @@ _VALUE = st.recursive(
 )
 
 
+@settings(max_examples=30)  # of hundreds of kilobytes
 @given(st.dictionaries(_TEXT, _VALUE, max_size=5), st.booleans(), st.integers(0, 2))
 def test_members_of_a_large_body_are_those_of_any(values: Mapping[str, object], ascii_only: bool, blanks: int) -> None:
     """Cut out where they stand, and edited there, whatever lies between."""

@@ -251,6 +251,7 @@ async def test_only_a_body_that_is_wanted_is_called_for(line: Recorder) -> None:
     assert await reading == b"body"
 
 
+@pytest.mark.asyncio(loop_factories=["uvloop"])
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("piece_bytes", [2, 10_000])
 async def test_body_in_pieces_takes_no_more_memory_than_its_bytes(

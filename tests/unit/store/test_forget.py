@@ -286,6 +286,7 @@ def written(writer: str, batch: int) -> tuple[list[LedgerEntry], list[CallRecord
     return entries, [build_record(each.call_id, each.attempt_id) for each in entries]
 
 
+@pytest.mark.slow
 def test_totals_stay_while_processes_write_and_delete(tmp_path: Path) -> None:
     """Two write and two delete at once in one database: sums and rows left are together what was written."""
     url = sqlite_url(tmp_path / "shared.sqlite3")

@@ -5,7 +5,8 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -173,14 +174,17 @@ store.open()
 """
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_migrate_once(old: Path) -> None:
     """All four open it without an error, and one of them says that it has migrated."""
     command = [sys.executable, "-c", OPENER, sqlite_url(old)]
-    openers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    for each in openers:
-        assert each.stdout is not None
-        assert each.stdout.readline() == "ready\n"
-    said = [each.communicate("\n")[0] for each in openers]
+    open_one = partial(subprocess.Popen, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with ExitStack() as stack:
+        openers = [stack.enter_context(open_one()) for _ in range(4)]
+        for each in openers:
+            assert each.stdout is not None
+            assert each.stdout.readline() == "ready\n"
+        said = [each.communicate("\n")[0] for each in openers]
     assert [each.returncode for each in openers] == [0] * 4
     assert re.findall("migrated.*", "".join(said)) == [f"migrated from schema version 0005 to {REVISION}"]
 

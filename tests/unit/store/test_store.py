@@ -165,6 +165,7 @@ for batch in range(40):
 """
 
 
+@pytest.mark.slow
 def test_processes_that_share_a_database_lose_nothing(tmp_path: Path) -> None:
     """Two begin at once on an empty file and write batch after batch: every row is there, the shared one once."""
     url = sqlite_url(tmp_path / "shared.sqlite3")

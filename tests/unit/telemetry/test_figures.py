@@ -43,6 +43,7 @@ def test_many_at_once_count_like_one_by_one(values: list[int]) -> None:
     assert figures.read()["all", ()] == figures.read()["one", ()]
 
 
+@pytest.mark.slow
 def test_processes_are_added_up_while_they_live_and_after(tmp_path: Path) -> None:
     """Three processes, one of them still here: what is read is the sum, of the same series and of different ones."""
     paths = [tmp_path / f"worker-{number}" for number in range(3)]

@@ -1,4 +1,4 @@
-"""Every transport test runs on both event loops: the gateway serves on uvloop, simulations run on asyncio's own."""
+"""Both event loops for tests that choose none: the gateway serves on uvloop, simulations run on asyncio's own."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

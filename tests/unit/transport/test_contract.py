@@ -12,6 +12,9 @@ from tests.ground.own_time import own_time
 from tests.ground.script import Answer, Chunk, json_answer
 from tests.ground.transports import SECRET, Ground, read_all
 
+# As the gateway serves. On asyncio's own loop every test in tests/flow runs, over sockets and in memory.
+pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
+
 THREE = Answer(chunks=(b"one", b"two", b"three"))
 
 

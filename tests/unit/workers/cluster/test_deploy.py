@@ -24,6 +24,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_configuration_is_printed_as_serve_takes_it(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["workers", "deploy", "--config", str(config), "--print"]) == 0
     said = yaml.safe_load(capsys.readouterr().out)

@@ -8,7 +8,7 @@ from workers.config.placement import accelerator_type, ray_options
 from workers.config.spec import ModelSpec
 
 # Ray writes its own settings with what pydantic no longer wants.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.slow]
 
 
 def options(**fields: object) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 pytest.importorskip("huggingface_hub", reason="the hub's client comes with the engine")
 
 
