@@ -31,7 +31,7 @@ help:
 	@echo "make up-several            two chat models, an adapter and an embedding model: docs/guide/workers.md"
 	@echo "make load                  load on a running make up, reported in $(LOAD_DIR): docs/guide/load-tests.md"
 	@echo "make test                  everything, with a real vLLM replica"
-	@echo "make test-fast             without the engine and what takes many processes, in under two minutes"
+	@echo "make test-fast             without the engine and what takes many processes"
 	@echo "make check                 ruff, mypy, import layers, dead code"
 	@echo "make soak                  the long tests"
 	@echo "make faults                sixteen faults of a provider and what callers see of them: docs/reference/faults.md"
