@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request, Response
+from msgspec.structs import asdict
 from starlette.exceptions import HTTPException
 
 from gateway.accounting.base import Ledger
@@ -201,7 +202,7 @@ def explain(record: CallRecord, entries: tuple[LedgerEntry, ...]) -> dict[str, A
         "bridged_for": record.bridged_for,
         "considered": record.considered,
         "dropped": record.dropped,
-        "attempts": entries,
+        "attempts": [asdict(each) | {"usage": asdict(each.usage)} for each in entries],
     }
 
 

@@ -10,6 +10,7 @@ stream on behalf of one who does not (``assembled``), and for one JSON object (`
 - ``late``: whole in the end, and nothing had come when a second target, were there one, was asked.
 - ``cut``: the caller got part of a stream, then an error event and no end marker.
 - ``caller 4xx``: the caller's own fault by the upstream's word; no second target is asked.
+- ``model 413``: true of this model only; the caller gets it unless a second target answers.
 """
 
 import json
@@ -144,17 +145,19 @@ _STATUSES = (
     *(424, 425, 426, 428, 429, 431, 444, 449, 450, 451, 460, 498, 499),
     *(500, 501, 502, 503, 504, 505, 506, 507, 508, 510, 511, 520, 521, 522, 523, 524, 525, 526, 529, 530, 599),
 )
-_ABOUT_THE_REQUEST = (400, 413, 422)
+_ABOUT_THE_REQUEST = (400, 422)
 
 
 def _callers(status: int, kind: str) -> str:
     """Declare whose fault an error status is.
 
-    The caller's are a 400, 413 or 422 with a body that is an API's, and a 404 that names a parameter of the request.
+    The caller's are a 400 or 422 with a body that is an API's, and a 404 that names a parameter of the request.
     """
+    if status == 413:
+        return f"model {status}"
     if (status, kind) == (404, "object with our secrets"):
         return f"caller {status}"
-    if status not in _ABOUT_THE_REQUEST or (kind == "page" and status != 413):
+    if status not in _ABOUT_THE_REQUEST or kind == "page":
         return NO_TARGET
     return f"caller {status}"
 
