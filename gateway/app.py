@@ -135,7 +135,7 @@ class Gateway:
             authenticator=authenticator,
             resolve=partial(resolve, estimate_input_tokens=estimate_prompt_tokens, price_of=lru_cache(1024)(price_of)),
             gate=self._shared_gate or InProcessGate(clock),
-            router=router(adapters=ADAPTERS),
+            router=router(adapters=ADAPTERS, clock=clock),
             # The random numbers spread retries and guard nothing.
             strategies=strategies(clock, Random().random),  # noqa: S311
             means=Means(clock, ids, self.ledger, self.metrics, self.pool, self.transport, ADAPTERS),

@@ -6,6 +6,7 @@ it. What an upstream says is shown as its first sentence, without what is ours i
 """
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 from urllib.parse import quote
@@ -14,7 +15,6 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.accounting.pricing import cost_nano_usd
 from gateway.config.snapshot import ProviderType, Snapshot
 from gateway.errors import ErrorKind, UpstreamError, speaks
 from gateway.execution.relay import usd
@@ -103,7 +103,7 @@ def price_of_asking(asked: Sequence[Question]) -> str:
     """Say what the questions cost."""
     paid = [each.target for each in asked if each.about in {"chat", "embeddings"}]
     free = sum(each.about is not None for each in asked) - len(paid)
-    cost = sum(cost_nano_usd(_TOKENS, target.rates) for target in paid)
+    cost = sum(target.rates.in_force(time.time_ns(), {}).cost(_TOKENS) for target in paid)
     parts = [f"{free} by a question that costs nothing"] if free else []
     parts += [f"{len(paid)} for one token, which costs about {usd(cost)} USD in all"] if paid else []
     return f"Asking each target once: {', '.join(parts)}." if parts else "There is nothing that could be asked."

@@ -1,11 +1,40 @@
-"""What is used and what it is charged at: the classes of usage, and a target's rates for each of them."""
+"""Money: the classes of what is used, a target's rates for each of them, and what a request costs by these.
 
-from typing import Literal
+Integers throughout; one rounding, at the end. The one place for it: what is billed, what recovery writes, what routing
+predicts and what ceilings are held to. Which rates a target has, and how much of a replica a call had to itself, are
+decided elsewhere.
+"""
 
+from collections.abc import Iterable, Mapping
+from operator import mul
+from typing import Any, Literal
+
+import msgspec
 from msgspec import Struct
 from msgspec.structs import astuple
 
 Origin = Literal["provider", "engine", "estimated"]
+
+_MTOK = 1_000_000
+_HOUR_MS = 3_600_000
+_HOUR_NS = 3_600_000_000_000
+_NS_PER_S = 1_000_000_000
+_DAY_S = 86_400
+_TOKEN_CLASSES = 12
+_BELONGS_TO: dict[str, tuple[str, ...]] = {
+    "input": (),
+    "cached_input": ("input",),
+    "cache_write": ("input",),
+    "cache_write_1h": ("cache_write", "input"),
+    "audio_input": ("input",),
+    "cached_audio": ("cached_input", "audio_input", "input"),
+    "image_input": ("input",),
+    "cached_image": ("cached_input", "image_input", "input"),
+    "output": (),
+    "reasoning": ("output",),
+    "audio_output": ("output",),
+    "image_output": ("output",),
+}
 
 
 class Amounts(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -55,16 +84,126 @@ class Usage(Amounts, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Rates(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Flat prices of one target. Nano-dollars per million tokens: exact integers for every price list we know of."""
+    """The prices of one target. Per million tokens they are integers for every price list that is known.
+
+    First those of the token classes, in the order of ``Amounts``.
+    """
 
     input_nano_usd_per_mtok: int = 0
     cached_input_nano_usd_per_mtok: int = 0
     cache_write_nano_usd_per_mtok: int = 0
+    cache_write_1h_nano_usd_per_mtok: int = 0
+    audio_input_nano_usd_per_mtok: int = 0
+    cached_audio_nano_usd_per_mtok: int = 0
+    image_input_nano_usd_per_mtok: int = 0
+    cached_image_nano_usd_per_mtok: int = 0
     output_nano_usd_per_mtok: int = 0
     reasoning_nano_usd_per_mtok: int = 0
-    request_nano_usd: int = 0
+    audio_output_nano_usd_per_mtok: int = 0
+    image_output_nano_usd_per_mtok: int = 0
     audio_nano_usd_per_hour: int = 0
+    least_audio_ms: int = 0
+    """Shorter speech is billed as if it were as long."""
+    web_search_nano_usd: int = 0
+    request_nano_usd: int = 0
     hardware_nano_usd_per_hour: int | None = None
     """Own hardware: the hourly price of one replica. Such a call costs its share of the time, not its tokens."""
+    tiers: tuple["Tier", ...] = ()
+    """Ascending. The whole request, its output too, pays the rates of the highest that its prompt is above."""
+    variants: tuple["Variant", ...] = ()
+    """The last that holds takes the place of all else here."""
     version: str = "free"
     """The price book and its version, or ``config``; stored with every ledger entry."""
+
+    def in_force(self, wall_ns: int, members: Mapping[str, bytes]) -> "Rates":
+        """Return the rates of a request with such a body that is sent then (wall clock)."""
+        if self.variants:
+            for variant in reversed(self.variants):
+                if variant.holds(wall_ns // _NS_PER_S, members):
+                    return variant.rates
+        return self
+
+    def cost(self, usage: Amounts, share_s: float = 0.0) -> int:
+        """Price what one request used, each class once and at its own rate: nano-dollars, rounded half up, once.
+
+        ``share_s``: on own hardware, the seconds of one replica that it had: its duration over the calls beside it.
+        """
+        if self.hardware_nano_usd_per_hour is not None:
+            return (self.hardware_nano_usd_per_hour * round(share_s * _NS_PER_S) + _HOUR_NS // 2) // _HOUR_NS
+        rates = self._at(usage.read_tokens) if self.tiers else self
+        per_mtok: int = sum(map(mul, astuple(usage)[:_TOKEN_CLASSES], astuple(rates)))
+        cost = rates.request_nano_usd + usage.web_searches * rates.web_search_nano_usd
+        if not usage.audio_ms:
+            return cost + (per_mtok + _MTOK // 2) // _MTOK
+        audio = max(usage.audio_ms, rates.least_audio_ms) * rates.audio_nano_usd_per_hour
+        whole = _MTOK * _HOUR_MS
+        return cost + (per_mtok * _HOUR_MS + audio * _MTOK + whole // 2) // whole
+
+    def predict(self, read: Amounts, written_tokens: Iterable[float]) -> list[float]:
+        """Return nano-dollars for each number of tokens that may be written, beside what is known to be read."""
+        fixed = self.cost(read)
+        per_token = (self._at(read.read_tokens) if self.tiers else self).output_nano_usd_per_mtok / _MTOK
+        return [fixed + per_token * tokens for tokens in written_tokens]
+
+    def _at(self, read_tokens: int) -> "Rates":
+        for tier in reversed(self.tiers):
+            if read_tokens > tier.above_tokens:
+                return tier.rates
+        return self
+
+
+class Tier(Struct, frozen=True, kw_only=True):
+    """The rates of requests whose prompt is longer than so many tokens, cached ones included."""
+
+    above_tokens: int
+    rates: Rates
+
+
+class Variant(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The rates from a date on, at hours of the day, or of requests with a member of such a value."""
+
+    rates: Rates
+    since_s: int = 0
+    """Unix time."""
+    begins_s: int = 0
+    ends_s: int = _DAY_S
+    """Of the day in UTC, itself outside; before ``begins_s``, the hours go over midnight."""
+    days: tuple[int, ...] = tuple(range(7))
+    """On which the hours begin; 0 is Monday."""
+    member: str = ""
+    """Of the request's body; with a dot, a member of that member."""
+    value: str = ""
+
+    def holds(self, wall_s: int, members: Mapping[str, bytes]) -> bool:
+        """Whether a request with such a body pays these rates if it is sent then (Unix time)."""
+        day, second = divmod(wall_s, _DAY_S)
+        if self.ends_s < self.begins_s and second < self.ends_s:
+            day, second = day - 1, second + _DAY_S
+        ends_s = self.ends_s + _DAY_S if self.ends_s < self.begins_s else self.ends_s
+        is_time = wall_s >= self.since_s and self.begins_s <= second < ends_s
+        # The first day of Unix time was a Thursday.
+        return is_time and (day + 3) % 7 in self.days and (not self.member or self._is_asked(members))
+
+    def _is_asked(self, members: Mapping[str, bytes]) -> bool:
+        name, _, inner = self.member.partition(".")
+        try:
+            value = msgspec.json.decode(members[name])
+        except (KeyError, msgspec.DecodeError):  # there is none; or it is a form's, and not JSON
+            return False
+        if inner:
+            value = value.get(inner) if isinstance(value, dict) else None
+        return bool(value == self.value)
+
+
+def presume(input_tokens: int, audio_ms: int, members: Mapping[str, bytes]) -> Usage:
+    """Say what a request will use before its upstream has counted, but for what is written."""
+    searches = int(members.get("web_search_options", b"null") != b"null")
+    return Usage(input_tokens=input_tokens, audio_ms=audio_ms, web_searches=searches, origin="estimated")
+
+
+def token_rates(prices: Mapping[str, int]) -> dict[str, Any]:
+    """Return the members of ``Rates`` for the classes of tokens; one without a price costs what it belongs to costs."""
+    return {
+        f"{name}_nano_usd_per_mtok": next((prices[each] for each in (name, *others) if each in prices), 0)
+        for name, others in _BELONGS_TO.items()
+    }

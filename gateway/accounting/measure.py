@@ -1,7 +1,7 @@
 """Measures one attempt: when its content came, how much it was, and what its end says of the target.
 
 A pure stopwatch: what a decoder has seen goes in; usage, times and the sample that the target's statistics learn from
-come out. It holds no lease and writes nothing. What a token costs is decided in ``pricing``.
+come out. It holds no lease and writes nothing. What a token costs is decided in ``tariff``.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from gateway.accounting.tokens import estimate_output_tokens, output_bytes
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
-from gateway.tariff import Usage
+from gateway.tariff import Usage, presume
 from gateway.types import Call, Outcome, Sample, Target
 
 _NS_PER_MS = 1e6
@@ -199,4 +199,4 @@ class Measure:
 
 def presumed_usage(call: Call) -> Usage:
     """Estimate what an attempt uses of which nothing has come back."""
-    return Usage(input_tokens=call.input_tokens_estimate, audio_ms=call.envelope.audio_ms, origin="estimated")
+    return presume(call.input_tokens_estimate, call.envelope.audio_ms, call.envelope.members)

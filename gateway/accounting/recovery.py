@@ -23,7 +23,6 @@ from gateway.accounting.lines import (
     segment_numbers,
     segment_path,
 )
-from gateway.accounting.pricing import cost_nano_usd, hardware_cost_nano_usd
 from gateway.accounting.rejected import Rejected
 from gateway.types import CallRecord, LedgerEntry
 
@@ -61,11 +60,8 @@ def interrupted(dispatched: Dispatched) -> LedgerEntry:
         origin="estimated",
     )
     duration_ms = max(presumed.duration_ms, (dispatched.seen_at_ns - presumed.started_at_ns) / 1e6)
-    if rates.hardware_nano_usd_per_hour is None:
-        cost = cost_nano_usd(usage, rates)
-    else:
-        # How many calls ran beside it is not known any more: the whole replica, for as long as it was seen.
-        cost = hardware_cost_nano_usd(rates, duration_ms / 1e3)
+    # How many calls ran beside it is not known any more: of own hardware the whole, for as long as it was seen.
+    cost = rates.cost(usage, duration_ms / 1e3)
     return replace(
         presumed,
         usage=usage,

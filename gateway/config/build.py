@@ -16,12 +16,12 @@ import msgspec
 
 from gateway.config.demands import unmet
 from gateway.config.loopback import is_loopback_address
+from gateway.config.prices import rates_of
 from gateway.config.problems import Problems, unknown
 from gateway.config.schema import (
     Config,
     KeepSection,
     ModelSection,
-    PriceSection,
     ProviderSection,
     QuantileSection,
     RouteSection,
@@ -244,22 +244,7 @@ def _no_price(kind: ProviderType, known: str) -> str:
 def _configured_rates(model: ModelSection) -> Rates | None:
     if model.hardware is not None:
         return Rates(hardware_nano_usd_per_hour=_nano(model.hardware.usd_per_hour), version="config")
-    return None if model.price is None else _price_rates(model.price)
-
-
-def _price_rates(price: PriceSection) -> Rates:
-    """Convert USD per 1M tokens. A class without a price of its own costs what it would if it were not told apart."""
-    tokens_in, tokens_out = _nano(price.input or Decimal()), _nano(price.output or Decimal())
-    rates = Rates(
-        input_nano_usd_per_mtok=tokens_in,
-        cached_input_nano_usd_per_mtok=tokens_in if price.cached_input is None else _nano(price.cached_input),
-        cache_write_nano_usd_per_mtok=tokens_in if price.cache_write is None else _nano(price.cache_write),
-        output_nano_usd_per_mtok=tokens_out,
-        reasoning_nano_usd_per_mtok=tokens_out if price.reasoning is None else _nano(price.reasoning),
-        request_nano_usd=_nano(price.per_request or Decimal()),
-        audio_nano_usd_per_hour=_nano(price.audio_hour or Decimal()),
-    )
-    return rates if rates == Rates() else msgspec.structs.replace(rates, version="config")
+    return None if model.price is None else rates_of(model.price)
 
 
 def _nano(usd: Decimal) -> int:

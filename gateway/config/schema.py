@@ -37,6 +37,7 @@ from gateway.config.fields import (
     Usd,
     price_section,
 )
+from gateway.config.prices import PriceSection
 from gateway.config.problems import Source, unknown
 from gateway.config.section import Section
 from gateway.config.timeouts import ProviderTimeoutsSection, RouteTimeoutsSection, TimeoutsSection
@@ -187,26 +188,6 @@ class HardwareSection(Section):
         description="What routing compares: the call's share of busy time (`marginal`), or with the idle time of the "
         "last minute (`average`), which makes an idle replica look dear.",
     )
-
-
-class PriceSection(Section):
-    """Prices in USD per 1M tokens; a class that is left out costs what its tokens would cost otherwise."""
-
-    input: Usd | None = Field(default=None, description="Tokens read.")
-    output: Usd | None = Field(default=None, description="Tokens written.")
-    cached_input: Usd | None = Field(default=None, description="Tokens read from a cache. Default: `input`.")
-    cache_write: Usd | None = Field(default=None, description="Tokens written to the cache. Default: `input`.")
-    reasoning: Usd | None = Field(default=None, description="Hidden reasoning tokens. Default: `output`.")
-    per_request: Usd | None = Field(default=None, description="USD for each request, whatever its size. Default: 0.")
-    audio_hour: Usd | None = Field(default=None, description="USD for an hour of transcribed speech. Default: 0.")
-
-    @model_validator(mode="after")
-    def _complete(self) -> "PriceSection":
-        by_other = (self.per_request, self.audio_hour) != (None, None)
-        without_tokens = self.input is None and self.output is None and by_other
-        if not without_tokens and (self.input is None or self.output is None):
-            raise ValueError("give both input and output (0 if it costs nothing), or write price: free")
-        return self
 
 
 class ModelSection(Section):

@@ -3,7 +3,7 @@
 It is settled exactly once, on every way out: success, refusal, error, a caller who left; and what settles it does not
 await, so that cancellation cannot come between a measurement and its ledger line. Several attempts of a call may run at
 once, each sent by one task and poured by the same or another. What was measured is decided in ``accounting.measure``,
-what it costs in ``pricing``, how long it may take in ``patience``, what is an answer in ``begin``.
+what it costs in ``tariff``, how long it may take in ``patience``, what is an answer in ``begin``.
 """
 
 import asyncio
@@ -16,7 +16,6 @@ from msgspec.structs import replace
 
 from gateway.accounting.base import Dispatch, Ledger, Observer
 from gateway.accounting.measure import Measure, presumed_usage
-from gateway.accounting.pricing import cost_nano_usd, hardware_cost_nano_usd
 from gateway.clock import Clock, Ids
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.execution.begin import begin
@@ -73,7 +72,10 @@ class Attempt:
         self._has_content = self._ended = False
         self._sending: Sending | None = None
         self._stream: UpstreamStream | None = None
-        presumed, rates = presumed_usage(call), target.rates
+        now_ns, presumed, rates = means.clock.wall_ns(), presumed_usage(call), target.rates
+        if rates.variants:
+            rates = rates.in_force(now_ns, call.envelope.members)
+        self._rates = rates
         self._entry = LedgerEntry(
             attempt_id=self.id,
             call_id=call.id,
@@ -82,9 +84,9 @@ class Attempt:
             route=call.route.name,
             target_id=target.id,
             upstream_model=target.upstream_model,
-            started_at_ns=means.clock.wall_ns(),
+            started_at_ns=now_ns,
             usage=presumed,
-            cost_nano_usd=cost_nano_usd(presumed, rates),
+            cost_nano_usd=rates.cost(presumed),
             cost_origin="estimated",
             price_version=rates.version,
             outcome="interrupted",
@@ -182,7 +184,7 @@ class Attempt:
         """Settle the attempt and return its entry; only the first call counts."""
         if self._ended:
             return self._entry
-        means, rates = self._means, self.target.rates
+        means, rates = self._means, self._rates
         try:
             measured = self.measure.stop(outcome, error, sent=self._sending is not None and self._sending.sent)
             share_s = self._lease.abandon() if measured.sample is None else self._lease.end(measured.sample)
@@ -191,11 +193,7 @@ class Attempt:
             raise
         if measured.dropped_events:
             error = error or malformed(measured.dropped_events)
-        cost, origin = 0, measured.usage.origin
-        if rates.hardware_nano_usd_per_hour is not None:
-            cost, origin = hardware_cost_nano_usd(rates, share_s), "estimated"
-        elif measured.billed:
-            cost = cost_nano_usd(measured.usage, rates)
+        is_hourly = rates.hardware_nano_usd_per_hour is not None
         self._ended = True
         self._entry = entry = replace(
             self._entry,
@@ -203,8 +201,8 @@ class Attempt:
             ttft_ms=measured.ttft_ms,
             tpot_ms=measured.tpot_ms,
             usage=measured.usage,
-            cost_nano_usd=cost,
-            cost_origin=origin,
+            cost_nano_usd=rates.cost(measured.usage, share_s) if is_hourly or measured.billed else 0,
+            cost_origin="estimated" if is_hourly else measured.usage.origin,
             outcome=outcome,
             status=self.measure.status,
             error_kind=error.kind.value if error is not None else None,

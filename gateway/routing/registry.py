@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from gateway.clock import Clock
 from gateway.routing.base import Filter, Objective, Predictors
 from gateway.routing.filters.by_request import Capability, ContextLength, Expressible, Refuser
 from gateway.routing.filters.by_target import Health
@@ -12,19 +13,22 @@ from gateway.routing.predictors.cost import RatesTimesTokens
 from gateway.routing.predictors.measured import MeasuredOutputTokens, MeasuredTpot, MeasuredTtft
 from gateway.routing.router import Router
 
-PREDICTORS = Predictors(
-    output_tokens=MeasuredOutputTokens(),
-    ttft_ms=MeasuredTtft(),
-    tpot_ms=MeasuredTpot(),
-    cost_nano_usd=RatesTimesTokens(),
-)
-
 OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
     {
         "cost": Cheapest(),
         "latency": Fastest(),
     }
 )
+
+
+def predictors(clock: Clock) -> Predictors:
+    """Return the predictor of each quantity; the clock is for prices that depend on the hour."""
+    return Predictors(
+        output_tokens=MeasuredOutputTokens(),
+        ttft_ms=MeasuredTtft(),
+        tpot_ms=MeasuredTpot(),
+        cost_nano_usd=RatesTimesTokens(clock.wall_ns),
+    )
 
 
 def filters(adapters: Mapping[str, Refuser]) -> tuple[Filter, ...]:
@@ -40,6 +44,6 @@ def filters(adapters: Mapping[str, Refuser]) -> tuple[Filter, ...]:
     )
 
 
-def router(*, adapters: Mapping[str, Refuser]) -> Router:
+def router(*, adapters: Mapping[str, Refuser], clock: Clock) -> Router:
     """Put the policy together. ``adapters`` know what a target's wire format cannot express of a call."""
-    return Router(filters=filters(adapters), predictors=PREDICTORS, objectives=OBJECTIVES)
+    return Router(filters=filters(adapters), predictors=predictors(clock), objectives=OBJECTIVES)

@@ -4,19 +4,25 @@ Or, where the configuration says ``charge: average``, by its tokens at what they
 included.
 """
 
-from gateway.tariff import Rates
+from collections.abc import Callable
+
+from msgspec.structs import astuple
+
+from gateway.tariff import Rates, presume
 from gateway.types import Call, Quantiles, TargetView
 
 OPTIMISTIC_TTFT_MS = Quantiles(100.0, 100.0, 100.0, 100.0)
 OPTIMISTIC_TPOT_MS = Quantiles(5.0, 5.0, 5.0, 5.0)
 """Own hardware that was never measured is taken for a fast engine: if it is dear even so, it is not worth a try."""
 
-_MTOK = 1e6
 _MS_PER_HOUR = 3.6e6
 
 
 class RatesTimesTokens:
-    """The input estimate at full price and the predicted output; or on own hardware, predicted time times share."""
+    """The input estimate and the predicted output at the rates of the moment; on own hardware, time times share."""
+
+    def __init__(self, wall_ns: Callable[[], int]) -> None:
+        self._wall_ns = wall_ns
 
     def predict(
         self,
@@ -27,24 +33,16 @@ class RatesTimesTokens:
         tpot_ms: Quantiles | None,
     ) -> Quantiles:
         """Return nano-dollars. Each quantile takes the same quantile of its parts: on the safe side in the tail."""
-        rates = view.target.rates
+        rates, envelope = view.target.rates, call.envelope
         if rates.hardware_nano_usd_per_hour is not None:
-            average = view.average_nano_usd_per_mtok
-            if average is not None:
-                each = Rates(output_nano_usd_per_mtok=round(average))
-                return _tokens(each, call.input_tokens_estimate * average / _MTOK, output_tokens)
-            return _hardware(rates.hardware_nano_usd_per_hour * view.share, output_tokens, ttft_ms, tpot_ms)
-        fixed = rates.request_nano_usd + call.input_tokens_estimate * rates.input_nano_usd_per_mtok / _MTOK
-        if rates.audio_nano_usd_per_hour:
-            fixed += call.envelope.audio_ms * rates.audio_nano_usd_per_hour / _MS_PER_HOUR
-        return _tokens(rates, fixed, view.billed_output_tokens or output_tokens)
-
-
-def _tokens(rates: Rates, fixed: float, output: Quantiles) -> Quantiles:
-    each = rates.output_nano_usd_per_mtok / _MTOK
-    return Quantiles(
-        fixed + each * output.p50, fixed + each * output.p90, fixed + each * output.p95, fixed + each * output.p99
-    )
+            if view.average_nano_usd_per_mtok is None:
+                return _hardware(rates.hardware_nano_usd_per_hour * view.share, output_tokens, ttft_ms, tpot_ms)
+            average = round(view.average_nano_usd_per_mtok)
+            rates = Rates(input_nano_usd_per_mtok=average, output_nano_usd_per_mtok=average)
+        elif rates.variants:
+            rates = rates.in_force(self._wall_ns(), envelope.members)
+        read = presume(call.input_tokens_estimate, envelope.audio_ms, envelope.members)
+        return Quantiles(*rates.predict(read, astuple(view.billed_output_tokens or output_tokens)))
 
 
 def _hardware(nano_usd_per_hour: float, output: Quantiles, ttft: Quantiles | None, tpot: Quantiles | None) -> Quantiles:

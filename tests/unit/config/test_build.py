@@ -17,7 +17,7 @@ from gateway.config.load import load
 from gateway.config.problems import ConfigError
 from gateway.config.schema import Config
 from gateway.config.snapshot import Keep, ProviderType, Server, Snapshot, Storage
-from gateway.tariff import Rates
+from gateway.tariff import Amounts, Rates, Tier, Variant
 from gateway.types import BodyBudget, Ceiling, Constraints, Dropped, Principal, Timeouts
 
 TYPES = {
@@ -35,6 +35,9 @@ BOOK = {("openai", "gpt-5.4-mini"): Rates(input_nano_usd_per_mtok=250_000_000, v
 ENVIRON = {"HOME": "/h", "OPENAI_API_KEY": "sk-upstream", "DEMO_KEY": "tw-demo", "TOKEN": "tok-1"}
 
 # Every key of the schema, none at its default: a key that is added to the schema is missing here until it is tested.
+PRICED = [name.removesuffix("_tokens") for name in Amounts.__struct_fields__ if name.endswith("_tokens")]
+CLASSES = [f"{name}: {number}" for number, name in enumerate(PRICED, 1)]
+CLASSES += ["per_request: 0.001", "audio_hour: 0.36", "web_search: 0.025"]
 FULL = """\
 server:
   {host: 0.0.0.0, port: 9000, max_body_mb: 1.5, body_timeout_s: 11, drain_s: 12, workers: 3,
@@ -67,8 +70,9 @@ models:
   mini:
     provider: openai
     upstream: gpt-5.4-mini
-    price: {input: 0.25, output: 2, cached_input: 0.025, cache_write: 0.3, reasoning: 3, per_request: 0.001,
-      audio_hour: 0.36}
+    price: {CLASSES, tiers: [{above_tokens: 1000, CLASSES}], variants: [
+      {hours: "01:00-02:00", days: [mon], request: {service_tier: flex}, tiers: [{above_tokens: 1000, CLASSES}],
+      CLASSES}]}
   openai/*: {provider: openai}
 routes:
   auto:
@@ -84,7 +88,7 @@ state_dir: ~/state
 keys:
   - {name: demo, secret: env:DEMO_KEY, routes: [auto, openai/gpt-5], requests_per_minute: 60, concurrency: 4, team: red}
 workers: {smol: {}}
-"""
+""".replace("CLASSES", ", ".join(CLASSES))
 
 
 def config_of(directory: Path, text: str, environ: Mapping[str, str] = ENVIRON) -> Config:
@@ -187,16 +191,15 @@ def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
     assert mini.headers == (("OpenAI-Project", "p1"), ("x-proxy-token", "tok-1"))
     assert (mini.upstream_model, mini.licence, mini.always_stream) == ("gpt-5.4-mini", "proprietary", True)
     assert (mini.own_hardware, mini.capabilities, mini.context_length) == (False, None, None)
-    assert mini.rates == Rates(
-        input_nano_usd_per_mtok=250_000_000,
-        output_nano_usd_per_mtok=2_000_000_000,
-        cached_input_nano_usd_per_mtok=25_000_000,
-        cache_write_nano_usd_per_mtok=300_000_000,
-        reasoning_nano_usd_per_mtok=3_000_000_000,
+    flat = Rates(
+        **{f"{name}_nano_usd_per_mtok": number * 1_000_000_000 for number, name in enumerate(PRICED, 1)},
         request_nano_usd=1_000_000,
         audio_nano_usd_per_hour=360_000_000,
-        version="config",
+        web_search_nano_usd=25_000_000,
     )
+    tiered = replace(flat, tiers=(Tier(above_tokens=1000, rates=flat),), version="config")
+    when: dict[str, Any] = {"begins_s": 3600, "ends_s": 7200, "days": (0,), "member": "service_tier", "value": "flex"}
+    assert mini.rates == replace(tiered, variants=(Variant(rates=tiered, **when),))
     route = snapshot.routes["auto"]
     assert [each.id for each in route.targets] == [smol.id]
     assert route.ruled_out == (Dropped(target_id="mini", filter="hosting", reason="not on own hardware"),)

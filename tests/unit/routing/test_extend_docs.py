@@ -6,7 +6,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from gateway.routing.registry import OBJECTIVES, PREDICTORS, filters
+from gateway.clock import SystemClock
+from gateway.routing.registry import OBJECTIVES, filters, predictors
 from gateway.routing.router import Router
 from gateway.types import Plan, TargetView
 from tests.ground.builders import build_adapters, build_call, build_principal, build_route, build_target, build_view
@@ -25,7 +26,11 @@ def example(page: str, name: str) -> Any:
 
 def plan_with(views: list[TargetView], call: dict[str, Any], **changed: Any) -> Plan:
     objective = changed.pop("objective", "cost")
-    parts: dict[str, Any] = {"filters": filters(build_adapters()), "predictors": PREDICTORS, "objectives": OBJECTIVES}
+    parts: dict[str, Any] = {
+        "filters": filters(build_adapters()),
+        "predictors": predictors(SystemClock()),
+        "objectives": OBJECTIVES,
+    }
     route = build_route(*[view.target for view in views], objective=objective)
     return Router(**(parts | changed)).plan(build_call(route=route, **call), views)
 
@@ -43,9 +48,9 @@ def test_the_filter_of_the_docs_filters() -> None:
 
 def test_the_predictor_of_the_docs_predicts() -> None:
     """A cap of four tokens is used up, and the cost follows."""
-    predictors = replace(PREDICTORS, output_tokens=example("predictor.md", "ShortCapsAreUsedUp"))
+    ours = replace(predictors(SystemClock()), output_tokens=example("predictor.md", "ShortCapsAreUsedUp"))
     call = {"max_output_tokens": 4, "input_tokens_estimate": 0}
-    prediction = plan_with([build_view()], call, predictors=predictors).candidates[0].prediction
+    prediction = plan_with([build_view()], call, predictors=ours).candidates[0].prediction
     assert prediction.output_tokens.p50 == 4
     assert prediction.cost_nano_usd.p50 == 4 * 400
 

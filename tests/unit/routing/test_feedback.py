@@ -25,7 +25,7 @@ class Traffic:
         self.now_ns = 0
         self.ttft_ms = {"cheap": 200.0, "dear": 150.0}
         self.pool = Pool(self)
-        self.router = router(adapters=build_adapters())
+        self.router = router(adapters=build_adapters(), clock=self)
         self.draw = random.Random(4)
         self.hidden_tokens = {"cheap": 0, "dear": 0}
 

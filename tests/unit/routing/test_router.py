@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from gateway.clock import SystemClock
 from gateway.errors import ErrorKind, GatewayError
 from gateway.routing.registry import router
 from gateway.tariff import Rates
@@ -39,7 +40,7 @@ def plan_of(
         when_none_fits=when_none_fits,
         ruled_out=ruled_out,
     )
-    policy = router(adapters=build_adapters() if adapters is None else adapters)
+    policy = router(adapters=build_adapters() if adapters is None else adapters, clock=SystemClock())
     made = build_call(route=route, **call)
     plan = policy.plan(made, views)
     if not plan.candidates:
