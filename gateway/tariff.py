@@ -7,7 +7,7 @@ decided elsewhere.
 
 from collections.abc import Iterable, Mapping
 from operator import mul
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -81,6 +81,23 @@ class Usage(Amounts, frozen=True, kw_only=True, omit_defaults=True):
     """What one attempt used, and from where it is known."""
 
     origin: Origin = "provider"
+
+
+class Spent(Struct, frozen=True):
+    """What a call used and what it cost: the sum over its attempts."""
+
+    usage: Amounts
+    cost_nano_usd: int
+
+
+class Hold(Protocol):
+    """Something taken for the length of a call."""
+
+    def settle(self, spent: Spent) -> None:
+        """Give back what is held but for what was spent; the first call ends the hold, later ones do nothing.
+
+        Neither raises nor waits, since it runs while a request is cleaned up: what has to be told to others is queued.
+        """
 
 
 class Rates(Struct, frozen=True, kw_only=True, omit_defaults=True):

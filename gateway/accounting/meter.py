@@ -4,14 +4,14 @@ What an attempt took is measured in ``measure``. Nothing here awaits, so cancell
 used and its line in the ledger.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from gateway.accounting.base import Failures, Ledger, Observer
 from gateway.accounting.measure import OUTCOMES, Measure
 from gateway.clock import Clock
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
-from gateway.tariff import Amounts, Usage
+from gateway.tariff import Amounts, Hold, Spent
 from gateway.trace import trace_id_of
 from gateway.types import (
     Call,
@@ -26,16 +26,6 @@ from gateway.types import (
 )
 
 _NS_PER_MS = 1e6
-
-
-class Hold(Protocol):
-    """Something reserved for the call, given back when it ends. Both verbs are idempotent and never raise."""
-
-    def settle(self, usage: Usage) -> None:
-        """Give back the difference between what was reserved and what was used."""
-
-    def release(self) -> None:
-        """Give everything back."""
 
 
 class Attempt(Protocol):
@@ -129,14 +119,14 @@ class Meter:
                 entries.append(attempt.end("cancelled"))
             except Exception as error:  # noqa: BLE001 - raised below
                 fault = error
-        usage = entries[0].usage if len(entries) == 1 else _sum([entry.usage for entry in entries])
+        spent = _spent(entries)
         for hold in self.holds:
-            hold.settle(usage)
+            hold.settle(spent)
         if self.no_longer_wanted is not None:
             self.no_longer_wanted()
         if fault is not None:
             raise fault
-        record = self._record(entries)
+        record = self._record(entries, spent.cost_nano_usd)
         self._books.ledger.record(record)
         self._books.observer.call_ended(record)
 
@@ -144,7 +134,7 @@ class Meter:
         target_id = None if target is None else target.id
         self._books.failures.note(error, call_id=self._inbound.id, target_id=target_id, then=then)
 
-    def _record(self, entries: list[LedgerEntry]) -> CallRecord:
+    def _record(self, entries: list[LedgerEntry], cost_nano_usd: int) -> CallRecord:
         call, plan, error = self.call, self.plan, self._error
         received_ns = self._inbound.received_at_ns
         given = [each for each in self._attempts if each.answered and each.target.id == self.target_id]
@@ -175,7 +165,7 @@ class Meter:
             considered=_considered(plan) if plan is not None else (),
             dropped=plan.dropped if plan is not None else (),
             attempt_ids=tuple([e.attempt_id for e in entries]),
-            cost_nano_usd=sum([e.cost_nano_usd for e in entries]),
+            cost_nano_usd=cost_nano_usd,
             ttft_ms=(first_ns - received_ns) / _NS_PER_MS if first_ns is not None else None,
             tpot_ms=won.tpot_ms if won is not None else None,
             duration_ms=(self._books.clock.monotonic_ns() - received_ns) / _NS_PER_MS,
@@ -183,6 +173,13 @@ class Meter:
             overhead_ms=(dispatched_ns - received_ns) / _NS_PER_MS if dispatched_ns is not None else None,
             cause=_cause(error, entries) if error is not None else None,
         )
+
+
+def _spent(entries: list[LedgerEntry]) -> Spent:
+    if len(entries) == 1:
+        return Spent(entries[0].usage, entries[0].cost_nano_usd)
+    usage = {name: sum(getattr(entry.usage, name) for entry in entries) for name in Amounts.__struct_fields__}
+    return Spent(Amounts(**usage), sum(entry.cost_nano_usd for entry in entries))
 
 
 def _cause(error: GatewayError, entries: list[LedgerEntry]) -> str | None:
@@ -210,7 +207,3 @@ def _considered(plan: Plan) -> tuple[Considered, ...]:
             for each in plan.candidates + plan.beyond
         ]
     )
-
-
-def _sum(usages: Sequence[Usage]) -> Usage:
-    return Usage(**{name: sum(getattr(each, name) for each in usages) for name in Amounts.__struct_fields__})

@@ -2,21 +2,8 @@
 
 from typing import Protocol
 
-from gateway.tariff import Usage
+from gateway.tariff import Hold
 from gateway.types import BodyBudget, Call, Plan, Principal
-
-
-class Hold(Protocol):
-    """Something taken for the length of a call. The first of the two ends it; every later call of either does nothing.
-
-    Neither raises nor waits: they run while a request is being cleaned up.
-    """
-
-    def settle(self, usage: Usage) -> None:
-        """Give back what is held and keep what was used."""
-
-    def release(self) -> None:
-        """Give back all of it: nothing was used."""
 
 
 class Admission(Hold, Protocol):

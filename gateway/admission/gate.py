@@ -17,10 +17,10 @@ every admission drops the expired ones from the front.
 from collections import Counter, OrderedDict, deque
 from typing import Protocol
 
-from gateway.admission.base import Admission, Hold
+from gateway.admission.base import Admission
 from gateway.clock import Clock
 from gateway.errors import ErrorKind, GatewayError
-from gateway.tariff import Usage
+from gateway.tariff import Hold, Spent
 from gateway.types import BodyBudget, Call, Plan, Principal
 
 WINDOW_NS = 60_000_000_000
@@ -31,10 +31,7 @@ _BODIES_RETRY_S = 2.0
 class _Nothing:
     """A hold on nothing; one serves all."""
 
-    def settle(self, usage: Usage) -> None:
-        """Do nothing."""
-
-    def release(self) -> None:
+    def settle(self, spent: Spent) -> None:
         """Do nothing."""
 
 
@@ -65,11 +62,7 @@ class Admitted:
             self._counts.count_body(self._key.key_id, size_bytes - self._body_bytes, self._budget)
             self._body_bytes = size_bytes
 
-    def settle(self, usage: Usage) -> None:  # noqa: ARG002 - the place is free again whatever was used
-        """Free the place."""
-        self.release()
-
-    def release(self) -> None:
+    def settle(self, spent: Spent) -> None:  # noqa: ARG002 - the place is free again whatever was spent
         """Free the place and the bytes, once."""
         counts, self._counts = self._counts, None
         if counts is not None:

@@ -20,10 +20,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gateway.admission.base import Admission, Hold
+from gateway.admission.base import Admission
 from gateway.admission.gate import NOTHING, WINDOW_NS, Admitted, check_body, rate_limited, too_many_concurrent
 from gateway.clock import Clock
 from gateway.errors import ErrorKind, GatewayError
+from gateway.tariff import Hold
 from gateway.types import BodyBudget, Call, Plan, Principal
 
 SLOTS = 64

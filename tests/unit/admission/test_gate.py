@@ -11,18 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.admission.base import Admission, Gate, Hold
+from gateway.admission.base import Admission, Gate
 from gateway.admission.gate import InProcessGate
 from gateway.admission.shared import SharedGate
 from gateway.clock import Clock, SystemClock
 from gateway.errors import ErrorKind, GatewayError
-from gateway.tariff import Usage
+from gateway.tariff import Amounts, Hold, Spent
 from gateway.types import BodyBudget, Call, Plan, Principal
 from tests.ground.builders import build_call, build_principal
 
 SECOND_NS = 1_000_000_000
 NewGate = Callable[[Clock], Gate]
 BUDGET = BodyBudget(per_key_bytes=100, in_all_bytes=150)
+SPENT = Spent(Amounts(), 0)
 PLAN = Plan(candidates=(), dropped=(), reason="")
 
 
@@ -160,7 +161,7 @@ async def test_no_sixty_seconds_hold_more_than_the_limit(new_gate: NewGate, limi
 
 
 async def test_concurrency_is_exact_and_a_place_is_given_back_once(new_gate: NewGate) -> None:
-    """Settling or releasing frees one place, however often either is called."""
+    """Settling frees one place, however often it is called."""
     gate = new_gate(HandClock())
     key = a_key(at_a_time=2)
     holds = [hold for hold in await asyncio.gather(*(is_let_in(gate, key) for _ in range(9))) if hold]
@@ -168,12 +169,11 @@ async def test_concurrency_is_exact_and_a_place_is_given_back_once(new_gate: New
     error = await refusal(gate, key)
     assert error.kind is ErrorKind.TOO_MANY_CONCURRENT
     assert error.retry_after_s == 1
-    holds[0].settle(Usage(output_tokens=3))
-    holds[0].release()
-    holds[0].settle(Usage())
+    holds[0].settle(Spent(Amounts(output_tokens=3), 20))
+    holds[0].settle(SPENT)
     assert await is_let_in(gate, key) is not None
     assert await is_let_in(gate, key) is None
-    holds[1].release()
+    holds[1].settle(SPENT)
     assert await is_let_in(gate, key) is not None
 
 
@@ -184,9 +184,9 @@ async def test_a_call_refused_for_concurrency_costs_no_rate(new_gate: NewGate) -
     first = await gate.admit(key, BUDGET)
     for _ in range(5):
         assert (await refusal(gate, key)).kind is ErrorKind.TOO_MANY_CONCURRENT
-    first.release()
+    first.settle(SPENT)
     second = await gate.admit(key, BUDGET)
-    second.release()
+    second.settle(SPENT)
     assert (await refusal(gate, key)).kind is ErrorKind.RATE_LIMITED
 
 
@@ -213,7 +213,7 @@ async def test_body_bytes_are_counted_per_key_and_in_all(new_gate: NewGate) -> N
     assert (caught.value.kind, caught.value.status) == (ErrorKind.BODY_MEMORY_FULL, 503)
     assert caught.value.retry_after_s == 2
     third.take_body(50)
-    one.settle(Usage())
+    one.settle(SPENT)
     third.take_body(100)
 
 
@@ -228,11 +228,11 @@ async def test_growing_body_is_counted_once_and_given_back_once(new_gate: NewGat
     with pytest.raises(GatewayError):
         other.take_body(11)
     other.take_body(10)
-    growing.release()
-    growing.settle(Usage())
+    growing.settle(SPENT)
+    growing.settle(SPENT)
     growing.take_body(1_000)  # too late to count
     other.take_body(100)
-    other.release()
+    other.settle(SPENT)
     (await gate.admit(a_key("another"), BUDGET)).take_body(100)
 
 
@@ -277,7 +277,7 @@ async def test_a_silent_key_leaves_nothing_behind() -> None:
     gate = InProcessGate(clock)
     for number in range(1_000):
         hold = await gate.admit(a_key(f"key-{number}", per_minute=5, at_a_time=5), BUDGET)
-        hold.release()
+        hold.settle(SPENT)
     clock.now_ns += 60 * SECOND_NS
     await gate.admit(a_key("other", per_minute=5), BUDGET)
     assert list(gate._windows) == ["other"]
@@ -301,9 +301,9 @@ async def test_a_key_without_limits_is_not_recorded() -> None:
     gate = InProcessGate(HandClock())
     for _ in range(1_000):
         hold = await gate.admit(a_key(), BUDGET)
-    hold.settle(Usage())
-    hold.release()
-    (await gate.reserve(build_call(), PLAN)).release()
+    hold.settle(SPENT)
+    hold.settle(SPENT)
+    (await gate.reserve(build_call(), PLAN)).settle(SPENT)
     assert not gate._windows
     assert not gate._running
 
