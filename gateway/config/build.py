@@ -8,8 +8,10 @@ passed in by the composition root.
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from decimal import Decimal
 from math import ceil
+from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -60,7 +62,8 @@ def build(config: Config, *, provider_types: Mapping[str, ProviderType], price_o
         if name.endswith("/*"):
             wildcards.append(_wildcard(name, model, config, kind, problems))
         else:
-            rates = _rates(name, model, kind, price_of, problems)
+            rates = _configured_rates(name, model, config, kind)
+            rates = rates or _booked_rates(name, model, kind, price_of, problems)
             targets[name] = _target(name, model, config, kind, rates)
     problems.raise_if_any()
     routes = {name: _route(name, section, targets, config, problems) for name, section in config.routes.items()}
@@ -211,7 +214,7 @@ def _capabilities(model: ModelSection) -> frozenset[Capability] | None:
 
 def _wildcard(name: str, model: ModelSection, config: Config, kind: ProviderType, problems: Problems) -> Wildcard:
     """Make the template of ``openai/*``. The file's prices hold for all names; without, each is looked up."""
-    rates = _configured_rates(model)
+    rates = _configured_rates(name, model, config, kind)
     if rates is None and kind.price_provider is None:
         problems.add(("models", name), _no_price(kind, "is known for this provider"))
     template = _target(name, model, config, kind, rates or Rates())
@@ -224,27 +227,53 @@ def _wildcard(name: str, model: ModelSection, config: Config, kind: ProviderType
     )
 
 
-def _rates(name: str, model: ModelSection, kind: ProviderType, price_of: PriceOf, problems: Problems) -> Rates:
-    """Find a target's rates: the file's own, or else the price book's, for a type that is in it."""
-    rates = _configured_rates(model)
-    if rates is None and kind.price_provider is not None:
-        rates = price_of(kind.price_provider, model.upstream or name)
+def _booked_rates(name: str, model: ModelSection, kind: ProviderType, price_of: PriceOf, problems: Problems) -> Rates:
+    """Find the rates of a target without any in the file: the price book's, for a type that is in it."""
+    upstream = model.upstream or name
+    rates = None if kind.price_provider is None else price_of(kind.price_provider, upstream)
     if rates is None:
-        problems.add(("models", name), _no_price(kind, f"is known for '{model.upstream or name}'"))
-        return Rates()
-    return rates
+        problems.add(("models", name), _no_price(kind, f"is known for '{upstream}'"))
+    return rates or Rates()
 
 
 def _no_price(kind: ProviderType, known: str) -> str:
     if kind.own_hardware:
-        return "no price: write hardware: {name: ..., usd_per_hour: ...} for the machine it runs on, or price: free"
+        return (
+            "no price: write hardware: {name: ..., usd_per_hour: ...} for the machine it runs on, usd_per_hour at its "
+            "worker, or price: free"
+        )
     return f"no price {known}: write price: {{input: ..., output: ...}} in USD per 1M tokens, or price: free"
 
 
-def _configured_rates(model: ModelSection) -> Rates | None:
-    if model.hardware is not None:
-        return Rates(hardware_nano_usd_per_hour=_nano(model.hardware.usd_per_hour), version="config")
-    return None if model.price is None else rates_of(model.price)
+def _configured_rates(name: str, model: ModelSection, config: Config, kind: ProviderType) -> Rates | None:
+    if model.price is not None:
+        return rates_of(model.price)
+    usd = None if model.hardware is None else model.hardware.usd_per_hour
+    if usd is None and (kind.own_hardware or model.hardware is not None):
+        usd = _usd_of_worker(model.upstream or name, config.workers)
+    return None if usd is None else Rates(hardware_nano_usd_per_hour=_nano(usd), version="config")
+
+
+class _Adapters(msgspec.Struct, frozen=True):
+    adapters: dict[str, Any] = {}
+
+
+class _Worker(msgspec.Struct, frozen=True):
+    """What the gateway wants of a worker's section, which only the workers check."""
+
+    usd_per_hour: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
+    served_names: list[str] = []
+    lora: _Adapters = _Adapters()
+
+
+def _usd_of_worker(served: str, workers: Mapping[str, Any]) -> Decimal | None:
+    """Return the hourly price of the worker that serves this name; None: it has none."""
+    for name, section in workers.items():
+        with suppress(msgspec.ValidationError):
+            worker = msgspec.convert(section, _Worker)
+            if served in {name, *worker.served_names, *worker.lora.adapters}:
+                return Decimal(str(worker.usd_per_hour))
+    return None
 
 
 def _nano(usd: Decimal) -> int:

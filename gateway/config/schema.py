@@ -182,7 +182,10 @@ class HardwareSection(Section):
     """The own machine that one replica of a model occupies."""
 
     name: Annotated[str, Field(min_length=1, max_length=100)] = Field(description="What it is: `h100-80gb`.")
-    usd_per_hour: Usd = Field(description="What one replica costs per hour, in USD, busy or idle.")
+    usd_per_hour: Usd | None = Field(
+        default=None,
+        description="What one replica costs per hour, in USD, busy or idle. Default: its worker's.",
+    )
     charge: Literal["marginal", "average"] = Field(
         default="marginal",
         description="What routing compares: the call's share of busy time (`marginal`), or with the idle time of the "
@@ -210,7 +213,9 @@ class ModelSection(Section):
         default=None, description="What it can do. Default: not known, and nothing is refused because of it."
     )
     hardware: HardwareSection | None = Field(
-        default=None, description="For own replicas, in place of `price`: a call costs its share of the machine's time."
+        default=None,
+        description="For own replicas, in place of `price`: a call costs its share of the machine's time. Default, for "
+        "a model of a Ray Serve cluster: the `usd_per_hour` of its worker in `workers`.",
     )
     replica_choice: Literal["prefix", "least_active", "power_of_two", "round_robin"] = Field(
         default="prefix", description="Of several own replicas, which one an attempt goes to: docs/guide/workers.md."
@@ -422,7 +427,8 @@ class Config(Section):
         default=(), description="Who may call. Default: everyone, from this machine only (a loopback address)."
     )
     workers: dict[str, Any] = Field(
-        default={}, description="Own replicas. Read and checked by the workers, not by the gateway."
+        default={},
+        description="Own replicas. Checked by the workers; the gateway takes `usd_per_hour` from it.",
     )
 
     _source: Source = PrivateAttr(default=Source())

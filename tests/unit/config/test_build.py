@@ -1,6 +1,7 @@
 """Building a snapshot: what each key of the file becomes, and what is refused before the first request."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -297,7 +298,7 @@ models:
             "  x: {provider: cluster}",
             (
                 "7: models.x: no price: write hardware: {name: ..., usd_per_hour: ...} for the machine "
-                "it runs on, or price: free"
+                "it runs on, usd_per_hour at its worker, or price: free"
             ),
         ),
         (
@@ -380,6 +381,44 @@ def test_prices_come_from_the_file_then_from_the_book(tmp_path: Path) -> None:
     assert targets["ours"].rates.reasoning_nano_usd_per_mtok == targets["ours"].rates.output_nano_usd_per_mtok
     assert targets["desk"].own_hardware
     assert targets["desk"].rates.hardware_nano_usd_per_hour == 0
+
+
+WORKERS: dict[str, Any] = {
+    "own": {"usd_per_hour": 2.5, "served_names": ["alias"], "lora": {"adapters": {"pirate": "/x"}}},
+    "free": {"usd_per_hour": 0},
+    "unpriced": {"source": "x"},
+    "wrong": {"usd_per_hour": "much"},
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "usd_per_hour"),
+    [
+        ({}, Decimal("2.5")),
+        ({"upstream": "alias"}, Decimal("2.5")),
+        ({"upstream": "pirate"}, Decimal("2.5")),
+        ({"upstream": "free"}, Decimal(0)),
+        ({"hardware": {"name": "h", "charge": "average"}}, Decimal("2.5")),
+        ({"hardware": {"name": "h", "usd_per_hour": 7}}, Decimal(7)),
+        ({"provider": "local", "hardware": {"name": "h"}}, Decimal("2.5")),
+        ({"price": "free"}, None),
+    ],
+)
+def test_own_hardware_has_its_workers_price(
+    tmp_path: Path, model: dict[str, Any], usd_per_hour: Decimal | None
+) -> None:
+    """Written once, at the worker; what is written at the model wins."""
+    models = LOCAL + f"  own: {json.dumps({'provider': 'cluster'} | model)}\nworkers: {json.dumps(WORKERS)}\n"
+    rates = snapshot_of(tmp_path, models).targets["own"].rates
+    expected = None if usd_per_hour is None else int(usd_per_hour * 10**9)
+    assert rates.hardware_nano_usd_per_hour == expected
+
+
+@pytest.mark.parametrize("upstream", ["unpriced", "wrong", "unknown"])
+def test_own_hardware_without_a_price_is_refused(tmp_path: Path, upstream: str) -> None:
+    models = LOCAL + f"  own: {{provider: cluster, upstream: {upstream}}}\nworkers: {json.dumps(WORKERS)}\n"
+    with pytest.raises(ConfigError, match="usd_per_hour at its worker"):
+        snapshot_of(tmp_path, models)
 
 
 def test_a_wildcards_own_price_holds_for_every_name(tmp_path: Path) -> None:
