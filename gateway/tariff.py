@@ -5,7 +5,7 @@ predicts and what ceilings are held to. Which rates a target has, and how much o
 decided elsewhere.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from operator import mul
 from typing import Any, Literal, Protocol
 
@@ -74,7 +74,7 @@ class Amounts(Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def written_tokens(self) -> int:
         """All that the model wrote, reasoning included."""
-        return sum(astuple(self)[8:12])
+        return self.output_tokens + self.reasoning_tokens + self.audio_output_tokens + self.image_output_tokens
 
 
 class Usage(Amounts, frozen=True, kw_only=True, omit_defaults=True):
@@ -133,34 +133,38 @@ class Rates(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The price book and its version, or ``config``; stored with every ledger entry."""
 
     def in_force(self, wall_ns: int, members: Mapping[str, bytes]) -> "Rates":
-        """Return the rates of a request with such a body that is sent then (wall clock)."""
-        if self.variants:
-            for variant in reversed(self.variants):
-                if variant.holds(wall_ns // _NS_PER_S, members):
-                    return variant.rates
-        return self
+        """Return the rates of a request with such a body that is sent then (wall clock); ask where there are variants.
+
+        They are ``self`` where none holds.
+        """
+        wall_s = wall_ns // _NS_PER_S
+        return next((variant.rates for variant in reversed(self.variants) if variant.holds(wall_s, members)), self)
 
     def cost(self, usage: Amounts, share_s: float = 0.0) -> int:
-        """Price what one request used, each class once and at its own rate: nano-dollars, rounded half up, once.
-
-        ``share_s``: on own hardware, the seconds of one replica that it had: its duration over the calls beside it.
-        """
+        """Return nano-dollars, rounded half up once; on own hardware those of ``share_s`` seconds of one replica."""
         if self.hardware_nano_usd_per_hour is not None:
             return (self.hardware_nano_usd_per_hour * round(share_s * _NS_PER_S) + _HOUR_NS // 2) // _HOUR_NS
-        rates = self._at(usage.read_tokens) if self.tiers else self
-        per_mtok: int = sum(map(mul, astuple(usage)[:_TOKEN_CLASSES], astuple(rates)))
-        cost = rates.request_nano_usd + usage.web_searches * rates.web_search_nano_usd
-        if not usage.audio_ms:
-            return cost + (per_mtok + _MTOK // 2) // _MTOK
-        audio = max(usage.audio_ms, rates.least_audio_ms) * rates.audio_nano_usd_per_hour
-        whole = _MTOK * _HOUR_MS
-        return cost + (per_mtok * _HOUR_MS + audio * _MTOK + whole // 2) // whole
+        if self.tiers and (dearer := self._at(usage.read_tokens)) is not self:
+            return dearer.cost(usage)
+        per_mtok: int = sum(map(mul, astuple(usage)[:_TOKEN_CLASSES], astuple(self)))
+        if usage.audio_ms or usage.web_searches:
+            return self._with_others(per_mtok, usage)
+        return self.request_nano_usd + (per_mtok + _MTOK // 2) // _MTOK
 
-    def predict(self, read: Amounts, written_tokens: Iterable[float]) -> list[float]:
-        """Return nano-dollars for each number of tokens that may be written, beside what is known to be read."""
-        fixed = self.cost(read)
-        per_token = (self._at(read.read_tokens) if self.tiers else self).output_nano_usd_per_mtok / _MTOK
-        return [fixed + per_token * tokens for tokens in written_tokens]
+    def _with_others(self, per_mtok: int, usage: Amounts) -> int:
+        """Add what is billed by its length or its number; still rounded once."""
+        audio = max(usage.audio_ms, self.least_audio_ms if usage.audio_ms else 0) * self.audio_nano_usd_per_hour
+        whole = _MTOK * _HOUR_MS
+        tokens_and_audio = (per_mtok * _HOUR_MS + audio * _MTOK + whole // 2) // whole
+        return self.request_nano_usd + usage.web_searches * self.web_search_nano_usd + tokens_and_audio
+
+    def predict(self, input_tokens: int, audio_ms: int, members: Mapping[str, bytes]) -> tuple[float, float]:
+        """Return the nano-dollars of what such a request makes an upstream read, and of each token that is written."""
+        if self.tiers or audio_ms or self.web_search_nano_usd:
+            written = self._at(input_tokens).output_nano_usd_per_mtok
+            return self.cost(presume(input_tokens, audio_ms, members)), written / _MTOK
+        read = self.request_nano_usd + input_tokens * self.input_nano_usd_per_mtok / _MTOK
+        return read, self.output_nano_usd_per_mtok / _MTOK
 
     def _at(self, read_tokens: int) -> "Rates":
         for tier in reversed(self.tiers):

@@ -187,7 +187,8 @@ class Measure:
             return Usage(origin="estimated")
         seen = estimate_output_tokens(progress.content_events, progress.content_bytes) if progress else 0
         if reported is None:
-            return replace(presumed_usage(call), output_tokens=seen)
+            presumed = presume(call.input_tokens_estimate, call.envelope.audio_ms, call.envelope.members)
+            return replace(presumed, output_tokens=seen)
         has_read = reported.read_tokens or reported.audio_ms
         return replace(
             reported,
@@ -195,8 +196,3 @@ class Measure:
             output_tokens=reported.output_tokens if counted else max(seen, reported.output_tokens),
             origin="estimated",
         )
-
-
-def presumed_usage(call: Call) -> Usage:
-    """Estimate what an attempt uses of which nothing has come back."""
-    return presume(call.input_tokens_estimate, call.envelope.audio_ms, call.envelope.members)

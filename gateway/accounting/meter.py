@@ -119,7 +119,8 @@ class Meter:
                 entries.append(attempt.end("cancelled"))
             except Exception as error:  # noqa: BLE001 - raised below
                 fault = error
-        spent = _spent(entries)
+        usage = entries[0].usage if len(entries) == 1 else _sum(entries)
+        spent = Spent(usage, sum([entry.cost_nano_usd for entry in entries]))
         for hold in self.holds:
             hold.settle(spent)
         if self.no_longer_wanted is not None:
@@ -175,11 +176,8 @@ class Meter:
         )
 
 
-def _spent(entries: list[LedgerEntry]) -> Spent:
-    if len(entries) == 1:
-        return Spent(entries[0].usage, entries[0].cost_nano_usd)
-    usage = {name: sum(getattr(entry.usage, name) for entry in entries) for name in Amounts.__struct_fields__}
-    return Spent(Amounts(**usage), sum(entry.cost_nano_usd for entry in entries))
+def _sum(entries: list[LedgerEntry]) -> Amounts:
+    return Amounts(**{name: sum(getattr(each.usage, name) for each in entries) for name in Amounts.__struct_fields__})
 
 
 def _cause(error: GatewayError, entries: list[LedgerEntry]) -> str | None:

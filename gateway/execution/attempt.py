@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.accounting.base import Dispatch, Ledger, Observer
-from gateway.accounting.measure import Measure, presumed_usage
+from gateway.accounting.measure import Measure
 from gateway.clock import Clock, Ids
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.execution.begin import begin
@@ -24,6 +24,7 @@ from gateway.formats.base import Adapter, streams_upstream
 from gateway.formats.redaction import without_own
 from gateway.shortage import own_failure
 from gateway.targets.pool import Pool
+from gateway.tariff import presume
 from gateway.transport.base import Sending, Transport, UpstreamStream
 from gateway.types import Call, Candidate, LedgerEntry, Outcome
 
@@ -72,9 +73,10 @@ class Attempt:
         self._has_content = self._ended = False
         self._sending: Sending | None = None
         self._stream: UpstreamStream | None = None
-        now_ns, presumed, rates = means.clock.wall_ns(), presumed_usage(call), target.rates
+        now_ns, rates, members = means.clock.wall_ns(), target.rates, call.envelope.members
+        presumed = presume(call.input_tokens_estimate, call.envelope.audio_ms, members)
         if rates.variants:
-            rates = rates.in_force(now_ns, call.envelope.members)
+            rates = rates.in_force(now_ns, members)
         self._rates = rates
         self._entry = LedgerEntry(
             attempt_id=self.id,

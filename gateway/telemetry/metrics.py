@@ -271,7 +271,7 @@ class Metrics:
         amounts = astuple(entry.usage)
         for cell, at in zip(series.tokens, _SHOWN_AT, strict=True):
             values[cell] += amounts[at]
-        if any(amounts[3:8]) or any(amounts[10:14]):
+        if any(amounts[3:8] + amounts[10:14]):
             self._count_rare(series.label, entry.usage)
 
     def _count_rare(self, label: str, usage: Usage) -> None:

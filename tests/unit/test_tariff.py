@@ -24,7 +24,8 @@ def ns(text: str) -> int:
 
 def test_a_hundred_tokens_in_and_twenty_out_cost_300_000_nano_dollars() -> None:
     assert ISSUE.cost(Usage(input_tokens=100, output_tokens=20)) == 300_000
-    assert ISSUE.predict(Usage(input_tokens=100), (20.0, 40.0)) == [300_000, 500_000]
+    fixed, each = ISSUE.predict(100, 0, {})
+    assert fixed + 20 * each == 300_000
 
 
 def test_rates_stand_in_the_order_of_the_classes() -> None:
@@ -119,7 +120,15 @@ TIERED = Rates(
 )
 def test_length_of_the_prompt_decides_what_all_tokens_cost(usage: Usage, cost: int) -> None:
     assert TIERED.cost(usage) == cost
-    assert TIERED.predict(usage, (0.0,)) == [cost]
+
+
+def test_prediction_is_what_the_presumed_usage_costs() -> None:
+    """By its tier, with its speech and its search."""
+    assert TIERED.predict(1001, 0, {}) == (2_002_000, 15_000)
+    assert Rates(audio_nano_usd_per_hour=3_600_000).predict(0, 1000, {}) == (1000, 0)
+    searching = Rates(web_search_nano_usd=7, input_nano_usd_per_mtok=USD, request_nano_usd=5)
+    assert searching.predict(1, 0, {"web_search_options": b"{}"}) == (1012, 0)
+    assert searching.predict(1, 0, {}) == (1005, 0)
 
 
 def test_rates_come_back_from_the_journal() -> None:

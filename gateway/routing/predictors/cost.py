@@ -6,9 +6,7 @@ included.
 
 from collections.abc import Callable
 
-from msgspec.structs import astuple
-
-from gateway.tariff import Rates, presume
+from gateway.tariff import Rates
 from gateway.types import Call, Quantiles, TargetView
 
 OPTIMISTIC_TTFT_MS = Quantiles(100.0, 100.0, 100.0, 100.0)
@@ -41,8 +39,9 @@ class RatesTimesTokens:
             rates = Rates(input_nano_usd_per_mtok=average, output_nano_usd_per_mtok=average)
         elif rates.variants:
             rates = rates.in_force(self._wall_ns(), envelope.members)
-        read = presume(call.input_tokens_estimate, envelope.audio_ms, envelope.members)
-        return Quantiles(*rates.predict(read, astuple(view.billed_output_tokens or output_tokens)))
+        fixed, each = rates.predict(call.input_tokens_estimate, envelope.audio_ms, envelope.members)
+        out = view.billed_output_tokens or output_tokens
+        return Quantiles(fixed + each * out.p50, fixed + each * out.p90, fixed + each * out.p95, fixed + each * out.p99)
 
 
 def _hardware(nano_usd_per_hour: float, output: Quantiles, ttft: Quantiles | None, tpot: Quantiles | None) -> Quantiles:
