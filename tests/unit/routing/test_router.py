@@ -3,13 +3,22 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.clock import SystemClock
 from gateway.errors import ErrorKind, GatewayError
 from gateway.routing.registry import router
-from gateway.tariff import Rates
+from gateway.tariff import Rates, Tier, Variant
 from gateway.types import Call, Ceiling, Constraints, Dropped, Plan, Quantiles, Target, TargetView
-from tests.ground.builders import build_adapters, build_call, build_envelope, build_route, build_target, build_view
+from tests.ground.builders import (
+    build_adapters,
+    build_call,
+    build_envelope,
+    build_route,
+    build_target,
+    build_view,
+    chat_body,
+)
 
 
 def flat(value: float) -> Quantiles:
@@ -221,6 +230,30 @@ def test_own_hardware_costs_its_share_of_the_time() -> None:
     own = build_target("own", rates=Rates(hardware_nano_usd_per_hour=3_600_000_000), own_hardware=True)
     plan = plan_of(build_view(own, share=0.5))
     assert plan.candidates[0].prediction.cost_nano_usd.p50 == pytest.approx(1_000_000 * 0.5 * 1.09)
+
+
+def test_the_price_of_the_prompts_length_and_of_the_request_decides() -> None:
+    """A target that is cheap for short prompts is not for long ones, and one may be cheap for those that can wait."""
+    high = Rates(input_nano_usd_per_mtok=9_000_000_000, output_nano_usd_per_mtok=9_000_000_000)
+    low = Rates(input_nano_usd_per_mtok=1_000_000_000, output_nano_usd_per_mtok=1_000_000_000)
+    tiered = build_target("tiered", rates=replace(low, tiers=(Tier(above_tokens=1000, rates=high),)))
+    flex = replace(high, variants=(Variant(rates=Rates(), member="service_tier", value="flex"),))
+    views = [
+        build_view(tiered),
+        build_view(
+            build_target(
+                "flat", rates=Rates(input_nano_usd_per_mtok=2_000_000_000, output_nano_usd_per_mtok=2_000_000_000)
+            )
+        ),
+        build_view(build_target("flex", rates=flex)),
+    ]
+    assert order(plan_of(*views, input_tokens_estimate=1000)) == ["tiered", "flat", "flex"]
+    assert order(plan_of(*views, input_tokens_estimate=1001)) == ["flat", "tiered", "flex"]
+    asking = build_envelope(chat_body(service_tier="flex"))
+    assert order(plan_of(*views, envelope=asking, input_tokens_estimate=1000))[0] == "flex"
+    limit = Constraints(cost_nano_usd=5_000_000)
+    assert plan_of(views[0], constraints=limit, input_tokens_estimate=1000).candidates[0].within_ceilings
+    assert not plan_of(views[0], constraints=limit, input_tokens_estimate=1001).candidates[0].within_ceilings
 
 
 def test_prices_of_input_and_requests_count() -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import event
 
 from gateway.store.database_file import sqlite_url
 from gateway.store.queries import Store, Totals
-from gateway.tariff import Usage
+from gateway.tariff import Amounts, Usage
 from gateway.types import CallRecord, LedgerEntry, Refused
 from tests.unit.accounting.ledgers import STARTED_AT_NS, build_entry, build_record
 
@@ -53,14 +53,7 @@ def fill(store: Store, calls: int) -> None:
                 route=choose.choice(["auto", "fast"]),
                 target_id=choose.choice(["small", "big"]),
                 outcome=choose.choice(["ok", "cut"]),
-                usage=Usage(
-                    input_tokens=choose.randrange(1000),
-                    cached_input_tokens=choose.randrange(1000),
-                    cache_write_tokens=choose.randrange(1000),
-                    output_tokens=choose.randrange(1000),
-                    reasoning_tokens=choose.randrange(1000),
-                    audio_ms=choose.randrange(1000),
-                ),
+                usage=Usage(**{name: choose.randrange(1000) for name in Amounts.__struct_fields__}),
                 cost_nano_usd=choose.randrange(10**12),
             )
             for n, attempt_id in enumerate(ids)

@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine
 
 import gateway.store
 from gateway.accounting.lines import decode_ending
@@ -21,7 +23,7 @@ from gateway.errors import StateUnusableError
 from gateway.store.database_file import sqlite_url
 from gateway.store.queries import Store
 from gateway.store.tables import REVISION, calls, metadata
-from gateway.tariff import Usage
+from gateway.tariff import Amounts, Usage
 from gateway.types import Considered, Dropped, Prediction, Quantiles
 from tests.unit.accounting.ledgers import STARTED_AT_NS, build_entry, build_record
 
@@ -96,6 +98,36 @@ def test_ledger_of_version_5_reads_the_same_rows(opened: Store) -> None:
 def test_ledger_of_version_5_keeps_its_sums(opened: Store) -> None:
     sums = [(row.target_id, row.outcome, row.attempts, row.cost_nano_usd) for row in opened.totals()]
     assert sums == [("big", "ok", 1, 2**62), ("small", "cut", 1, 7), ("small", "ok", 1, 20_000)]
+
+
+SUMS_OF_DELETED = """INSERT INTO sums VALUES
+    (0, 'demo', '', 'auto', 'small', 'small-1', 'ok', 1, 2, 3, 4, 5, 6, 7, 8, 9)"""
+
+
+def test_every_revision_keeps_the_figures(old: Path) -> None:
+    """Step by step, with sums of deleted rows as soon as there are some: no figure moves, new classes are zero."""
+    engine, script = create_engine(sqlite_url(old)), Config()
+    script.set_main_option("script_location", str(Path(gateway.store.__file__).with_name("migrations")))
+    seen = []
+    for revision in reversed([each.revision for each in ScriptDirectory.from_config(script).walk_revisions()]):
+        with engine.begin() as connection:
+            script.attributes["connection"] = connection
+            (command.stamp if revision == "0005" else command.upgrade)(script, revision)
+            if revision == "0007":
+                connection.exec_driver_sql(SUMS_OF_DELETED)
+        seen.append(revision)
+    engine.dispose()
+    assert seen[:3] == ["0005", "0006", "0007"]
+    assert seen[-1] == REVISION
+    with closing(Store(sqlite_url(old), busy_timeout_s=0.01)) as store:
+        store.open()
+        small = store.totals()[-1]
+        assert (small.target_id, small.outcome, small.attempts) == ("small", "ok", 3)
+        (entry,) = store.attempts_of("req_1")
+    known = {name: getattr(small, name) - getattr(entry.usage, name) for name in Amounts.__struct_fields__}
+    new = {name: number for name, number in known.items() if number}
+    assert list(new.values()) == [3, 4, 5, 6, 7, 8]
+    assert small.cost_nano_usd - entry.cost_nano_usd == 9
 
 
 def test_migrated_ledger_takes_new_rows(opened: Store) -> None:

@@ -17,7 +17,7 @@ from gateway.errors import StateUnusableError
 from gateway.store.database_file import sqlite_url
 from gateway.store.queries import Store, insert_once
 from gateway.store.tables import attempts, calls
-from gateway.tariff import Usage
+from gateway.tariff import Amounts, Usage
 from gateway.types import Considered, Dropped, Prediction, Quantiles
 from tests.unit.accounting.ledgers import STARTED_AT_NS, build_entry, build_record
 
@@ -73,15 +73,15 @@ def test_attempts_are_found_without_a_record(store: Store) -> None:
 def test_totals_sum_each_class_by_target_and_outcome(store: Store) -> None:
     """Only attempts since then; tokens by class and nano-dollars, exactly."""
     old = build_entry("att_0", started_at_ns=STARTED_AT_NS - 1)
-    one = build_entry("att_1", usage=Usage(input_tokens=1, cached_input_tokens=2, output_tokens=3))
-    two = build_entry("att_2", usage=Usage(cache_write_tokens=4, reasoning_tokens=5), cost_nano_usd=1)
+    numbers = dict(zip(Amounts.__struct_fields__, range(1, 99), strict=False))
+    one = build_entry("att_1", usage=Usage(**numbers))
+    two = build_entry("att_2", usage=Usage(**dict.fromkeys(numbers, 10)), cost_nano_usd=1)
     cut = build_entry("att_3", outcome="cut", target_id="big")
     store.insert_batch([old, one, two, cut], [])
     big, small = store.totals(since_ns=STARTED_AT_NS)
     assert (big.target_id, big.outcome, big.attempts) == ("big", "cut", 1)
     assert (small.attempts, small.cost_nano_usd) == (2, 20_001)
-    tokens = (small.input_tokens, small.cached_input_tokens, small.cache_write_tokens, small.output_tokens)
-    assert (*tokens, small.reasoning_tokens) == (1, 2, 4, 3, 5)
+    assert {name: getattr(small, name) - 10 for name in numbers} == numbers
 
 
 def test_a_trace_sums_up_the_calls_of_a_key(store: Store) -> None:

@@ -1,5 +1,7 @@
 """What Prometheus is told."""
 
+from msgspec.structs import replace
+
 from gateway.tariff import Usage
 from gateway.telemetry.metrics import Metrics
 from gateway.types import CallRecord, LedgerEntry
@@ -72,6 +74,22 @@ def test_counters_add_exactly_what_the_ledger_says() -> None:
     assert value("tollway_cost_nano_usd_total", {"target": "small"}) == 24_690
     assert value("tollway_itl_seconds_count", {"target": "small"}) == 2
     assert value("tollway_attempts_total", {"target": "small", "outcome": "ok"}) == 2
+
+
+def test_rare_classes_are_shown_once_they_were_seen() -> None:
+    """Images, audio, searches and cache writes for an hour; a target that reports none has no series of them."""
+    metrics = Metrics(label_of)
+    metrics.attempt_ended(_entry("small"), [])
+    rare = Usage(input_tokens=1, cache_write_1h_tokens=2, image_output_tokens=3, web_searches=4, audio_ms=5)
+    metrics.attempt_ended(replace(_entry("prod"), target_id="openai/x", usage=rare), [])
+    value = metrics.registry.get_sample_value
+    seen = {name: value("tollway_tokens_total", {"target": "openai/*", "class": name}) for name in ("input", "output")}
+    assert seen == {"input": 1, "output": 0}
+    assert value("tollway_tokens_total", {"target": "openai/*", "class": "cache_write_1h"}) == 2
+    assert value("tollway_tokens_total", {"target": "openai/*", "class": "image_output"}) == 3
+    assert value("tollway_web_searches_total", {"target": "openai/*"}) == 4
+    assert value("tollway_audio_milliseconds_total", {"target": "openai/*"}) == 5
+    assert value("tollway_tokens_total", {"target": "small", "class": "image_output"}) is None
 
 
 def test_invented_names_make_no_series_and_hide_no_configured_one() -> None:
