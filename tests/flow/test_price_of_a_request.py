@@ -1,0 +1,50 @@
+"""A request is billed at the prices of its own length, moment and wishes; its caller, record and entry agree on it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.ground.upstream import ScriptedUpstream
+from tests.ground.virtual_gateway import virtual_gateway
+from tests.ground.virtual_time import run_virtual
+
+HOSTED = "http://hosted.test"
+FLAT = 6 * 1000 + 5 * 10_000
+"""Six tokens of the prompt and five of the answer, at 1 and 10 USD per million."""
+FLEX = {"request": {"service_tier": "flex"}, "input": 0.5, "output": 5}
+
+
+@pytest.mark.parametrize(
+    ("price", "members", "nano_usd"),
+    [
+        ({}, {}, FLAT),
+        ({"tiers": [{"above_tokens": 6, "input": 2, "output": 20}]}, {}, FLAT),
+        ({"tiers": [{"above_tokens": 5, "input": 2, "output": 20}]}, {}, 2 * FLAT),
+        ({"variants": [FLEX]}, {}, FLAT),
+        ({"variants": [FLEX]}, {"service_tier": "flex"}, FLAT // 2),
+        ({"variants": [{"days": ["mon", "tue", "wed", "thu", "fri", "sat", "sun"], "input": 3}]}, {}, FLAT + 12_000),
+        ({"variants": [{"hours": "00:00-12:00", "input": 3}, {"hours": "12:00-00:00", "input": 3}]}, {}, FLAT + 12_000),
+        ({"per_request": 0.001, "web_search": 0.01}, {}, FLAT + 1_000_000),
+    ],
+)
+def test_request_is_billed_at_its_price(
+    price: dict[str, Any], members: dict[str, Any], nano_usd: int, tmp_path: Path
+) -> None:
+    setup = {
+        "providers": {"two": {"type": "openai-compatible", "base_url": f"{HOSTED}/v1"}},
+        "models": {"hosted": {"provider": "two", "price": {"input": 1, "output": 10} | price}},
+        "routes": {"auto": {"models": ["hosted"]}},
+    }
+
+    async def run() -> tuple[str, list[int]]:
+        async with virtual_gateway(setup, tmp_path, {HOSTED: ScriptedUpstream()}) as running:
+            messages = [{"role": "user", "content": "a b c d e f"}]
+            answered = await running.chat(stream=False, messages=messages, **members)
+        ledger = running.ledger
+        costs = [each.cost_nano_usd for each in (*ledger.records, *ledger.entries)]
+        return answered.headers["x-tollway-cost-usd"], costs
+
+    told, costs = run_virtual(run())
+    assert costs == [nano_usd, nano_usd]
+    assert told == f"0.{nano_usd:09d}"
