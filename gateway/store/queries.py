@@ -16,7 +16,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 from gateway.store.engine import Database
 from gateway.store.forget import Forgetter
 from gateway.store.schema import prepare_schema
-from gateway.store.tables import attempts, calls, refusals, sums
+from gateway.store.tables import attempts, calls, refusals
 from gateway.tariff import Amounts
 from gateway.trace import Sums, Trace, TracedCall
 from gateway.types import CallRecord, LedgerEntry, Refused
@@ -27,14 +27,6 @@ _JSON_AT = tuple(index for index, column in enumerate(calls.columns) if isinstan
 _json = msgspec.json.Encoder().encode
 _CALL_COLUMNS = tuple(name for name in TracedCall.__struct_fields__ if name not in Sums.__struct_fields__)
 _MAX_CALLS_OF_A_TRACE = 1000
-
-
-class Totals(Sums, frozen=True, kw_only=True):
-    """Sums over the attempts of one target with one outcome, deleted ones included."""
-
-    target_id: str
-    outcome: str
-    attempts: int
 
 
 class Store:
@@ -125,30 +117,6 @@ class Store:
                 call_count=call_count,
                 total=msgspec.convert(total, Sums, strict=False),
             )
-
-    def totals(self, since_ns: int = 0) -> list[Totals]:
-        """Sum tokens by class and cost over the attempts started since then (wall clock), by target and outcome.
-
-        Of deleted ones only their day is known: they count when it began since then.
-        """
-        names = ("attempts", *Sums.__struct_fields__)
-        with self._database.reading() as connection:
-            added: dict[tuple[str, str], list[int]] = {}
-            for table, began, number in (
-                (attempts, attempts.c.started_at_ns, func.count()),
-                (sums, sums.c.day_ns, func.sum(sums.c.attempts)),
-            ):
-                group = (table.c.target_id, table.c.outcome)
-                summed = (number, *(func.sum(table.c[name]) for name in names[1:]))
-                query = select(*group, *summed).where(began >= since_ns).group_by(*group)
-                for target_id, outcome, *numbers in connection.execute(query):
-                    # Postgres sums 64-bit integers into a Decimal.
-                    before = added.get((target_id, outcome), [0] * len(names))
-                    added[target_id, outcome] = [one + int(more) for one, more in zip(before, numbers, strict=True)]
-        return [
-            Totals(target_id=target_id, outcome=outcome, **dict(zip(names, numbers, strict=True)))
-            for (target_id, outcome), numbers in sorted(added.items())
-        ]
 
 
 def insert_once(table: Table, dialect: Dialect) -> str:

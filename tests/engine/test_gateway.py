@@ -13,6 +13,7 @@ from gateway.store.database_file import sqlite_url
 from gateway.store.queries import Store
 from tests.engine.conftest import Running
 from tests.engine.test_worker import STORY, gauge, leave, wait_for_one, wait_for_tokens
+from tests.ground.totals import totals_of
 from tests.sdk.suite import CASES, NAMES, Case, Endpoint, clients
 
 
@@ -90,7 +91,7 @@ def test_the_ledger_counts_what_the_engine_counts(running: Running) -> None:
     store = Store(sqlite_url(running.state / "ledger.sqlite"))
     store.open()
     try:
-        totals = {(row.target_id, row.outcome): row for row in store.totals()}
+        totals = {(row.target_id, row.outcome): row for row in totals_of(store)}
     finally:
         store.close()
     assert (running.model, "ok") in totals

@@ -21,6 +21,7 @@ from tests.ground.configs import two_models
 from tests.ground.gateway import write_config
 from tests.ground.processes import gateway_process, upstream_process
 from tests.ground.sse import ChatStream
+from tests.ground.totals import totals_of
 
 CLIENTS = 6
 KILL_AFTER_PIECES = (0, 1, 3, 10, 30, 60, 90, 140, 200, 260)
@@ -124,7 +125,7 @@ def read_ledger(database: Path) -> Ledger:
     connection.close()
     store = Store(sqlite_url(database))
     store.open()
-    cost = sum(total.cost_nano_usd for total in store.totals())
+    cost = sum(total.cost_nano_usd for total in totals_of(store))
     store.close()
     return Ledger(tables["attempts"], tables["calls"], cost)
 

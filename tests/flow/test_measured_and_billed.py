@@ -22,6 +22,7 @@ from tests.ground.processes import gateway_process, upstream_process
 from tests.ground.prometheus import Prometheus, executable, running_prometheus
 from tests.ground.script import Answer, Seen, error_answer, json_answer, sse_event
 from tests.ground.sse import ChatStream
+from tests.ground.totals import totals_of
 from tests.ground.upstream import ScriptedUpstream
 
 TTFT_MS, TPOT_MS, TOKENS = 80, 15, 20
@@ -218,7 +219,7 @@ def _read_ledger(run: Run, database: Path) -> None:
     store = Store(sqlite_url(database))
     store.open()
     sums: dict[str, Counter[str]] = {}
-    for total in store.totals():
+    for total in totals_of(store):
         counted = {name: getattr(total, f"{name}_tokens") for name in CLASSES}
         sums.setdefault(total.target_id, Counter()).update({**counted, "cost": total.cost_nano_usd})
         run.ledger_attempts[total.target_id, total.outcome] += total.attempts

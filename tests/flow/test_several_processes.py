@@ -23,6 +23,7 @@ from tests.ground.model import ScriptedModel
 from tests.ground.processes import Program, gateway_process
 from tests.ground.script import Answer, Seen, error_answer
 from tests.ground.sse import ChatStream
+from tests.ground.totals import totals_of
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.waiting import until
 
@@ -91,7 +92,7 @@ class Ground:
         store = Store(sqlite_url(self._state_dir / "ledger.sqlite"))
         store.open()
         try:
-            return {each.outcome: each.attempts for each in store.totals()}
+            return {each.outcome: each.attempts for each in totals_of(store)}
         finally:
             store.close()
 

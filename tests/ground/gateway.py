@@ -13,7 +13,8 @@ import yaml
 
 from gateway.app import Gateway, read_snapshot
 from gateway.store.database_file import sqlite_url
-from gateway.store.queries import Store, Totals
+from gateway.store.queries import Store
+from tests.ground.totals import Totals, totals_of
 
 
 class RunningGateway:
@@ -33,7 +34,7 @@ class RunningGateway:
         store = Store(sqlite_url(Path(self.gateway.current.snapshot.state_dir) / "ledger.sqlite"))
         store.open()
         try:
-            return store.totals()
+            return totals_of(store)
         finally:
             store.close()
 

@@ -9,9 +9,10 @@ from gateway.accounting.base import Dispatch
 from gateway.accounting.ledger import JournalLedger
 from gateway.clock import Clock, SystemClock
 from gateway.store.database_file import sqlite_url
-from gateway.store.queries import Store, Totals
+from gateway.store.queries import Store
 from gateway.tariff import Rates, Usage
 from gateway.types import CallRecord, LedgerEntry
+from tests.ground.totals import Totals, totals_of
 
 RATES = Rates(input_nano_usd_per_mtok=1_000_000_000, output_nano_usd_per_mtok=2_000_000_000, version="test")
 STARTED_AT_NS = 1_795_000_000_000_000_000
@@ -91,7 +92,7 @@ def open_store(state_dir: Path) -> Store:
 def stored_totals(state_dir: Path) -> list[Totals]:
     """Return the sums over all rows in the database of a state directory."""
     with closing(open_store(state_dir)) as store:
-        return store.totals()
+        return totals_of(store)
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from gateway.accounting.retention import Retention
 from gateway.clock import SystemClock
 from gateway.config.snapshot import Keep, Storage
 from gateway.store.queries import Store
+from tests.ground.totals import totals_of
 from tests.ground.waiting import until
 from tests.unit.accounting.ledgers import (
     build_dispatch,
@@ -77,11 +78,11 @@ def test_rows_are_kept_for_as_long_as_configured(
     with closing(open_store(tmp_path)) as store:
         store.open()
         fill(store, AGES)
-        before = store.totals()
+        before = totals_of(store)
         Retention(tmp_path, store.forgetter, StoodClock(), lambda: storage).make_round()
         assert left(store, "req", AGES) == [age for age in AGES if age <= calls_until]
         assert left(store, "ref", AGES) == [age for age in AGES if age <= refusals_until]
-        assert store.totals() == before
+        assert totals_of(store) == before
 
 
 def test_rows_beyond_a_size_go_the_oldest_first(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_rows_beyond_a_size_go_the_oldest_first(tmp_path: Path) -> None:
     with closing(open_store(tmp_path)) as store:
         store.open()
         fill(store, ages, bytes_each=2000)
-        before = store.totals()
+        before = totals_of(store)
         Retention(tmp_path, store.forgetter, StoodClock(), lambda: storage).make_round()
         refused, calls = left(store, "ref", ages), left(store, "req", ages)
         assert 0 < len(refused) < len(calls) < len(ages)
@@ -102,7 +103,7 @@ def test_rows_beyond_a_size_go_the_oldest_first(tmp_path: Path) -> None:
         tiny = Storage(calls=Keep(max_bytes=1), refusals=Keep(max_bytes=1))
         Retention(tmp_path, store.forgetter, StoodClock(), lambda: tiny).make_round()
         assert (left(store, "req", ages), left(store, "ref", ages)) == ([0.1], [])
-        assert store.totals() == before
+        assert totals_of(store) == before
 
 
 @pytest.mark.parametrize("folder", [".", "process-3"])

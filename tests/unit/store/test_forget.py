@@ -14,9 +14,10 @@ import pytest
 from sqlalchemy import event
 
 from gateway.store.database_file import sqlite_url
-from gateway.store.queries import Store, Totals
+from gateway.store.queries import Store
 from gateway.tariff import Amounts, Usage
 from gateway.types import CallRecord, LedgerEntry, Refused
+from tests.ground.totals import Totals, totals_of
 from tests.unit.accounting.ledgers import STARTED_AT_NS, build_entry, build_record
 
 DAY_NS = 86_400_000_000_000
@@ -76,7 +77,7 @@ def test_totals_stay_whatever_is_deleted(store: Store, days: int) -> None:
     since = [0, *(TODAY_NS - n * DAY_NS for n in range(12))]
 
     def totals() -> list[list[Totals]]:
-        return [store.totals(each) for each in since]
+        return [totals_of(store, each) for each in since]
 
     before, attempts = totals(), rows(store, "SELECT count(*) FROM attempts")[0][0]
     calls = rows(store, "SELECT count(*) FROM calls")[0][0]
@@ -126,7 +127,7 @@ def test_deleted_in_steps_or_at_once_is_the_same(store: Store, tmp_path: Path) -
 def test_deletion_that_fails_changes_nothing(store: Store) -> None:
     """Sums and rows go in one transaction."""
     fill(store, 20)
-    before = store.totals()
+    before = totals_of(store)
 
     def die(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
         if statement.startswith("DELETE FROM calls"):
@@ -135,7 +136,7 @@ def test_deletion_that_fails_changes_nothing(store: Store) -> None:
     event.listen(store._database.engine, "before_cursor_execute", die)
     with pytest.raises(ConnectionResetError):
         forget(store, TODAY_NS)
-    assert store.totals() == before
+    assert totals_of(store) == before
     assert rows(store, "SELECT count(*) FROM sums") == [(0,)]
 
 

@@ -25,6 +25,7 @@ from gateway.store.queries import Store
 from gateway.store.tables import REVISION, calls, metadata
 from gateway.tariff import Amounts, Usage
 from gateway.types import Considered, Dropped, Prediction, Quantiles
+from tests.ground.totals import totals_of
 from tests.unit.accounting.ledgers import STARTED_AT_NS, build_entry, build_record
 
 VERSION_5 = Path(__file__).with_name("version_5.sql").read_text("utf-8")
@@ -96,7 +97,7 @@ def test_ledger_of_version_5_reads_the_same_rows(opened: Store) -> None:
 
 
 def test_ledger_of_version_5_keeps_its_sums(opened: Store) -> None:
-    sums = [(row.target_id, row.outcome, row.attempts, row.cost_nano_usd) for row in opened.totals()]
+    sums = [(row.target_id, row.outcome, row.attempts, row.cost_nano_usd) for row in totals_of(opened)]
     assert sums == [("big", "ok", 1, 2**62), ("small", "cut", 1, 7), ("small", "ok", 1, 20_000)]
 
 
@@ -121,7 +122,7 @@ def test_every_revision_keeps_the_figures(old: Path) -> None:
     assert seen[-1] == REVISION
     with closing(Store(sqlite_url(old), busy_timeout_s=0.01)) as store:
         store.open()
-        small = store.totals()[-1]
+        small = totals_of(store)[-1]
         assert (small.target_id, small.outcome, small.attempts) == ("small", "ok", 3)
         (entry,) = store.attempts_of("req_1")
     known = {name: getattr(small, name) - getattr(entry.usage, name) for name in Amounts.__struct_fields__}
@@ -233,4 +234,4 @@ def test_migration_that_fails_leaves_the_ledger_as_it_was(old: Path) -> None:
             assert list(database.iterdump()) == before
             database.executescript("ALTER TABLE calls DROP COLUMN cause")
         store.open()
-        assert len(store.totals()) == 3
+        assert len(totals_of(store)) == 3

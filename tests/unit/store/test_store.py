@@ -19,6 +19,7 @@ from gateway.store.queries import Store, insert_once
 from gateway.store.tables import attempts, calls
 from gateway.tariff import Amounts, Usage
 from gateway.types import Considered, Dropped, Prediction, Quantiles
+from tests.ground.totals import totals_of
 from tests.unit.accounting.ledgers import STARTED_AT_NS, build_entry, build_record
 
 
@@ -78,7 +79,7 @@ def test_totals_sum_each_class_by_target_and_outcome(store: Store) -> None:
     two = build_entry("att_2", usage=Usage(**dict.fromkeys(numbers, 10)), cost_nano_usd=1)
     cut = build_entry("att_3", outcome="cut", target_id="big")
     store.insert_batch([old, one, two, cut], [])
-    big, small = store.totals(since_ns=STARTED_AT_NS)
+    big, small = totals_of(store, since_ns=STARTED_AT_NS)
     assert (big.target_id, big.outcome, big.attempts) == ("big", "cut", 1)
     assert (small.attempts, small.cost_nano_usd) == (2, 20_001)
     assert {name: getattr(small, name) - 10 for name in numbers} == numbers
@@ -184,7 +185,7 @@ def test_processes_that_share_a_database_lose_nothing(tmp_path: Path) -> None:
         assert (one.wait(), two.wait()) == (0, 0)
     store = Store(url)
     store.open()
-    (total,) = store.totals()
+    (total,) = totals_of(store)
     assert total.attempts == 2 * 40 * 20 + 1
     for name in ("one", "two"):
         assert all(store.find_call(f"req_{name}_{batch}_19") is not None for batch in range(40))
@@ -197,7 +198,7 @@ def test_only_the_first_process_makes_the_file(tmp_path: Path) -> None:
         with pytest.raises(StateUnusableError, match="is gone: put it back"):
             later.open()
         with pytest.raises(StateUnusableError):
-            later.totals()
+            totals_of(later)
         assert not (tmp_path / "ledger.sqlite3").exists()
         assert (first.open(), later.open()) == (True, True)
         assert (first.open(), later.open()) == (False, False)
