@@ -26,13 +26,13 @@ def launch(theirs: socket.socket) -> "subprocess.Popen[bytes]":
     """Start an applier at its end of a socket pair, which is closed here. Raises OSError."""
     with theirs:
         command = [sys.executable, "-m", "gateway.applier", str(theirs.fileno())]
-        # A session of its own: Ctrl-C is for the gateway.
+        # A group of its own: Ctrl-C is for the gateway. No session: its niceness would count for nothing (sched(7)).
         return subprocess.Popen(  # noqa: S603 - a command of ours
             command,
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            start_new_session=True,
+            process_group=0,
         )
 
 

@@ -69,7 +69,7 @@ class JournalLedger:
         storage: Callable[[], Storage] = Storage,
         ids: Ids = random_ids,
         alarm: Callable[[str], None] = _log.error,
-        apply_interval_s: float = 0.25,
+        apply_interval_s: float = 0.5,
         delete_interval_s: float = 60.0,
         fsync_interval_s: float = 0.2,
         flush_timeout_s: float = 5.0,

@@ -213,6 +213,40 @@ class VllmRouter:
         return Launch([*argv, "--prometheus-host", "127.0.0.1", "--prometheus-port", str(site.port + 1)])
 
 
+class Switchyard:
+    """NVIDIA's Switchyard (Rust): it translates and routes, here by its plainest route; no keys, prices or ledger."""
+
+    name = "switchyard"
+
+    def install(self, home: Path) -> Installed:
+        """See ``Contender.install``."""
+        return python_packages(home, ["nemo-switchyard"], named="nemo-switchyard")
+
+    def launch(self, site: Site) -> Launch:
+        """See ``Contender.launch``."""
+        routes = "schema_version = 1\n"
+        for name, dialect in (("bench", "openai_chat"), (_TRANSLATED, "anthropic_messages")):
+            routes += f"""
+[llm_clients.{name}]
+format = "{dialect}"
+base_url = "{site.upstream}/v1"
+api_key_env = "BENCH_KEY"
+[targets.{name}]
+id = "bench"
+llm_client = "{name}"
+[routes.{name}]
+id = "{name}"
+type = "passthrough"
+target = "{name}"
+"""
+        config = site.work / "routes.toml"
+        config.write_text(routes)
+        serve = "import sys, signal; from switchyard_rust.server import Server; "
+        serve += "server = Server(sys.argv[1], int(sys.argv[2])); signal.pause()"
+        argv = [str(site.home / "bin" / "python"), "-c", serve, str(config), str(site.port)]
+        return Launch(argv, env={"BENCH_KEY": _KEY, "RUST_LOG": "error"}, translated_model=_TRANSLATED)
+
+
 class LiteLLM:
     """LiteLLM's proxy as its page of production best practices has it, with a key; one worker, for one core.
 
@@ -287,6 +321,7 @@ CONTENDERS: tuple[Contender, ...] = (
     Tollway(),
     TollwayOfTwo(),
     VllmRouter(),
+    Switchyard(),
     LiteLLM(),
     Portkey(),
 )

@@ -84,7 +84,8 @@ class Bench:
                 if one is not None:
                     running.append(one)
             for workload in self.workloads:
-                _get(upstream_port, f"/pace?us={round(workload.pace_ms * 1000)}")
+                pace_us, delay_us = round(workload.pace_ms * 1000), round(workload.delay_ms * 1000)
+                _get(upstream_port, f"/pace?us={pace_us}&delay_us={delay_us}")
                 for one in running:
                     measure = self._measure(one, workload)
                     if measure is not None:

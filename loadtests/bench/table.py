@@ -97,7 +97,7 @@ def _paced(names: Sequence[str], workloads: Sequence[Workload], rounds: Rounds) 
     ]
     rows = []
     for workload in workloads:
-        if not workload.is_paced or workload.speed:
+        if not workload.pace_ms or workload.speed:
             continue
 
         def stream_kb(measure: Measure, streams: int = workload.connections) -> float:

@@ -29,6 +29,10 @@ class Workload:
     """Measured when nobody says which; no, where it takes much longer than the others."""
     speed: float = 0.0
     """Of a trace's replay, in multiples of its own clock; 0: no replay."""
+    rate: float = 0.0
+    """Requests a second, each sent when it is due whether or not the earlier ones have been answered; 0: no rate."""
+    delay_ms: float = 0.0
+    """What the upstream takes for an answer that is not streamed."""
 
     @property
     def by_tokens(self) -> bool:
@@ -37,8 +41,8 @@ class Workload:
 
     @property
     def is_paced(self) -> bool:
-        """Whether the rate is set by the upstream or by a trace, so that only latency and CPU tell contenders apart."""
-        return self.pace_ms > 0
+        """Whether upstream, trace or client sets the rate, so that only latency and CPU tell contenders apart."""
+        return self.pace_ms > 0 or self.rate > 0
 
     def client_arguments(self, seconds: float) -> list[str]:
         """Spell the workload for ``wire client``; ``seconds`` bounds how long new requests are sent."""
@@ -47,7 +51,7 @@ class Workload:
         if self.speed:
             return [*arguments, "-stream", "-trace", str(TRACE), "-speed", f"{self.speed:g}"]
         arguments += ["-tokens", str(self.tokens), "-prompt-bytes", str(self.prompt_bytes)]
-        arguments += ["-requests", str(self.requests)]
+        arguments += ["-rate", f"{self.rate:g}"] if self.rate else ["-requests", str(self.requests)]
         return [*arguments, "-stream"] if self.stream else arguments
 
 
@@ -75,6 +79,7 @@ WORKLOADS: tuple[Workload, ...] = (
     _chat(16),
     _chat(64),
     _chat(256),
+    Workload("open-800", 128, rate=800.0, delay_ms=22.0),
     Workload("prompt60k-16", 16, prompt_bytes=60_000),
     _full_speed(1),
     _full_speed(64),

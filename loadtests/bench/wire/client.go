@@ -24,7 +24,7 @@ type options struct {
 	port, connections, requests, tokens, promptBytes int
 	model, headers, trace, path, mark                string
 	stream                                           bool
-	seconds, warmup, speed, limit                    float64
+	seconds, warmup, speed, limit, rate              float64
 }
 
 // report is what the client prints. Latencies are in whole microseconds, of the good answers only.
@@ -90,6 +90,7 @@ func runClient(arguments []string) {
 	flags.StringVar(&o.headers, "headers", "", "further request headers, each ending in \\n")
 	flags.StringVar(&o.trace, "trace", "", "replay this trace instead, by its own clock")
 	flags.Float64Var(&o.speed, "speed", 1, "how much faster than the trace's clock")
+	flags.Float64Var(&o.rate, "rate", 0, "requests a second, sent when they are due; 0: when the one before is answered")
 	flags.StringVar(&o.path, "path", "/v1/chat/completions", "where to ask")
 	flags.StringVar(&o.mark, "mark", string(token), "what stands in an answer once for each token")
 	flags.BoolVar(&o.stream, "stream", false, "ask for streams")
@@ -101,6 +102,8 @@ func runClient(arguments []string) {
 	var row []arrival
 	if o.trace != "" {
 		row = readTrace(o.trace, o.seconds*o.speed)
+	} else if o.rate > 0 {
+		row = evenly(o)
 	}
 	t := &tally{deadline: time.Now().Add(time.Duration((o.warmup + o.limit) * float64(time.Second))), report: report{Errors: map[string]int{}, LatencyUs: []int64{}, TTFTUs: []int64{}, TPOTUs: []int64{}, LongestGapUs: []int64{}}}
 	begin := make(chan struct{})
@@ -116,7 +119,7 @@ func runClient(arguments []string) {
 			c.warm()
 			warm.Done()
 			<-begin
-			if o.trace != "" {
+			if row != nil {
 				c.follow(arrivals)
 			} else {
 				c.loop()
@@ -130,7 +133,7 @@ func runClient(arguments []string) {
 	started := time.Now()
 	t.deadline = started.Add(time.Duration((o.seconds + o.limit) * float64(time.Second)))
 	close(begin)
-	if o.trace != "" {
+	if row != nil {
 		feed(arrivals, row, started, o.speed)
 	} else if o.requests == 0 {
 		time.Sleep(time.Duration(o.seconds * float64(time.Second)))
@@ -140,7 +143,7 @@ func runClient(arguments []string) {
 	if t.report.WindowRequests == 0 { // a replay, a number of requests, or nothing was completed in time
 		t.window(started)
 	}
-	if unanswered := len(row) - int(t.requests) - t.failures; o.trace != "" && unanswered > 0 {
+	if unanswered := len(row) - int(t.requests) - t.failures; unanswered > 0 {
 		t.report.Errors["never sent: all connections were waiting"] = unanswered
 	}
 	t.report.Requests, t.report.Tokens = t.requests, t.tokens

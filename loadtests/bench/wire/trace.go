@@ -57,6 +57,16 @@ func readTrace(path string, seconds float64) []arrival {
 	}
 }
 
+// evenly makes arrivals of one size at one distance from another.
+func evenly(o options) []arrival {
+	rows := make([]arrival, int(o.rate*o.seconds))
+	for i := range rows {
+		at := time.Duration(float64(i) / o.rate * float64(time.Second))
+		rows[i] = arrival{at: at, contextTokens: o.promptBytes / bytesPerToken, generation: o.tokens}
+	}
+	return rows
+}
+
 // feed hands each arrival out when it is due, whether or not the earlier ones have been answered.
 func feed(arrivals chan<- arrival, rows []arrival, started time.Time, speed float64) {
 	for _, row := range rows {

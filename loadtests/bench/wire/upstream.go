@@ -17,8 +17,9 @@ const token = '~'
 
 const chunkHead = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 
-// The pace of streams in nanoseconds per token, 0: as fast as the connection takes them. Set by GET /pace?us=N.
-var paceNs int64
+// The pace of streams in nanoseconds per token, 0: as fast as the connection takes them; and what an answer takes that
+// is not streamed. Set by GET /pace?us=N&delay_us=N.
+var paceNs, delayNs int64
 
 var openaiToken = chunk(openaiEvent(`{"content":" ~"}`, "null"))
 var anthropicToken = chunk(anthropicEvent("content_block_delta",
@@ -71,8 +72,11 @@ func answer(connection net.Conn, request head, body []byte) error {
 	switch {
 	case words[0] != "POST":
 		if strings.HasPrefix(path, "/pace?us=") {
-			us, _ := strconv.ParseInt(strings.TrimPrefix(path, "/pace?us="), 10, 64)
-			atomic.StoreInt64(&paceNs, us*1000)
+			pace, delay, _ := strings.Cut(strings.TrimPrefix(path, "/pace?us="), "&delay_us=")
+			paceUs, _ := strconv.ParseInt(pace, 10, 64)
+			delayUs, _ := strconv.ParseInt(delay, 10, 64)
+			atomic.StoreInt64(&paceNs, paceUs*1000)
+			atomic.StoreInt64(&delayNs, delayUs*1000)
 		}
 		return reply(connection, 200, `{"object":"list","data":[{"id":"bench","object":"model","owned_by":"bench"}]}`)
 	case strings.HasSuffix(path, "/chat/completions"):
@@ -88,6 +92,7 @@ func chat(connection net.Conn, body []byte) error {
 	usage := fmt.Sprintf(`{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":%d}`,
 		len(body)/4, len(body)/4+tokens, tokens)
 	if !streams(body) {
+		time.Sleep(time.Duration(atomic.LoadInt64(&delayNs)))
 		return reply(connection, 200, `{"id":"chatcmpl-6b2fdb0c3f2c4d0f8a7a","object":"chat.completion",`+
 			`"created":1750000000,"model":"bench","choices":[{"index":0,"message":{"role":"assistant","content":"`+
 			strings.Repeat(" ~", tokens)+`"},"logprobs":null,"finish_reason":"stop"}],"usage":`+usage+`}`)

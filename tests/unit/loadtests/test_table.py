@@ -52,6 +52,9 @@ def test_the_tables_hold_medians_spreads_and_reasons(tmp_path: Path) -> None:
 def test_every_workload_is_spelt_for_the_client() -> None:
     chat = Workload("chat-16", 16).client_arguments(2.0)
     assert chat == ["-connections", "16", "-seconds", "2", "-tokens", "16", "-prompt-bytes", "60", "-requests", "0"]
+    (open_loop,) = [one for one in WORKLOADS if one.name == "open-800"]
+    assert open_loop.client_arguments(2.0)[-2:] == ["-rate", "800"]
+    assert open_loop.is_paced
     (replay,) = [one for one in WORKLOADS if one.name == "trace-x50"]
     assert replay.pace_ms == pytest.approx(0.4)
     assert replay.client_arguments(2.0)[4:] == ["-stream", "-trace", str(TRACE), "-speed", "50"]
