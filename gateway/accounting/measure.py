@@ -7,12 +7,13 @@ come out. It holds no lease and writes nothing. What a token costs is decided in
 from collections.abc import Callable
 from hashlib import blake2b
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from gateway.accounting.tokens import estimate_output_tokens, output_bytes
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
+from gateway.formats.base import Decoder
 from gateway.tariff import Usage, presume
 from gateway.types import Call, Outcome, Sample, Target
 
@@ -36,20 +37,6 @@ _UNBILLED: frozenset[Outcome] = frozenset({"refused", "failed"})
 
 _NOT_THE_TARGETS = frozenset({ErrorKind.OWN_SHORTAGE, ErrorKind.INTERNAL})
 """Failures of ours: they say nothing of the target, neither of its health nor of its speed."""
-
-
-class Progress(Protocol):
-    """What a decoder has seen so far; see ``formats.base.Decoder``."""
-
-    content_events: int
-    content_bytes: int
-    shows_reasoning: bool
-    dropped_events: int
-    complete: bool
-
-    @property
-    def usage(self) -> Usage | None:
-        """The upstream's own count so far."""
 
 
 class Measured(NamedTuple):
@@ -85,7 +72,7 @@ class Measure:
         self._call = call
         self.target = target
         self._now_ns = now_ns
-        self._progress: Progress | None = None
+        self._progress: Decoder | None = None
         self._events_seen = self._journalled_tokens = self._journalled_bytes = 0
         self._arrivals_ns: list[int] = []
         """When content came, and more content."""
@@ -96,7 +83,7 @@ class Measure:
         """When the first content came; None: none came, or not as a stream."""
         return self._arrivals_ns[0] if self._arrivals_ns and self.streamed else None
 
-    def observe(self, progress: Progress) -> int:
+    def observe(self, progress: Decoder) -> int:
         """Note what a decoder was fed; return a bound of output tokens to be journalled before they go on, or 0.
 
         It is ahead and grows by a quarter each time: never below what was relayed, and few lines.
