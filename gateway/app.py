@@ -21,6 +21,7 @@ from gateway.accounting.tokens import estimate_prompt_tokens
 from gateway.admission.gate import InProcessGate
 from gateway.admission.shared import SharedGate
 from gateway.auth.static_keys import StaticKeys
+from gateway.beside import Beside
 from gateway.clock import Clock, Ids, SystemClock
 from gateway.config.build import build, frozen_changes
 from gateway.config.load import load
@@ -31,6 +32,7 @@ from gateway.errors import GatewayError
 from gateway.execution.attempt import Means
 from gateway.execution.registry import STRATEGIES, strategies
 from gateway.fleet import FleetReport
+from gateway.formats.registry import ENDPOINTS
 from gateway.pipeline import Pipeline
 from gateway.providers.registry import ADAPTERS, PROVIDER_TYPES
 from gateway.routes.api import Pages, create_api
@@ -49,16 +51,8 @@ from gateway.telemetry.figures import Figures, read_all
 from gateway.telemetry.metrics import NO_ROUTE_LABEL, OTHER_LABEL, Metrics
 from gateway.transport.base import Transport
 from gateway.transport.http1 import HttpTransport
-from gateway.types import Dialect, Operation
 
 log = logging.getLogger("tollway.app")
-
-_LLM_ROUTES: dict[str, tuple[Operation, Dialect]] = {
-    "/v1/chat/completions": ("chat", "openai"),
-    "/v1/completions": ("completions", "openai"),
-    "/v1/embeddings": ("embeddings", "openai"),
-    "/v1/audio/transcriptions": ("transcriptions", "openai"),
-}
 
 
 def read_snapshot(
@@ -130,6 +124,7 @@ class Gateway:
         self.transport = transport or HttpTransport()
         self._discovery = Discovery(self.pool.replicas, self.transport, ids)
         authenticator = StaticKeys()
+        beside = Beside(lambda: clock.monotonic_ns() / 1e9)
         self.pipeline = Pipeline(
             current=self.current,
             authenticator=authenticator,
@@ -138,19 +133,11 @@ class Gateway:
             router=router(adapters=ADAPTERS, clock=clock),
             # The random numbers spread retries and guard nothing.
             strategies=strategies(clock, Random().random),  # noqa: S311
-            means=Means(clock, ids, self.ledger, self.metrics, self.pool, self.transport, ADAPTERS),
+            means=Means(clock, ids, self.ledger, self.metrics, self.pool, self.transport, ADAPTERS, beside),
             failures=self._failures,
         )
         llm_routes = {
-            path: LlmRoute(
-                self.pipeline,
-                operation=operation,
-                dialect=dialect,
-                current=self.current,
-                clock=clock,
-                ids=ids,
-            )
-            for path, (operation, dialect) in _LLM_ROUTES.items()
+            each.path: LlmRoute(self.pipeline, each, current=self.current, clock=clock, ids=ids) for each in ENDPOINTS
         }
         pages = Pages(
             current=self.current,

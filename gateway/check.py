@@ -19,13 +19,13 @@ from gateway.config.snapshot import ProviderType, Snapshot
 from gateway.errors import ErrorKind, UpstreamError, speaks
 from gateway.execution.relay import usd
 from gateway.fleet import ListedModel
-from gateway.formats.base import Adapter
+from gateway.formats.base import Format
 from gateway.formats.classify import is_of_another_operation, names_no_model
-from gateway.formats.openai.decode import decode
+from gateway.formats.openai.decode import CHAT, EMBEDDINGS
 from gateway.formats.redaction import cleaner, first_sentence
 from gateway.tariff import Usage
 from gateway.transport.base import Transport
-from gateway.types import Call, Operation, Principal, Route, Target, UpstreamRequest
+from gateway.types import Call, Endpoint, Principal, Route, Target, UpstreamRequest
 
 TIMEOUT_S = 20.0
 """For one question, from the look-up of the name to the answer's last byte."""
@@ -116,7 +116,7 @@ class _WrongError(Exception):
 class Asker:
     """Asks. The transport must have been started."""
 
-    def __init__(self, transport: Transport, adapters: Mapping[str, Adapter], timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, transport: Transport, adapters: Mapping[str, Format], timeout_s: float = TIMEOUT_S) -> None:
         self._transport = transport
         self._adapters = adapters
         self._timeout_s = timeout_s
@@ -157,14 +157,14 @@ class Asker:
             except _UNREADABLE:
                 raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "What it answered is no model.") from None
             return "the provider knows the model"
-        operation: Operation = "chat" if question.about == "chat" else "embeddings"
-        call = _call(operation, target)
+        endpoint = CHAT if question.about == "chat" else EMBEDDINGS
+        call = _call(endpoint, target)
         adapter = self._adapters[target.adapter]
-        body = self._good(target, *await self._exchange(target, adapter.request(call, target, _ATTEMPT_ID)))
+        body = self._good(target, *await self._exchange(target, _request(adapter, call, target)))
         decoder = adapter.decoder(call, target)
         decoder.feed(body)
         decoder.finish()
-        return "it answered with one token" if operation == "chat" else "it answered with a vector"
+        return "it answered with one token" if endpoint is CHAT else "it answered with a vector"
 
     async def _listed(self, target: Target, url: str) -> str:
         try:
@@ -205,7 +205,7 @@ class Asker:
 
     async def _get(self, target: Target, url: str) -> bytes:
         """Ask for an address under the target's credential, once for all who ask the same."""
-        chat = self._adapters[target.adapter].request(_call("chat", target), target, _ATTEMPT_ID)
+        chat = _request(self._adapters[target.adapter], _call(CHAT, target), target)
         headers = tuple(each for each in chat.headers if each[0] not in {"content-type", "x-tollway-attempt-id"})
         request = UpstreamRequest(method="GET", url=url, headers=headers, body=b"", pool=target.pool)
         task = self._asked.get(request)
@@ -232,16 +232,18 @@ class Asker:
             return answer.status, answer.headers, bytes(body)
 
 
-def _call(operation: Operation, target: Target) -> Call:
+def _request(adapter: Format, call: Call, target: Target) -> UpstreamRequest:
+    return adapter.prepare(call)(target, _ATTEMPT_ID)
+
+
+def _call(endpoint: Endpoint, target: Target) -> Call:
     """Make the question of one token as a call of a caller's."""
     members = (
-        {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1} if operation == "chat" else {"input": "Hi"}
+        {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1} if endpoint is CHAT else {"input": "Hi"}
     )
-    envelope = decode(operation, "openai", msgspec.json.encode({"model": target.upstream_model or "none", **members}))
+    envelope = endpoint.decode(msgspec.json.encode({"model": target.upstream_model or "none", **members}))
     return Call(
         id=_ATTEMPT_ID,
-        operation=operation,
-        dialect="openai",
         envelope=envelope,
         route=Route(name=target.id, targets=(target,)),
         principal=Principal(key_id=_ATTEMPT_ID),

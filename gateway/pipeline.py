@@ -6,20 +6,19 @@ No provider's name, no HTTP framework and no socket in here; each stage is one v
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import ceil
 
 from gateway.accounting.base import Failures
 from gateway.accounting.meter import Books, Meter
 from gateway.admission.base import Gate
 from gateway.auth.base import Authenticator
-from gateway.bodies import Bodies
 from gateway.config.snapshot import Current, Snapshot
 from gateway.errors import ErrorKind, GatewayError
 from gateway.execution.attempt import Means
 from gateway.execution.attempts import Attempts
 from gateway.execution.base import Strategy
 from gateway.execution.relay import Sink, relay
-from gateway.formats.errors import render, render_event
 from gateway.routing.router import Router
 from gateway.shortage import own_failure
 from gateway.types import Call, Envelope, Inbound, Principal
@@ -54,7 +53,6 @@ class Pipeline:
         self._strategies = strategies
         self._means = means
         self._books = Books(means.clock, means.ledger, means.observer, failures)
-        self._bodies = Bodies(lambda: means.clock.monotonic_ns() / 1e9)
 
     async def handle(self, inbound: Inbound, sink: Sink) -> None:
         """Answer one request, whatever happens to it; re-raises only the cancellation of a caller who left."""
@@ -85,7 +83,8 @@ class Pipeline:
         meter.principal = principal
         admission = await self._gate.admit(principal, snapshot.server.bodies)
         meter.holds.append(admission)
-        envelope = await self._bodies.decode(inbound, await inbound.read_body(admission.take_body))
+        body = await inbound.read_body(admission.take_body)
+        envelope = await self._means.beside.run(body, partial(inbound.endpoint.decode, body))
         call = self._resolve(inbound, envelope, principal, snapshot)
         meter.call = call
         plan = self._router.plan(call, self._pool.view(call))
@@ -104,7 +103,7 @@ class Pipeline:
         if sink.started:
             with contextlib.suppress(TimeoutError):  # a caller who has stopped reading is not waited for
                 async with asyncio.timeout(_LAST_WORD_S):
-                    sink.write(render_event(inbound.dialect, error, inbound.id))
+                    sink.write(inbound.endpoint.error(error, inbound.id, in_stream=True))
                     await sink.drained()
             return
         request_id = inbound.id.encode()
@@ -115,7 +114,7 @@ class Pipeline:
         ]
         if error.retry_after_s is not None:  # rounded up: who comes earlier is refused again
             headers.append((b"retry-after", str(max(1, ceil(error.retry_after_s))).encode()))
-        body = render(inbound.dialect, error, inbound.id)
+        body = inbound.endpoint.error(error, inbound.id)
         headers.append((b"content-length", str(len(body)).encode()))
         await sink.start(error.status, headers)
         sink.write(body)

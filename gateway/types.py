@@ -6,14 +6,15 @@ of ours to run when a request makes one. Nothing here decides anything.
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
+from gateway.errors import GatewayError
 from gateway.tariff import Origin, Rates, Usage
 
 Operation = Literal["chat", "completions", "embeddings", "transcriptions"]
-Dialect = Literal["openai", "anthropic"]
+"""What a model can be asked to do. Other dialects have other words for it, and paths (``Endpoint``)."""
 Quantile = Literal["p50", "p90", "p95", "p99"]
 Licence = Literal["permissive", "copyleft", "restricted", "non-commercial", "no-derivatives", "proprietary", "unknown"]
 Outcome = Literal["ok", "refused", "timeout", "cut", "cancelled", "failed", "interrupted"]
@@ -47,12 +48,40 @@ class Secret:
         return hashlib.sha256(self.value.encode()).hexdigest()[:16]
 
 
+class Endpoint(Protocol):
+    """One path that callers may post to: how its bodies are read, and how an error is written there. Has no state.
+
+    A new one is a file with such a class, and a line in ``formats.registry``.
+    """
+
+    path: str
+    dialect: str
+    """An upstream's format of the same dialect gets the caller's own bytes; any other gets a translation."""
+    operation: Operation
+    summary: str
+    """For the pages that describe the API, as is ``schema``."""
+    schema: Mapping[str, Any]
+    """Name -> JSON schema of each member that a caller must know of beside ``model``; the first one is required."""
+    has_tokens: bool
+    """Its answers are made of tokens, one after another."""
+
+    def decode(self, body: bytes) -> "Envelope":
+        """Validate a body and read its envelope.
+
+        Raises GatewayError (INVALID_REQUEST, with ``param`` where a member is at fault) for everything that is not one
+        unambiguous body, and for members that the gateway reads and that are not of the type that the dialect's
+        reference gives them.
+        """
+
+    def error(self, error: GatewayError, request_id: str, *, in_stream: bool = False) -> bytes:
+        """Write the body of an error answer, or the last event of a stream that failed. No end marker follows that."""
+
+
 class Inbound(Struct, frozen=True, kw_only=True):
     """One HTTP request as it arrived, free of any web framework."""
 
     id: str
-    operation: Operation
-    dialect: Dialect
+    endpoint: Endpoint
     headers: Mapping[str, str]
     """Names in lower case, values decoded as latin-1; of repeated headers the first."""
     received_at_ns: int
@@ -88,8 +117,7 @@ class BodyBudget(Struct, frozen=True, kw_only=True):
 class Envelope(Struct, frozen=True, kw_only=True):
     """A validated body: what the gateway must know of it, and the caller's own bytes for the rest."""
 
-    operation: Operation
-    dialect: Dialect
+    endpoint: Endpoint
     body: bytes
     members: Mapping[str, bytes]
     """Top-level member name -> its raw JSON, exactly as the caller wrote it."""
@@ -211,8 +239,6 @@ class Call(Struct, frozen=True, kw_only=True):
     """One authenticated request whose route is known: the value that every later stage reads."""
 
     id: str
-    operation: Operation
-    dialect: Dialect
     envelope: Envelope
     route: Route
     principal: Principal

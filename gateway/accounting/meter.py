@@ -151,7 +151,7 @@ class Meter:
         return CallRecord(
             call_id=self._inbound.id,
             received_at_ns=self._received_wall_ns,
-            operation=self._inbound.operation,
+            operation=self._inbound.endpoint.operation,
             key_id=self.principal.key_id if self.principal is not None else None,
             route=call.route.name if call is not None else None,
             policy_version=call.route.version if call is not None else None,

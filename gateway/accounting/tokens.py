@@ -25,9 +25,7 @@ def estimate_input_tokens(content_bytes: int, image_count: int = 0, messages: in
 
 def estimate_prompt_tokens(envelope: Envelope) -> int:
     """Estimate the tokens of a call's prompt. What is embedded has no chat template; speech is no tokens but time."""
-    if envelope.operation == "transcriptions":
-        return _tokens(envelope.content_bytes)
-    if envelope.operation == "embeddings":
+    if not envelope.endpoint.has_tokens:
         return max(envelope.prompts, _tokens(envelope.content_bytes))
     return estimate_input_tokens(envelope.content_bytes, envelope.image_count)
 

@@ -16,11 +16,12 @@ from msgspec.structs import replace
 
 from gateway.accounting.base import Dispatch, Ledger, Observer
 from gateway.accounting.measure import Measure
+from gateway.beside import Beside
 from gateway.clock import Clock, Ids
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.execution.begin import begin
 from gateway.execution.patience import Patience
-from gateway.formats.base import Adapter, streams_upstream
+from gateway.formats.base import Format, Prepared, streams_upstream
 from gateway.formats.redaction import without_own
 from gateway.shortage import own_failure
 from gateway.targets.pool import Pool
@@ -45,7 +46,8 @@ class Means(NamedTuple):
     observer: Observer
     pool: Pool
     transport: Transport
-    adapters: Mapping[str, Adapter]
+    adapters: Mapping[str, Format]
+    beside: Beside
 
 
 class Answer(Struct, kw_only=True):
@@ -61,7 +63,15 @@ class Attempt:
     """An async context that is entered once; leaving it ends the attempt and frees its connection."""
 
     def __init__(
-        self, means: Means, call: Call, candidate: Candidate, trace_id: str | None, *, others: Others, is_probe: bool
+        self,
+        means: Means,
+        call: Call,
+        candidate: Candidate,
+        prepared: Prepared,
+        *,
+        trace_id: str | None,
+        others: Others,
+        is_probe: bool,
     ) -> None:
         self.id = means.ids("att")
         self.target = target = candidate.target
@@ -70,6 +80,7 @@ class Attempt:
         self.measure.streamed = streams_upstream(call, target)
         self._means = means
         self._call = call
+        self._prepared = prepared
         self._has_content = self._ended = False
         self._sending: Sending | None = None
         self._stream: UpstreamStream | None = None
@@ -96,7 +107,9 @@ class Attempt:
         )
         """As it would be billed should the gateway die now; once the attempt has ended, as it is billed."""
         means.ledger.dispatch(
-            Dispatch(entry=self._entry, rates=rates, operation=call.operation, stream=call.envelope.stream)
+            Dispatch(
+                entry=self._entry, rates=rates, operation=call.envelope.endpoint.operation, stream=call.envelope.stream
+            )
         )
         self._lease = lease = means.pool.begin(target, call)
         self._address = target if lease.url is None else replace(target, base_url=f"{lease.url}/v1")
@@ -132,7 +145,7 @@ class Attempt:
             with self._patience as patience:
                 # The request is kept in no variable: it need not stay as long as its answer.
                 self._sending = sending = means.transport.send(
-                    adapter.request(call, self._address, self.id),
+                    self._prepared(self._address, self.id),
                     connect_timeout_s=target.timeouts.connect_s,
                     fresh=fresh,
                 )

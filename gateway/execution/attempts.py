@@ -1,8 +1,15 @@
-"""Begins the attempts of one call: waits for a replica, asks the breaker, and takes a lease."""
+"""Begins the attempts of one call: prepares its request, waits for a replica, asks the breaker, and takes a lease.
+
+A translation reads all of a body. So none is made for a target that is not tried, one serves all targets of a wire
+format, and that of a large body is made beside the event loop.
+"""
+
+from functools import partial
 
 from gateway.accounting.meter import Meter
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.execution.attempt import Attempt, Means, Others
+from gateway.formats.base import Prepared
 from gateway.types import Call, Candidate, Target
 
 
@@ -13,24 +20,45 @@ class Attempts:
         self._means = means
         self._call = call
         self._meter = meter
+        self._prepared: dict[str, Prepared | UpstreamError] = {}
+        """By wire format: the request, or why it cannot be said."""
 
     async def begin(self, candidate: Candidate, *, others: Others = (), is_probe: bool = False) -> Attempt:
         """Begin an attempt: from here on there is a line in the journal, and a context to be entered.
 
         ``others`` are the candidates that may still be tried: behind the last one a whole answer is waited for longer.
-        A probe waits for its first token no longer than the route's ceiling. Raises UpstreamError when no replica comes
-        in time or the breaker is open, GatewayError (STORAGE_UNAVAILABLE) when it cannot be journalled.
+        A probe waits for its first token no longer than the route's ceiling. Raises UpstreamError when the target's
+        format cannot say the call, no replica comes in time or the breaker is open, GatewayError (STORAGE_UNAVAILABLE)
+        when it cannot be journalled.
         """
         means, call, target = self._means, self._call, candidate.target
+        prepared = await self._prepare(target.adapter)
         if target.cluster_url is not None:
             cold_until_ns = means.clock.monotonic_ns() + int(target.timeouts.cold_start_s * 1e9)
             await means.pool.ready(target, min(call.deadline_ns, cold_until_ns))
         refusal = means.pool.refusal(target, call)  # nothing may be awaited between this and the lease
         if refusal is not None:
             raise UpstreamError(ErrorKind.BREAKER_OPEN, refusal)
-        attempt = Attempt(means, call, candidate, self._meter.trace_id, others=others, is_probe=is_probe)
+        attempt = Attempt(
+            means, call, candidate, prepared, trace_id=self._meter.trace_id, others=others, is_probe=is_probe
+        )
         self._meter.began(attempt)
         return attempt
+
+    async def _prepare(self, name: str) -> Prepared:
+        """Return the call in a format. Raises UpstreamError (UPSTREAM_UNSUPPORTED) where that cannot say it."""
+        made, envelope, adapter = self._prepared.get(name), self._call.envelope, self._means.adapters[name]
+        if made is None:
+            prepare = partial(adapter.prepare, self._call)
+            try:
+                native = adapter.dialect == envelope.endpoint.dialect
+                made = prepare() if native else await self._means.beside.run(envelope.body, prepare)
+            except UpstreamError as refusal:
+                made = refusal.detached()
+            self._prepared[name] = made
+        if isinstance(made, UpstreamError):
+            raise made
+        return made
 
     def failed(self, error: UpstreamError, target: Target, next_target: Target | None) -> None:
         """Note that a target failed or might not be tried, and which one is tried then; None: the caller is told."""

@@ -12,7 +12,7 @@ from gateway.accounting.measure import Measure
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.execution.patience import Patience
 from gateway.execution.unstreamed import StreamRefusedError, refuses_stream
-from gateway.formats.base import Adapter, Decoder
+from gateway.formats.base import Decoder, Format
 from gateway.transport.base import UpstreamStream
 from gateway.types import Call
 
@@ -33,14 +33,14 @@ class Begun(NamedTuple):
 
 
 async def begin(
-    call: Call, adapter: Adapter, stream: UpstreamStream, *, patience: Patience, measure: Measure, journal: Journal
+    call: Call, adapter: Format, stream: UpstreamStream, *, patience: Patience, measure: Measure, journal: Journal
 ) -> Begun:
     """Read until there is something for the caller. Raises UpstreamError for an answer that is an error."""
     wants_stream = call.envelope.stream
     measure.status = stream.status
     if not 200 <= stream.status < 300:
         body = await _read_error_body(stream, patience)
-        error = adapter.failure(stream.status, stream.headers, body, call.operation)
+        error = adapter.failure(stream.status, stream.headers, body, call.envelope.endpoint.operation)
         if measure.streamed and not wants_stream and refuses_stream(error, body):
             error = StreamRefusedError(stream.status)
         raise error

@@ -46,10 +46,9 @@ class InOrder:
         probe = to_try[0] if to_try[0].probe_due and len(to_try) > 1 else None
         while to_try:
             candidate = to_try.popleft()
-            target = candidate.target
-            if target.always_stream and not call.envelope.stream and self._unstreamed.holds(target):
+            if candidate.target.always_stream and not call.envelope.stream and self._unstreamed.holds(candidate.target):
                 candidate = without_stream(candidate)
-                target = candidate.target
+            target = candidate.target
             began_ns = self._now_ns()
             if began_ns >= call.deadline_ns:
                 raise GatewayError(ErrorKind.DEADLINE, _summary("The request's total time ran out.", failures))
@@ -175,7 +174,9 @@ def _exhausted(failures: list[Failure]) -> GatewayError:
             refusal.message = _summary(refusal.message, failures)
         return refusal
     if all(error.kind is ErrorKind.UPSTREAM_UNSUPPORTED for error in errors):
-        return GatewayError(ErrorKind.UNSUPPORTED, _summary("No target can do this.", failures), param="model")
+        ours = next((error for error in errors if error.upstream_status is None), None)  # a format's refusal
+        sentence, param = ("No target can do this.", "model") if ours is None else (ours.message, ours.param)
+        return GatewayError(ErrorKind.UNSUPPORTED, _summary(sentence, failures), param=param)
     for error in errors:
         if isinstance(error, ShortageError):  # without it, the call might have been answered
             return ShortageError(error.lack, then=_summary("", failures))

@@ -1,10 +1,11 @@
-"""What a provider is to the gateway: values in, bytes out, and back. An adapter does no I/O and holds no state.
+"""What an upstream's wire format is to the gateway: values in, bytes out, and back. It does no I/O and holds no state.
 
-A new OpenAI-compatible provider is one row in ``registry.py``; any other one is a file with an ``Adapter`` and a line
-there.
+A new OpenAI-compatible provider is one row of ``providers.registry``; any other one is a file with a ``Format`` and a
+line there.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from gateway.errors import ErrorKind, UpstreamError
@@ -54,19 +55,30 @@ class Decoder(Protocol):
         """
 
 
-class Adapter(Protocol):
+Prepared = Callable[[Target, str], UpstreamRequest]
+"""A call in the words of a format: what writes the request to one target, for an attempt with an id.
+
+Model, output limit and stream are set in what is there; nothing else is made anew. The attempt id travels as
+``x-tollway-attempt-id``. No caller's header is passed on.
+"""
+
+
+class Format(Protocol):
     """One wire format."""
 
-    def refuses(self, call: Call, target: Target) -> str | None:
-        """Name what this format cannot express of the call (``"'logit_bias' ..."``), or None.
+    dialect: str
+    """A call whose caller speaks the same goes up as it is. Any other is translated, a large one beside the loop."""
 
-        No member is dropped silently.
+    def refuses(self, call: Call) -> str | None:
+        """Name what this format cannot express of the call (``'logit_bias' ...``), as far as it costs nothing to see.
+
+        It is asked for every target of a route, also for those that are never tried.
         """
 
-    def request(self, call: Call, target: Target, attempt_id: str) -> UpstreamRequest:
-        """Write the upstream request.
+    def prepare(self, call: Call) -> Prepared:
+        """Say the call in this format. Asked once for a call, when the first target that speaks it is tried.
 
-        The attempt id travels as ``x-tollway-attempt-id``. No caller's header is passed on.
+        Raises UpstreamError, see ``refusal``, for what cannot be expressed: no member is dropped silently.
         """
 
     def decoder(self, call: Call, target: Target) -> Decoder:
@@ -83,6 +95,12 @@ class Adapter(Protocol):
         and 529 are overload (with ``Retry-After``); what the model cannot do at all is UPSTREAM_UNSUPPORTED; the rest
         is UPSTREAM_ERROR. What the codes of a provider add is a table in ``classify``.
         """
+
+
+def refusal(reason: str) -> UpstreamError:
+    """Make the refusal of a call that a format cannot express; ``reason`` begins with the member in quotes."""
+    member = re.match(r"'(\w+)", reason)
+    return UpstreamError(ErrorKind.UPSTREAM_UNSUPPORTED, reason, param=member[1] if member else None)
 
 
 def check_size(held_bytes: int) -> None:

@@ -6,7 +6,6 @@ Decides the shape alone; status, type and code come from the table in ``gateway.
 import msgspec
 
 from gateway.errors import GatewayError
-from gateway.types import Dialect
 
 # Anthropic, "Errors": the types by HTTP status.
 _ANTHROPIC_TYPES = {
@@ -23,26 +22,16 @@ _ANTHROPIC_TYPES = {
 }
 
 
-def render(dialect: Dialect, error: GatewayError, request_id: str) -> bytes:
-    """Write the JSON body of an error answer; the status is ``error.status``.
-
-    OpenAI's ``{"error": {message, type, param, code}}``, whose request id travels in a header alone, or Anthropic's
-    ``{"type": "error", "error": {type, message}, "request_id"}``.
-    """
-    if dialect == "anthropic":
-        kind = _ANTHROPIC_TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
-        described = {"type": kind, "message": error.message}
-        return msgspec.json.encode({"type": "error", "error": described, "request_id": request_id})
-    described_openai = {
-        "message": error.message,
-        "type": error.meaning.type,
-        "param": error.param,
-        "code": error.code,
-    }
-    return msgspec.json.encode({"error": described_openai})
+def openai_error(error: GatewayError, _request_id: str, *, in_stream: bool = False) -> bytes:
+    """Write ``{"error": {message, type, param, code}}``; the request id travels in a header alone."""
+    described = {"message": error.message, "type": error.meaning.type, "param": error.param, "code": error.code}
+    body = msgspec.json.encode({"error": described})
+    return b"data: " + body + b"\n\n" if in_stream else body
 
 
-def render_event(dialect: Dialect, error: GatewayError, request_id: str) -> bytes:
-    """Write the last event of a stream that failed. No end marker may follow: both SDKs raise on this event."""
-    name = b"event: error\n" if dialect == "anthropic" else b""
-    return name + b"data: " + render(dialect, error, request_id) + b"\n\n"
+def anthropic_error(error: GatewayError, request_id: str, *, in_stream: bool = False) -> bytes:
+    """Write ``{"type": "error", "error": {type, message}, "request_id"}``."""
+    kind = _ANTHROPIC_TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
+    described = {"type": kind, "message": error.message}
+    body = msgspec.json.encode({"type": "error", "error": described, "request_id": request_id})
+    return b"event: error\ndata: " + body + b"\n\n" if in_stream else body

@@ -4,7 +4,7 @@ from typing import Literal
 
 from gateway.config.snapshot import ProviderType
 from gateway.formats.anthropic.messages import AnthropicAdapter
-from gateway.formats.base import Adapter
+from gateway.formats.base import Format
 from gateway.formats.classify import DEEPSEEK, OPENROUTER, XAI
 from gateway.formats.openai.answer import PlainShape
 from gateway.formats.openai.compatible import ANY_MODEL, CompatibleAdapter
@@ -27,7 +27,7 @@ VLLM_MEMBERS = frozenset(
 
 # They know no `max_completion_tokens`, and refuse it (Mistral, Cohere) or pass it over, so that an answer has no bound:
 # each one's own reference of its chat endpoint.
-ADAPTERS: dict[str, Adapter] = {
+ADAPTERS: dict[str, Format] = {
     "anthropic": AnthropicAdapter(),
     "openai": CompatibleAdapter(refused_members=VLLM_MEMBERS, plain=PlainShape(message={"annotations": []})),
     "vllm": CompatibleAdapter(),

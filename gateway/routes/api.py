@@ -16,7 +16,7 @@ from gateway.clock import Ids
 from gateway.config.snapshot import Current
 from gateway.errors import ErrorKind, GatewayError
 from gateway.execution.relay import usd
-from gateway.formats.errors import render
+from gateway.formats.errors import openai_error
 from gateway.routes.access import foreign
 from gateway.routes.docs import docs_page
 from gateway.routes.http1_exchange import Refused
@@ -134,7 +134,7 @@ class Pages:
         if not isinstance(error, GatewayError):
             raise error
         self._refused(error, error.status)
-        body = render("openai", error, self._ids("req"))
+        body = openai_error(error, self._ids("req"))
         return Response(body, error.status, headers, media_type="application/json")
 
     async def _principal(self, request: Request) -> Principal:

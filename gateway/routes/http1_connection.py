@@ -21,7 +21,7 @@ from typing import cast
 import httptools
 
 from gateway.errors import ErrorKind, GatewayError
-from gateway.formats.errors import render
+from gateway.formats.errors import openai_error
 from gateway.routes.http1_exchange import STATUS_LINES, Exchange, Handler, Refused
 from gateway.routes.http1_head import (
     HTTP_VERSIONS,
@@ -457,7 +457,7 @@ class Connection(asyncio.Protocol):
             self._say_refusal()
 
     def _rendered(self, error: GatewayError, status: int) -> bytes:
-        body = render("openai", error, "")
+        body = openai_error(error, "")
         framing = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         if self._parser.get_method() == b"HEAD":
             body = b""

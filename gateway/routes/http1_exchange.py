@@ -12,8 +12,7 @@ from io import BytesIO
 from typing import Protocol
 
 from gateway.errors import ErrorKind, GatewayError
-from gateway.formats.errors import render
-from gateway.types import Dialect
+from gateway.formats.errors import openai_error
 
 _AHEAD_BYTES = 1 << 16
 """So much of a body is taken before anybody has asked for it, and so much of one is too little to be counted."""
@@ -244,12 +243,13 @@ class Exchange:
         self._body = None
         self.answered = not self._owed_bytes
 
-    async def refuse(
-        self, error: GatewayError, *headers: tuple[bytes, bytes], dialect: Dialect = "openai", request_id: str = ""
-    ) -> None:
-        """Answer with an error, and these further headers; this is no call, so nothing else says that it failed."""
+    async def refuse(self, error: GatewayError, *headers: tuple[bytes, bytes], body: bytes | None = None) -> None:
+        """Answer with an error, and these further headers; this is no call, so nothing else says that it failed.
+
+        ``body``: in the dialect of the path, where that is known.
+        """
         self._line.refused(error, error.status)
-        body = render(dialect, error, request_id)
+        body = openai_error(error, "") if body is None else body
         framing = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         await self.start(error.status, [*framing, *headers])
         self.write(body)

@@ -12,25 +12,15 @@ from gateway.config.snapshot import Current
 from gateway.errors import ErrorKind, GatewayError
 from gateway.pipeline import Pipeline
 from gateway.routes.http1_exchange import Exchange
-from gateway.types import Dialect, Inbound, Operation
+from gateway.types import Endpoint, Inbound
 
 
 class LlmRoute:
-    """One operation in one dialect: a handler of the HTTP server."""
+    """One endpoint: a handler of the HTTP server."""
 
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        *,
-        operation: Operation,
-        dialect: Dialect,
-        current: Current,
-        clock: Clock,
-        ids: Ids,
-    ) -> None:
+    def __init__(self, pipeline: Pipeline, endpoint: Endpoint, *, current: Current, clock: Clock, ids: Ids) -> None:
         self._pipeline = pipeline
-        self._operation = operation
-        self._dialect = dialect
+        self._endpoint = endpoint
         self._current = current
         self._clock = clock
         self._ids = ids
@@ -39,12 +29,11 @@ class LlmRoute:
         """Serve one request."""
         if exchange.method != b"POST":
             error = GatewayError(ErrorKind.METHOD_NOT_ALLOWED, "Send a POST request to this address.")
-            return exchange.refuse(error, (b"allow", b"POST"), dialect=self._dialect, request_id=self._ids("req"))
+            return exchange.refuse(error, (b"allow", b"POST"), body=self._endpoint.error(error, self._ids("req")))
         server = self._current.snapshot.server
         inbound = Inbound(
             id=self._ids("req"),
-            operation=self._operation,
-            dialect=self._dialect,
+            endpoint=self._endpoint,
             headers=exchange.headers,
             received_at_ns=self._clock.monotonic_ns(),
             read_body=partial(exchange.read_body, server.max_body_bytes, server.body_timeout_s),

@@ -1,12 +1,15 @@
 """Describes the model routes for ``/docs`` by hand, since they stand beside FastAPI, which does not see them.
 
-The bodies are OpenAI's own; what is described here is what a caller must know and what the gateway adds.
+What a caller must know of a body, its endpoint says; what is described here is what the gateway adds.
 """
 
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+
+from gateway.formats.registry import ENDPOINTS
+from gateway.types import Endpoint
 
 _HEADERS = {
     "x-tollway-request-id": "The request's id, for GET /v1/requests/{id}.",
@@ -34,8 +37,8 @@ def add_llm_routes(api: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if api.openapi_schema is None:
             schema = get_openapi(title=api.title, version=api.version, summary=api.summary, routes=api.routes)
-            for path, summary, operation_id, members in _OPERATIONS:
-                schema["paths"][path] = {"post": _operation(summary, operation_id, members)}
+            for endpoint in ENDPOINTS:
+                schema["paths"][endpoint.path] = {"post": _operation(endpoint)}
             schema.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             api.openapi_schema = schema
         return api.openapi_schema
@@ -43,38 +46,8 @@ def add_llm_routes(api: FastAPI) -> None:
     api.openapi = openapi  # type: ignore[method-assign] # FastAPI documents this assignment ("Extending OpenAPI")
 
 
-_MESSAGES = {
-    "type": "array",
-    "minItems": 1,
-    "items": {
-        "type": "object",
-        "required": ["role"],
-        "properties": {"role": {"type": "string"}, "content": {}},
-    },
-}
-_STREAM = {"type": "boolean", "default": False}
-_MAX_TOKENS = {"type": "integer", "minimum": 1}
-_CHAT = {"messages": _MESSAGES, "stream": _STREAM, "max_tokens": _MAX_TOKENS}
-_COMPLETION = {"prompt": {"type": "string"}, "stream": _STREAM, "max_tokens": _MAX_TOKENS}
-_EMBEDDING = {
-    "input": {"description": "A string, token ids, or an array of either.", "type": ["string", "array"], "items": {}},
-    "encoding_format": {"enum": ["float", "base64"], "default": "float"},
-    "dimensions": {"type": "integer", "minimum": 1},
-}
-_TRANSCRIPTION = {
-    "file": {"type": "string", "format": "binary"},
-    "response_format": {"enum": ["json", "verbose_json", "diarized_json", "text", "srt", "vtt"], "default": "json"},
-    "language": {"type": "string"},
-}
-_OPERATIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
-    ("/v1/chat/completions", "Create a chat completion", "createChatCompletion", _CHAT),
-    ("/v1/completions", "Create a completion", "createCompletion", _COMPLETION),
-    ("/v1/embeddings", "Create embeddings", "createEmbedding", _EMBEDDING),
-    ("/v1/audio/transcriptions", "Transcribe speech", "createTranscription", _TRANSCRIPTION),
-)
-
-
-def _operation(summary: str, operation_id: str, members: dict[str, Any]) -> dict[str, Any]:
+def _operation(endpoint: Endpoint) -> dict[str, Any]:
+    members = endpoint.schema
     body = {
         "type": "object",
         "required": ["model", next(iter(members))],
@@ -106,8 +79,8 @@ def _operation(summary: str, operation_id: str, members: dict[str, Any]) -> dict
     if "stream" in members:
         answer["text/event-stream"] = {"schema": {"type": "string"}}
     return {
-        "summary": summary,
-        "operationId": operation_id,
+        "summary": endpoint.summary,
+        "operationId": endpoint.path.removeprefix("/v1/").replace("/", "-"),
         "tags": ["models"],
         "security": [{"key": []}],
         "requestBody": {"required": True, "content": {media_type: {"schema": body}}},

@@ -42,20 +42,16 @@ def resolve(
     Raises GatewayError: PERMISSION, or MODEL_NOT_FOUND when there is none or a wildcard's model has no known price.
     """
     route = _route(envelope.model, principal, snapshot, price_of)
-    operation = envelope.operation
     limit = envelope.max_output_tokens
-    needs = envelope.needs if operation in envelope.needs else envelope.needs | {operation}
     return Call(
         id=inbound.id,
-        operation=operation,
-        dialect=envelope.dialect,
         envelope=envelope,
         route=route,
         principal=principal,
         input_tokens_estimate=estimate_input_tokens(envelope),
         max_output_tokens=limit,
         output_cap=None if limit is None else limit * envelope.choices,
-        needs=needs,
+        needs=envelope.needs,
         received_at_ns=inbound.received_at_ns,
         deadline_ns=inbound.received_at_ns + round(route.timeouts.total_s * 1e9),
     )

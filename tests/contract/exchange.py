@@ -11,11 +11,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from gateway.formats.openai.decode import decode
 from gateway.providers.registry import PROVIDER_TYPES
 from gateway.tariff import Usage
 from gateway.types import Call, Operation, Secret, Target
-from tests.ground.builders import build_call, build_envelope, build_target
+from tests.ground.builders import ENDPOINT, build_call, build_envelope, build_target
 
 ROOT = Path(__file__).parent.parent / "exchanges"
 BASE_URL = "http://provider.test"
@@ -117,7 +116,7 @@ class Exchange(Struct, forbid_unknown_fields=True):
     def call(self, **members: Any) -> Call:
         """Build the caller's call, with some members of its body replaced."""
         body = json.dumps(self.request | members, ensure_ascii=False).encode()
-        return build_call(build_envelope(body) if self.operation == "chat" else decode(self.operation, "openai", body))
+        return build_call(build_envelope(body) if self.operation == "chat" else ENDPOINT[self.operation].decode(body))
 
     def build_target(self, *, always_stream: bool = False) -> Target:
         """Build the target."""

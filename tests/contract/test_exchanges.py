@@ -151,8 +151,8 @@ def test_request(path: Path) -> None:
     exchange = load(path)
     target = exchange.build_target()
     adapter = ADAPTERS[target.adapter]
-    assert adapter.refuses(exchange.call(), target) is None
-    request = adapter.request(exchange.call(), target, ATTEMPT_ID)
+    assert adapter.refuses(exchange.call()) is None
+    request = adapter.prepare(exchange.call())(target, ATTEMPT_ID)
     assert request.method == "POST"
     assert request.url == BASE_URL + exchange.upstream_request.path
     assert json.loads(request.body) == exchange.upstream_request.body
@@ -205,7 +205,7 @@ def test_assembled_answer(exchange: Exchange, chunking: Callable[[bytes], Iterat
     target = exchange.build_target(always_stream=True)
     adapter = ADAPTERS[target.adapter]
     call = exchange.call(stream=False, stream_options=None)
-    assert json.loads(adapter.request(call, target, ATTEMPT_ID).body) == exchange.upstream_request.body
+    assert json.loads(adapter.prepare(call)(target, ATTEMPT_ID).body) == exchange.upstream_request.body
     decoder = adapter.decoder(call, target)
     data = exchange.upstream_response.encode()
     got, error = _play(decoder, data, chunking)

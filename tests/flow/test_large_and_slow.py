@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from gateway.formats.openai.decode import decode
+from gateway.formats.openai.decode import CHAT
 from tests.ground.configs import one_model
 from tests.ground.gateway import running_gateway, write_config
 from tests.ground.model import ScriptedModel
@@ -123,7 +123,7 @@ async def test_a_prompt_of_128k_tokens_is_estimated_and_relayed(tmp_path: Path, 
     assert answer.headers["x-tollway-target"] == "scripted"
     assert upstream.seen[0].json["messages"] == json.loads(body)["messages"]
     # Once or twice that is usual; a tokenizer would take a hundred times as long.
-    assert held.longest_ms < 10 * cpu_ms(lambda: decode("chat", "openai", body))
+    assert held.longest_ms < 10 * cpu_ms(lambda: CHAT.decode(body))
 
 
 async def test_a_long_answer_keeps_its_prompt_once(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-import gateway.bodies
+from gateway.formats.openai.decode import JsonEndpoint
 from tests.ground.builders import chat_body
 from tests.ground.configs import one_model
 from tests.ground.gateway import RunningGateway, running_gateway
@@ -40,13 +40,13 @@ async def running(tmp_path: Path) -> AsyncIterator[RunningGateway]:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count what is decoded: the sizes of the bodies."""
     sizes: list[int] = []
-    decode = gateway.bodies.decode
+    decode = JsonEndpoint.decode
 
-    def counted(operation: Any, dialect: Any, body: bytes) -> Any:
+    def counted(endpoint: JsonEndpoint, body: bytes) -> Any:
         sizes.append(len(body))
-        return decode(operation, dialect, body)
+        return decode(endpoint, body)
 
-    monkeypatch.setattr(gateway.bodies, "decode", counted)
+    monkeypatch.setattr(JsonEndpoint, "decode", counted)
     return sizes
 
 

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from gateway import shortage
-from gateway.bodies import Bodies
+from gateway.beside import Beside
 from gateway.execution import attempt
 from gateway.transport.in_memory import InMemoryTransport
 from tests.ground.callers import RawCaller, request
@@ -118,7 +118,7 @@ def test_shortage_in_any_stage_is_no_crash(
         raise LACKS[lack]
 
     async def scenario() -> None:
-        for owner, stage in ((Bodies, "decode"), (attempt, "begin")):
+        for owner, stage in ((Beside, "run"), (attempt, "begin")):
             async with virtual_gateway(two_models(*ORIGINS), tmp_path, upstreams) as running:
                 with monkeypatch.context() as patch:
                     patch.setattr(owner, stage, fail)

@@ -2,15 +2,18 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
+from gateway.formats.registry import ENDPOINTS
 from gateway.tariff import Rates
 from gateway.types import Call, Envelope, Principal, Quantiles, Route, Target, TargetView, UpstreamRequest
 
+ENDPOINT = {each.operation: each for each in ENDPOINTS}
 RATES = Rates(
     input_nano_usd_per_mtok=100_000_000,
     cached_input_nano_usd_per_mtok=10_000_000,
@@ -46,9 +49,10 @@ def build_target(id: str = "small", **overrides: Any) -> Target:  # noqa: A002 -
     return Target(id=id, **(fields | overrides))
 
 
-def build_adapters(refuses: Callable[[Call, Target], str | None] = lambda _call, _target: None) -> Mapping[str, Any]:
-    """Build what the router asks: under every name, an adapter that refuses like this."""
-    return defaultdict(lambda: SimpleNamespace(refuses=refuses))
+def build_adapters(**reasons: str) -> Mapping[str, Any]:
+    """Build what the router asks: under every name a format that refuses nothing, but under these for these reasons."""
+    refusing = {name: SimpleNamespace(refuses=lambda _call, it=reason: it) for name, reason in reasons.items()}
+    return defaultdict(lambda: SimpleNamespace(refuses=lambda _call: None), refusing)
 
 
 def build_view(target: Target | None = None, **overrides: Any) -> TargetView:
@@ -80,8 +84,7 @@ def build_envelope(body: bytes | None = None, **overrides: Any) -> Envelope:
     members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     value = json.loads(body)
     fields: dict[str, Any] = {
-        "operation": "chat",
-        "dialect": "openai",
+        "endpoint": ENDPOINT[overrides.pop("operation", "chat")],
         "body": body,
         "members": {name: bytes(raw) for name, raw in members.items()},
         "model": value.get("model", "auto"),
@@ -99,10 +102,10 @@ def build_envelope(body: bytes | None = None, **overrides: Any) -> Envelope:
 def build_call(envelope: Envelope | None = None, route: Route | None = None, **overrides: Any) -> Call:
     """Build a call received at 0 ns with ten minutes to go; what it shares with its envelope follows that."""
     envelope = envelope or build_envelope()
+    if "operation" in overrides:
+        envelope = replace(envelope, endpoint=ENDPOINT[overrides.pop("operation")])
     fields: dict[str, Any] = {
         "id": "req_0001",
-        "operation": envelope.operation,
-        "dialect": envelope.dialect,
         "principal": build_principal(),
         "input_tokens_estimate": 10,
         "max_output_tokens": envelope.max_output_tokens,

@@ -9,6 +9,7 @@ from typing import Any
 
 from gateway.app import Gateway, read_snapshot
 from gateway.clock import Ids
+from gateway.formats.openai.decode import CHAT
 from gateway.transport.in_memory import InMemoryTransport
 from gateway.types import Inbound
 from tests.ground.builders import chat_body
@@ -70,8 +71,7 @@ class VirtualGateway:
         answered = Answered(asyncio.get_running_loop().time())
         inbound = Inbound(
             id=self._ids("req"),
-            operation="chat",
-            dialect="openai",
+            endpoint=CHAT,
             headers={"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})},
             received_at_ns=VirtualClock.monotonic_ns(),
             read_body=read_body,

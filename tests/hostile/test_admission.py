@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 
 from gateway.errors import GatewayError
-from gateway.formats.openai.decode import decode
+from gateway.formats.openai.decode import CHAT
 from tests.ground.configs import one_model
 from tests.ground.gateway import write_config
 from tests.ground.processes import gateway_process
@@ -163,6 +163,6 @@ def longest_call_ms(work: Callable[[], object]) -> float:
 def test_no_body_holds_the_interpreter_for_long(kind: str) -> None:
     """In CPU time; some milliseconds were measured."""
     body = BODIES[kind]()
-    took_ms = longest_call_ms(lambda: decode("chat", "openai", body))
+    took_ms = longest_call_ms(lambda: CHAT.decode(body))
     print(f"{kind}: {took_ms:.1f} ms")
     assert took_ms <= MOST_HELD_MS

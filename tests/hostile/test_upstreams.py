@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gateway.formats.openai.decode import CHAT
 from gateway.types import CallRecord, Inbound, LedgerEntry
 from tests.ground.builders import chat_body
 from tests.ground.upstream import ScriptedUpstream
@@ -134,8 +135,7 @@ async def ask(running: VirtualGateway, model: str, *, stream: bool) -> tuple[Cal
     caller = Caller()
     inbound = Inbound(
         id=running._ids("req"),
-        operation="chat",
-        dialect="openai",
+        endpoint=CHAT,
         headers={},
         received_at_ns=VirtualClock.monotonic_ns(),
         read_body=read_body,

@@ -6,11 +6,14 @@ worded is left to ``request``, ``answer`` and ``formats.openai.chat_answer``.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+import msgspec
 
 from gateway.errors import UpstreamError
 from gateway.formats.anthropic.answer import Answer, StreamError
-from gateway.formats.anthropic.request import DEFAULT_MAX_TOKENS, UntranslatableError, translate
-from gateway.formats.base import check_size, streams_upstream
+from gateway.formats.anthropic.request import DEFAULT_MAX_TOKENS, UntranslatableError, read_members, translate
+from gateway.formats.base import Prepared, check_size, refusal, streams_upstream
 from gateway.formats.classify import ANTHROPIC
 from gateway.formats.openai.answer import parse
 from gateway.formats.openai.chat_answer import Assembly, Chunks
@@ -21,34 +24,34 @@ from gateway.types import Call, Operation, Target, UpstreamRequest
 API_VERSION = "2023-06-01"
 """Anthropic's only current API version (platform.claude.com/docs/en/api/versioning)."""
 
+_HERE = "This is a target of type anthropic."
+
 
 class AnthropicAdapter:
     """Speaks Messages to the upstream and chat completions to the caller. ``wall_ns`` dates the answers."""
 
+    dialect = "anthropic"
+
     def __init__(self, wall_ns: Callable[[], int] = time.time_ns) -> None:
         self._wall_ns = wall_ns
 
-    def refuses(self, call: Call, target: Target) -> str | None:
-        """Name what the Messages API cannot express of the call, or return None."""
-        if call.operation != "chat":
-            return f"The operation '{call.operation}' is not one of targets of type anthropic; use chat completions."
+    def refuses(self, call: Call) -> str | None:
+        """Name the member that the Messages API does not have."""
+        operation = call.envelope.endpoint.operation
+        if operation != "chat":
+            return f"The operation '{operation}' is not one of targets of type anthropic; use chat completions."
         try:
-            self._body(call, target)
+            read_members(call.envelope.members, small=True)
         except UntranslatableError as error:
-            return f"{error} This is a target of type anthropic."
+            return f"{error} {_HERE}"
         return None
 
-    def request(self, call: Call, target: Target, attempt_id: str) -> UpstreamRequest:
-        """Write ``POST {base_url}/v1/messages``. For a call that ``refuses`` names, raises UntranslatableError."""
-        headers = {"content-type": "application/json", "anthropic-version": API_VERSION}
-        if target.credential is not None:
-            headers["x-api-key"] = target.credential.value
-        headers.update((name.lower(), value) for name, value in target.headers)
-        headers["x-tollway-attempt-id"] = attempt_id
-        url = f"{target.base_url.rstrip('/')}/v1/messages"
-        return UpstreamRequest(
-            method="POST", url=url, headers=tuple(headers.items()), body=self._body(call, target), pool=target.pool
-        )
+    def prepare(self, call: Call) -> Prepared:
+        """Write the body of ``POST /v1/messages``."""
+        try:
+            return partial(_request, call, translate(call.envelope.members))
+        except UntranslatableError as error:
+            raise refusal(f"{error} {_HERE}") from None
 
     def decoder(self, call: Call, target: Target) -> "MessageDecoder":  # noqa: ARG002 - the answer shows its framing
         """Make the decoder for one answer with a status of success."""
@@ -63,14 +66,21 @@ class AnthropicAdapter:
         """Classify an answer with another status."""
         return failure_of_answer(status, headers, body, operation, ANTHROPIC)
 
-    @staticmethod
-    def _body(call: Call, target: Target) -> bytes:
-        return translate(
-            call.envelope.members,
-            model=target.upstream_model,
-            max_tokens=call.max_output_tokens or target.max_output_tokens or DEFAULT_MAX_TOKENS,
-            stream=streams_upstream(call, target),
-        )
+
+def _request(call: Call, rest: bytes, target: Target, attempt_id: str) -> UpstreamRequest:
+    """Write the request. ``rest``: its body behind what differs from target to target."""
+    headers = {"content-type": "application/json", "anthropic-version": API_VERSION}
+    if target.credential is not None:
+        headers["x-api-key"] = target.credential.value
+    headers.update((name.lower(), value) for name, value in target.headers)
+    headers["x-tollway-attempt-id"] = attempt_id
+    limit = call.max_output_tokens or target.max_output_tokens or DEFAULT_MAX_TOKENS
+    stream = b',"stream":true' if streams_upstream(call, target) else b""
+    body = b'{"model":%b,"max_tokens":%d%b,%b' % (
+        msgspec.json.encode(target.upstream_model), limit, stream, rest,
+    )  # fmt: skip
+    url = f"{target.base_url.rstrip('/')}/v1/messages"
+    return UpstreamRequest(method="POST", url=url, headers=tuple(headers.items()), body=body, pool=target.pool)
 
 
 class MessageDecoder(Answer):

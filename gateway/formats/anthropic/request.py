@@ -160,6 +160,9 @@ _BESIDE = frozenset(
     )
 )
 """Members of earlier answers: vLLM, DeepSeek, OpenRouter, Groq, Vercel, LiteLLM, Gemini's OpenAI endpoint."""
+_LARGE = frozenset({"messages", "tools"})
+_SMALL_BYTES = 1 << 12
+"""What is larger is read only for a target that is tried."""
 
 _HARMLESS = frozenset({"metadata", "prompt_cache_key", "prompt_cache_retention"})
 """Labels and hints: the answer is the same without them."""
@@ -179,20 +182,19 @@ _ONLY_DEFAULT: dict[str, tuple[object, ...]] = {
 """Members that Anthropic does not have: fine with the value that stands for their absence."""
 
 
-def translate(members: Mapping[str, bytes], *, model: str, max_tokens: int, stream: bool) -> bytes:
-    """Write the body of ``POST /v1/messages``.
+def translate(members: Mapping[str, bytes]) -> bytes:
+    """Write the body of ``POST /v1/messages`` from behind the model, the limit and ``stream``: ``"messages":[...]}``.
 
     ``members`` are the raw top-level members of a validated chat completion body. Tool arguments and JSON schemas
     arrive byte for byte as the caller wrote them. Raises UntranslatableError.
     """
-    known = _read(members)
+    known = read_members(members)
     system, turns = _turns(known["messages"])
     if not turns:
         raise UntranslatableError("'messages' holds no user or assistant message with content; Anthropic needs one.")
-    body: dict[str, Any] = {"model": model, "max_tokens": max_tokens}
+    body: dict[str, Any] = {"messages": [{"role": role, "content": blocks} for role, blocks in turns]}
     if system:
         body["system"] = system
-    body["messages"] = [{"role": role, "content": blocks} for role, blocks in turns]
     _write_sampling(known, body)
     _write_tools(known, body)
     _write_output(known, body)
@@ -201,17 +203,18 @@ def translate(members: Mapping[str, bytes], *, model: str, max_tokens: int, stre
     # OpenAI's "default" is the plain service; Anthropic's default may draw on bought priority.
     if known.get("service_tier") == "default":
         body["service_tier"] = "standard_only"
-    if stream:
-        body["stream"] = True
-    return msgspec.json.encode(body)
+    return msgspec.json.encode(body)[1:]
 
 
-def _read(members: Mapping[str, bytes]) -> dict[str, Any]:
-    known: dict[str, Any] = {"messages": []}
-    for name, raw in members.items():
-        decoder = _DECODERS.get(name)
+def read_members(members: Mapping[str, bytes], *, small: bool = False) -> dict[str, Any]:
+    """Read what a body says, or of that only what is ``small``. Raises UntranslatableError."""
+    known: dict[str, Any] = {}
+    for name in members:
+        if name in _ELSEWHERE or name in _HARMLESS or (small and name in _LARGE):
+            continue
+        raw, decoder = members[name], _DECODERS.get(name)
         is_empty = asks_nothing(raw) and (decoder is None or raw[:1] in b"[{") and name != "web_search_options"
-        if is_empty or raw == b"null" or name in _ELSEWHERE or name in _HARMLESS:
+        if is_empty or raw == b"null" or (small and len(raw) > _SMALL_BYTES):
             continue
         if name in _ONLY_DEFAULT:
             if msgspec.json.decode(raw) not in _ONLY_DEFAULT[name]:
@@ -223,6 +226,8 @@ def _read(members: Mapping[str, bytes]) -> dict[str, Any]:
             known[name] = _decode(name, decoder, raw)
         except msgspec.ValidationError as error:
             raise UntranslatableError(_explain(name, str(error))) from None
+    if not 0 <= known.get("temperature", 1.0) <= 1:
+        raise UntranslatableError("'temperature' must be between 0 and 1 for Anthropic.")
     return known
 
 
@@ -358,11 +363,8 @@ def _tool_id(given: str) -> str:
 
 def _write_sampling(known: dict[str, Any], body: dict[str, Any]) -> None:
     """Leave out what says no more than the default: newer models refuse these members altogether."""
-    temperature = known.get("temperature", 1.0)
-    if not 0 <= temperature <= 1:
-        raise UntranslatableError("'temperature' must be between 0 and 1 for Anthropic.")
-    if temperature != 1:
-        body["temperature"] = temperature
+    if known.get("temperature", 1.0) != 1:
+        body["temperature"] = known["temperature"]
     if known.get("top_p", 1.0) != 1:
         body["top_p"] = known["top_p"]
     if "top_k" in known:

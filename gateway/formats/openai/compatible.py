@@ -6,13 +6,14 @@ taken out of a stream again. What a chunk means is read in ``answer``, what an e
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Literal
 
 import msgspec
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.formats.base import Decoder, check_size, streams_upstream
+from gateway.formats.base import Decoder, Prepared, check_size, streams_upstream
 from gateway.formats.classify import COMPATIBLE, Facts
 from gateway.formats.openai.answer import (
     DONE,
@@ -25,17 +26,15 @@ from gateway.formats.openai.answer import (
     parse,
     without_usage,
 )
+from gateway.formats.openai.decode import EMBEDDINGS
 from gateway.formats.openai.failure import failure_in_stream, failure_of_answer
 from gateway.formats.openai.frame import Frame, learn
 from gateway.formats.openai.transcript import EmbeddingsDecoder, TranscriptDecoder, form_for
+from gateway.formats.openai.transcription import TRANSCRIPTIONS
 from gateway.formats.splice import asks_nothing, members_of, splice
 from gateway.formats.sse import Splitter, data_of
-from gateway.types import Call, Operation, Target, UpstreamRequest
+from gateway.types import Call, Envelope, Operation, Target, UpstreamRequest
 
-_PATHS: dict[Operation, str] = {
-    "chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings",
-    "transcriptions": "/audio/transcriptions",
-}  # fmt: skip
 _EVENT_STREAM = "text/event-stream; charset=utf-8"
 _JSON = "application/json"
 _BLANKS = b" \t\r\n\xef\xbb\xbf"
@@ -59,6 +58,8 @@ class CompatibleAdapter:
     answers look like, for those that are put together from a stream.
     """
 
+    dialect = "openai"
+
     def __init__(
         self,
         *,
@@ -77,26 +78,28 @@ class CompatibleAdapter:
         self._facts = facts
         self._plain = plain or PlainShape()
 
-    def refuses(self, call: Call, target: Target) -> str | None:  # noqa: ARG002 - the same for every target
+    def refuses(self, call: Call) -> str | None:
         """Name the members of the request that this upstream does not take, if there are any."""
-        if call.dialect != "openai":
-            return f"a request in the dialect '{call.dialect}'"
         members = call.envelope.members
         if self._refused_members.isdisjoint(members):
             return None
         refused = sorted(name for name in self._refused_members & members.keys() if not asks_nothing(members[name]))
         return ", ".join(f"'{name}'" for name in refused) or None
 
-    def request(self, call: Call, target: Target, attempt_id: str) -> UpstreamRequest:
-        """Write the request: the caller's body with single members changed, and none of the caller's headers."""
-        form = form_for(call.envelope, target.upstream_model) if call.operation == "transcriptions" else None
+    def prepare(self, call: Call) -> Prepared:
+        """Take the caller's own body, of which single members change, and none of the caller's headers."""
+        return partial(self._request, call)
+
+    def _request(self, call: Call, target: Target, attempt_id: str) -> UpstreamRequest:
+        path = call.envelope.endpoint.path
+        form = form_for(call.envelope, target.upstream_model) if path == TRANSCRIPTIONS.path else None
         content_type, body = form or (_JSON, self._body(call, target))
         headers = [("content-type", content_type), ("x-tollway-attempt-id", attempt_id)]
         if target.credential is not None:
             headers.append(("authorization", f"Bearer {target.credential.value}"))
         return UpstreamRequest(
             method="POST",
-            url=target.base_url.rstrip("/") + _PATHS[call.operation],
+            url=target.base_url.rstrip("/") + path.removeprefix("/v1"),
             headers=(*headers, *target.headers),
             body=body,
             pool=target.pool,
@@ -104,10 +107,8 @@ class CompatibleAdapter:
 
     def decoder(self, call: Call, target: Target) -> Decoder:  # noqa: ARG002 - the answer itself shows its framing
         """Make the decoder: pass a stream or an object through, or make the one from the other."""
-        if call.operation == "transcriptions":
-            return TranscriptDecoder(call.envelope)
-        if call.operation == "embeddings":
-            return EmbeddingsDecoder()
+        if call.envelope.endpoint.path in _WHOLE:
+            return _WHOLE[call.envelope.endpoint.path](call.envelope)
         return StreamDecoder(call) if call.envelope.stream else AnswerDecoder(call, self._plain)
 
     def failure(
@@ -139,7 +140,7 @@ class CompatibleAdapter:
 
     def _rename_limit(self, call: Call, changes: dict[str, bytes | None]) -> None:
         """Give a chat's output limit the name that the upstream knows; of two, the newer one counts."""
-        if call.operation != "chat":
+        if call.envelope.endpoint.operation != "chat":
             return
         members = call.envelope.members
         values = (members.get(name, b"null") for name in ("max_completion_tokens", "max_tokens"))
@@ -390,7 +391,7 @@ class AnswerDecoder(_Events):
 
     def __init__(self, call: Call, plain: PlainShape) -> None:
         super().__init__(call)
-        self._assembler = Assembler(call.operation, plain)
+        self._assembler = Assembler(call.envelope.endpoint.operation, plain)
         self._size = 0
 
     def feed(self, chunk: bytes) -> bytes:
@@ -424,6 +425,13 @@ class AnswerDecoder(_Events):
             raise failure_in_stream(value)
         self._assembler.add(value)
         return chunk
+
+
+_WHOLE: dict[str, Callable[[Envelope], Decoder]] = {
+    EMBEDDINGS.path: EmbeddingsDecoder,
+    TRANSCRIPTIONS.path: TranscriptDecoder,
+}
+"""By path, how an answer is read that comes in one piece; any other has choices."""
 
 
 def _is_failure(chunk: Chunk, event: bytes) -> bool:

@@ -5,18 +5,18 @@ else of a body is ever built. Every other member is the upstream's to judge. Mes
 """
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Annotated, Never, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, Never, TypeVar, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from gateway.errors import ErrorKind, GatewayError
-from gateway.formats.openai.transcription import decode_form
+from gateway.formats.errors import openai_error
 from gateway.formats.outline import PROTOCOL_NAMES, Outline, outline_of, raw_bytes, text_bytes
 from gateway.formats.splice import asks_nothing, splice
 from gateway.formats.unambiguous import SMALL_BYTES, members_of_object
-from gateway.types import Capability, Dialect, Envelope, Operation
+from gateway.types import Capability, Envelope, Operation
 
 # vLLM, vllm/entrypoints/openai: structured output beside response_format (guided_* before 0.12).
 _CONSTRAINED = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
@@ -110,80 +110,96 @@ _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 
 
-def decode(operation: Operation, dialect: Dialect, body: bytes) -> Envelope:  # noqa: C901 - one step behind the other
-    """Validate a body and read its envelope.
+class _Said(NamedTuple):
+    """What an endpoint has read of a body by itself."""
 
-    Raises GatewayError (INVALID_REQUEST, with ``param`` where a member is at fault) for what is not one unambiguous
-    JSON object, and for members that the gateway reads of another type than in OpenAI's reference.
-    """
-    if dialect != "openai":
-        raise GatewayError(ErrorKind.UNSUPPORTED, f"Requests in the dialect '{dialect}' are not supported.")
-    if operation == "transcriptions":
-        return decode_form(body)
-    text, outline = body, None
-    read: Mapping[str, bytes]  # as in the text, in which long strings of a large body are marks
-    members: Mapping[str, bytes]
-    if len(body) <= SMALL_BYTES:
-        read = members = members_of_object(body)
-    else:
-        outline = outline_of(body)
-        text, read, members = outline.text, outline.short_members, outline.members
-    if b".0" in text and (changes := _integers(members)):
-        return decode(operation, dialect, splice(body, members, changes))
-    plain = members.keys() <= _PLAIN
-    if not plain:
-        _check_spelling(members)
-    kinds: list[str] = []
-    prompts = 1
     request: _Request
-    if operation == "chat":
-        request = chat = _typed(_decode_chat, text, outline)
-        limit = chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
-        content_bytes = _read_messages(chat.messages, kinds)
-    elif operation == "embeddings":
-        request, limit = _typed(_decode_embeddings, text, outline), 0
-        content_bytes, prompts = _read_input(read, stream=bool(request.stream))
-    else:
-        request = completions = _typed(_decode_completions, text, outline)
-        limit = completions.max_tokens
-        content_bytes, prompts = _read_prompt(read, "prompt")
-    choices = max(request.n or 1, request.best_of or 1)
-    if operation == "completions":
-        choices *= prompts
-    if limit is not None and limit * choices > MAX_OUTPUT_TOKENS_IN_ALL:
-        name = "max_completion_tokens" if _given(read, "max_completion_tokens") else "max_tokens"
-        _refuse(name, f"asks for more than {MAX_OUTPUT_TOKENS_IN_ALL} tokens over all {choices} choices")
-    if not plain:
-        content_bytes += sum(raw_bytes(read[name]) for name in _READ_AS_THEY_ARE if name in read)
-    return Envelope(
-        operation=operation,
-        dialect=dialect,
-        body=body,
-        members=members,
-        model=request.model,
-        stream=bool(request.stream),
-        include_usage=request.stream_options is not None and _includes_usage(request, read),
-        max_output_tokens=limit,
-        choices=choices,
-        streamable=operation != "embeddings" and (plain or _streamable(request, read)),
-        needs=_PLAIN_NEEDS[operation] if plain and not kinds else _needs(operation, read, kinds),
-        content_bytes=content_bytes,
-        image_count=kinds.count("image_url"),
-        prompts=prompts,
-    )
+    limit: int | None
+    content_bytes: int
+    choices: int
+    kinds: Sequence[str] = ()
+    """Of the parts of messages."""
+    prompts: int = 1
+
+
+class JsonEndpoint(Struct, kw_only=True):
+    """One of OpenAI's endpoints with a JSON body."""
+
+    path: str
+    operation: Operation
+    summary: str
+    schema: Mapping[str, Any]
+    read: Callable[[bytes, Outline | None, Mapping[str, bytes]], _Said]
+    """Reads what is its own: of the text that is typed, and of its members."""
+    has_tokens: bool = True
+    dialect: str = "openai"
+
+    error = staticmethod(openai_error)
+
+    def decode(self, body: bytes) -> Envelope:
+        """See ``Endpoint.decode``."""
+        outline = outline_of(body) if len(body) > SMALL_BYTES else None
+        members: Mapping[str, bytes] = members_of_object(body) if outline is None else outline.members
+        # In the text of an outline, and so in what is read, long strings are marks.
+        text, read = (body, members) if outline is None else (outline.text, outline.short_members)
+        if b".0" in text and (changes := _integers(members)):
+            return self.decode(splice(body, members, changes))
+        plain = members.keys() <= _PLAIN
+        if not plain:
+            _check_spelling(members)
+        request, limit, content_bytes, choices, kinds, prompts = self.read(text, outline, read)
+        if limit is not None and limit * choices > MAX_OUTPUT_TOKENS_IN_ALL:
+            name = "max_completion_tokens" if _given(read, "max_completion_tokens") else "max_tokens"
+            _refuse(name, f"asks for more than {MAX_OUTPUT_TOKENS_IN_ALL} tokens over all {choices} choices")
+        if not plain:
+            content_bytes += sum(raw_bytes(read[name]) for name in _READ_AS_THEY_ARE if name in read)
+        return Envelope(
+            endpoint=self,
+            body=body,
+            members=members,
+            model=request.model,
+            stream=bool(request.stream),
+            include_usage=request.stream_options is not None and _includes_usage(request, read),
+            max_output_tokens=limit,
+            choices=choices,
+            streamable=self.has_tokens and (plain or _streamable(request, read)),
+            needs=_NEEDS[self.operation] if plain and not kinds else _needs(self.operation, read, kinds),
+            content_bytes=content_bytes,
+            image_count=kinds.count("image_url"),
+            prompts=prompts,
+        )
+
+
+_NEEDS: dict[Operation, frozenset[Capability]] = {each: frozenset((each,)) for each in get_args(Operation)}
+
+
+def _read_chat(text: bytes, outline: Outline | None, _read: Mapping[str, bytes]) -> _Said:
+    chat = _typed(_decode_chat, text, outline)
+    limit = chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
+    kinds: list[str] = []
+    return _Said(chat, limit, _read_messages(chat.messages, kinds), _choices(chat), kinds)
+
+
+def _read_completions(text: bytes, outline: Outline | None, read: Mapping[str, bytes]) -> _Said:
+    request = _typed(_decode_completions, text, outline)
+    size, prompts = _read_prompt(read, "prompt")
+    return _Said(request, request.max_tokens, size, _choices(request) * prompts, prompts=prompts)
+
+
+def _read_embeddings(text: bytes, outline: Outline | None, read: Mapping[str, bytes]) -> _Said:
+    request = _typed(_decode_embeddings, text, outline)
+    size, prompts = _read_input(read, stream=bool(request.stream))
+    return _Said(request, 0, size, _choices(request), prompts=prompts)
+
+
+def _choices(request: _Request) -> int:
+    return max(request.n or 1, request.best_of or 1)
 
 
 def _integers(members: Mapping[str, bytes]) -> dict[str, bytes | None]:
     """Write the integers that a caller wrote as ``16.0``: languages with one kind of number do."""
     found = {name: _INTEGRAL.fullmatch(members[name]) for name in _INTEGERS if name in members}
     return {name: match[1] for name, match in found.items() if match}
-
-
-_PLAIN_NEEDS: dict[Operation, frozenset[Capability]] = {
-    "chat": frozenset(("chat",)),
-    "completions": frozenset(("completions",)),
-    "embeddings": frozenset(("embeddings",)),
-}
 
 
 def _refuse(param: str, what: str) -> Never:
@@ -334,10 +350,10 @@ def _streamable(request: _Request, members: Mapping[str, bytes]) -> bool:
     return (request.best_of or 1) <= (request.n or 1)
 
 
-def _needs(operation: Operation, members: Mapping[str, bytes], kinds: list[str]) -> frozenset[Capability]:
-    needs: set[Capability] = {operation}
+def _needs(operation: Operation, members: Mapping[str, bytes], kinds: Sequence[str]) -> frozenset[Capability]:
     if operation == "embeddings":
-        return frozenset(needs)  # what else is in such a body says nothing to a model that only reads
+        return _NEEDS[operation]  # what else is in such a body says nothing to a model that only reads
+    needs: set[Capability] = {operation}
     if any(_asked(members, name) for name in ("tools", "tool_choice", "functions", "function_call")):
         needs.add("tools")
     if (structure := _structure(members)) is not None:
@@ -346,7 +362,9 @@ def _needs(operation: Operation, members: Mapping[str, bytes], kinds: list[str])
         needs.add("vision")
     if "input_audio" in kinds or _asked(members, "audio"):
         needs.add("audio")
-    if _wants_logprobs(operation, members):
+    # True or false in a chat; in completions a number, of which 0 asks for those of the chosen tokens.
+    wants = _asked if operation == "chat" else _given
+    if wants(members, "logprobs") or _given(members, "prompt_logprobs"):
         needs.add("logprobs")
     if _asked(members, "reasoning_effort"):
         needs.add("reasoning")
@@ -372,8 +390,38 @@ def _structure(members: Mapping[str, bytes]) -> Capability | None:
     return "json_schema" if constrained else None
 
 
-def _wants_logprobs(operation: Operation, members: Mapping[str, bytes]) -> bool:
-    if _given(members, "prompt_logprobs"):
-        return True
-    # A number in completions, where 0 asks for those of the chosen tokens; true or false in chat.
-    return _asked(members, "logprobs") if operation == "chat" else _given(members, "logprobs")
+_STREAM = {"type": "boolean", "default": False}
+_MAX_TOKENS = {"type": "integer", "minimum": 1}
+_MESSAGE = {"type": "object", "required": ["role"], "properties": {"role": {"type": "string"}, "content": {}}}
+_INPUT = {"description": "A string, token ids, or an array of either.", "type": ["string", "array"], "items": {}}
+
+CHAT = JsonEndpoint(
+    path="/v1/chat/completions",
+    operation="chat",
+    summary="Create a chat completion",
+    schema={
+        "messages": {"type": "array", "minItems": 1, "items": _MESSAGE},
+        "stream": _STREAM,
+        "max_tokens": _MAX_TOKENS,
+    },
+    read=_read_chat,
+)
+COMPLETIONS = JsonEndpoint(
+    path="/v1/completions",
+    operation="completions",
+    summary="Create a completion",
+    schema={"prompt": {"type": "string"}, "stream": _STREAM, "max_tokens": _MAX_TOKENS},
+    read=_read_completions,
+)
+EMBEDDINGS = JsonEndpoint(
+    path="/v1/embeddings",
+    operation="embeddings",
+    summary="Create embeddings",
+    schema={
+        "input": _INPUT,
+        "encoding_format": {"enum": ["float", "base64"], "default": "float"},
+        "dimensions": {"type": "integer", "minimum": 1},
+    },
+    read=_read_embeddings,
+    has_tokens=False,
+)

@@ -47,7 +47,7 @@ _SHOWN = 3
 def failure_of_answer(
     status: int, headers: Mapping[str, str], body: bytes, operation: Operation = "chat", facts: Facts = COMPATIBLE
 ) -> UpstreamError:
-    """Make the error of an answer with an error status. See ``Adapter.failure`` for the rules.
+    """Make the error of an answer with an error status. See ``Format.failure`` for the rules.
 
     A chat is what every target is there for, so an address that is unknown or closed for one is a fault. For another
     operation there is just none: a caller who asks for embeddings must not close a chat model to all others.

@@ -23,7 +23,7 @@ class _Whole(Tap):
 
     content_type = "application/json"
 
-    def __init__(self) -> None:
+    def __init__(self, _envelope: Envelope) -> None:
         super().__init__()
         self._body = bytearray()
 
@@ -55,7 +55,7 @@ class TranscriptDecoder(_Whole):
     """Pass a transcript on untouched."""
 
     def __init__(self, envelope: Envelope) -> None:
-        super().__init__()
+        super().__init__(envelope)
         self._is_json = envelope.members.get("response_format", b"json").endswith(b"json")
         self.content_type = "application/json" if self._is_json else "text/plain; charset=utf-8"
 

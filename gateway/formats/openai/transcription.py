@@ -5,16 +5,18 @@ looked at only for its length.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any, Never
 
 import msgspec
 from msgspec import Struct
 
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
+from gateway.formats.errors import openai_error
 from gateway.formats.multipart import Part, parts_of
 from gateway.formats.usage import MAX_AUDIO_MS, audio_ms, usage_of
 from gateway.tariff import Usage
-from gateway.types import Envelope
+from gateway.types import Endpoint, Envelope, Operation
 
 FORMATS = ("json", "verbose_json", "diarized_json", "text", "srt", "vtt")
 _READ = frozenset(("file", "model", "stream", "response_format", "prompt"))
@@ -38,8 +40,36 @@ class Transcript(Struct):
 _decode_transcript = msgspec.json.Decoder(Transcript).decode
 
 
-def decode_form(body: bytes) -> Envelope:
-    """Validate a form and read its envelope. Raises GatewayError (INVALID_REQUEST, with ``param``)."""
+class FormEndpoint(Struct, kw_only=True):
+    """OpenAI's endpoint with a form."""
+
+    path: str
+    operation: Operation
+    summary: str
+    schema: Mapping[str, Any]
+    has_tokens: bool = False
+    dialect: str = "openai"
+
+    error = staticmethod(openai_error)
+
+    def decode(self, body: bytes) -> Envelope:
+        """See ``Endpoint.decode``."""
+        return _decode_form(self, body)
+
+
+TRANSCRIPTIONS = FormEndpoint(
+    path="/v1/audio/transcriptions",
+    operation="transcriptions",
+    summary="Transcribe speech",
+    schema={
+        "file": {"type": "string", "format": "binary"},
+        "response_format": {"enum": list(FORMATS), "default": "json"},
+        "language": {"type": "string"},
+    },
+)
+
+
+def _decode_form(endpoint: Endpoint, body: bytes) -> Envelope:
     parts = {part.name: part for part in parts_of(body)}
     for name in parts:
         if name not in _READ and name.casefold() in _READ:
@@ -56,8 +86,7 @@ def decode_form(body: bytes) -> Envelope:
     if members.get("response_format", b"json").decode(errors="replace") not in FORMATS:
         _refuse("response_format", f"must be one of {', '.join(FORMATS)}")
     return Envelope(
-        operation="transcriptions",
-        dialect="openai",
+        endpoint=endpoint,
         body=body,
         members=members,
         model=model,
@@ -68,6 +97,7 @@ def decode_form(body: bytes) -> Envelope:
         streamable=False,
         needs=frozenset(("transcriptions",)),
         content_bytes=len(members.get("prompt", b"")),
+        prompts=0,
         audio_ms=_length_ms(body, recording),
     )
 

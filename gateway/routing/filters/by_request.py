@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from gateway.routing.base import Fault
-from gateway.types import Call, Target, TargetView
+from gateway.types import Call, TargetView
 
 ESTIMATE_MAY_BE_TOO_HIGH_BY = 2
 """Prompts are estimated from their bytes at about four to a token; the densest real text has about eight."""
@@ -53,10 +53,10 @@ class ContextLength:
 
 
 class Refuser(Protocol):
-    """The part of an adapter that is asked here; see ``formats.base.Adapter``."""
+    """The part of a format that is asked here; see ``formats.base.Format``."""
 
-    def refuses(self, call: Call, target: Target) -> str | None:
-        """Name what its wire format cannot express of the call, or None."""
+    def refuses(self, call: Call) -> str | None:
+        """Name what it cannot express of the call, as far as that costs nothing to see."""
 
 
 class Expressible:
@@ -70,4 +70,4 @@ class Expressible:
 
     def reject(self, call: Call, view: TargetView) -> str | None:
         """Pass on the adapter's own words."""
-        return self._adapters[view.target.adapter].refuses(call, view.target)
+        return self._adapters[view.target.adapter].refuses(call)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.accounting.tokens import estimate_input_tokens, estimate_output_tokens, estimate_prompt_tokens
-from gateway.formats.openai.decode import decode
+from gateway.formats.openai.decode import EMBEDDINGS
 
 sizes = st.integers(0, 10**7)
 
@@ -25,7 +25,7 @@ def test_a_prompt_is_its_bytes_its_messages_and_its_images() -> None:
 )
 def test_what_is_embedded_has_no_template_around_it(value: Any, tokens: int) -> None:
     """Four bytes a token, token ids as they are, and at least one token a text."""
-    envelope = decode("embeddings", "openai", json.dumps({"model": "m", "input": value}).encode())
+    envelope = EMBEDDINGS.decode(json.dumps({"model": "m", "input": value}).encode())
     assert estimate_prompt_tokens(envelope) == tokens
 
 

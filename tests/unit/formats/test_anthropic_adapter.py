@@ -55,7 +55,7 @@ def test_stream_that_is_passed_on_has_no_limit(monkeypatch: pytest.MonkeyPatch) 
 def test_output_limit(asked: int | None, configured: int | None, sent: int) -> None:
     """Anthropic requires one: the call's, else the target's, else 4096. One too large is the provider's to refuse."""
     call = build_call(build_envelope(chat_body(max_tokens=asked)))
-    request = ADAPTER.request(call, build_target(max_output_tokens=configured), "att_1")
+    request = ADAPTER.prepare(call)(build_target(max_output_tokens=configured), "att_1")
     assert json.loads(request.body)["max_tokens"] == sent
 
 
@@ -66,7 +66,7 @@ def test_headers() -> None:
         credential=Secret("sk-ant-x"),
         headers=(("Anthropic-Beta", "b"), ("X-Tollway-Attempt-Id", "no")),
     )
-    request = ADAPTER.request(build_call(), target, "att_1")
+    request = ADAPTER.prepare(build_call())(target, "att_1")
     assert request.url == "https://api.anthropic.test/v1/messages"
     assert dict(request.headers) == {
         "content-type": "application/json",
@@ -79,13 +79,13 @@ def test_headers() -> None:
 
 def test_refusal_names_the_member_and_the_type_of_target() -> None:
     """Whoever reads it knows what to change or where else to send it."""
-    told = ADAPTER.refuses(build_call(build_envelope(chat_body(seed=1))), build_target())
+    told = ADAPTER.refuses(build_call(build_envelope(chat_body(seed=1))))
     assert told == "'seed' has no equivalent at Anthropic. This is a target of type anthropic."
 
 
 def test_text_completions_are_refused() -> None:
     """There is no such operation at Anthropic."""
-    told = ADAPTER.refuses(build_call(operation="completions"), build_target())
+    told = ADAPTER.refuses(build_call(operation="completions"))
     assert told is not None
     assert "'completions'" in told
 

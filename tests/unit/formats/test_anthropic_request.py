@@ -13,7 +13,7 @@ USER = {"role": "user", "content": "Hello"}
 def translated(**members: Any) -> dict[str, Any]:
     """Translate a body with one user message unless told otherwise."""
     raw = {name: json.dumps(value).encode() for name, value in ({"messages": [USER]} | members).items()}
-    body: dict[str, Any] = json.loads(translate(raw, model="claude", max_tokens=100, stream=False))
+    body: dict[str, Any] = json.loads(b"{" + translate(raw))
     return body
 
 
@@ -35,7 +35,7 @@ def tool_call(arguments: str, call_id: str = "call_1") -> dict[str, Any]:
 def test_tool_arguments_arrive_byte_for_byte(arguments: str) -> None:
     """Numbers, order, escapes and white space of tool arguments are the caller's own at the provider."""
     messages = json.dumps([USER, tool_call(arguments)]).encode()
-    body = translate({"messages": messages}, model="claude", max_tokens=1, stream=False)
+    body = translate({"messages": messages})
     assert b'"input":' + arguments.encode() + b"}" in body
 
 
@@ -44,7 +44,7 @@ def test_schemas_of_tools_arrive_byte_for_byte() -> None:
     parameters = b'{"type":"object", "properties":{"x":{"type":"number","maximum":1.50}}}'
     tools = b'[{"type":"function","function":{"name":"f","strict":true,"parameters":' + parameters + b"}}]"
     members = {"messages": json.dumps([USER]).encode(), "tools": tools}
-    body = translate(members, model="claude", max_tokens=1, stream=False)
+    body = translate(members)
     assert b'"input_schema":' + parameters + b',"strict":true' in body
 
 

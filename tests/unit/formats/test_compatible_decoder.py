@@ -13,10 +13,9 @@ from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats import base
 from gateway.formats.base import Decoder
 from gateway.formats.openai.compatible import CompatibleAdapter
-from gateway.formats.openai.decode import decode
 from gateway.tariff import Usage
 from gateway.types import Operation
-from tests.ground.builders import build_call, build_target
+from tests.ground.builders import ENDPOINT, build_call, build_target
 
 DONE = b"data: [DONE]\n\n"
 USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
@@ -25,7 +24,7 @@ USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
 def decoder_for(*, always_stream: bool = False, operation: Operation = "chat", **members: Any) -> Decoder:
     """Make the decoder for a request with these members."""
     body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], "prompt": "hi", "input": "hi"} | members
-    call = build_call(decode(operation, "openai", json.dumps(body).encode()))
+    call = build_call(ENDPOINT[operation].decode(json.dumps(body).encode()))
     return CompatibleAdapter().decoder(call, build_target(always_stream=always_stream))
 
 

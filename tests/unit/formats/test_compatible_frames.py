@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from gateway.errors import UpstreamError
 from gateway.formats.base import Decoder
-from gateway.formats.openai import compatible
+from gateway.formats.openai import compatible, decode
 from gateway.formats.openai import frame as frames
 from gateway.formats.openai.compatible import CompatibleAdapter
-from gateway.formats.openai.decode import decode
 from gateway.formats.openai.frame import Frame
 from tests.ground.builders import build_call, build_target
 
@@ -115,7 +114,7 @@ def _decoder(*, stream: bool, include_usage: bool) -> Decoder:
     body: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], "stream": stream}
     if stream:
         body["stream_options"] = {"include_usage": include_usage}
-    call = build_call(decode("chat", "openai", json.dumps(body).encode()))
+    call = build_call(decode.CHAT.decode(json.dumps(body).encode()))
     return CompatibleAdapter().decoder(call, build_target(always_stream=True))
 
 

@@ -6,15 +6,14 @@ from typing import Any
 import pytest
 
 from gateway.formats.openai.compatible import CompatibleAdapter
-from gateway.formats.openai.decode import decode
 from gateway.providers.registry import ADAPTERS, PROVIDER_TYPES, VLLM_MEMBERS
 from gateway.types import Call, Operation, Secret, UpstreamRequest
-from tests.ground.builders import build_call, build_target
+from tests.ground.builders import ENDPOINT, build_call, build_target
 
 
 def call_of(body: bytes, operation: Operation = "chat") -> Call:
     """Build a call from a body as it arrives."""
-    return build_call(decode(operation, "openai", body))
+    return build_call(ENDPOINT[operation].decode(body))
 
 
 def chat_call(**members: Any) -> Call:
@@ -26,7 +25,7 @@ def chat_call(**members: Any) -> Call:
 def sent(call: Call, adapter: CompatibleAdapter | None = None, **target: Any) -> UpstreamRequest:
     """Write the request for a target."""
     adapter = adapter or CompatibleAdapter()
-    return adapter.request(call, build_target(upstream_model="up", base_url="http://up.test/v1", **target), "att_1")
+    return adapter.prepare(call)(build_target(upstream_model="up", base_url="http://up.test/v1", **target), "att_1")
 
 
 def test_the_callers_bytes_go_up_with_the_model_changed() -> None:
@@ -41,7 +40,7 @@ def test_completions_have_their_own_path() -> None:
     """A slash at the end of the base URL changes nothing."""
     call = call_of(b'{"model":"auto","prompt":"hi"}', "completions")
     target = build_target(base_url="http://up.test/v1/")
-    assert CompatibleAdapter().request(call, target, "att_1").url == "http://up.test/v1/completions"
+    assert CompatibleAdapter().prepare(call)(target, "att_1").url == "http://up.test/v1/completions"
 
 
 def test_nothing_to_change_copies_nothing() -> None:
@@ -113,13 +112,12 @@ def test_an_upstream_that_refuses_stream_options_gets_none(options: dict[str, An
 
 def test_openai_is_not_sent_what_only_vllm_takes() -> None:
     """On a route such a candidate drops out, by name; a null is no wish."""
-    adapter, target = CompatibleAdapter(refused_members=VLLM_MEMBERS), build_target()
+    adapter = CompatibleAdapter(refused_members=VLLM_MEMBERS)
     assert (
-        adapter.refuses(chat_call(top_k=5, guided_json={"type": "object"}, temperature=1), target)
-        == "'guided_json', 'top_k'"
+        adapter.refuses(chat_call(top_k=5, guided_json={"type": "object"}, temperature=1)) == "'guided_json', 'top_k'"
     )
-    assert adapter.refuses(chat_call(top_k=None, logit_bias={"1": 2}, n=2), target) is None
-    assert CompatibleAdapter().refuses(chat_call(top_k=5), target) is None
+    assert adapter.refuses(chat_call(top_k=None, logit_bias={"1": 2}, n=2)) is None
+    assert CompatibleAdapter().refuses(chat_call(top_k=5)) is None
 
 
 def test_every_provider_type_names_an_adapter_and_a_sound_address() -> None:

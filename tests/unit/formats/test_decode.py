@@ -9,27 +9,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import ErrorKind, GatewayError
-from gateway.formats.openai.decode import MAX_CHOICES, MAX_OUTPUT_TOKENS, MAX_OUTPUT_TOKENS_IN_ALL, decode
+from gateway.formats.openai.decode import (
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    MAX_CHOICES,
+    MAX_OUTPUT_TOKENS,
+    MAX_OUTPUT_TOKENS_IN_ALL,
+)
 from gateway.formats.outline import MAX_PARTS
 from gateway.formats.unambiguous import SMALL_BYTES
 from gateway.types import Envelope
+from tests.ground.builders import ENDPOINT
 
 _MESSAGES = [{"role": "user", "content": "hi"}]
 
 
 def chat(**members: Any) -> Envelope:
     """Decode a small chat request with these members."""
-    return decode("chat", "openai", json.dumps({"model": "auto", "messages": _MESSAGES} | members).encode())
+    return CHAT.decode(json.dumps({"model": "auto", "messages": _MESSAGES} | members).encode())
 
 
 def completions(**members: Any) -> Envelope:
     """Decode a small completions request with these members."""
-    return decode("completions", "openai", json.dumps({"model": "auto", "prompt": "hi"} | members).encode())
+    return COMPLETIONS.decode(json.dumps({"model": "auto", "prompt": "hi"} | members).encode())
 
 
 def embeddings(**members: Any) -> Envelope:
     """Decode a small embeddings request with these members."""
-    return decode("embeddings", "openai", json.dumps({"model": "auto", "input": "hi"} | members).encode())
+    return EMBEDDINGS.decode(json.dumps({"model": "auto", "input": "hi"} | members).encode())
 
 
 def with_member(text: bytes) -> bytes:
@@ -81,7 +89,7 @@ MALFORMED = {
 def test_malformed_bodies_are_refused_with_a_reason(body: bytes, expected: str, padding: bytes) -> None:
     """Each way of being ambiguous or hostile is a 400 that names it and echoes nothing of the content, at any size."""
     with pytest.raises(GatewayError, match="not JSON" if padding and not body else expected) as caught:
-        decode("chat", "openai", body + padding)
+        CHAT.decode(body + padding)
     assert caught.value.kind is ErrorKind.INVALID_REQUEST
     assert "secret" not in caught.value.message
 
@@ -110,7 +118,7 @@ def test_malformed_bodies_are_refused_with_a_reason(body: bytes, expected: str, 
 def test_look_alikes_of_malformed_bodies_pass(member: bytes, padding: bytes) -> None:
     """Real pairs, escaped backslashes, brackets in strings, equal names in two objects and the like are fine."""
     body = with_member(member) + padding
-    envelope = decode("chat", "openai", body)
+    envelope = CHAT.decode(body)
     assert envelope.body is body
     assert member.startswith(b'"x":' + envelope.members["x"])
 
@@ -359,13 +367,6 @@ def test_content_is_everything_the_model_reads() -> None:
     assert envelope.image_count == 1
 
 
-def test_another_dialect_is_not_supported_yet() -> None:
-    """A caller's Anthropic request is refused, not misread."""
-    with pytest.raises(GatewayError) as caught:
-        decode("chat", "anthropic", b"{}")
-    assert caught.value.kind is ErrorKind.UNSUPPORTED
-
-
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
@@ -384,7 +385,7 @@ _BODIES = st.binary(max_size=40) | st.dictionaries(st.sampled_from(_READ), _JSON
 def test_any_body_is_decoded_or_refused(body: bytes, operation: Any) -> None:
     """Whatever arrives, there is an envelope or a 400, and no other exception."""
     try:
-        envelope = decode(operation, "openai", body)
+        envelope = ENDPOINT[operation].decode(body)
     except GatewayError as error:
         kind = error.kind
     else:
@@ -434,7 +435,7 @@ def test_body_passes_if_and_only_if_it_is_unambiguous(value: str, large: bool) -
     """By either of the two ways in which it is proved, and never by one alone."""
     body = with_member(b'"x":' + value.encode()) + b" " * (SMALL_BYTES * large)
     try:
-        decode("chat", "openai", body)
+        CHAT.decode(body)
     except GatewayError:
         assert not _is_unambiguous(value)
     else:
@@ -445,8 +446,8 @@ def test_large_body_of_too_many_parts_is_refused() -> None:
     """What no request needs would take memory and time in proportion; token ids are no parts, whatever their number."""
     parts = MAX_PARTS // 2
     with pytest.raises(GatewayError, match="too many parts"):
-        decode("chat", "openai", with_member(b'"x":[' + b"[]," * parts + b"[]]"))
-    assert decode("completions", "openai", b'{"model":"a","prompt":[' + b"1," * MAX_PARTS + b"1]}").prompts == 1
+        CHAT.decode(with_member(b'"x":[' + b"[]," * parts + b"[]]"))
+    assert COMPLETIONS.decode(b'{"model":"a","prompt":[' + b"1," * MAX_PARTS + b"1]}").prompts == 1
 
 
 @pytest.mark.parametrize(
@@ -469,9 +470,9 @@ def test_prompt_is_read_without_being_built(prompt: bytes, prompts: int | None, 
     body = b'{"model":"a","prompt":' + prompt + b"}"
     if prompts is None:
         with pytest.raises(GatewayError, match="'prompt' must"):
-            decode("completions", "openai", body)
+            COMPLETIONS.decode(body)
     else:
-        envelope = decode("completions", "openai", body)
+        envelope = COMPLETIONS.decode(body)
         assert (envelope.prompts, envelope.content_bytes) == (prompts, content_bytes)
 
 
@@ -493,4 +494,4 @@ def test_prompt_is_read_without_being_built(prompt: bytes, prompts: int | None, 
 )
 def test_empty_in_any_spelling_asks_for_nothing(member: bytes, needs: set[str]) -> None:
     """Members that are looked at as they stand mean what they mean to a parser."""
-    assert decode("chat", "openai", with_member(member)).needs == {"chat", *needs}
+    assert CHAT.decode(with_member(member)).needs == {"chat", *needs}

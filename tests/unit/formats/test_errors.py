@@ -8,14 +8,14 @@ import openai
 import pytest
 
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
-from gateway.formats.errors import render, render_event
+from gateway.formats.errors import anthropic_error, openai_error
 
 _ERROR = GatewayError(ErrorKind.INVALID_REQUEST, "'n' must be \"positive\".", param="n")
 
 
 def test_openai_error_has_message_type_param_and_code() -> None:
     """The four members are always there, null where nothing is known."""
-    assert json.loads(render("openai", _ERROR, "req_1")) == {
+    assert json.loads(openai_error(_ERROR, "req_1")) == {
         "error": {"message": "'n' must be \"positive\".", "type": "invalid_request_error", "param": "n", "code": None}
     }
 
@@ -23,9 +23,9 @@ def test_openai_error_has_message_type_param_and_code() -> None:
 def test_an_upstreams_own_code_is_kept_when_the_request_was_at_fault() -> None:
     """A rejection carries the provider's code; other upstream failures carry ours."""
     rejected = UpstreamError(ErrorKind.UPSTREAM_REJECTED, "No.", upstream_status=422, code="bad_tool")
-    assert json.loads(render("openai", rejected, "req_1"))["error"]["code"] == "bad_tool"
+    assert json.loads(openai_error(rejected, "req_1"))["error"]["code"] == "bad_tool"
     failed = UpstreamError(ErrorKind.UPSTREAM_ERROR, "No.", upstream_status=500, code="boom")
-    assert json.loads(render("openai", failed, "req_1"))["error"]["code"] == "upstream_error"
+    assert json.loads(openai_error(failed, "req_1"))["error"]["code"] == "upstream_error"
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_an_upstreams_own_code_is_kept_when_the_request_was_at_fault() -> None:
 )
 def test_anthropic_error_type_follows_the_status(kind: ErrorKind, expected: str) -> None:
     """Each status has the type of Anthropic's error page."""
-    assert json.loads(render("anthropic", GatewayError(kind, "No."), "req_1")) == {
+    assert json.loads(anthropic_error(GatewayError(kind, "No."), "req_1")) == {
         "type": "error",
         "error": {"type": expected, "message": "No."},
         "request_id": "req_1",
@@ -60,9 +60,8 @@ def _answers(body: bytes) -> httpx2.MockTransport:
 
 def test_the_openai_sdk_raises_on_the_final_event() -> None:
     """A stream that failed is never taken for a short answer."""
-    client = openai.OpenAI(
-        api_key="x", max_retries=0, http_client=httpx2.Client(transport=_answers(render_event("openai", _ERROR, "r")))
-    )
+    answers = _answers(openai_error(_ERROR, "r", in_stream=True))
+    client = openai.OpenAI(api_key="x", max_retries=0, http_client=httpx2.Client(transport=answers))
     stream = client.chat.completions.create(model="m", messages=[], stream=True)
     with pytest.raises(openai.APIError, match="positive"):
         next(iter(stream))
@@ -73,7 +72,7 @@ def test_the_anthropic_sdk_raises_on_the_final_event() -> None:
     client = anthropic.Anthropic(
         api_key="x",
         max_retries=0,
-        http_client=httpx2.Client(transport=_answers(render_event("anthropic", _ERROR, "r"))),
+        http_client=httpx2.Client(transport=_answers(anthropic_error(_ERROR, "r", in_stream=True))),
     )
     stream = client.messages.create(model="m", max_tokens=1, messages=[], stream=True)
     with pytest.raises(anthropic.APIError, match="positive"):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
 from gateway.formats.malformed import WINDOW_BYTES
-from gateway.formats.openai.decode import decode
+from gateway.formats.openai.decode import CHAT
 from gateway.formats.outline import LONG_BYTES, MAX_MEMBERS, MAX_NUMBERS, MAX_PARTS, outline_of
 from gateway.formats.splice import members_of, splice
 from gateway.types import Envelope
@@ -33,7 +33,7 @@ UNITS = {
 
 def chat(body: bytes) -> Envelope:
     """Decode a chat request."""
-    return decode("chat", "openai", body)
+    return CHAT.decode(body)
 
 
 def place_of_fault(body: bytes) -> str:

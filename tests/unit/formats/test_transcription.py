@@ -9,7 +9,7 @@ import pytest
 
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.formats.openai.compatible import CompatibleAdapter
-from gateway.formats.openai.decode import decode
+from gateway.formats.openai.transcription import TRANSCRIPTIONS
 from gateway.tariff import Usage
 from gateway.types import Envelope
 from tests.ground.builders import build_call, build_target
@@ -18,7 +18,7 @@ from tests.ground.speech import form, wav
 
 def envelope_of(**fields: Any) -> Envelope:
     """Decode a form; a value of None leaves its part out."""
-    return decode("transcriptions", "openai", form(**fields))
+    return TRANSCRIPTIONS.decode(form(**fields))
 
 
 def test_a_form_is_read() -> None:
@@ -81,12 +81,12 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
 def test_only_the_model_changes_on_the_way_up() -> None:
     """And nothing is copied where it is the same already."""
     body = form()
-    call = build_call(decode("transcriptions", "openai", body))
-    sent = CompatibleAdapter().request(call, build_target(upstream_model="whisper-1"), "att_1")
+    call = build_call(TRANSCRIPTIONS.decode(body))
+    sent = CompatibleAdapter().prepare(call)(build_target(upstream_model="whisper-1"), "att_1")
     assert sent.body == body.replace(b"\r\n\r\nauto\r\n", b"\r\n\r\nwhisper-1\r\n")
     assert sent.url.endswith("/v1/audio/transcriptions")
     assert dict(sent.headers)["content-type"] == 'multipart/form-data; boundary="boundary-of-tests"'
-    assert CompatibleAdapter().request(call, build_target(upstream_model="auto"), "att_1").body is body
+    assert CompatibleAdapter().prepare(call)(build_target(upstream_model="auto"), "att_1").body is body
 
 
 def answered(body: bytes, **fields: Any) -> tuple[bytes, Usage | None, str]:

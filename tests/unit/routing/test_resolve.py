@@ -7,6 +7,7 @@ import pytest
 
 from gateway.config.snapshot import Server, Snapshot, Wildcard
 from gateway.errors import ErrorKind, GatewayError
+from gateway.formats.openai.decode import CHAT
 from gateway.routing.resolve import resolve
 from gateway.tariff import Rates
 from gateway.types import Call, Envelope, Inbound, Principal, Timeouts
@@ -42,8 +43,7 @@ SNAPSHOT = Snapshot(
 def resolved(model: str, principal: Principal | None = None, **envelope: Any) -> Call:
     inbound = Inbound(
         id="req_1",
-        operation="chat",
-        dialect="openai",
+        endpoint=CHAT,
         headers={},
         received_at_ns=5_000_000_000,
         read_body=no_body,
@@ -71,8 +71,8 @@ def refusal(model: str, principal: Principal | None = None) -> GatewayError:
 
 
 def test_a_call_carries_its_route_needs_estimates_and_deadline() -> None:
-    """The deadline counts from when the request arrived; the operation itself is a capability that is needed."""
-    call = resolved("auto", max_output_tokens=7, content_bytes=40, needs=frozenset({"tools"}))
+    """The deadline counts from when the request arrived."""
+    call = resolved("auto", max_output_tokens=7, content_bytes=40, needs=frozenset({"chat", "tools"}))
     assert call.route.name == "auto"
     assert call.needs == {"chat", "tools"}
     assert (call.input_tokens_estimate, call.max_output_tokens) == (40, 7)

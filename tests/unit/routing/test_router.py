@@ -9,7 +9,7 @@ from gateway.clock import SystemClock
 from gateway.errors import ErrorKind, GatewayError
 from gateway.routing.registry import router
 from gateway.tariff import Rates, Tier, Variant
-from gateway.types import Call, Ceiling, Constraints, Dropped, Plan, Quantiles, Target, TargetView
+from gateway.types import Ceiling, Constraints, Dropped, Plan, Quantiles, Target, TargetView
 from tests.ground.builders import (
     build_adapters,
     build_call,
@@ -319,10 +319,6 @@ def test_an_embedding_is_predicted_to_cost_what_is_read() -> None:
     assert plan.candidates[0].prediction.cost_nano_usd == flat(50_000.0)
 
 
-def refuses_bias(_call: Call, _target: Target) -> str | None:
-    return "'logit_bias' cannot be expressed"
-
-
 LICENCE = Dropped(target_id="b", filter="licence", reason="licence is unknown")
 
 
@@ -340,7 +336,7 @@ NEEDS_TOOLS = {"needs": frozenset({"chat", "tools"})}
     [
         (
             [build_view()],
-            {"adapters": build_adapters(refuses_bias)},
+            {"adapters": build_adapters(openai="'logit_bias' cannot be expressed")},
             ErrorKind.UNSUPPORTED,
             "small: 'logit_bias'",
         ),
@@ -370,13 +366,11 @@ def test_when_nothing_is_left_the_error_says_whose_fault_it_is(
 
 def test_a_member_that_no_target_can_express_is_the_errors_param() -> None:
     """``param`` names the member when all targets stumble over the same one, and nothing when they differ."""
-
-    def refuses(_call: Call, target: Target) -> str | None:
-        return f"'{'seed' if target.id == 'c' else 'n'}' has no equivalent"
+    adapters = build_adapters(a="'n' has no equivalent", b="'n' has no equivalent", c="'seed' has no equivalent")
 
     def param_of(*target_ids: str) -> str | None:
         with pytest.raises(GatewayError) as caught:
-            plan_of(*[build_view(build_target(each)) for each in target_ids], adapters=build_adapters(refuses))
+            plan_of(*[build_view(build_target(each, adapter=each)) for each in target_ids], adapters=adapters)
         return caught.value.param
 
     assert param_of("a", "b") == "n"

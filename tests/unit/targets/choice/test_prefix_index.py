@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from gateway.formats.openai.decode import decode
+from gateway.formats.openai.decode import CHAT
 from gateway.targets.choice.prefix_index import DEFAULT_KV_TOKENS, PrefixIndex, Prompt, fingerprint
 
 KIB = 1024
@@ -91,9 +91,7 @@ def test_tools_come_before_messages_and_what_the_model_does_not_read_does_not_co
 
 def test_a_fingerprint_is_made_of_an_envelopes_raw_members() -> None:
     content = "word " * 100
-    envelope = decode(
-        "chat", "openai", json.dumps({"model": "m", "messages": [{"role": "user", "content": content}]}).encode()
-    )
+    envelope = CHAT.decode(json.dumps({"model": "m", "messages": [{"role": "user", "content": content}]}).encode())
     assert len(fingerprint("m", envelope.members, 100).chain) == len(envelope.members["messages"]) // 64
 
 

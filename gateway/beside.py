@@ -1,19 +1,18 @@
-"""Decodes request bodies: what is quick on the event loop, everything else beside it, by size and by age.
+"""Does what a large request body takes beside the event loop, and what a small one takes on it.
 
-There are two threads, so that no body of ordinary size waits for a huge one to end. Each takes what is due first: a
-body is due when it arrived plus the time that its size allows, so small ones overtake, and none for ever. One whose
-caller has left is not decoded. What may be decoded at all, and how much of it is kept, is decided before (admission).
+There are two threads, so that no body of ordinary size waits for a huge one to end. Each takes what is due first: work
+is due when it arrived plus the time that its body's size allows, so small ones overtake, and none for ever. Work whose
+caller has left is not done. What may be decoded at all, and how much of it is kept, is decided before (admission).
 """
 
 import asyncio
 import itertools
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from heapq import heappop, heappush
+from typing import Any, TypeVar
 
-from gateway.formats.openai.decode import decode
-from gateway.types import Envelope, Inbound
+_Made = TypeVar("_Made")
 
 _ALWAYS_QUICK_BYTES = 1 << 16
 _MAYBE_QUICK_BYTES = 1 << 19
@@ -24,21 +23,20 @@ _BYTES_PER_S = 10_000_000
 """A body of 20 MB may be overtaken by what comes within two seconds behind it."""
 
 
-class Bodies:
-    """The decoding of one process. ``now_s`` is a monotonic clock."""
+class Beside:
+    """The threads of one process. ``now_s`` is a monotonic clock."""
 
     def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s
         self._ordinary = Lane("bodies")
         self._large = Lane("large-bodies")
 
-    async def decode(self, inbound: Inbound, body: bytes) -> Envelope:
-        """Return the envelope. Raises GatewayError, see ``formats.openai.decode``."""
+    async def run(self, body: bytes, work: Callable[[], _Made]) -> _Made:
+        """Return what ``work``, which reads all of ``body``, makes; raises what it raises."""
         if is_quick(body):
-            return decode(inbound.operation, inbound.dialect, body)
+            return work()
         lane = self._ordinary if len(body) <= _ORDINARY_BYTES else self._large
-        due_s = self._now_s() + len(body) / _BYTES_PER_S
-        return await lane.run(due_s, partial(decode, inbound.operation, inbound.dialect, body))
+        return await lane.run(self._now_s() + len(body) / _BYTES_PER_S, work)
 
 
 class Lane:
@@ -48,11 +46,11 @@ class Lane:
         self._thread = ThreadPoolExecutor(1, name)
         self._numbers = itertools.count()
         # Pushed by the loop and popped by the thread: each is one call into C, and the number decides before the rest.
-        self._waiting: list[tuple[float, int, Future[Envelope], Callable[[], Envelope]]] = []
+        self._waiting: list[tuple[float, int, Future[Any], Callable[[], Any]]] = []
 
-    async def run(self, due_s: float, work: Callable[[], Envelope]) -> Envelope:
+    async def run(self, due_s: float, work: Callable[[], _Made]) -> _Made:
         """Do the work in the thread, before what is due later."""
-        future: Future[Envelope] = Future()
+        future: Future[_Made] = Future()
         heappush(self._waiting, (due_s, next(self._numbers), future, work))
         self._thread.submit(self._take_next)
         return await asyncio.wrap_future(future)

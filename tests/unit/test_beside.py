@@ -2,12 +2,14 @@
 
 import asyncio
 import threading
+from functools import partial
 
 import pytest
 
-from gateway.bodies import Bodies, Lane, is_quick
+from gateway.beside import Beside, Lane, is_quick
 from gateway.errors import ErrorKind, GatewayError
-from gateway.types import Envelope, Inbound
+from gateway.formats.openai.decode import CHAT
+from gateway.types import Envelope
 from tests.ground.builders import build_envelope
 
 
@@ -69,18 +71,10 @@ async def test_body_of_a_caller_who_left_is_not_decoded() -> None:
 
 async def test_refusal_comes_out_of_the_thread() -> None:
     """As it would on the loop."""
-    inbound = Inbound(
-        id="req_1",
-        operation="chat",
-        dialect="openai",
-        headers={},
-        received_at_ns=0,
-        read_body=None,  # type: ignore[arg-type]
-        caller_left=lambda: False,
-    )
     for size in (1_000_000, 3_000_000):
+        body = b"[" + b" " * size + b"]"
         with pytest.raises(GatewayError) as caught:
-            await Bodies(lambda: 0.0).decode(inbound, b"[" + b" " * size + b"]")
+            await Beside(lambda: 0.0).run(body, partial(CHAT.decode, body))
         assert caught.value.kind is ErrorKind.INVALID_REQUEST
 
 
