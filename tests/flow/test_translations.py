@@ -51,13 +51,13 @@ def upstreams(*down: str) -> dict[str, ScriptedUpstream]:
 def count_translations(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """Note every translation."""
     made: list[bytes] = []
-    translate = messages.translate  # type: ignore[attr-defined]
+    write = messages.write_request  # type: ignore[attr-defined]
 
-    def counted(members: Mapping[str, bytes]) -> bytes:
-        made.append(translate(members))
+    def counted(conversation: Any) -> bytes:
+        made.append(write(conversation))
         return made[-1]
 
-    monkeypatch.setattr(messages, "translate", counted)
+    monkeypatch.setattr(messages, "write_request", counted)
     return made
 
 

@@ -17,11 +17,11 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.formats.openai.chat_answer import Sink
+from gateway.formats.chat import AnswerWriter, Finish
 from gateway.formats.usage import is_count, usage_of
 from gateway.tariff import Usage
 
-FINISH_REASONS: dict[str | None, str] = {
+FINISH_REASONS: dict[str | None, Finish] = {
     "end_turn": "stop",
     "stop_sequence": "stop",
     "max_tokens": "length",
@@ -100,8 +100,8 @@ class StreamError(Exception):
 class Answer:
     """One answer on its way from Anthropic to a sink: counts content, tokens and tool calls as they pass."""
 
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
+    def __init__(self, writer: AnswerWriter) -> None:
+        self._writer = writer
         self._counts: dict[str, int] = {}
         self._thinking_tokens: Any = None
         self._sound = True
@@ -196,7 +196,7 @@ class Answer:
     def _start(self, message: _Message) -> bytes:
         self._started = True
         self._count(message.usage)
-        return self._sink.start(message.id, message.model)
+        return self._writer.start(message.id, message.model)
 
     def _count(self, usage: Any) -> None:
         """Merge a report into the earlier ones: counts are cumulative, and one that is absent says nothing new."""
@@ -218,9 +218,9 @@ class Answer:
         lost = self.dropped_events and (self._stop_reason in {None, "tool_use"} and not self._tools)
         if lost or not (self.content_events or self._stop_reason):
             raise _nonsense()
-        told = self._sink.refusal(self._explanation) if self._explanation else b""
+        told = self._writer.refusal(self._explanation) if self._explanation else b""
         self.complete = True
-        return told + self._sink.end(FINISH_REASONS.get(self._stop_reason, "stop"), self.usage)
+        return told + self._writer.end(FINISH_REASONS.get(self._stop_reason, "stop"), self.usage)
 
     def _on_message_start(self, event: _Event) -> bytes:
         if event.message is None:
@@ -259,7 +259,7 @@ class Answer:
             self._tool_count += 1
             self._inputs[index] = bytes(block.input).decode()
             self._saw(block.name)
-            return self._sink.tool(number, block.id, block.name)
+            return self._writer.tool(number, block.id, block.name)
         return b""
 
     def _delta(self, index: int, delta: _Delta) -> bytes:
@@ -279,20 +279,20 @@ class Answer:
 
     def _arguments(self, index: int, fragment: str) -> bytes:
         self._saw(fragment)
-        return self._sink.arguments(self._tools[index], fragment)
+        return self._writer.arguments(self._tools[index], fragment)
 
     def _text(self, text: str) -> bytes:
         if not text:
             return b""
         self._saw(text)
-        return self._sink.text(text)
+        return self._writer.text(text)
 
     def _reasoning(self, text: str) -> bytes:
         if not text:
             return b""
         self._saw(text)
         self.shows_reasoning = True
-        return self._sink.reasoning(text)
+        return self._writer.reasoning(text)
 
     def _saw(self, text: str) -> None:
         self.content_events += 1

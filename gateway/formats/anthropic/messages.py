@@ -1,7 +1,7 @@
-"""The adapter for Anthropic's Messages API, for callers who speak OpenAI's chat completions.
+"""Anthropic's Messages API, for callers who speak another dialect.
 
 Decides the URL, the headers, which decoder an answer gets, and whose fault a failure is. How requests and answers are
-worded is left to ``request``, ``answer`` and ``formats.openai.chat_answer``.
+worded is left to ``request``, ``answer`` and the caller's endpoint.
 """
 
 import time
@@ -12,11 +12,11 @@ import msgspec
 
 from gateway.errors import UpstreamError
 from gateway.formats.anthropic.answer import Answer, StreamError
-from gateway.formats.anthropic.request import DEFAULT_MAX_TOKENS, UntranslatableError, read_members, translate
+from gateway.formats.anthropic.request import DEFAULT_MAX_TOKENS, write_options, write_request
 from gateway.formats.base import Prepared, check_size, refusal, streams_upstream
+from gateway.formats.chat import AnswerWriter, Translatable, UntranslatableError, endpoint_of
 from gateway.formats.classify import ANTHROPIC
 from gateway.formats.openai.answer import parse
-from gateway.formats.openai.chat_answer import Assembly, Chunks
 from gateway.formats.openai.failure import failure_in_stream, failure_of_answer
 from gateway.formats.sse import Splitter, data_of
 from gateway.types import Call, Operation, Target, UpstreamRequest
@@ -24,11 +24,9 @@ from gateway.types import Call, Operation, Target, UpstreamRequest
 API_VERSION = "2023-06-01"
 """Anthropic's only current API version (platform.claude.com/docs/en/api/versioning)."""
 
-_HERE = "This is a target of type anthropic."
-
 
 class AnthropicAdapter:
-    """Speaks Messages to the upstream and chat completions to the caller. ``wall_ns`` dates the answers."""
+    """Speaks Messages to the upstream. ``wall_ns`` dates the answers."""
 
     dialect = "anthropic"
 
@@ -37,34 +35,39 @@ class AnthropicAdapter:
 
     def refuses(self, call: Call) -> str | None:
         """Name the member that the Messages API does not have."""
-        operation = call.envelope.endpoint.operation
-        if operation != "chat":
-            return f"The operation '{operation}' is not one of targets of type anthropic; use chat completions."
+        endpoint = call.envelope.endpoint
+        if not isinstance(endpoint, Translatable):
+            return (
+                f"The operation '{endpoint.operation}' is not one of targets of type anthropic; use chat completions."
+            )
         try:
-            read_members(call.envelope.members, small=True)
+            write_options(endpoint.conversation(call.envelope, small=True))
         except UntranslatableError as error:
-            return f"{error} {_HERE}"
+            return _sentence(error)
         return None
 
     def prepare(self, call: Call) -> Prepared:
         """Write the body of ``POST /v1/messages``."""
         try:
-            return partial(_request, call, translate(call.envelope.members))
+            return partial(_request, call, write_request(endpoint_of(call).conversation(call.envelope)))
         except UntranslatableError as error:
-            raise refusal(f"{error} {_HERE}") from None
+            raise refusal(_sentence(error)) from None
 
     def decoder(self, call: Call, target: Target) -> "MessageDecoder":  # noqa: ARG002 - the answer shows its framing
         """Make the decoder for one answer with a status of success."""
-        created_s = self._wall_ns() // 1_000_000_000
-        envelope = call.envelope
-        sink = Chunks(created_s, include_usage=envelope.include_usage) if envelope.stream else Assembly(created_s)
-        return MessageDecoder(sink)
+        writer = endpoint_of(call).writer(call.envelope, self._wall_ns() // 1_000_000_000)
+        return MessageDecoder(writer, is_streamed=call.envelope.stream)
 
     def failure(
         self, status: int, headers: Mapping[str, str], body: bytes, operation: Operation = "chat"
     ) -> UpstreamError:
         """Classify an answer with another status."""
         return failure_of_answer(status, headers, body, operation, ANTHROPIC)
+
+
+def _sentence(error: UntranslatableError) -> str:
+    why = f": {error.why}" if error.why else ""
+    return f"'{error.place}' has no equivalent at Anthropic{why}. This is a target of type anthropic."
 
 
 def _request(call: Call, rest: bytes, target: Target, attempt_id: str) -> UpstreamRequest:
@@ -86,9 +89,9 @@ def _request(call: Call, rest: bytes, target: Target, attempt_id: str) -> Upstre
 class MessageDecoder(Answer):
     """Reads a stream of Messages events or one Messages body, for a caller who streams or for one who does not."""
 
-    def __init__(self, sink: Chunks | Assembly) -> None:
-        super().__init__(sink)
-        self._assembled = isinstance(sink, Assembly)
+    def __init__(self, writer: AnswerWriter, *, is_streamed: bool) -> None:
+        super().__init__(writer)
+        self._assembled = not is_streamed
         self.content_type = "application/json" if self._assembled else "text/event-stream; charset=utf-8"
         self._written = b""
         self._size = 0

@@ -5,41 +5,48 @@ says what it has read and not how the caller wants it. Shapes: platform.openai.c
 types of the ``openai`` SDK; ``reasoning_content`` is where vLLM, DeepSeek and most clients keep readable thinking.
 """
 
-from typing import Any, Protocol
+from abc import abstractmethod
+from typing import Any
 
 import msgspec
 
+from gateway.formats.chat import Finish
+from gateway.formats.openai.answer import Assembler, PlainShape
 from gateway.tariff import Usage
 
 _encode = msgspec.json.Encoder().encode
 
 
-class Sink(Protocol):
-    """Takes one answer in order. Each verb returns what can go to the caller now, perhaps nothing."""
+class _Deltas:
+    """The verbs of ``AnswerWriter`` that add to a message, each as OpenAI's delta."""
 
-    def start(self, answer_id: str, model: str) -> bytes:
-        """Begin, with the upstream's own id and model; comes before all others."""
+    @abstractmethod
+    def _add(self, delta: dict[str, Any]) -> bytes:
+        """Take one delta."""
 
     def text(self, text: str) -> bytes:
         """Add visible text."""
+        return self._add({"content": text})
 
     def reasoning(self, text: str) -> bytes:
         """Add readable thinking."""
+        return self._add({"reasoning_content": text})
 
     def refusal(self, text: str) -> bytes:
         """Add an explanation of why the model declined."""
+        return self._add({"refusal": text})
 
     def tool(self, index: int, call_id: str, name: str) -> bytes:
-        """Begin a tool call. Indices count from 0 in order of appearance."""
+        """Name a tool; its arguments follow."""
+        function = {"name": name, "arguments": ""}
+        return self._add({"tool_calls": [{"index": index, "id": call_id, "type": "function", "function": function}]})
 
     def arguments(self, index: int, fragment: str) -> bytes:
-        """Add to the arguments of a tool call that has begun."""
-
-    def end(self, finish_reason: str, usage: Usage | None) -> bytes:
-        """End the answer; comes last."""
+        """Add a fragment of arguments."""
+        return self._add({"tool_calls": [{"index": index, "function": {"arguments": fragment}}]})
 
 
-class Chunks:
+class Chunks(_Deltas):
     """Writes each piece at once, as ``chat.completion.chunk`` events.
 
     ``include_usage``: the caller asked for it, so every chunk has the member and the last one, without choices, has
@@ -58,110 +65,41 @@ class Chunks:
         """Write the role chunk."""
         top = {"id": answer_id, "object": "chat.completion.chunk", "created": self._created_s, "model": model}
         self._head = b"data: " + _encode(top)[:-1] + b',"choices":['
-        return self._chunk(b'{"role":"assistant","content":""}')
+        return self._add({"role": "assistant", "content": ""})
 
-    def text(self, text: str) -> bytes:
-        """Write a content chunk."""
-        return self._chunk(b'{"content":' + _encode(text) + b"}")
-
-    def reasoning(self, text: str) -> bytes:
-        """Write a reasoning chunk."""
-        return self._chunk(b'{"reasoning_content":' + _encode(text) + b"}")
-
-    def refusal(self, text: str) -> bytes:
-        """Write a refusal chunk."""
-        return self._chunk(b'{"refusal":' + _encode(text) + b"}")
-
-    def tool(self, index: int, call_id: str, name: str) -> bytes:
-        """Write the chunk that names the tool; its arguments follow."""
-        function = {"name": name, "arguments": ""}
-        call = {"index": index, "id": call_id, "type": "function", "function": function}
-        return self._chunk(_encode({"tool_calls": [call]}))
-
-    def arguments(self, index: int, fragment: str) -> bytes:
-        """Write a chunk with a fragment of arguments."""
-        return self._chunk(_encode({"tool_calls": [{"index": index, "function": {"arguments": fragment}}]}))
-
-    def end(self, finish_reason: str, usage: Usage | None) -> bytes:
+    def end(self, reason: Finish, usage: Usage | None) -> bytes:
         """Write the finish chunk, the usage if it was asked for, and the end marker."""
-        reason = _encode(finish_reason)
-        written = self._head + b'{"index":0,"delta":{},"logprobs":null,"finish_reason":' + reason + b"}]"
+        written = self._head + b'{"index":0,"delta":{},"logprobs":null,"finish_reason":' + _encode(reason) + b"}]"
         written += self._end_tail
         if self._include_usage and usage is not None:
             written += self._head + b'],"usage":' + _encode(openai_usage(usage)) + b"}\n\n"
         return written + b"data: [DONE]\n\n"
 
-    def _chunk(self, delta: bytes) -> bytes:
-        return self._head + b'{"index":0,"delta":' + delta + self._tail
+    def _add(self, delta: dict[str, Any]) -> bytes:
+        return self._head + b'{"index":0,"delta":' + _encode(delta) + self._tail
 
 
-class Assembly:
+class Assembly(_Deltas):
     """Collects the pieces and writes one ``chat.completion`` at the end."""
 
     def __init__(self, created_s: int) -> None:
         self._created_s = created_s
-        self._id = ""
-        self._model = ""
-        self._text: list[str] = []
-        self._reasoning: list[str] = []
-        self._refusal: list[str] = []
-        self._tools: list[tuple[str, str, list[str]]] = []
+        self._assembler = Assembler("chat", PlainShape(message={"refusal": None}))
 
     def start(self, answer_id: str, model: str) -> bytes:
         """Remember the id and the model."""
-        self._id = answer_id
-        self._model = model
-        return b""
+        self._assembler.add({"id": answer_id, "created": self._created_s, "model": model})
+        return self._add({"role": "assistant"})
 
-    def text(self, text: str) -> bytes:
-        """Collect."""
-        self._text.append(text)
-        return b""
-
-    def reasoning(self, text: str) -> bytes:
-        """Collect."""
-        self._reasoning.append(text)
-        return b""
-
-    def refusal(self, text: str) -> bytes:
-        """Collect."""
-        self._refusal.append(text)
-        return b""
-
-    def tool(self, index: int, call_id: str, name: str) -> bytes:  # noqa: ARG002 - in order, so its place is its index
-        """Collect."""
-        self._tools.append((call_id, name, []))
-        return b""
-
-    def arguments(self, index: int, fragment: str) -> bytes:
-        """Collect."""
-        self._tools[index][2].append(fragment)
-        return b""
-
-    def end(self, finish_reason: str, usage: Usage | None) -> bytes:
+    def end(self, reason: Finish, usage: Usage | None) -> bytes:
         """Write the whole completion."""
-        message: dict[str, Any] = {
-            "role": "assistant",
-            "content": "".join(self._text) if self._text or not (self._tools or self._refusal) else None,
-            "refusal": "".join(self._refusal) or None,
-        }
-        if self._reasoning:
-            message["reasoning_content"] = "".join(self._reasoning)
-        if self._tools:
-            message["tool_calls"] = [
-                {"id": call_id, "type": "function", "function": {"name": name, "arguments": "".join(fragments)}}
-                for call_id, name, fragments in self._tools
-            ]
-        completion: dict[str, Any] = {
-            "id": self._id,
-            "object": "chat.completion",
-            "created": self._created_s,
-            "model": self._model,
-            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}],
-        }
-        if usage is not None:
-            completion["usage"] = openai_usage(usage)
-        return _encode(completion)
+        end: dict[str, Any] = {"choices": [{"index": 0, "logprobs": None, "finish_reason": reason}]}
+        self._assembler.add(end if usage is None else end | {"usage": openai_usage(usage)})
+        return self._assembler.finish()
+
+    def _add(self, delta: dict[str, Any]) -> bytes:
+        self._assembler.add({"choices": [{"index": 0, "delta": delta}]})
+        return b""
 
 
 def openai_usage(usage: Usage) -> dict[str, object]:

@@ -12,7 +12,10 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from gateway.errors import ErrorKind, GatewayError
+from gateway.formats.chat import AnswerWriter, Conversation
 from gateway.formats.errors import openai_error
+from gateway.formats.openai.chat_answer import Assembly, Chunks
+from gateway.formats.openai.conversation import read_conversation
 from gateway.formats.outline import PROTOCOL_NAMES, Outline, outline_of, raw_bytes, text_bytes
 from gateway.formats.splice import asks_nothing, splice
 from gateway.formats.unambiguous import SMALL_BYTES, members_of_object
@@ -168,6 +171,18 @@ class JsonEndpoint(Struct, kw_only=True):
             image_count=kinds.count("image_url"),
             prompts=prompts,
         )
+
+
+class ChatEndpoint(JsonEndpoint):
+    """Chat completions, which other formats can say too."""
+
+    def conversation(self, envelope: Envelope, *, small: bool = False) -> Conversation:
+        """See ``Translatable.conversation``."""
+        return read_conversation(envelope.members, small=small)
+
+    def writer(self, envelope: Envelope, created_s: int) -> AnswerWriter:
+        """See ``Translatable.writer``."""
+        return Chunks(created_s, include_usage=envelope.include_usage) if envelope.stream else Assembly(created_s)
 
 
 _NEEDS: dict[Operation, frozenset[Capability]] = {each: frozenset((each,)) for each in get_args(Operation)}
@@ -395,7 +410,7 @@ _MAX_TOKENS = {"type": "integer", "minimum": 1}
 _MESSAGE = {"type": "object", "required": ["role"], "properties": {"role": {"type": "string"}, "content": {}}}
 _INPUT = {"description": "A string, token ids, or an array of either.", "type": ["string", "array"], "items": {}}
 
-CHAT = JsonEndpoint(
+CHAT = ChatEndpoint(
     path="/v1/chat/completions",
     operation="chat",
     summary="Create a chat completion",

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from gateway.formats.anthropic.request import UntranslatableError, translate
+from gateway.errors import UpstreamError
+from gateway.formats.anthropic.messages import AnthropicAdapter
+from tests.ground.builders import build_call, build_envelope, build_target
 
 USER = {"role": "user", "content": "Hello"}
 
@@ -13,8 +15,14 @@ USER = {"role": "user", "content": "Hello"}
 def translated(**members: Any) -> dict[str, Any]:
     """Translate a body with one user message unless told otherwise."""
     raw = {name: json.dumps(value).encode() for name, value in ({"messages": [USER]} | members).items()}
-    body: dict[str, Any] = json.loads(b"{" + translate(raw))
+    body: dict[str, Any] = json.loads(translate(raw))
     return body
+
+
+def translate(members: dict[str, bytes]) -> bytes:
+    """Write the request with these raw members."""
+    call = build_call(build_envelope(members=members, max_output_tokens=100))
+    return AnthropicAdapter().prepare(call)(build_target(upstream_model="claude"), "att_1").body
 
 
 def tool_call(arguments: str, call_id: str = "call_1") -> dict[str, Any]:
@@ -84,7 +92,7 @@ def test_schemas_of_tools_arrive_byte_for_byte() -> None:
 )
 def test_what_anthropic_cannot_do_is_refused_by_name(members: dict[str, Any], named: str) -> None:
     """The sentence begins with the member, and nothing is sent without it."""
-    with pytest.raises(UntranslatableError) as caught:
+    with pytest.raises(UpstreamError) as caught:
         translated(**members)
     assert str(caught.value).startswith(named + " ")
     assert "Anthropic" in str(caught.value)
@@ -108,14 +116,14 @@ def test_what_anthropic_cannot_do_is_refused_by_name(members: dict[str, Any], na
 )
 def test_content_parts_that_anthropic_cannot_read_are_refused_by_name(part: dict[str, Any], named: str) -> None:
     """Audio, files and other images are not dropped."""
-    with pytest.raises(UntranslatableError) as caught:
+    with pytest.raises(UpstreamError) as caught:
         translated(messages=[{"role": "user", "content": [part]}])
     assert str(caught.value).startswith(named)
 
 
 def test_a_refusal_does_not_quote_the_prompt() -> None:
     """What the user said stays out of the error."""
-    with pytest.raises(UntranslatableError) as caught:
+    with pytest.raises(UpstreamError) as caught:
         translated(messages=[USER, tool_call("my secret words")])
     assert "secret" not in str(caught.value)
 
@@ -230,3 +238,38 @@ def test_description_of_a_json_schema_moves_into_the_schema() -> None:
     schema = {"name": "n", "description": "A person", "schema": {"type": "object"}}
     body = translated(response_format={"type": "json_schema", "json_schema": schema})
     assert body["output_config"]["format"]["schema"] == {"type": "object", "description": "A person"}
+
+
+ENGINES_ANSWER = {
+    "role": "assistant",
+    "content": "Hi",
+    "reasoning": None,
+    "provider_specific_fields": None,
+    "images": [],
+    "annotations": [],
+    "audio": None,
+    "tool_calls": [],
+}
+
+
+def test_answers_of_engines_are_legal_history() -> None:
+    """What is empty asks for nothing, whatever its name, and what the engine thought is left out."""
+    for answer in (ENGINES_ANSWER, ENGINES_ANSWER | {"reasoning": "Hm.", "reasoning_content": "Hm."}):
+        body = translated(messages=[USER, answer, USER])
+        assert body["messages"][1] == {"role": "assistant", "content": [{"type": "text", "text": "Hi"}]}
+
+
+@pytest.mark.parametrize(
+    ("head", "media_type"),
+    [
+        ("data:image/jpg;base64", "image/jpeg"),
+        ("data:image/JPEG;base64", "image/jpeg"),
+        ("data:image/png;name=a.png;charset=utf-8;base64", "image/png"),
+        ("DATA:image/webp;BASE64", "image/webp"),
+    ],
+)
+def test_spellings_of_data_urls_mean_the_same(head: str, media_type: str) -> None:
+    """A synonym, upper case, parameters (RFC 2397)."""
+    part = {"type": "image_url", "image_url": {"url": f"{head},QUJD"}}
+    (block,) = translated(messages=[{"role": "user", "content": [part]}])["messages"][0]["content"]
+    assert block["source"] == {"type": "base64", "media_type": media_type, "data": "QUJD"}

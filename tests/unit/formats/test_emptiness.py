@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from gateway.formats.openai.decode import decode
+from gateway.errors import UpstreamError
+from gateway.formats.openai.decode import CHAT
 from gateway.providers.registry import ADAPTERS
 from gateway.types import Call
 from tests.ground.builders import build_call, build_target
@@ -19,7 +20,7 @@ MEMBERS = [
 
 def asked(**members: Any) -> Call:
     body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], **members}
-    return build_call(decode("chat", "openai", json.dumps(body).encode()))
+    return build_call(CHAT.decode(json.dumps(body).encode()))
 
 
 @pytest.mark.parametrize("nothing", NOTHING)
@@ -35,7 +36,7 @@ def test_member_that_asks_for_nothing_needs_no_capability(member: str, nothing: 
 def test_member_that_asks_for_nothing_is_no_obstacle_to_a_translation(member: str, nothing: Any) -> None:
     """Tests of an object where none can stand are left out."""
     if member not in {"stop", "tools", "functions"} or nothing != {}:
-        assert ADAPTERS["anthropic"].refuses(asked(**{member: nothing}), build_target()) is None
+        assert ADAPTERS["anthropic"].refuses(asked(**{member: nothing})) is None
 
 
 # What each server adds to a message beside OpenAI's members, empty and full.
@@ -70,8 +71,8 @@ def test_answer_of_one_target_is_history_for_another(message: dict[str, Any]) ->
     result = [{"role": "tool", "tool_call_id": "t", "content": "1"}] if answer.get("tool_calls") else []
     user = {"role": "user", "content": "hi"}
     call = asked(messages=[user, answer, *result, user])
-    assert ADAPTERS["anthropic"].refuses(call, build_target()) is None
-    turns = json.loads(ADAPTERS["anthropic"].request(call, build_target(), "att").body)["messages"]
+    assert ADAPTERS["anthropic"].refuses(call) is None
+    turns = json.loads(ADAPTERS["anthropic"].prepare(call)(build_target(), "att").body)["messages"]
     said = [block for turn in turns if turn["role"] == "assistant" for block in turn["content"]]
     texts = [block["text"] for block in said if block["type"] == "text"]
     assert texts == (["hello"] if answer["content"] else [])
@@ -82,15 +83,14 @@ def test_answer_of_one_target_is_history_for_another(message: dict[str, Any]) ->
 def test_empty_options_of_a_search_ask_for_one(options: Any, refused: bool) -> None:
     """OpenAI's reference: the member's presence switches it on."""
     call = asked(web_search_options=options)
-    assert (ADAPTERS["anthropic"].refuses(call, build_target()) is not None) is refused
+    assert (ADAPTERS["anthropic"].refuses(call) is not None) is refused
     assert call.envelope.streamable is not refused
 
 
 def test_history_that_says_something_else_is_still_refused_by_name() -> None:
     messages = [{"role": "assistant", "content": "a", "images": [{"url": "x"}]}, {"role": "user", "content": "hi"}]
-    refusal = ADAPTERS["anthropic"].refuses(asked(messages=messages), build_target())
-    assert refusal is not None
-    assert "images" in refusal
+    with pytest.raises(UpstreamError, match=r"messages\[0\]\.images"):
+        ADAPTERS["anthropic"].prepare(asked(messages=messages))
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.formats.base import Adapter, Decoder
-from gateway.formats.openai.decode import decode
+from gateway.formats.base import Decoder, Format
+from gateway.formats.openai.decode import CHAT
 from gateway.providers.registry import ADAPTERS
-from gateway.types import Usage
+from gateway.tariff import Usage
 from tests.ground.builders import build_call, build_target
 
 DONE = b"data: [DONE]\n\n"
@@ -21,8 +21,8 @@ CUT, PROTOCOL, FAILED = ErrorKind.UPSTREAM_CUT, ErrorKind.UPSTREAM_PROTOCOL, Err
 
 def made(adapter: str, *, stream: bool, **members: Any) -> Decoder:
     body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], "stream": stream, **members}
-    call = build_call(decode("chat", "openai", json.dumps(body).encode()))
-    speaking: Adapter = ADAPTERS[adapter]
+    call = build_call(CHAT.decode(json.dumps(body).encode()))
+    speaking: Format = ADAPTERS[adapter]
     return speaking.decoder(call, build_target(always_stream=True))
 
 

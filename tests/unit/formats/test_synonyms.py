@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.formats.openai.decode import decode
+from gateway.formats.openai.decode import CHAT
 from gateway.providers.registry import ADAPTERS, PROVIDER_TYPES
 from tests.ground.builders import build_call, build_target
 
@@ -15,11 +15,11 @@ OLD, NEW = "max_tokens", "max_completion_tokens"
 def sent(provider: str, model: str, **members: Any) -> dict[str, Any]:
     """Return what goes up of a chat with these members."""
     body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], **members}
-    call = build_call(decode("chat", "openai", json.dumps(body).encode()))
+    call = build_call(CHAT.decode(json.dumps(body).encode()))
     adapter = PROVIDER_TYPES[provider].adapter
     target = build_target(adapter=adapter, upstream_model=model)
-    assert ADAPTERS[adapter].refuses(call, target) is None
-    sent: dict[str, Any] = json.loads(ADAPTERS[adapter].request(call, target, "att").body)
+    assert ADAPTERS[adapter].refuses(call) is None
+    sent: dict[str, Any] = json.loads(ADAPTERS[adapter].prepare(call)(target, "att").body)
     return sent
 
 

@@ -1,0 +1,176 @@
+"""A conversation and its answer in words of our own, between a caller's dialect and an upstream's format.
+
+An endpoint reads a body into a ``Conversation`` and writes the answer with an ``AnswerWriter``; a format writes the one
+and feeds the other. So N dialects and M formats need N + M translations, and none where they are the same. Shaped after
+OpenAI's Chat and Responses and Anthropic's Messages. Text stays as the JSON that the caller wrote: a long one is copied
+and never decoded. What a dialect has beyond this stays in ``rest``, for a format to refuse by name.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, Protocol, runtime_checkable
+
+from msgspec import Raw, Struct
+
+from gateway.tariff import Usage
+from gateway.types import Call, Endpoint, Envelope
+
+Finish = Literal["stop", "length", "tool_calls", "content_filter"]
+"""Why an answer ended."""
+
+
+class Text(Struct, frozen=True):
+    """Words. ``text`` is a JSON string. ``cache_s``: the prompt up to here is to be cached for so long."""
+
+    text: Raw
+    cache_s: int | None = None
+
+
+class Image(Struct, frozen=True):
+    """A picture, at a URL or, with its media type, in Base64: a JSON string either way. ``place``: in the body."""
+
+    source: Raw
+    media_type: str | None = None
+    cache_s: int | None = None
+    place: str = ""
+
+
+class Audio(Struct, frozen=True):
+    """Sound, in Base64."""
+
+    source: Raw
+    format: str
+    place: str = ""
+
+
+class Document(Struct, frozen=True):
+    """A file to be read, at a URL or, with its media type, in Base64."""
+
+    source: Raw
+    media_type: str | None = None
+    cache_s: int | None = None
+    place: str = ""
+
+
+class Thinking(Struct, frozen=True):
+    """What a model thought, with the provider's own proof of it, without which it is not taken back."""
+
+    text: str
+    signature: str
+
+
+class Refused(Struct, frozen=True):
+    """Why a model declined."""
+
+    text: Raw
+
+
+class ToolCall(Struct, frozen=True):
+    """A model's call of a tool; ``arguments`` is a JSON object, byte for byte."""
+
+    call_id: str
+    name: str
+    arguments: Raw
+
+
+class ToolResult(Struct, frozen=True):
+    """What a tool returned."""
+
+    call_id: str
+    parts: "list[Part]"
+    failed: bool = False
+
+
+Part = Text | Image | Audio | Document | Thinking | Refused | ToolCall | ToolResult
+
+
+class Turn(Struct, frozen=True):
+    """What one side said."""
+
+    role: Literal["user", "assistant"]
+    parts: list[Part]
+
+
+class Tool(Struct, frozen=True):
+    """A function that the model may call; ``schema`` is that of its arguments, byte for byte."""
+
+    name: str
+    description: str | None
+    schema: Raw | None
+    strict: bool = False
+    cache_s: int | None = None
+
+
+class Conversation(Struct, frozen=True, kw_only=True):
+    """All that a model is asked; what is None or empty was not asked for."""
+
+    system: list[Text]
+    turns: list[Turn]
+    tools: list[Tool] = []
+    tool_choice: Literal["auto", "none", "required"] | None = None
+    named_tool: str | None = None
+    parallel_tools: bool = True
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stop: list[str] = []
+    schema: Mapping[str, Raw] | None = None
+    """Of the answer, with its description."""
+    effort: str | None = None
+    """Of reasoning; ``none``: it is not wanted."""
+    user: str | None = None
+    standard_service: bool = False
+    """Nothing that was bought for urgent requests is to be used."""
+    rest: Mapping[str, bytes] = {}
+    """Members that the dialect has beyond this, and that ask for something."""
+
+
+class UntranslatableError(Exception):
+    """There is no equivalent. ``place``: of what, as a path in the caller's body; ``why``: a clause, or empty."""
+
+    def __init__(self, place: str, why: str = "") -> None:
+        super().__init__(place)
+        self.place = place
+        self.why = why
+
+
+class AnswerWriter(Protocol):
+    """Takes one answer in order. Each verb returns what can go to the caller now, perhaps nothing."""
+
+    def start(self, answer_id: str, model: str) -> bytes:
+        """Begin, with the upstream's own id and model; comes before all others."""
+
+    def text(self, text: str) -> bytes:
+        """Add visible text."""
+
+    def reasoning(self, text: str) -> bytes:
+        """Add readable thinking."""
+
+    def refusal(self, text: str) -> bytes:
+        """Add an explanation of why the model declined."""
+
+    def tool(self, index: int, call_id: str, name: str) -> bytes:
+        """Begin a tool call. Indices count from 0 in order of appearance."""
+
+    def arguments(self, index: int, fragment: str) -> bytes:
+        """Add to the arguments of a tool call that has begun."""
+
+    def end(self, reason: Finish, usage: Usage | None) -> bytes:
+        """End the answer; comes last."""
+
+
+@runtime_checkable
+class Translatable(Endpoint, Protocol):
+    """An endpoint whose calls can be said in another format."""
+
+    def conversation(self, envelope: Envelope, *, small: bool = False) -> Conversation:
+        """Read a body, or of that only what is ``small``: no turn and no tool. Raises UntranslatableError."""
+
+    def writer(self, envelope: Envelope, created_s: int) -> AnswerWriter:
+        """Make what writes the answer, streamed or whole as the caller asked, dated in seconds since 1970."""
+
+
+def endpoint_of(call: Call) -> Translatable:
+    """Return the endpoint of a call that no format has refused for want of it."""
+    endpoint = call.envelope.endpoint
+    assert isinstance(endpoint, Translatable)  # noqa: S101 - see ``Format.refuses``
+    return endpoint
