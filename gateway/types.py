@@ -186,6 +186,8 @@ class Target(Struct, frozen=True, kw_only=True):
     """Own replicas that a directory there lists: the replica is chosen for each attempt. None: there is one address."""
     replica_choice: str = "prefix"
     """A key of ``targets.choice.registry.CHOICES``."""
+    bills_stated_cost: bool = False
+    """Where an answer states what it costs, that is the bill."""
     charge: Literal["marginal", "average"] = "marginal"
     """Own hardware: whether a prediction counts the call's share of busy time, or the idle time too."""
 
@@ -372,6 +374,7 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
     cost_nano_usd: int
     cost_origin: Origin
     price_version: str
+    """That of the rates; ``upstream``: the upstream's own price."""
     outcome: Outcome
     status: int | None = None
     """The upstream's HTTP status, when there was one."""

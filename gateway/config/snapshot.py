@@ -28,6 +28,8 @@ class ProviderType(Struct, frozen=True, kw_only=True):
     """``/v1`` comes behind the base URL, which therefore ends before it."""
     price_provider: str | None = None
     """The provider's id in genai-prices; None: prices come from the configuration."""
+    bills_stated_cost: bool = False
+    """Its answers state what they cost, and that is what it bills."""
     needs_key: bool = False
     own_hardware: bool = False
     always_stream: bool = False

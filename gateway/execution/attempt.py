@@ -208,16 +208,18 @@ class Attempt:
             raise
         if measured.dropped_events:
             error = error or malformed(measured.dropped_events)
-        is_hourly = rates.hardware_nano_usd_per_hour is not None
+        is_hourly, usage = rates.hardware_nano_usd_per_hour is not None, measured.usage
+        stated = usage.upstream_cost_nano_usd if self.target.bills_stated_cost and measured.billed else 0
         self._ended = True
         self._entry = entry = replace(
             self._entry,
             duration_ms=measured.duration_ms,
             ttft_ms=measured.ttft_ms,
             tpot_ms=measured.tpot_ms,
-            usage=measured.usage,
-            cost_nano_usd=rates.cost(measured.usage, share_s) if is_hourly or measured.billed else 0,
-            cost_origin="estimated" if is_hourly else measured.usage.origin,
+            usage=usage,
+            cost_nano_usd=stated or (rates.cost(usage, share_s) if is_hourly or measured.billed else 0),
+            cost_origin="estimated" if is_hourly else "provider" if stated else usage.origin,
+            price_version="upstream" if stated else rates.version,
             outcome=outcome,
             status=self.measure.status,
             error_kind=error.kind.value if error is not None else None,

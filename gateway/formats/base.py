@@ -39,7 +39,7 @@ class Decoder(Protocol):
 
     @property
     def usage(self) -> Usage | None:
-        """The upstream's own count; the last one wins. None until it has been seen."""
+        """The upstream's own count, of all its reports together. None until it has been seen."""
 
     def feed(self, chunk: bytes) -> bytes:
         """Take bytes as they arrived, in any chunking, and return what can go to the caller, perhaps nothing.

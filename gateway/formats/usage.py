@@ -1,71 +1,114 @@
-"""What an upstream may claim to have counted: the one place where foreign numbers become a ``Usage``.
+"""What an upstream says that it counted: the one place where foreign numbers become a ``Usage``.
 
-Decides what is a count of tokens or a length of speech, how the classes that an upstream reports become disjoint, and
-what stands after several reports. Which member holds what is the wire formats' affair; what stands in where there is no
-count, accounting's.
+Decides what is a count, which names mean the same, what several reports of one answer say together, and how the classes
+of an upstream become disjoint. Where in an answer a report stands is the formats' affair; what stands in where there is
+no count, accounting's.
 """
 
 import re
+from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 from msgspec.structs import replace
 
-from gateway.tariff import Usage
+from gateway.tariff import Rates, Usage
 
 MAX_TOKENS = 2**31 - 1
 """No answer has two thousand million tokens, and what such a count costs would fit no column of the ledger."""
 MAX_AUDIO_MS = 2**31
 """Twenty-four days of speech in one request."""
+_MAX_USD = 1_000_000
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,20})?")
+NO_RATES = Rates()
+
+_READ = {
+    "cached_tokens": "cached",
+    "cache_write_tokens": "written",
+    "cache_creation_input_tokens": "written",
+    "created_cache_tokens": "written",
+    "audio_tokens": "audio_read",
+    "image_tokens": "image_read",
+}
+_WROTE = {
+    "reasoning_tokens": "reasoning",
+    "thinking_tokens": "reasoning",
+    "audio_tokens": "audio_wrote",
+    "image_tokens": "image_wrote",
+}
+_NAMES: dict[str, str | dict[str, str]] = {
+    # OpenAI's chat completions and its transcriptions; Anthropic.
+    "prompt_tokens": "prompt",
+    "input_tokens": "prompt",
+    "completion_tokens": "output",
+    "output_tokens": "output",
+    "total_tokens": "total",
+    "prompt_tokens_details": _READ,
+    "prompt_token_details": _READ,  # Mistral
+    "input_tokens_details": _READ,
+    "input_token_details": _READ,
+    "completion_tokens_details": _WROTE,
+    "output_tokens_details": _WROTE,
+    "reasoning_tokens": "reasoning",  # SGLang, Perplexity
+    "cached_tokens": "cached",  # Moonshot, Together
+    "num_cached_tokens": "cached",  # Mistral
+    "prompt_cache_hit_tokens": "cached",  # DeepSeek
+    "cache_read_input_tokens": "cached",  # Anthropic
+    "cache_creation_input_tokens": "written",  # Anthropic
+    "cache_creation": {"ephemeral_1h_input_tokens": "written_1h"},  # Anthropic
+    "server_tool_use": {"web_search_requests": "searches"},  # Anthropic
+    "server_tool_use_details": {"web_search_requests": "searches"},  # OpenRouter
+    "num_search_queries": "searches",  # Perplexity
+    "cost": "price",  # OpenRouter, Perplexity, Vercel
+    "cost_details": "price",  # OpenRouter with a key of one's own
+    "cost_in_usd_ticks": "price",  # xAI
+}
+"""What the members of a report are; of those that mean the same the largest counts."""
+_ANTHROPIC = frozenset(("cache_read_input_tokens", "cache_creation_input_tokens"))
+"""Beside ``input_tokens``; below ``prompt_tokens``, as others have them, they are parts of it."""
+_RARE = frozenset(("audio_read", "image_read", "audio_wrote", "image_wrote", "written_1h", "searches", "price"))
 
 
-def is_count(value: Any) -> bool:
-    """Tell whether a foreign value is a count: a whole number, not below zero, no truth value, text or fraction."""
-    return type(value) is int and 0 <= value <= MAX_TOKENS
+def merged(known: dict[str, Any] | None, report: Any) -> dict[str, Any] | None:
+    """Return what the reports of one answer say together; None when there was none."""
+    if not isinstance(report, dict) or not report:
+        return known
+    return report if known is None else _together(known, report)
 
 
-def usage_of(
-    prompt: Any, output: Any, cached: Any = None, cache_write: Any = None, reasoning: Any = None, *, are_parts: bool
-) -> Usage | None:
-    """Make a usage of five foreign values, of which all may be anything; None when prompt or output is no count.
+def _together(known: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
+    """Merge by member: counts are cumulative, so the larger is the later; a zero or no number takes nothing back."""
+    together = dict(known)
+    for name, value in report.items():
+        before = together.get(name)
+        if isinstance(value, dict):
+            together[name] = merged(before if isinstance(before, dict) else None, value)
+        elif before is None or (_is_number(value) and not (_is_number(before) and before >= value)):
+            together[name] = value
+    return together
 
-    ``are_parts``: ``prompt`` includes what was read from a cache or written to one; otherwise they stand beside it.
-    ``output`` includes the reasoning. A part larger than its whole is cut down to it. Of the other three an empty value
-    is a zero; one that is no count is left out, and the usage is marked as estimated.
+
+def usage_of(report: dict[str, Any] | None, rates: Rates = NO_RATES) -> Usage | None:
+    """Sort what an upstream reported into disjoint classes; None when it counted nothing. ``rates``: see ``_by_price``.
+
+    A prompt without a count and a value that is no count make the usage an estimate.
     """
-    if not (is_count(prompt) and is_count(output)):
+    counts: dict[str, int] = {}
+    sound = _count(report or {}, _NAMES, counts)
+    if not (report and counts):
         return None
-    sound = prompt > 0 or (not are_parts and bool(cached or cache_write))
-    if cached and not is_count(cached):
-        cached, sound = 0, False
-    if cache_write and not is_count(cache_write):
-        cache_write, sound = 0, False
-    if reasoning and not is_count(reasoning):
-        reasoning, sound = 0, False
-    cached, cache_write, reasoning = cached or 0, cache_write or 0, min(reasoning or 0, output)
-    if are_parts:
-        cached = min(cached, prompt)
-        cache_write = min(cache_write, prompt - cached)
-        prompt -= cached + cache_write
-    return Usage(
-        input_tokens=prompt,
-        cached_input_tokens=cached,
-        cache_write_tokens=cache_write,
-        output_tokens=output - reasoning,
-        reasoning_tokens=reasoning,
-        origin="provider" if sound else "estimated",
-    )
-
-
-def later(known: Usage | None, report: Usage | None) -> Usage | None:
-    """Return what stands after a further report of the same answer; None: it was no report of tokens.
-
-    Counts are cumulative, so a sound report replaces the earlier ones. One that is not leaves what is known, and marks
-    it as estimated.
-    """
-    if known is None or (report is not None and report.origin == "provider"):
-        return report
-    return replace(known, origin="estimated")
+    count = counts.get
+    prompt, output, reasoning = count("prompt", 0), count("output", 0), count("reasoning", 0)
+    cache = count("cached", 0) + count("written", 0)
+    if count("total", 0) > prompt + output:
+        prompt, output, reasoning = _by_total(counts)
+    elif cache and "prompt_tokens" not in report and not _ANTHROPIC.isdisjoint(report):
+        prompt += cache
+    usage = _usage(counts, prompt, output, reasoning)
+    if cache > prompt or reasoning > output:
+        sound = sound and bool(usage.upstream_cost_nano_usd)
+        usage = _by_price(usage, counts, (prompt, output, reasoning), rates)
+    return usage if sound and prompt else replace(usage, origin="estimated")
 
 
 def audio_ms(seconds: Any) -> int:
@@ -75,5 +118,112 @@ def audio_ms(seconds: Any) -> int:
     """
     if isinstance(seconds, str) and _SECONDS.fullmatch(seconds):
         seconds = float(seconds)
-    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    return round(seconds * 1000) if is_number and 0 < seconds < MAX_AUDIO_MS / 1000 else 0
+    return round(seconds * 1000) if _is_number(seconds) and 0 < seconds < MAX_AUDIO_MS / 1000 else 0
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int or type(value) is float
+
+
+def _count(report: dict[str, Any], names: dict[str, Any], counts: dict[str, int]) -> bool:
+    """Note the counts of a report; return whether all that is named one is: a whole number, or nothing."""
+    sound = True
+    for name, value in report.items():
+        meaning = names.get(name) if value else None
+        if meaning == "price":
+            counts[meaning] = _price_nano_usd(report)
+        elif type(meaning) is dict:
+            sound = (type(value) is not dict or _count(value, meaning, counts)) and sound
+        elif meaning and type(value) is int and 0 < value <= MAX_TOKENS:
+            counts[meaning] = max(value, counts.get(meaning, 0))
+        elif meaning is not None:
+            sound = False
+    return sound
+
+
+def _by_total(counts: dict[str, int]) -> tuple[int, int, int]:
+    """Return prompt, output and reasoning where the total is more than the first two: what stands beside them.
+
+    As a rule the prompt includes what was read from a cache or written to one, and the output its reasoning.
+    """
+    count = counts.get
+    prompt, output, reasoning = count("prompt", 0), count("output", 0), count("reasoning", 0)
+    rest = counts["total"] - prompt - output
+    cache = count("cached", 0) + count("written", 0)
+    for thought, cached, audio in product((0, reasoning), (0, cache), (0, count("audio_read", 0))):
+        if thought + cached + audio == rest:  # xAI's reasoning, a cache, Mistral's audio
+            return prompt + cached + audio, output + thought, reasoning
+    if not prompt:
+        return rest, output, reasoning
+    if not output:
+        return prompt, rest, reasoning
+    return prompt, output + rest, reasoning + rest  # Gemini's thinking, which its OpenAI endpoint counts nowhere else
+
+
+def _by_price(cut: Usage, counts: dict[str, int], wholes: tuple[int, int, int], rates: Rates) -> Usage:
+    """Choose where a part is larger than its whole: beside it, or cut down to it, as without a price.
+
+    Chosen is what brings the cost at ``rates`` nearest to the upstream's own price.
+    """
+    price = cut.upstream_cost_nano_usd
+    if not price:
+        return cut
+    prompt, output, reasoning = wholes
+    cache = counts.get("cached", 0) + counts.get("written", 0)
+    beside = product((0, cache * (cache > prompt)), (0, reasoning * (reasoning > output)))
+    readings = (_usage(counts, prompt + read, output + wrote, reasoning) for read, wrote in beside)
+    return min(readings, key=lambda usage: abs(rates.cost(usage) - price))
+
+
+def _usage(counts: dict[str, int], prompt: int, output: int, reasoning: int) -> Usage:
+    """Make the classes disjoint, cutting parts that are larger than what is left of their whole."""
+    cached = min(counts.get("cached", 0), prompt)
+    written = min(counts.get("written", 0), prompt - cached)
+    reasoning = min(reasoning, output)
+    usage = Usage(
+        input_tokens=prompt - cached - written,
+        cached_input_tokens=cached,
+        cache_write_tokens=written,
+        output_tokens=output - reasoning,
+        reasoning_tokens=reasoning,
+    )
+    return usage if _RARE.isdisjoint(counts) else _with_rare(usage, counts.get)
+
+
+def _with_rare(usage: Usage, count: Callable[[str, int], int]) -> Usage:
+    """Take the classes out of the others that few answers have, and add what is no token."""
+    audio = min(count("audio_read", 0), usage.input_tokens)
+    image = min(count("image_read", 0), usage.input_tokens - audio)
+    spoken = min(count("audio_wrote", 0), usage.output_tokens)
+    drawn = min(count("image_wrote", 0), usage.output_tokens - spoken)
+    for_an_hour = min(count("written_1h", 0), usage.cache_write_tokens)
+    return replace(
+        usage,
+        input_tokens=usage.input_tokens - audio - image,
+        cache_write_tokens=usage.cache_write_tokens - for_an_hour,
+        cache_write_1h_tokens=for_an_hour,
+        audio_input_tokens=audio,
+        image_input_tokens=image,
+        output_tokens=usage.output_tokens - spoken - drawn,
+        audio_output_tokens=spoken,
+        image_output_tokens=drawn,
+        web_searches=count("searches", 0),
+        upstream_cost_nano_usd=count("price", 0),
+    )
+
+
+def _price_nano_usd(report: dict[str, Any]) -> int:
+    """Return what the upstream says that the answer costs; 0: it does not say.
+
+    ``cost`` in USD (OpenRouter, Vercel), Perplexity's ``cost.total_cost``, or xAI's ticks, 10^10 for a dollar. With a
+    key of one's own at OpenRouter (``is_byok``), its ``cost`` is the fee alone.
+    """
+    usd: Any = report.get("cost")
+    ticks, details = report.get("cost_in_usd_ticks"), report.get("cost_details")
+    parts: list[Any] = [usd.get("total_cost") if isinstance(usd, dict) else usd]
+    if usd is None and ticks:
+        parts = [ticks / 1e10] if _is_number(ticks) else []
+    elif report.get("is_byok") is True and isinstance(details, dict):
+        parts.append(details.get("upstream_inference_cost"))
+    price: float = sum(part for part in parts if _is_number(part))
+    return round(price * 1e9) if 0 < price < _MAX_USD else 0

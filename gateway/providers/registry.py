@@ -49,6 +49,7 @@ def _hosted(
     adapter: str = "compatible",
     licence: Licence = "unknown",
     always_stream: bool = False,
+    bills_stated_cost: bool = False,
     question: Literal["model", "models", "chat"] = "chat",
 ) -> ProviderType:
     """Describe a provider on the internet; ``licence`` where all its models are its own and closed."""
@@ -59,6 +60,7 @@ def _hosted(
         needs_key=True,
         licence=licence,
         always_stream=always_stream,
+        bills_stated_cost=bills_stated_cost,
         question=question,
     )
 
@@ -105,9 +107,15 @@ PROVIDER_TYPES: dict[str, ProviderType] = {
     "deepseek": _hosted(
         "https://api.deepseek.com", "deepseek", adapter="deepseek", always_stream=True, question="models"
     ),
-    "xai": _hosted("https://api.x.ai/v1", "x-ai", adapter="xai", licence="proprietary", question="model"),
-    "openrouter": _hosted("https://openrouter.ai/api/v1", "openrouter", adapter="openrouter"),
-    "perplexity": _hosted("https://api.perplexity.ai", "perplexity", adapter="compatible-max-tokens"),
+    # These three say what each answer costs (openrouter.ai/docs/use-cases/usage-accounting, docs.perplexity.ai,
+    # docs.x.ai), searches and the backend that served it included, which no price list knows beforehand.
+    "xai": _hosted(
+        "https://api.x.ai/v1", "x-ai", adapter="xai", licence="proprietary", question="model", bills_stated_cost=True
+    ),
+    "openrouter": _hosted("https://openrouter.ai/api/v1", "openrouter", adapter="openrouter", bills_stated_cost=True),
+    "perplexity": _hosted(
+        "https://api.perplexity.ai", "perplexity", adapter="compatible-max-tokens", bills_stated_cost=True
+    ),
     # Both answer `stream_options` with 422 and count in the last chunk without being asked.
     "mistral": _hosted(
         "https://api.mistral.ai/v1", "mistral", adapter="compatible-without-stream-options", question="model"

@@ -23,9 +23,9 @@ REPORTS: dict[str, tuple[list[Any], tuple[bool, bool, str]]] = {
     "zeros": ([{"prompt_tokens": 0, "completion_tokens": 0}], (False, False, "estimated")),
     "zeros behind good": (
         [{"prompt_tokens": 70, "completion_tokens": 50}, {"prompt_tokens": 0, "completion_tokens": 0}],
-        (True, True, "estimated"),
+        (True, True, "provider"),
     ),
-    "nonsense behind good": ([{"prompt_tokens": 70, "completion_tokens": 50}, "many"], (True, True, "estimated")),
+    "nonsense behind good": ([{"prompt_tokens": 70, "completion_tokens": 50}, "many"], (True, True, "provider")),
     "good behind nonsense": (["many", {"prompt_tokens": 70, "completion_tokens": 50}], (True, True, "provider")),
     "nothing behind good": ([{"prompt_tokens": 70, "completion_tokens": 50}, {}], (True, True, "provider")),
 }

@@ -8,6 +8,8 @@ from tests.recorded.reading import Reading, Said, read_bytes
 
 CLASSES = (
     "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "audio_ms",
+    "audio_input_tokens", "image_input_tokens", "audio_output_tokens", "image_output_tokens", "cache_write_1h_tokens",
+    "web_searches",
 )  # fmt: skip
 _LONGEST = 60
 """Characters of a value that are shown."""
@@ -75,10 +77,10 @@ def _compare_usage(found: list[Difference], bill: Bill | None, each: Played) -> 
             each.row.get("cost_nano_usd"),
         )
     else:
-        _differ(found, "usage billed", bill.classes[3:], row[3:])
+        _differ(found, "usage billed", bill.classes[3:6], row[3:6])
         _differ(found, "prompt estimated", True, bool(row[0]))
     _differ(found, "origin", "estimated" if bill.is_cut else "provider", each.row.get("usage_origin"))
-    _differ(found, "upstream's price", bill.price_nano_usd, each.row.get("upstream_cost_nano_usd"))
+    _differ(found, "upstream's price", bill.price_nano_usd or 0, each.row.get("upstream_cost_nano_usd"))
 
 
 def _differ(found: list[Difference], what: str, ours: object, theirs: object) -> None:

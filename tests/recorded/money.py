@@ -34,6 +34,12 @@ class Bill:
     output: int = 0
     reasoning: int = 0
     audio_ms: int = 0
+    audio_input: int = 0
+    image_input: int = 0
+    audio_output: int = 0
+    image_output: int = 0
+    for_an_hour: int = 0
+    searches: int = 0
     price_nano_usd: int | None = None
     """The upstream's own."""
     told: tuple[int, int] | None = None
@@ -45,19 +51,24 @@ class Bill:
     @property
     def prompt_is_counted(self) -> bool:
         """Whether there is a count of what was read: zero beside an answer is none."""
-        return bool(self.input or self.cached or self.written or self.audio_ms)
+        return any((self.input, self.audio_input, self.image_input, self.cached, self.written, self.audio_ms))
 
     @property
     def classes(self) -> tuple[int, ...]:
         """The classes in the ledger's order."""
-        return self.input, self.cached, self.written, self.output, self.reasoning, self.audio_ms
+        text = (self.input, self.cached, self.written, self.output, self.reasoning, self.audio_ms)
+        media = (self.audio_input, self.image_input, self.audio_output, self.image_output)
+        return *text, *media, self.for_an_hour, self.searches
 
     def cost_nano_usd(self, provider: str, prices: dict[str, float]) -> int:
         """Return what the attempt costs: the upstream's own price where that is the bill, else ours."""
-        if self.price_nano_usd is not None and provider in OWN_PRICE_IS_THE_BILL:
+        if self.price_nano_usd and provider in OWN_PRICE_IS_THE_BILL:
             return self.price_nano_usd
-        rates = (prices["input"], prices["cached_input"], prices["cache_write"], prices["output"], prices["output"])
-        tokens = sum(count * rate * 1000 for count, rate in zip(self.classes[:5], rates, strict=True))
+        read = self.input + self.audio_input + self.image_input
+        written = self.written + self.for_an_hour
+        wrote = self.output + self.reasoning + self.audio_output + self.image_output
+        counts = {"input": read, "cached_input": self.cached, "cache_write": written, "output": wrote}
+        tokens = sum(count * prices[name] * 1000 for name, count in counts.items())
         return math.floor(tokens + self.audio_ms * prices["audio_hour"] / 3.6e-3 + 0.5)
 
 
@@ -96,6 +107,7 @@ def _openai(usage: dict[str, Any], prompt: int, completion: int, total: int, pri
     elif rest:
         completion, reasoning = completion + rest, reasoning + rest
     _place(bill, (prompt, cached, written), (completion, reasoning), total, prices)
+    _tell_media_apart(bill, usage)
     return bill
 
 
@@ -111,7 +123,7 @@ def _place(
         )
         price = bill.price_nano_usd or 0
         beside = bool(price) and abs(both - price) < abs(cut - price)
-        reading = "beside it, by the price" if beside else "cut to it"
+        reading = "beside it, by the price" if beside else "cut to it, by the price" if price else "cut to it"
         bill.open, bill.is_cut = (
             f"reasoning {reasoning} of completion {completion}, total {total}: {reading}",
             not beside,
@@ -130,6 +142,19 @@ def _place(
     bill.output, bill.reasoning = completion - reasoning, reasoning
 
 
+def _tell_media_apart(bill: Bill, usage: dict[str, Any]) -> None:
+    """Take out of what was read and written as text what the details name otherwise."""
+    details = usage.get("prompt_tokens_details") or usage.get("input_token_details") or {}
+    output_details = usage.get("completion_tokens_details") or {}
+    bill.audio_input = min(bill.input, _first(details, "audio_tokens"))
+    bill.image_input = min(bill.input - bill.audio_input, _first(details, "image_tokens"))
+    bill.audio_output = min(bill.output, _first(output_details, "audio_tokens"))
+    bill.image_output = min(bill.output - bill.audio_output, _first(output_details, "image_tokens"))
+    bill.input -= bill.audio_input + bill.image_input
+    bill.output -= bill.audio_output + bill.image_output
+    bill.searches = _first(usage.get("server_tool_use_details") or {}, "web_search_requests")
+
+
 def _anthropic(usage: dict[str, Any]) -> Bill | None:
     read, cached, written, output = (
         _first(usage, name)
@@ -138,7 +163,11 @@ def _anthropic(usage: dict[str, Any]) -> Bill | None:
     thinking = min(output, _first(usage.get("output_tokens_details") or {}, "thinking_tokens"))
     if not (read or cached or written or output):
         return None
-    return Bill(read, cached, written, output - thinking, thinking, told=(read + cached + written, output))
+    bill = Bill(read, cached, written, output - thinking, thinking, told=(read + cached + written, output))
+    bill.for_an_hour = min(written, _first(usage.get("cache_creation") or {}, "ephemeral_1h_input_tokens"))
+    bill.written -= bill.for_an_hour
+    bill.searches = _first(usage.get("server_tool_use") or {}, "web_search_requests")
+    return bill
 
 
 def _price(usage: dict[str, Any]) -> int | None:

@@ -52,7 +52,11 @@ def true_play(status: int = 200) -> Played:
     """Return a play of which everything is as recorded."""
     body = json.dumps(WHOLE).encode()
     recording = Recording("example/one", "example", "chat", "", status, (), (body,), streamed=False)
-    row = dict.fromkeys(CLASSES, 0) | {"input_tokens": 100, "output_tokens": 20, "usage_origin": "provider"}
+    row = (
+        dict.fromkeys(CLASSES, 0)
+        | {"input_tokens": 100, "output_tokens": 20, "usage_origin": "provider"}
+        | {"upstream_cost_nano_usd": 0}
+    )
     row |= {"cost_nano_usd": 300_000 if status == 200 else 0}
     return Played(0, recording, "whole", read_bytes("chat", status, body, streamed=False), row)
 
@@ -112,4 +116,4 @@ def test_error_that_was_none_and_the_bill_of_an_error_are_found() -> None:
 def test_bill_is_read_from_every_shape(usage: dict[str, Any], classes: tuple[int, ...], is_cut: bool) -> None:
     bill = bill_of(Reading(choices={0: Said(text="four")}, usages=[usage, dict.fromkeys(USAGE, 0)]))
     assert bill is not None
-    assert (bill.classes, bill.is_cut) == (classes, is_cut)
+    assert (bill.classes[:6], bill.is_cut) == (classes, is_cut)

@@ -18,8 +18,8 @@ from msgspec.structs import replace
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.chat import AnswerWriter, Finish
-from gateway.formats.usage import is_count, usage_of
-from gateway.tariff import Usage
+from gateway.formats.usage import merged, usage_of
+from gateway.tariff import Rates, Usage
 
 FINISH_REASONS: dict[str | None, Finish] = {
     "end_turn": "stop",
@@ -32,8 +32,6 @@ FINISH_REASONS: dict[str | None, Finish] = {
     "refusal": "content_filter",
 }
 """Anthropic's ``stop_reason`` -> OpenAI's ``finish_reason``; one that is not here becomes ``stop``."""
-
-_COUNTED = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
 
 
 class _Block(Struct):
@@ -100,12 +98,10 @@ class StreamError(Exception):
 class Answer:
     """One answer on its way from Anthropic to a sink: counts content, tokens and tool calls as they pass."""
 
-    def __init__(self, writer: AnswerWriter) -> None:
+    def __init__(self, writer: AnswerWriter, rates: Rates) -> None:
         self._writer = writer
-        self._counts: dict[str, int] = {}
-        self._thinking_tokens: Any = None
-        self._sound = True
-        """Nothing that it reported as a count was none."""
+        self._rates = rates
+        self._reported: dict[str, Any] | None = None
         self._final = False
         self._tools: dict[int, int] = {}
         """Index of an open tool_use block -> index of the tool call."""
@@ -127,15 +123,11 @@ class Answer:
         estimated from what has passed (an event holds at least one token, a token seldom more than four bytes) and
         the whole is marked so: a cut stream must not be billed as the one token that ``message_start`` speaks of.
         """
-        counts = self._counts
-        prompt, output = counts.get("input_tokens"), counts.get("output_tokens", 0)
-        if prompt is None and (not self._sound or "output_tokens" not in counts):
-            return None
-        if not (self._final and self._sound):
-            output = max(output, self.content_events, self.content_bytes // 4)
-        cached, written = counts.get("cache_read_input_tokens"), counts.get("cache_creation_input_tokens")
-        usage = usage_of(prompt or 0, output, cached, written, self._thinking_tokens, are_parts=False)
-        return usage if usage is None or (self._final and self._sound) else replace(usage, origin="estimated")
+        usage = usage_of(self._reported, self._rates)
+        if usage is None or (self._final and (usage.written_tokens or not self.content_events)):
+            return usage
+        seen = max(self.content_events, self.content_bytes // 4) - usage.written_tokens
+        return replace(usage, output_tokens=usage.output_tokens + max(0, seen), origin="estimated")
 
     def read_event(self, data: bytes) -> bytes:
         """Take the data of one event. Raises StreamError, and UpstreamError (UPSTREAM_PROTOCOL) for nonsense."""
@@ -195,23 +187,8 @@ class Answer:
 
     def _start(self, message: _Message) -> bytes:
         self._started = True
-        self._count(message.usage)
+        self._reported = merged(None, message.usage)
         return self._writer.start(message.id, message.model)
-
-    def _count(self, usage: Any) -> None:
-        """Merge a report into the earlier ones: counts are cumulative, and one that is absent says nothing new."""
-        if not isinstance(usage, dict):
-            self._sound = self._sound and usage is None
-            return
-        for name in _COUNTED:
-            value: Any = usage.get(name)
-            if is_count(value):
-                self._counts[name] = value
-            elif value is not None:
-                self._sound = False
-        details = usage.get("output_tokens_details")
-        if isinstance(details, dict):
-            self._thinking_tokens = details.get("thinking_tokens", self._thinking_tokens)
 
     def _end(self) -> bytes:
         """End the answer. What was dropped must not have been its reason to end, or a tool call."""
@@ -242,7 +219,7 @@ class Answer:
             if event.delta.stop_details is not None:
                 self._explanation = event.delta.stop_details.explanation
         if event.usage is not None:
-            self._count(event.usage)
+            self._reported = merged(self._reported, event.usage)
             self._final = True
         return b""
 

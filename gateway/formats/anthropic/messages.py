@@ -19,6 +19,7 @@ from gateway.formats.classify import ANTHROPIC
 from gateway.formats.openai.answer import parse
 from gateway.formats.openai.failure import failure_in_stream, failure_of_answer
 from gateway.formats.sse import Splitter, data_of
+from gateway.tariff import Rates
 from gateway.types import Call, Operation, Target, UpstreamRequest
 
 API_VERSION = "2023-06-01"
@@ -53,10 +54,10 @@ class AnthropicAdapter:
         except UntranslatableError as error:
             raise refusal(_sentence(error)) from None
 
-    def decoder(self, call: Call, target: Target) -> "MessageDecoder":  # noqa: ARG002 - the answer shows its framing
+    def decoder(self, call: Call, target: Target) -> "MessageDecoder":
         """Make the decoder for one answer with a status of success."""
         writer = endpoint_of(call).writer(call.envelope, self._wall_ns() // 1_000_000_000)
-        return MessageDecoder(writer, is_streamed=call.envelope.stream)
+        return MessageDecoder(writer, target.rates, is_streamed=call.envelope.stream)
 
     def failure(
         self, status: int, headers: Mapping[str, str], body: bytes, operation: Operation = "chat"
@@ -89,8 +90,8 @@ def _request(call: Call, rest: bytes, target: Target, attempt_id: str) -> Upstre
 class MessageDecoder(Answer):
     """Reads a stream of Messages events or one Messages body, for a caller who streams or for one who does not."""
 
-    def __init__(self, writer: AnswerWriter, *, is_streamed: bool) -> None:
-        super().__init__(writer)
+    def __init__(self, writer: AnswerWriter, rates: Rates, *, is_streamed: bool) -> None:
+        super().__init__(writer, rates)
         self._assembled = not is_streamed
         self.content_type = "application/json" if self._assembled else "text/event-stream; charset=utf-8"
         self._written = b""

@@ -1,6 +1,6 @@
 """OpenAI's answers: what accounting reads of them, and one whole answer put together from a stream.
 
-Decides how tokens fall into disjoint classes, which chunk bears content, and how pieces join (OpenAI, "Chat", "The chat
+Decides where a report of usage may stand, which chunk bears content, and how pieces join (OpenAI, "Chat", "The chat
 completion chunk object"; vLLM 0.32, ``vllm/entrypoints/openai``, for the members it adds). Whether an error is the
 caller's fault is left to the adapters.
 """
@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.splice import members_of, splice
-from gateway.formats.usage import is_count, later, usage_of
+from gateway.formats.usage import NO_RATES, merged, usage_of
 from gateway.tariff import Usage
 from gateway.types import Operation
 
@@ -49,6 +49,7 @@ class Choice(Struct):
     finish_reason: Any = None
     index: Any = 0
     error: Any = None
+    usage: Any = None
 
 
 class _Report(Struct):
@@ -76,6 +77,8 @@ class Chunk(_Report):
 
     choices: list[Choice] | None = None
     usage: Any = None
+    x_groq: Any = None
+    """Groq's own, with the usage of a stream."""
 
 
 class Embeddings(_Report):
@@ -92,12 +95,16 @@ _decode_embeddings = msgspec.json.Decoder(Embeddings).decode
 class Tap:
     """Read of each chunk what accounting needs, and what proves that it is whole. One per answer.
 
-    The names are those of ``Decoder``. ``usage`` is the last that was seen, ``has_calls`` says that a tool call has
+    The names are those of ``Decoder``. ``has_calls`` says that a tool call has
     begun, ``has_failed`` that a choice has; ``_ended`` are the choices with a reason to be at their end.
     """
 
+    rates = NO_RATES
+    """What the target is charged at, for counts that leave more than one reading open."""
+
     def __init__(self) -> None:
-        self.usage: Usage | None = None
+        self.reported: dict[str, Any] | None = None
+        """What the upstream has counted so far, in its own words."""
         self.content_events = self.content_bytes = self.dropped_events = 0
         self.shows_reasoning = self.has_calls = self.has_failed = self.complete = False
         self.finish_reason: str | None = None
@@ -106,6 +113,11 @@ class Tap:
     def has_ended(self, choices: int) -> bool:
         """Tell whether each of so many choices has said why it ends: behind that, a stream needs no end marker."""
         return len(self._ended) >= choices
+
+    @property
+    def usage(self) -> Usage | None:
+        """The same in disjoint classes."""
+        return usage_of(self.reported, self.rates)
 
     def read(self, data: bytes) -> Chunk:
         """Take the data of one event, or a whole answer. Raises UpstreamError (UPSTREAM_PROTOCOL)."""
@@ -132,9 +144,7 @@ class Tap:
             answer = _decode_embeddings(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise _nonsense() from None
-        if isinstance(usage := answer.usage, dict):
-            # Voyage counts in total and nothing else (docs.voyageai.com).
-            self.usage = usage_of(usage.get("prompt_tokens", usage.get("total_tokens")), 0, are_parts=True)
+        self.reported = merged(None, answer.usage)
         return answer
 
     def _see(self, chunk: Chunk) -> None:
@@ -158,8 +168,14 @@ class Tap:
         if size:
             self.content_events += 1
             self.content_bytes += size
-        if chunk.usage:
-            self.usage = later(self.usage, read_usage(chunk.usage))
+        if chunk.usage or chunk.x_groq or self.finish_reason:
+            self._note_usage(chunk)
+
+    def _note_usage(self, chunk: Chunk) -> None:
+        """Take the reports of a chunk: at the top; in a choice at its end, as Moonshot does; in Groq's own member."""
+        groq = chunk.x_groq.get("usage") if isinstance(chunk.x_groq, dict) else None
+        for report in (chunk.usage, groq, *(choice.usage for choice in chunk.choices or ())):
+            self.reported = merged(self.reported, report)
 
 
 def parse(data: bytes) -> _Object:
@@ -184,33 +200,6 @@ def without_usage(data: bytes) -> bytes:
     except ValueError:
         # Half a surrogate pair, or a member twice: good enough to be read, so it must not end the stream here.
         return json.dumps({name: value for name, value in parse(data).items() if name != "usage"}).encode()
-
-
-def read_usage(usage: Any) -> Usage | None:
-    """Sort OpenAI's overlapping counts into disjoint classes; None when there is no count of prompt or completion.
-
-    ``prompt_tokens`` includes what is cached or written to a cache, ``completion_tokens`` includes reasoning. xAI alone
-    counts reasoning beside ``completion_tokens``, which shows in ``total_tokens`` (docs.x.ai, "Reasoning"). DeepSeek
-    names cached tokens ``prompt_cache_hit_tokens``.
-    """
-    if not isinstance(usage, dict) or not ("prompt_tokens" in usage or "completion_tokens" in usage):
-        return None
-    prompt, completion = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
-    details = usage.get("prompt_tokens_details")
-    details = details if isinstance(details, dict) else _NOTHING
-    output_details = usage.get("completion_tokens_details")
-    reasoning = output_details.get("reasoning_tokens") if isinstance(output_details, dict) else None
-    if reasoning and all(map(is_count, (prompt, completion, reasoning))):
-        beside = usage.get("total_tokens") == prompt + completion + reasoning
-        completion += reasoning if beside else 0
-    return usage_of(
-        prompt,
-        completion,
-        details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens"),
-        details.get("cache_write_tokens") or details.get("created_cache_tokens"),
-        reasoning,
-        are_parts=True,
-    )
 
 
 def as_events(answer: _Object, *, keeps_usage: bool) -> bytes:
@@ -304,10 +293,15 @@ class Assembler:
         except (AttributeError, TypeError, ValueError):
             raise _nonsense() from None
 
-    def finish(self) -> bytes:
-        """Write the answer. Raises UpstreamError (UPSTREAM_PROTOCOL) when there never was a choice."""
+    def finish(self, usage: _Object | None = None) -> bytes:
+        """Write the answer, with the usage that all chunks together report.
+
+        Raises UpstreamError (UPSTREAM_PROTOCOL) when there never was a choice.
+        """
         if not self._choices:
             raise _nonsense()
+        if usage is not None:
+            self._top["usage"] = usage
         answer = {
             "id": "",
             "object": "",

@@ -105,11 +105,13 @@ class CompatibleAdapter:
             pool=target.pool,
         )
 
-    def decoder(self, call: Call, target: Target) -> Decoder:  # noqa: ARG002 - the answer itself shows its framing
+    def decoder(self, call: Call, target: Target) -> Decoder:
         """Make the decoder: pass a stream or an object through, or make the one from the other."""
         if call.envelope.endpoint.path in _WHOLE:
             return _WHOLE[call.envelope.endpoint.path](call.envelope)
-        return StreamDecoder(call) if call.envelope.stream else AnswerDecoder(call, self._plain)
+        decoder = StreamDecoder(call) if call.envelope.stream else AnswerDecoder(call, self._plain)
+        decoder.rates = target.rates
+        return decoder
 
     def failure(
         self, status: int, headers: Mapping[str, str], body: bytes, operation: Operation = "chat"
@@ -406,7 +408,7 @@ class AnswerDecoder(_Events):
     def finish(self) -> bytes:
         """See ``Decoder.finish``: the whole answer."""
         whole = None if self.complete else self._last()
-        return self._assembler.finish() if whole is None else whole
+        return self._assembler.finish(self.reported) if whole is None else whole
 
     def _take_known(self, events: bytes) -> bool:
         """Add events of the known frame as one with all their contents."""

@@ -6,6 +6,7 @@ from gateway.formats.multipart import boundary_of, parts_of, replace
 from gateway.formats.openai.answer import Tap, parse
 from gateway.formats.openai.failure import failure_in_stream
 from gateway.formats.openai.transcription import read_transcript
+from gateway.tariff import Usage
 from gateway.types import Envelope
 
 
@@ -56,14 +57,20 @@ class TranscriptDecoder(_Whole):
 
     def __init__(self, envelope: Envelope) -> None:
         super().__init__(envelope)
+        self._usage: Usage | None = None
         self._is_json = envelope.members.get("response_format", b"json").endswith(b"json")
         self.content_type = "application/json" if self._is_json else "text/plain; charset=utf-8"
+
+    @property
+    def usage(self) -> Usage | None:
+        """Its tokens, or the length of the speech."""
+        return self._usage
 
     def finish(self) -> bytes:
         """Return the upstream's own bytes. A text may be empty: nobody spoke."""
         body = bytes(self._body)
         if self._is_json:
-            answer, self.usage = read_transcript(body)
+            answer, self._usage = read_transcript(body)
             if answer.error or answer.object == "error":
                 raise failure_in_stream(parse(body))
             if not isinstance(answer.text, str):

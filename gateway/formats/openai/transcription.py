@@ -14,7 +14,7 @@ from msgspec import Struct
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.formats.errors import openai_error
 from gateway.formats.multipart import Part, parts_of
-from gateway.formats.usage import MAX_AUDIO_MS, audio_ms, usage_of
+from gateway.formats.usage import MAX_AUDIO_MS, audio_ms, merged, usage_of
 from gateway.tariff import Usage
 from gateway.types import Endpoint, Envelope, Operation
 
@@ -108,12 +108,13 @@ def read_transcript(data: bytes) -> tuple[Transcript, Usage | None]:
         answer = _decode_transcript(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent something that is no transcript.") from None
-    usage = answer.usage if isinstance(answer.usage, dict) else {}
-    tokens = usage_of(usage.get("input_tokens"), usage.get("output_tokens", 0), are_parts=False)
-    if tokens is not None and tokens.input_tokens:
-        return answer, tokens
-    length_ms = audio_ms(usage.get("seconds")) or audio_ms(answer.duration)
-    return answer, Usage(audio_ms=length_ms) if length_ms else None
+    report = merged(None, answer.usage) or {}
+    usage = usage_of(report)
+    if usage is None or not usage.read_tokens:
+        length_ms = audio_ms(report.get("seconds")) or audio_ms(answer.duration)
+        price = 0 if usage is None else usage.upstream_cost_nano_usd
+        usage = Usage(audio_ms=length_ms, upstream_cost_nano_usd=price) if length_ms else None
+    return answer, usage
 
 
 def _length_ms(body: bytes, recording: Part) -> int:

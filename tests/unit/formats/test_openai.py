@@ -8,52 +8,8 @@ from openai.types.chat import ChatCompletion
 from openai.types.completion import Completion
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.formats.openai.answer import Assembler, Tap, parse, read_usage
+from gateway.formats.openai.answer import Assembler, Tap, parse
 from gateway.tariff import Usage
-
-
-@pytest.mark.parametrize(
-    ("usage", "expected"),
-    [
-        ({"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}, Usage(input_tokens=9, output_tokens=4)),
-        (
-            {
-                "prompt_tokens": 100,
-                "completion_tokens": 50,
-                "prompt_tokens_details": {"cached_tokens": 64, "audio_tokens": 0},
-                "completion_tokens_details": {"reasoning_tokens": 30},
-            },
-            Usage(input_tokens=36, cached_input_tokens=64, output_tokens=20, reasoning_tokens=30),
-        ),
-        (
-            {"prompt_tokens": 100, "prompt_tokens_details": {"cached_tokens": 60, "created_cache_tokens": 30}},
-            Usage(input_tokens=10, cached_input_tokens=60, cache_write_tokens=30),
-        ),
-        ({"prompt_tokens": 10, "prompt_cache_hit_tokens": 4}, Usage(input_tokens=6, cached_input_tokens=4)),
-        (
-            {
-                "prompt_tokens": 10,
-                "completion_tokens": 5,
-                "total_tokens": 215,
-                "completion_tokens_details": {"reasoning_tokens": 200},
-            },
-            Usage(input_tokens=10, output_tokens=5, reasoning_tokens=200),
-        ),
-        ({"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 9}}, Usage(cached_input_tokens=5)),
-        (
-            {"prompt_tokens": 1, "completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 9}},
-            Usage(input_tokens=1, reasoning_tokens=5),
-        ),
-        ({"prompt_tokens": -4, "completion_tokens": "7"}, None),
-        ({"prompt_tokens": 3, "prompt_tokens_details": None, "completion_tokens_details": 4}, Usage(input_tokens=3)),
-        ({}, None),
-        (None, None),
-        ("many", None),
-    ],
-)
-def test_usage_falls_into_disjoint_classes(usage: Any, expected: Usage | None) -> None:
-    """Each token is counted once, and a part is never larger than its whole."""
-    assert read_usage(usage) == expected
 
 
 def delta(**members: Any) -> dict[str, Any]:
