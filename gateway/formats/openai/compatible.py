@@ -301,7 +301,10 @@ class _Events(_Reader):
 
     def _require_answer(self, chunk: Chunk) -> None:
         """Raise UpstreamError when a whole answer holds none: no choice, or one with neither content nor a reason."""
-        said = chunk.choices and all(each.message or each.text is not None for each in chunk.choices)
+        withheld = "content_filter"  # Azure then leaves the message out
+        said = chunk.choices and all(
+            each.message or each.text is not None or each.finish_reason == withheld for each in chunk.choices
+        )
         if not said or not (self.content_events or self.finish_reason):
             raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an answer without choices.")
 

@@ -245,3 +245,15 @@ def test_parts_of_a_content_become_text_and_reasoning() -> None:
     thinking = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]
     message = assembled(text(thinking), text(thinking), text([{"type": "text", "text": "he"}]), text("llo"), end())  # type: ignore[arg-type]
     assert (message.message.content, message.message.reasoning_content) == ("hello", "hmhm")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_answer_that_a_filter_withheld_is_one(*, stream: bool) -> None:
+    """Azure then sends a choice without a message, and bills it."""
+    choice = {"index": 0, "finish_reason": "content_filter", "logprobs": None}
+    usage = {"prompt_tokens": 15, "completion_tokens": 19, "total_tokens": 34}
+    decoder = made("compatible", stream=stream)
+    got = played(decoder, json.dumps({"id": "c", "choices": [choice], "usage": usage}).encode())
+    assert b"content_filter" in got
+    assert decoder.complete
+    assert decoder.usage == Usage(input_tokens=15, output_tokens=19)
