@@ -24,9 +24,11 @@ from gateway.types import Capability, Envelope, Operation
 # vLLM, vllm/entrypoints/openai: structured output beside response_format (guided_* before 0.12).
 _CONSTRAINED = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 # What vLLM 0.32 refuses to stream (beam search, prompt log-probabilities) or leaves out of a stream (the transfer
-# parameters of disaggregated serving), and speech, which OpenAI streams in another format than it sends at once. With
-# a search, whose citations are in no chunk, it is the same: even an empty ``web_search_options`` asks for one.
-_NOT_STREAMED = (*("use_beam_search", "prompt_logprobs", "kv_transfer_params", "ec_transfer_params", "audio"),)
+# parameters of disaggregated serving), speech, which OpenAI streams in another format than it sends at once, and a
+# search's citations, which no chunk of its reference holds.
+_NOT_STREAMED = (
+    *("use_beam_search", "prompt_logprobs", "kv_transfer_params", "ec_transfer_params", "audio", "web_search_options"),
+)
 _PLAIN = frozenset(
     (
         *("model", "messages", "prompt", "input", "stream", "n", "max_tokens", "max_completion_tokens", "temperature"),
@@ -358,7 +360,7 @@ def _asked(members: Mapping[str, bytes], name: str) -> bool:
 
 
 def _streamable(request: _Request, members: Mapping[str, bytes]) -> bool:
-    if any(_asked(members, name) for name in _NOT_STREAMED) or _given(members, "web_search_options"):
+    if any(_asked(members, name) for name in _NOT_STREAMED):
         return False
     if _asked(members, "echo") and _given(members, "logprobs"):
         return False
