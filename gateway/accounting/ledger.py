@@ -297,7 +297,8 @@ class JournalLedger:
         elif report.stuck is not None:
             if report.stuck != self._stuck:
                 self._alarm(f"rows wait in the journal: {report.stuck}")
-            self._stuck = report.stuck
+            # Which database it meets afterwards is not known: what counts as applied is what it reports then.
+            self._stuck, self._applied = report.stuck, (0, 0)
         elif report.alarm is not None:
             self._alarm(report.alarm)
         elif report.log is not None:
