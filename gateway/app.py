@@ -42,8 +42,8 @@ from gateway.routes.http1_server import HttpServer
 from gateway.routes.llm import LlmRoute
 from gateway.routing.registry import OBJECTIVES, router
 from gateway.routing.resolve import resolve
-from gateway.siblings.exchange import Exchange
-from gateway.siblings.place import Place, journal_dirs
+from gateway.siblings.peer_channel import PeerChannel
+from gateway.siblings.process_slot import ProcessSlot, journal_dirs
 from gateway.store.database_file import sqlite_url
 from gateway.targets.pool import Pool
 from gateway.telemetry.failures import FailureLog
@@ -74,7 +74,7 @@ def read_snapshot(
 
 
 def journal_ledger(
-    state_dir: Path, clock: Clock, storage: Callable[[], Storage], place: Place | None = None
+    state_dir: Path, clock: Clock, storage: Callable[[], Storage], place: ProcessSlot | None = None
 ) -> JournalLedger:
     """Make the ledger of a process: each writes its own journal, and all fill one database.
 
@@ -101,7 +101,7 @@ class Gateway:
         ledger: Ledger | None = None,
         clock: Clock | None = None,
         ids: Ids = random_ids,
-        place: Place | None = None,
+        place: ProcessSlot | None = None,
     ) -> None:
         self.current = Current(snapshot)
         self._reread = reread
@@ -109,14 +109,14 @@ class Gateway:
         clock = clock or SystemClock()
         state_dir = Path(snapshot.state_dir)
         self._shared_gate: SharedGate | None = None
-        self._exchange: Exchange | None = None
+        self._peers: PeerChannel | None = None
         self.ledger = ledger or journal_ledger(state_dir, clock, lambda: self.current.snapshot.storage, place)
         if place is None:
             self.pool, self.metrics = Pool(clock), Metrics(self._label_of)
         else:
             self._shared_gate = SharedGate(place.limits_dir, place.slot, clock)
-            self._exchange = Exchange(place.shared_dir, place.slot, self.ledger.flush)
-            self.pool = Pool(clock, tell=self._exchange.tell)
+            self._peers = PeerChannel(place.shared_dir, place.slot, self.ledger.flush)
+            self.pool = Pool(clock, tell=self._peers.tell)
             self.metrics = Metrics(self._label_of, Figures(place.figures), lambda: read_all(place.all_figures()))
         self._failures = FailureLog()
         self.metrics.watch(self.pool.in_flight, self.pool.breaker_states)
@@ -160,8 +160,8 @@ class Gateway:
         await self._discovery.start(_clusters(self.current.snapshot))
         if self._shared_gate is not None:
             self._shared_gate.start()
-        if self._exchange is not None:
-            await self._exchange.start(self.pool)
+        if self._peers is not None:
+            await self._peers.start(self.pool)
         await self.http.start(listeners)
 
     async def stop(self) -> None:
@@ -169,8 +169,8 @@ class Gateway:
         await self.http.stop(self.current.snapshot.server.drain_s)
         await self._discovery.stop()
         await self.transport.stop()
-        if self._exchange is not None:
-            await self._exchange.stop()
+        if self._peers is not None:
+            await self._peers.stop()
         if self._shared_gate is not None:
             self._shared_gate.stop()
         await self.ledger.stop()
@@ -184,8 +184,8 @@ class Gateway:
     async def _flush(self) -> None:
         """Carry everything that was written so far into the database, by whichever process of this gateway."""
         await self.ledger.flush()
-        if self._exchange is not None:
-            await self._exchange.flush_others()
+        if self._peers is not None:
+            await self._peers.flush_others()
 
     def unready(self) -> list[str]:
         """Say why requests would fail now; an empty list: they would not."""

@@ -24,7 +24,7 @@ from gateway.config.problems import ConfigError
 from gateway.config.snapshot import Snapshot
 from gateway.errors import StateUnusableError
 from gateway.memory import GrowthWatch, resident_bytes, return_freed_blocks
-from gateway.siblings.place import Place, begin
+from gateway.siblings.process_slot import ProcessSlot, begin
 from gateway.siblings.supervisor import Supervisor
 from gateway.telemetry import logs
 
@@ -84,7 +84,7 @@ def _serve(arguments: argparse.Namespace, snapshot: Snapshot, read: Callable[[],
     if arguments.slot is not None:
         if snapshot.state_dir != arguments.state_dir:
             return _fail(f"state_dir cannot change from {arguments.state_dir} while the gateway runs; restart it")
-        gateway = Gateway(snapshot, reread=read, place=Place(state_dir, arguments.slot))
+        gateway = Gateway(snapshot, reread=read, place=ProcessSlot(state_dir, arguments.slot))
         with socket.socket(fileno=arguments.listener_fd) as listener:
             _in_uvloop(_run(gateway, listener, ready_fd=arguments.ready_fd, life_fd=arguments.life_fd))
         return 0
@@ -173,7 +173,7 @@ async def _supervise(arguments: argparse.Namespace, snapshot: Snapshot, listener
         def bury(slot: int) -> None:
             # Or the places that it held would be taken until another process comes into its slot.
             with contextlib.suppress(OSError):
-                free_places(Place(state_dir, slot).limits_dir, slot)
+                free_places(ProcessSlot(state_dir, slot).limits_dir, slot)
 
         supervisor = Supervisor(
             command,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 _FIGURES = ".figures"
 
 
-class Place(NamedTuple):
+class ProcessSlot(NamedTuple):
     """One process's slot in the gateway's state directory."""
 
     state_dir: Path
@@ -45,8 +45,8 @@ def journal_dirs(state_dir: Path) -> list[Path]:
 
 def begin(state_dir: Path, processes: int) -> None:
     """Forget what the processes of an earlier gateway shared, for none is left, and make room for new ones."""
-    shared = Place(state_dir, 0).shared_dir
+    shared = ProcessSlot(state_dir, 0).shared_dir
     shutil.rmtree(shared, ignore_errors=True)
     shared.mkdir(mode=0o700, parents=True)
     for slot in range(processes):
-        Place(state_dir, slot).journal_dir.mkdir(mode=0o700, exist_ok=True)
+        ProcessSlot(state_dir, slot).journal_dir.mkdir(mode=0o700, exist_ok=True)

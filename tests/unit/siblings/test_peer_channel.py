@@ -1,4 +1,7 @@
-"""The exchange: processes of one gateway predict, break circuits and share hardware as one. Real sockets, one loop."""
+"""The channel between siblings: processes of one gateway predict, break circuits and share hardware as one.
+
+Real sockets, one loop.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,8 +13,8 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.clock import SystemClock
-from gateway.siblings import exchange
-from gateway.siblings.exchange import RUNNING_BYTES, TELLING, Exchange
+from gateway.siblings import peer_channel
+from gateway.siblings.peer_channel import RUNNING_BYTES, TELLING, PeerChannel
 from gateway.targets.pool import Lesson, Pool
 from gateway.types import Sample, TargetView
 from tests.ground.builders import build_call, build_route, build_target
@@ -35,14 +38,14 @@ def sample(*, ok: bool = True, ttft_ms: float = 100.0) -> Sample:
 
 
 class Process:
-    """One process's pool and its end of the exchange."""
+    """One process's pool and its end of the channel."""
 
     def __init__(self, directory: Path, slot: int) -> None:
         self.flushed = 0
         self.may_flush = asyncio.Event()
         self.may_flush.set()
-        self.exchange = Exchange(directory, slot, self._flush)
-        self.pool = Pool(SystemClock(), tell=self.exchange.tell)
+        self.channel = PeerChannel(directory, slot, self._flush)
+        self.pool = Pool(SystemClock(), tell=self.channel.tell)
 
     async def _flush(self) -> None:
         self.flushed += 1
@@ -64,8 +67,8 @@ async def processes(directory: Path, count: int) -> AsyncIterator[list[Process]]
     async with AsyncExitStack() as stack:
         made = [Process(directory, slot) for slot in range(count)]
         for each in made:
-            await each.exchange.start(each.pool)
-            stack.push_async_callback(each.exchange.stop)
+            await each.channel.start(each.pool)
+            stack.push_async_callback(each.channel.stop)
         yield made
 
 
@@ -115,7 +118,7 @@ async def test_what_a_dead_process_had_under_way_is_forgotten(tmp_path: Path) ->
         socket = tmp_path / "0.sock"
         remains = socket.stat().st_ino
         socket.rename(tmp_path / "kept")
-        await one.exchange.stop()
+        await one.channel.stop()
         (tmp_path / "kept").rename(socket)
         assert socket.stat().st_ino == remains
         one.pool.begin(TARGET, build_call())
@@ -125,19 +128,19 @@ async def test_what_a_dead_process_had_under_way_is_forgotten(tmp_path: Path) ->
 async def test_the_others_write_their_journals_out_when_asked(tmp_path: Path) -> None:
     """Before the answer comes each of them has done it; one that never tells delays nobody for long."""
     async with processes(tmp_path, 3) as (one, *others):
-        await one.exchange.flush_others()
+        await one.channel.flush_others()
         assert [each.flushed for each in others] == [1, 1]
         assert one.flushed == 0
 
 
 async def test_who_asks_for_the_journals_meanwhile_asks_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For a flush that has begun may not know what he looks for; and when the first gives up, that is his alone."""
-    monkeypatch.setattr(exchange, "_FLUSH_TIMEOUT_S", 60)
+    monkeypatch.setattr(peer_channel, "_FLUSH_TIMEOUT_S", 60)
     async with processes(tmp_path, 2) as (one, other):
         other.may_flush.clear()
-        first = asyncio.create_task(one.exchange.flush_others())
+        first = asyncio.create_task(one.channel.flush_others())
         await until(lambda: other.flushed == 1)
-        second = asyncio.create_task(one.exchange.flush_others())
+        second = asyncio.create_task(one.channel.flush_others())
         await until(lambda: other.flushed == 2)
         first.cancel()
         await asyncio.wait([first])
@@ -191,11 +194,11 @@ async def test_lesson_that_cannot_be_encoded_is_left_out_alone(
             now_ns = one.pool.now_ns()
             lesson = {"began_at_ns": now_ns, "ended_at_ns": now_ns, "load": 0}
             for target_id, measured in (("own", sample()), ("x", replace(sample(), **members)), ("other", sample())):
-                one.exchange.tell(Lesson(target_id=target_id, sample=measured, **lesson))  # type: ignore[arg-type]
+                one.channel.tell(Lesson(target_id=target_id, sample=measured, **lesson))  # type: ignore[arg-type]
         await until(lambda: other.view.ttft_ms is not None)
         assert other.pool.view(build_call(route=build_route(OTHER_TARGET)))[0].ttft_ms is not None
         assert set(other.pool.breaker_states()) == {"own", "other"}
-        assert one.exchange.left_out == 3
+        assert one.channel.left_out == 3
     assert [record.levelname for record in caplog.records if record.name == "tollway.siblings"] == ["ERROR"]
 
 
@@ -228,7 +231,7 @@ async def test_lesson_that_cannot_be_learnt_stops_no_other(tmp_path: Path) -> No
         view = build_call(route=build_route(OTHER_TARGET))
         await until(lambda: other.pool.view(view)[0].in_flight == 1)
         assert other.pool.view(view)[0].ttft_ms is not None
-        assert other.exchange.left_out == 1
+        assert other.channel.left_out == 1
 
 
 async def test_more_than_fits_into_a_datagram_is_cut_and_sent(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ class Pool(Protocol):
         """Tell what this process has under way, by target."""
 
 
-class Exchange:
+class PeerChannel:
     """One process's end. ``flush`` carries its own journal into the database, and may raise."""
 
     def __init__(self, directory: Path, slot: int, flush: Callable[[], Awaitable[None]]) -> None:
