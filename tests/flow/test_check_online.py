@@ -21,7 +21,7 @@ PRICE = {"input": 1.0, "output": 2.0}
 
 def config_of(url: str, kind: str, **model: Any) -> dict[str, Any]:
     """Describe one model ``m`` at a provider of this type at this address, known there as ``up``."""
-    base_url = url if kind == "anthropic" else f"{url}/v1"
+    base_url = url if kind in {"anthropic", "ray-serve"} else f"{url}/v1"
     provider = {"type": kind, "base_url": base_url, "api_key": "env:KEY"}
     return {"providers": {"p": provider}, "models": {"m": {"provider": "p", "upstream": "up", "price": PRICE, **model}}}
 
@@ -48,7 +48,7 @@ GOOD = [
     ("deepseek", MODELS, LIST, "the upstream lists the model"),
     ("together", MODELS, json_answer([{"id": "up"}]), "the upstream lists the model"),
     ("vllm", MODELS, LIST, "the upstream lists the model"),
-    ("ray-serve", "/v1/up/v1/models", LIST, "the upstream lists the model"),
+    ("ray-serve", "/up/v1/models", LIST, "the upstream lists the model"),
     ("openrouter", CHAT, None, "it answered with one token"),
     ("openai-compatible", CHAT, None, "it answered with one token"),
 ]
@@ -64,7 +64,7 @@ async def test_good_target_is_asked_once_what_costs_least(
     """Under the target's own credential; a directory of replicas that is none is passed over."""
     kind, path, answer, sentence = asked
     async with ScriptedUpstream() as upstream:
-        upstream.on_path("/v1/tollway/replicas", error_answer(404))
+        upstream.on_path("/tollway/replicas", error_answer(404))
         if answer is not None:
             upstream.on_path(path, answer)
         code, lines = await check(config_of(upstream.url, kind), tmp_path, capsys, monkeypatch)
@@ -233,7 +233,7 @@ async def test_replica_behind_a_directory_is_asked(
         replica.on_path(MODELS, json_answer({"data": [{"id": "up"}]}))
         listed = {"replicas": [{"id": "r", "url": replica.url}], "serves": ["up"]}
         models = {"own": listed, "zero": {"replicas": [], "serves": ["zero"]}}
-        directory.on_path("/v1/tollway/replicas", json_answer({"version": 1, "models": models}))
+        directory.on_path("/tollway/replicas", json_answer({"version": 1, "models": models}))
         config = config_of(directory.url, "ray-serve")
         config["models"] |= {name: {**config["models"]["m"], "upstream": name} for name in ("zero", "none")}
         code, lines = await check(config, tmp_path, capsys, monkeypatch)
@@ -253,7 +253,7 @@ async def test_address_of_a_replica_is_not_shown(
         url = replica.url.replace("127.0.0.1", "localhost")
         replica.on_path("/worker-of-team-seven/v1/models", error_answer(500, "/worker-of-team-seven/v1 is down"))
         listed = {"replicas": [{"id": "r", "url": f"{url}/worker-of-team-seven"}], "serves": ["up"]}
-        directory.on_path("/v1/tollway/replicas", json_answer({"version": 1, "models": {"own": listed}}))
+        directory.on_path("/tollway/replicas", json_answer({"version": 1, "models": {"own": listed}}))
         code, lines = await check(config_of(directory.url, "ray-serve"), tmp_path, capsys, monkeypatch)
     assert (code, lines[1].endswith('It said: "(address) is down"')) == (1, True)
 

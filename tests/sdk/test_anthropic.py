@@ -108,7 +108,7 @@ def _cost_nano_usd(usage: Usage | UsagePart) -> int:
     return (
         usage.input_tokens * 1_000
         + usage.cached_input_tokens * 100
-        + usage.cache_write_tokens * 1_250
+        + (usage.cache_write_tokens + usage.cache_write_1h_tokens) * 1_250
         + usage.output_tokens * 5_000
         + usage.reasoning_tokens * 6_000
     )
@@ -130,7 +130,7 @@ def _check_entry(ground: Ground, entry: LedgerEntry, case: str, outcome: str = "
     assert entry.cost_nano_usd == _cost_nano_usd(expected)
     assert entry.upstream_model == EXCHANGES[case].target.upstream_model
     metrics = ground.running.gateway.metrics.registry
-    for token_class in ("input", "cached_input", "cache_write", "output", "reasoning"):
+    for token_class in ("input", "cached_input", "cache_write", "cache_write_1h", "output", "reasoning"):
         counted = metrics.get_sample_value("tollway_tokens_total", {"target": case, "class": token_class}) or 0
         assert counted == getattr(expected, f"{token_class}_tokens")
     assert metrics.get_sample_value("tollway_cost_nano_usd_total", {"target": case}) == entry.cost_nano_usd
