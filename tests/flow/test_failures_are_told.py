@@ -53,11 +53,11 @@ def test_failed_attempt_leaves_a_line_and_its_cause(
     caplog.set_level(logging.INFO)
     told = run_virtual(scenario())
     failed, answered = told["attempts"]
-    assert (failed.target_id, failed.cause) == ("cheap", cause)
-    assert (answered.target_id, answered.cause) == ("dear", None)
+    assert (failed["target_id"], failed["cause"]) == ("cheap", cause)
+    assert (answered["target_id"], answered["cause"]) == ("dear", None)
     assert told["cause"] is None
     (line,) = [each.getMessage() for each in caplog.records if each.name == "tollway.failures"]
-    assert line.startswith(f"failed: request {told['id']}, target cheap, kind {failed.error_kind}")
+    assert line.startswith(f"failed: request {told['id']}, target cheap, kind {failed['error_kind']}")
     assert "then went on to dear" in line
     assert cause is None or f"cause {cause}" in line
     assert "prompt" not in line
@@ -99,7 +99,8 @@ def test_refused_call_leaves_a_line(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 def test_answered_call_leaves_no_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
-        cheap = ScriptedUpstream().on_path("/v1/chat/completions", json_answer({"choices": [{"index": 0}]}))
+        answer = {"choices": [{"index": 0, "message": {"content": "Hi."}, "finish_reason": "stop"}]}
+        cheap = ScriptedUpstream().on_path("/v1/chat/completions", json_answer(answer))
         origins = {"http://cheap.test": cheap, "http://dear.test": ScriptedUpstream()}
         async with virtual_gateway(two_models(*origins), tmp_path, origins) as running:
             assert (await running.chat(stream=False)).status == 200

@@ -93,7 +93,7 @@ async def test_reload_takes_another_host_while_the_first_hangs(resolver: threadi
             assert (await hanging)[0] == 200
 
 
-@pytest.mark.parametrize("host", ["a..b", f"{'x' * 64}.test", "xn--0.test.", "nowhere.invalid"])
+@pytest.mark.parametrize("host", ["xn--0.test.", "nowhere.invalid"])
 async def test_name_that_cannot_be_looked_up_is_its_targets_trouble(host: str, tmp_path: Path) -> None:
     """It is a 503 with the cause in the record, and no fault of ours."""
     async with ScriptedUpstream() as upstream:

@@ -301,21 +301,24 @@ def _patched(value: dict[str, Any], member: str, raw: str) -> str:
     return json.dumps(value | {member: mark}).replace(json.dumps(mark), raw)
 
 
-_NO_COUNT = ("null", "true", '"7"', "-7", "[7]", "{}", "9" * 25, str(2**63), "NaN")
+_NO_COUNT = ("true", '"7"', "-7", "[7]", "9" * 25, str(2**63), "NaN")
 """What cannot be a count of tokens."""
+_NOTHING = ("null", "{}")
+"""What says nothing in place of a count; the total tells it."""
 
 
 def wrong_counts() -> Iterator[Shape]:
     """Yield answers whose usage is no count: the text is whole, and what is billed is estimated."""
     for member in ("prompt_tokens", "completion_tokens"):
-        for raw in _NO_COUNT:
+        for raw in (*_NO_COUNT, *_NOTHING):
             if raw == "NaN":
                 continue  # then the whole event is no JSON
             usage = json.dumps(USAGE | {member: "mark"}).replace('"mark"', raw)
             last = json.dumps(chunk(choices=[], usage="mark")).replace('"mark"', usage)
             streamed = sse((*GOOD_EVENTS[:-2], event(last), DONE))
             whole = body(json.dumps(GOOD_BODY | {"usage": "mark"}).replace('"mark"', usage).encode())
-            yield Shape(f"{member} is {raw[:30]}", streamed, whole, ESTIMATED, ESTIMATED, ESTIMATED)
+            declared = WHOLE if raw in _NOTHING else ESTIMATED
+            yield Shape(f"{member} is {raw[:30]}", streamed, whole, declared, declared, declared)
     for name, raw in {**_WRONG, "absent": ""}.items():
         bare = [each for each in GOOD_CHUNKS if "usage" not in each]
         last = [] if not raw else [json.dumps(chunk(choices=[], usage="mark")).replace('"mark"', raw)]
