@@ -12,6 +12,7 @@ import gc
 import os
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -23,13 +24,19 @@ _MOST_SHARE = 0.01
 """Of the time, for collections."""
 
 
+@cache
+def _libc() -> ctypes.CDLL:
+    """Load the C library once: each time makes classes that only the collector frees."""
+    return ctypes.CDLL(None)
+
+
 def return_freed_blocks() -> None:
     """Have glibc give a large block back as soon as it is freed; other C libraries have ways of their own.
 
     Left alone it raises its threshold to the largest block that was ever freed, up to 32 MB (mallopt(3)): some bodies
     of 19 MB later, such blocks lie among small ones, and what is free between them stays resident.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(_libc(), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _LARGE_BLOCK_BYTES)
@@ -41,7 +48,7 @@ def return_free_pages() -> None:
     Blocks of some hundred KB lie among small ones that stay: in half an hour of callers of every kind the free part of
     the heap grew by 4 MB while what was in use did not grow. 10 ms the first time, then less than one.
     """
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    malloc_trim = getattr(_libc(), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)
 
