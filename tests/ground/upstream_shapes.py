@@ -155,7 +155,7 @@ def _callers(status: int, kind: str) -> str:
     """
     if status == 413:
         return f"model {status}"
-    if (status, kind) == (404, "object with our secrets"):
+    if status == 404 and kind in {"object with our secrets", "FastAPI's detail"}:
         return f"caller {status}"
     if status not in _ABOUT_THE_REQUEST or kind == "page":
         return NO_TARGET
@@ -238,6 +238,13 @@ def good_streams() -> Iterator[Shape]:
 # Endings at every place.
 
 
+def _whole_behind(count: int) -> str | None:
+    """Declare a clean end without an end marker: behind the finish reason the answer is whole, usage or not."""
+    if count < len(GOOD_EVENTS) - 2:
+        return None
+    return ESTIMATED if count == len(GOOD_EVENTS) - 2 else WHOLE
+
+
 def cuts() -> Iterator[Shape]:
     """Yield a stream that ends behind each of its events, or within it, by FIN and by RST; and an object likewise."""
     for count in range(len(GOOD_EVENTS)):
@@ -256,7 +263,8 @@ def cuts() -> Iterator[Shape]:
             pieces = (*GOOD_EVENTS[:count], half)
             yield Shape(f"{by} within event {count}", sse(pieces, cut_after=len(pieces), reset=reset), stream=seen)
         ended = sse(GOOD_EVENTS[:count])
-        yield Shape(f"ended in good order behind {count} events", ended, stream=seen)
+        whole = _whole_behind(count)
+        yield Shape(f"ended in good order behind {count} events", ended, None, whole or seen, whole or NO_TARGET)
         stalled = sse(GOOD_EVENTS, stall_after=count)
         yield Shape(f"silent behind {count} events", stalled, None, seen, DEADLINE if count < 2 else NO_TARGET)
     raw = json.dumps(GOOD_BODY).encode()
