@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from gateway.accounting.apply import JournalReader
 from gateway.accounting.lines import segment_numbers
-from gateway.accounting.messages import Begin, Order, Report, decode_begin, decode_order, line_of
+from gateway.accounting.messages import NOTHING_APPLIED, Begin, Order, Report, decode_begin, decode_order, line_of
 from gateway.accounting.rejected import Rejected
 from gateway.accounting.retention import Retention
 from gateway.clock import SystemClock
@@ -65,7 +65,7 @@ class _Applier:
         try:
             if self._begin.recover:
                 self._recover()
-            self._say(Report(applied=(0, 0)))
+            self._say(Report(applied=NOTHING_APPLIED))
             self._serve()
         except Exception as error:  # noqa: BLE001 - the gateway does not start, whatever it is, and says so
             self._say_stuck(error)
@@ -124,8 +124,9 @@ class _Applier:
             line = b""
             with contextlib.suppress(OSError):
                 line = self._lines.readline()
-            if not line:
-                # The gateway is gone, and another may begin at once. SQLite undoes what is half done.
+            if not line.endswith(b"\n"):
+                # The gateway is gone, perhaps within a line, and another may begin at once. SQLite undoes what is
+                # half done.
                 os._exit(0)
             order = decode_order(line)
             if order.number:

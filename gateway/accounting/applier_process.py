@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from gateway.accounting.messages import Begin, Order, Report, decode_report, line_of
+from gateway.accounting.messages import NOTHING_APPLIED, Begin, Order, Report, decode_report, line_of
 
 _FIRST_PAUSE_S = 0.1
 _LAST_PAUSE_S = 5.0
@@ -25,7 +25,7 @@ _LINE_BYTES = 64 << 20
 def launch(theirs: socket.socket) -> "subprocess.Popen[bytes]":
     """Start an applier at its end of a socket pair, which is closed here. Raises OSError."""
     with theirs:
-        command = [sys.executable, "-m", "gateway.applier", str(theirs.fileno())]
+        command = [sys.executable, "-P", "-m", "gateway.applier", str(theirs.fileno())]
         # A group of its own: Ctrl-C is for the gateway. No session: its niceness would count for nothing (sched(7)).
         return subprocess.Popen(  # noqa: S603 - a command of ours
             command,
@@ -87,7 +87,12 @@ class ApplierProcess:
     async def _run(self, begin: Begin) -> None:
         """Keep one running until the end."""
         while True:
-            cause = await self._run_one(begin)
+            try:
+                cause = await self._run_one(begin)
+            except Exception as error:  # noqa: BLE001 - such as a descriptor that was missing: the next may do
+                cause = f"cannot be kept ({type(error).__name__})"
+                with contextlib.suppress(RuntimeError):  # without a thread it is not waited for
+                    await self._end()
             if self._stopping.is_set():
                 return
             self._hear(Report(stuck=f"the process that writes the ledger's database {cause}"))
@@ -112,15 +117,21 @@ class ApplierProcess:
         with contextlib.suppress(OSError):
             while (line := await reader.readline()).endswith(b"\n"):
                 self._take(decode_report(line))
-        self._writer.close()
-        self._writer = None
-        self._process.kill()
-        code = await asyncio.to_thread(self._process.wait)
-        self._process = None
-        return f"has ended (exit code {code})"
+        return f"has ended (exit code {await self._end()})"
+
+    async def _end(self) -> int | None:
+        """End what is left of one, and return its exit code; None when there was no process."""
+        process, writer = self._process, self._writer
+        self._process = self._writer = None
+        if writer is not None:
+            writer.close()
+        if process is None:
+            return None
+        process.kill()
+        return await asyncio.to_thread(process.wait)
 
     def _take(self, report: Report) -> None:
-        if report.applied is not None:
+        if report.applied is not None and report.applied > NOTHING_APPLIED:
             self._pause_s = _FIRST_PAUSE_S
         if (asked := self._asked.get(report.answered or 0)) is None:
             self._hear(report)

@@ -239,7 +239,9 @@ class Journal:
         try:
             at = 0
             while at < self._size:
-                at += os.write(fresh, os.pread(present, min(self._size - at, 1 << 20), at))
+                if not (piece := os.pread(present, min(self._size - at, 1 << 20), at)):
+                    break  # it was cut before it was removed, which the next look finds
+                at += os.write(fresh, piece)
             draft.replace(path)
         except OSError:
             os.close(fresh)

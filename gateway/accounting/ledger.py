@@ -21,7 +21,7 @@ from gateway.accounting.disk import Disk, Room
 from gateway.accounting.ids import random_ids
 from gateway.accounting.journal import Journal, Position, lock_directory
 from gateway.accounting.lines import Dispatched, Progress, Recorded, Settled, Summed, segment_numbers, segment_path
-from gateway.accounting.messages import Begin, Call, Order, Report
+from gateway.accounting.messages import NOTHING_APPLIED, Begin, Call, Order, Report
 from gateway.accounting.refusals import Refusals
 from gateway.clock import Clock, Ids
 from gateway.config.snapshot import Storage
@@ -77,6 +77,8 @@ class JournalLedger:
     ) -> None:
         self._journal = Journal(journal_dir, segment_bytes=segment_bytes, alarm=alarm)
         self._disk = Disk(journal_dir, lambda: storage().min_free_bytes, alarm)
+        self._carried_segments = 0
+        """How many segments the lines of open calls filled when they were last written anew."""
         self._refusals = Refusals(lambda: storage().refusals_per_minute, clock, ids)
         self._begin = Begin(
             state_dir=str(state_dir or journal_dir),
@@ -286,7 +288,7 @@ class JournalLedger:
         """Take note of what the applier reports."""
         if not self._began.done() and (report.applied or report.stuck):
             self._began.set_result(report)
-        elif report.applied is not None:
+        elif report.applied is not None and report.applied > NOTHING_APPLIED:
             if self._stuck is not None:
                 _log.info("rows reach the database again")
             self._stuck, self._applied, self._moved_at_ns = None, report.applied, self._clock.monotonic_ns()
@@ -342,11 +344,15 @@ class JournalLedger:
             return
         with self._lock:
             candidates = [call_id for call_id, call in self._open.items() if call.segment < first_needed]
+        if candidates and len(done) <= self._carried_segments:
+            return  # to write them anew would fill as many segments again
+        before = self._journal.end()[0]
         for call_id in candidates:
             # Call by call, so that the event loop never waits long for the lock.
             with self._lock:
                 if (call := self._open.get(call_id)) is not None:
                     self._carry(call)
+        self._carried_segments = self._journal.end()[0] - before
         self._journal.sync()
         for number in done:
             self._journal.delete(number)

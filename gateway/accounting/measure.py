@@ -177,9 +177,10 @@ class Measure:
             presumed = presume(call.input_tokens_estimate, call.envelope.audio_ms, call.envelope.members)
             return replace(presumed, output_tokens=seen)
         has_read = reported.read_tokens or reported.audio_ms
+        thought = reported.reasoning_tokens if progress is not None and progress.shows_reasoning else 0
         return replace(
             reported,
             input_tokens=reported.input_tokens if has_read else call.input_tokens_estimate,
-            output_tokens=reported.output_tokens if counted else max(seen, reported.output_tokens),
+            output_tokens=reported.output_tokens if counted else max(seen - thought, reported.output_tokens),
             origin="estimated",
         )

@@ -43,6 +43,10 @@ class Order(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Close the database and end."""
 
 
+NOTHING_APPLIED = (0, 0)
+"""The position that an applier which has begun reports first: no line has moved for it."""
+
+
 class Report(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A line from the applier, with one of these. The first that is ``applied`` or ``stuck`` says whether it began."""
 

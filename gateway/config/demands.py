@@ -26,7 +26,7 @@ def _unmet(require: RequireSection, target: Target) -> Iterator[tuple[str, str]]
         yield "licence", f"licence is {target.licence}"
     if require.hosting == "own" and not target.own_hardware:
         yield "hosting", "not on own hardware"
-    if require.region and not matches(target.region or "", require.region):
+    if require.region and not (target.region and matches(target.region, require.region)):
         yield "region", f"region is {target.region or 'not known'}"
     for name, least in require.quality.items():
         if (score := target.quality.get(name, -1.0)) < least:

@@ -98,12 +98,15 @@ def rates_of(price: PriceSection) -> Rates:
     """Make the rates that the file states."""
     stated = price.stated()
     rates = _tiered(stated, price.tiers)
-    variants = tuple(_variant(each, stated) for each in price.variants)
+    variants = tuple(_variant(each, price) for each in price.variants)
     return rates if rates == Rates() and not variants else replace(rates, variants=variants, version="config")
 
 
-def _variant(section: VariantSection, around: dict[str, int]) -> Variant:
-    rates = replace(_tiered(around | section.stated(), section.tiers), version="config")
+def _variant(section: VariantSection, price: PriceSection) -> Variant:
+    """Make a variant; what it leaves out costs what it costs otherwise, longer prompts included."""
+    own = section.stated()
+    tiers, always = (section.tiers, {}) if section.tiers else (price.tiers, own)
+    rates = replace(_tiered(price.stated() | own, tiers, always), version="config")
     when: dict[str, Any] = {}
     if section.hours is not None:
         when["begins_s"], when["ends_s"] = _seconds(section.hours)
@@ -114,12 +117,11 @@ def _variant(section: VariantSection, around: dict[str, int]) -> Variant:
     return Variant(rates=rates, **when)
 
 
-def _tiered(stated: dict[str, int], tiers: tuple[TierSection, ...]) -> Rates:
+def _tiered(stated: dict[str, int], tiers: tuple[TierSection, ...], always: dict[str, int] | None = None) -> Rates:
+    """Make rates with tiers, which hold what they state in place of ``stated``, but nothing in place of ``always``."""
     longer = sorted(tiers, key=lambda tier: tier.above_tokens)
-    return replace(
-        _flat(stated),
-        tiers=tuple(Tier(above_tokens=each.above_tokens, rates=_flat(stated | each.stated())) for each in longer),
-    )
+    rates = [(each.above_tokens, _flat(stated | each.stated() | (always or {}))) for each in longer]
+    return replace(_flat(stated), tiers=tuple(Tier(above_tokens=above, rates=each) for above, each in rates))
 
 
 def _flat(stated: dict[str, int]) -> Rates:

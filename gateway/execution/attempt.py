@@ -204,7 +204,10 @@ class Attempt:
             measured = self.measure.stop(outcome, error, sent=self._sending is not None and self._sending.sent)
             share_s = self._lease.abandon() if measured.sample is None else self._lease.end(measured.sample)
         except Exception:
-            self._lease.abandon()  # its place is not to be kept by a fault of ours
+            self._lease.abandon()  # its place is not to be kept by a fault of ours, and a row is better than none
+            self._ended = True
+            self._entry = replace(self._entry, outcome="failed", error_kind=ErrorKind.INTERNAL.value)
+            means.ledger.settle(self._entry)
             raise
         if measured.dropped_events:
             error = error or malformed(measured.dropped_events)
@@ -251,7 +254,8 @@ class Attempt:
                 without_own(error, self._address, self._call.envelope.body)  # before the ledger sees it
             self.end(self.measure.outcome_of(error), error)
         else:
-            self.end("failed", own_failure(error))
+            ours = own_failure(error)
+            self.end(self.measure.outcome_of(ours), ours)
 
 
 def malformed(events: int) -> UpstreamError:

@@ -85,6 +85,7 @@ _COMMON_LABELS = {
     "json_validate_failed": ErrorKind.UPSTREAM_UNSUPPORTED,
     "invalid_api_key": ErrorKind.UPSTREAM_CREDENTIALS,
     "insufficient_quota": ErrorKind.UPSTREAM_CREDENTIALS,
+    "Arrearage": ErrorKind.UPSTREAM_CREDENTIALS,  # Alibaba, an account that is not paid for
     "billing_hard_limit_reached": ErrorKind.UPSTREAM_CREDENTIALS,
     "billing_not_active": ErrorKind.UPSTREAM_CREDENTIALS,
     "account_deactivated": ErrorKind.UPSTREAM_CREDENTIALS,
@@ -105,6 +106,7 @@ COMPATIBLE = Facts(
     sentences=(
         # OpenAI's sentence, which many of those who speak its dialect have taken over, with status 400 too.
         (re.compile(r"Incorrect API key provided\b"), ErrorKind.UPSTREAM_CREDENTIALS),
+        (re.compile(r"API key (?:not valid|expired)\b"), ErrorKind.UPSTREAM_CREDENTIALS),  # Gemini, with status 400
         (re.compile(r"Model Not Exist$"), ErrorKind.UPSTREAM_ERROR),  # DeepSeek, which is often reached through others
     ),
 )

@@ -30,6 +30,7 @@ _CREDENTIAL = re.compile(
     r"|\bAIza[\w-]{8,}"
     r"|\beyJ(?:(?!-eyJ)[\w-]){8,}+\.[\w-]+\.[\w-]*"
     r"|\b(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{40,}\b"
+    r"|\b(?:org|proj|acct|wrkspc)[-_](?=[A-Za-z]*\d)[A-Za-z0-9]{6,}\b"
     r"|(?<=[?&]key=)[^\s&]+",
 )
 _ADDRESS = re.compile(

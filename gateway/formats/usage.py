@@ -66,23 +66,25 @@ _NAMES: dict[str, str | dict[str, str]] = {
 """What the members of a report are; of those that mean the same the largest counts."""
 _ANTHROPIC = frozenset(("cache_read_input_tokens", "cache_creation_input_tokens"))
 """Beside ``input_tokens``; below ``prompt_tokens``, as others have them, they are parts of it."""
+_LEVELS = 4
+"""How deep reports are merged; none that is read has more than three."""
 _RARE = frozenset(("audio_read", "image_read", "audio_wrote", "image_wrote", "written_1h", "searches", "price"))
 
 
-def merged(known: dict[str, Any] | None, report: Any) -> dict[str, Any] | None:
+def merged(known: dict[str, Any] | None, report: Any, levels: int = _LEVELS) -> dict[str, Any] | None:
     """Return what the reports of one answer say together; None when there was none."""
     if not isinstance(report, dict) or not report:
         return known
-    return report if known is None else _together(known, report)
+    return report if known is None or not levels else _together(known, report, levels - 1)
 
 
-def _together(known: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
+def _together(known: dict[str, Any], report: dict[str, Any], levels: int) -> dict[str, Any]:
     """Merge by member: counts are cumulative, so the larger is the later; a zero or no number takes nothing back."""
     together = dict(known)
     for name, value in report.items():
         before = together.get(name)
         if isinstance(value, dict):
-            together[name] = merged(before if isinstance(before, dict) else None, value)
+            together[name] = merged(before if isinstance(before, dict) else None, value, levels)
         elif before is None or (_is_number(value) and not (_is_number(before) and before >= value)):
             together[name] = value
     return together
@@ -122,7 +124,8 @@ def audio_ms(seconds: Any) -> int:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) is int or type(value) is float
+    """Whether it is a number that a float can hold: JSON's integers have any length."""
+    return type(value) is float or (type(value) is int and abs(value) < 1 << 63)
 
 
 def _count(report: dict[str, Any], names: dict[str, Any], counts: dict[str, int]) -> bool:

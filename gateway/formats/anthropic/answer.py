@@ -79,8 +79,8 @@ class _Kind(Struct):
     type: str
 
 
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
-"""What msgspec raises for a text that is no JSON of the expected shape: bad UTF-8 is not one of its own errors."""
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for a text that is no JSON of the expected shape: the last two are not its own errors."""
 
 _event_decoder = msgspec.json.Decoder(_Event)
 _message_decoder = msgspec.json.Decoder(_Message)
@@ -234,7 +234,7 @@ class Answer:
         if block.type == "tool_use":
             number = self._tools[index] = self._tool_count
             self._tool_count += 1
-            self._inputs[index] = bytes(block.input).decode()
+            self._inputs[index] = bytes(block.input).decode(errors="replace")
             self._saw(block.name)
             return self._writer.tool(number, block.id, block.name)
         return b""

@@ -133,7 +133,7 @@ class Tap:
         """Take what ``parse`` has made of the data of one event. Raises UpstreamError (UPSTREAM_PROTOCOL)."""
         try:
             chunk = msgspec.convert(value, Chunk)
-        except msgspec.ValidationError:
+        except ValueError:  # not of the expected shape, or half a surrogate
             raise _nonsense() from None
         self._see(chunk)
         return chunk
@@ -212,7 +212,7 @@ def as_events(answer: _Object, *, keeps_usage: bool) -> bytes:
         rest = {name: value for name, value in choice.items() if name != "message"}
         if isinstance(message := choice.get("message"), dict):
             calls = message.get("tool_calls")
-            if isinstance(calls, list):
+            if isinstance(calls, list) and all(isinstance(call, dict) for call in calls):
                 message = message | {"tool_calls": [{"index": at} | call for at, call in enumerate(calls)]}
             rest["delta"] = message
         chunks.append(top | {"choices": [rest]})
@@ -434,7 +434,7 @@ class _Pieces:
                 # Sent once by most, by some in pieces, by some again with every piece.
                 present = self._members.get(name) or ""
                 self._members[name] = value if present == value else present + value
-            elif name != "index":
+            elif name != "index" and not (name == "id" and self._members.get(name)):
                 self.put(name, value or None)
 
     def whole(self) -> _Object:
@@ -455,14 +455,19 @@ class _Pieces:
         return {"id": "", "type": kind} | {name: value for name, value in call.items() if value} | {kind: inner}
 
     def _call(self, call: _Object) -> "_Pieces":
-        """Return the call that a piece belongs to: a new id begins a new one, whatever its index, if it has any."""
+        """Return the call that a piece belongs to: a name with a new id begins a new one, whatever its index.
+
+        Without a name it goes on with the last one of its index: some engines write a new id on every piece of a call.
+        """
         index = call.get("index")
         if index is not None and type(index) is not int:
             raise TypeError(index)
         last = max(self._calls, default=0)
         at = self._call_at.get(index, last if index is None else index)
         known = self._calls[at]._members.get("id") if at in self._calls else None  # noqa: SLF001
-        if known and call.get("id") not in {None, "", known}:
+        inner = call.get("function") or call.get("custom")
+        begins = not isinstance(inner, dict) or inner.get("name")
+        if known and begins and call.get("id") not in {None, "", known}:
             at = last + 1
         self._call_at[index] = at
         return self._calls.setdefault(at, _Pieces())

@@ -323,10 +323,11 @@ class _Events(_Reader):
 
     def _require_start(self, chunk: Chunk) -> None:
         """Raise UpstreamError when the event that was dropped may have been the beginning of a tool call."""
-        calls = [call for choice in chunk.choices or () if choice.delta for call in choice.delta.tool_calls or ()]
-        first = calls[0] if calls else None
+        found = [choice.delta.tool_calls for choice in chunk.choices or () if choice.delta and choice.delta.tool_calls]
+        first = found[0][0] if found and isinstance(found[0], list) else found
         function = first.get("function") if isinstance(first, dict) else None
-        if first and not (function and function.get("name") and not first.get("index")):
+        begins = isinstance(function, dict) and function.get("name")
+        if first and not (begins and isinstance(first, dict) and not first.get("index")):
             raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent a tool call that cannot be read.")
 
     def _means_nothing(self, event: bytes) -> bool:

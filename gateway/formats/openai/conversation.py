@@ -332,7 +332,7 @@ def _arguments(arguments: str, place: str) -> Raw:
         return Raw(b"{}")
     try:
         msgspec.json.decode(arguments, type=dict[str, Raw])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         raise UntranslatableError(place, "it is not a JSON object") from None
     return Raw(arguments.encode())
 

@@ -175,7 +175,9 @@ def _error_of(answer: Mapping[str, Any]) -> dict[str, Any]:
     Its ``message`` is a text: of FastAPI's list, what is wrong with which member; behind "Provider returned error",
     what OpenRouter passes on of its provider's.
     """
-    failed = (each for each in answer.get("choices") or () if isinstance(each, dict) and each.get("error"))
+    choices = answer.get("choices")
+    choices = choices if isinstance(choices, list) else []
+    failed = (each for each in choices if isinstance(each, dict) and each.get("error"))
     error = answer.get("error") or next(failed, {}).get("error") or answer
     if not isinstance(error, dict):
         error = {**answer, "message": error}

@@ -54,6 +54,14 @@ def test_variant_keeps_what_it_leaves_out() -> None:
     assert cost(price, usage, "2026-11-28T01:00", service_tier=b'"flex"') == 10_500
 
 
+def test_variant_without_tiers_keeps_those_of_the_price() -> None:
+    """Longer prompts stay dearer, but for the classes that the variant states."""
+    flex = {"request": {"service_tier": "flex"}, "output": 5}
+    price = FLAT | {"variants": [flex], "tiers": [{"above_tokens": 10, "input": 2, "output": 20}]}
+    long = Usage(input_tokens=11, output_tokens=1)
+    assert (cost(price, long), cost(price, long, service_tier=b'"flex"')) == (42_000, 27_000)
+
+
 @pytest.mark.parametrize(
     ("price", "problem"),
     [

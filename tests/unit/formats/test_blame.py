@@ -115,6 +115,9 @@ BLAME: list[tuple[list[str], int, Any, ErrorKind]] = [
      OURS),
     (OPENAI_LIKE, 400, openai("The requested model 'x' does not exist.", "model_not_found", "model"), OURS),
     (["anthropic"], 400, anthropic("No.", kind="billing_error"), ACCOUNT),
+    (OPENAI_LIKE, 400, openai("Access denied, please make sure your account is in good standing.", "Arrearage"),
+     ACCOUNT),
+    (OPENAI_LIKE, 500, {"choices": 1, "error": {"message": "boom"}}, OURS),
     # What repeats the caller closes no target, whatever it says.
     (EVERY, 400, openai("tool 'Incorrect API key provided' has a blank"), CALLER),
     (EVERY, 400, openai("tools[0].name: 'the model x is not available' has a blank"), MODEL),

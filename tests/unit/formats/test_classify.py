@@ -166,6 +166,8 @@ def test_other_403_is_about_the_account(adapter: str, body: Any) -> None:
 @pytest.mark.parametrize(
     ("adapter", "body", "kind"),
     [
+        ("compatible", {"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}},
+         ErrorKind.UPSTREAM_CREDENTIALS),
         ("xai", {"code": "invalid-argument", "error": "Incorrect API key provided. You can obtain one."},
          ErrorKind.UPSTREAM_CREDENTIALS),
         ("openrouter", {"error": {"code": 400, "message": "x/y is not a valid model ID"}}, ErrorKind.UPSTREAM_ERROR),

@@ -232,6 +232,8 @@ def assembled(*chunks: bytes) -> Any:
          [("a", "f", "{1}"), ("b", "g", "{2}")]),
         ([tool(0, "{1}", id="a", name="f"), tool(1, "{2}", id="b", name="g"), tool(0, "!", id="a")],
          [("a", "f", "{1}!"), ("b", "g", "{2}")]),
+        # A new id on every piece, as some engines write.
+        ([tool(0, "", id="a", name="f"), tool(0, "{", id="b"), tool(0, "}", id="c")], [("a", "f", "{}")]),
     ],
 )  # fmt: skip
 def test_tool_calls_are_joined_by_index_and_id(pieces: list[bytes], calls: list[tuple[str, str, str]]) -> None:

@@ -55,7 +55,16 @@ def test_own_secrets_and_addresses_are_taken_out_of_every_part(ours: str) -> Non
     for part in (error.message, error.param, error.said):
         assert part is not None
         assert part.startswith("no: ")
-        for canary in (SECRET.lower(), "hunter2", "team-token", "corp.example", "ray-head", "/inner"):
+        for canary in (
+            SECRET.lower(),
+            "hunter2",
+            "team-token",
+            "01jx2y3z",
+            "abc123def",
+            "corp.example",
+            "ray-head",
+            "/inner",
+        ):
             assert canary not in part.lower()
     assert error.upstream_code is None
 
@@ -204,3 +213,8 @@ def test_prompt_of_any_cut_is_compared_in_one_pass(texts: list[str]) -> None:
         min(cost_s(sentence) for _ in range(3)) for sentence in ("No: qwzx qwzx.", f"No: {39 * 'qwzx '}".strip())
     )
     assert long_s < 4 * short_s
+
+
+@pytest.mark.parametrize("account", ["org_01jx2y3z4a5b6c7d8e9f", "org-abc123DEF456", "acct-1a2b3c4d"])
+def test_number_of_an_account_is_taken_out(account: str) -> None:
+    assert by_shape(f"Request too large in {account} on tokens") == "Request too large in (redacted) on tokens"

@@ -40,8 +40,14 @@ def classes(read: int, cached: int, wrote: int, thought: int = 0, written: int =
 
 ZEROS = of(0, 0, 0, cached=0, reasoning=0)
 BEHIND = {"cache_read_input_tokens": 900, "cache_creation_input_tokens": 40}
+NESTED: dict[str, Any] = {}
+for _ in range(2_000):
+    NESTED = {"a": NESTED}
 REPORTS: dict[str, tuple[list[Any], Usage, int]] = {
     "plain": ([of(100, 20, 120)], classes(100, 0, 20), 300_000),
+    "ticks beyond a float": ([of(100, 20, 120) | {"cost_in_usd_ticks": 10**400}], classes(100, 0, 20), 300_000),
+    "a cost beyond a float": ([of(100, 20, 120) | {"cost": 10**400}], classes(100, 0, 20), 300_000),
+    "nested deeply, twice": ([of(100, 20, 120) | NESTED, of(100, 20, 120) | NESTED], classes(100, 0, 20), 300_000),
     "zeros behind": ([of(100, 20, 120), ZEROS], classes(100, 0, 20), 300_000),
     "zeros before": ([ZEROS, of(100, 20, 120)], classes(100, 0, 20), 300_000),
     "growing": ([of(100, 1, 101), of(100, 9, 109), of(100, 20, 120)], classes(100, 0, 20), 300_000),
