@@ -84,12 +84,13 @@ check: setup-dev
 	.venv/bin/lint-imports
 	.venv/bin/vulture
 
-# Two at a time, the tests of one Ray cluster after another; last and one by one the engine's, which needs all cores, and
-# what measures by the clock.
+# Two at a time but for the tests of Ray clusters, each of which takes both cores to start; last and one by one the
+# engine's, which needs all of them too, and what measures by the clock.
 test: check
 	@deploy/system-packages
 	$(PYTEST) $(FAST)
-	$(PYTEST) -n 2 --dist loadgroup -m "slow and not soak and not alone"
+	$(PYTEST) -n 2 --ignore=tests/cluster -m "slow and not soak and not alone"
+	$(PYTEST) tests/cluster -m "not soak"
 	$(PYTEST) -m "(engine or alone) and not soak"
 
 test-fast: setup-dev

@@ -8,16 +8,11 @@ import pytest
 from tests.ground.ray_cluster import Cluster, running_cluster
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lives here: many processes, the first test waits for their start, and all are run by one process.
-
-    What a killed run has left is ended by the next one on this machine, whose ever it is.
-    """
+    """Mark what lives here: many processes, and the first test of a module waits for their start."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.slow)
-            item.add_marker(pytest.mark.xdist_group("cluster"))
             item.add_marker(pytest.mark.timeout(900))
 
 

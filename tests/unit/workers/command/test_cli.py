@@ -57,7 +57,6 @@ def test_a_wrong_configuration_is_one_plain_sentence(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("cluster")  # it ends what a killed run has left, as each run does
 def test_a_ray_that_does_not_start_is_one_plain_sentence(tmp_path: Path) -> None:
     """Its sockets need a short path; and a cluster that the environment names is never asked for."""
     config = tmp_path / "tollway.yaml"
