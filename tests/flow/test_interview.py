@@ -23,7 +23,8 @@ FACTS = {"speaker": "Ada", "topic": "tolls", "statements": ["The gate is open."]
 def config_at(url: str) -> dict[str, Any]:
     """Read the example's configuration, with scripted models in place of its replicas, and a second chat model."""
     config = yaml.safe_load((EXAMPLES / "interview.yaml").read_text())
-    config.pop("workers")
+    for name, worker in config.pop("workers").items():
+        config["models"][name]["hardware"] = {"name": "cpu", "usd_per_hour": worker["usd_per_hour"]}
     config["providers"]["cluster"] = compatible(url)
     config["models"]["editor"] = {"provider": "cluster", "price": {"input": 1.0, "output": 2.0}}
     return config

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from gateway.accounting import applier_process
+from gateway.accounting.ledger import JournalLedger
 from gateway.errors import GatewayError
 from tests.ground.processes import lives
 from tests.ground.waiting import until
@@ -49,12 +50,19 @@ async def test_applier_killed_at_random_points_loses_and_doubles_nothing(tmp_pat
     }
 
 
+async def stop_applier(ledger: JournalLedger) -> None:
+    """Send it SIGSTOP, and wait until all of its threads stand."""
+    pid = applier_pid(ledger)
+    os.kill(pid, signal.SIGSTOP)
+    await until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+
+
 async def test_applier_that_hangs_is_an_outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped, it answers nothing: calls go on, readiness speaks after a minute, the end comes, and no row is lost."""
     monkeypatch.setattr(applier_process, "_END_TIMEOUT_S", 0.05)
     clock = StoodClock()
     async with running_ledger(tmp_path, clock, flush_timeout_s=0.05, fsync_interval_s=0.01) as ledger:
-        os.kill(applier_pid(ledger), signal.SIGSTOP)
+        await stop_applier(ledger)
         make_call(ledger, 1)
         with pytest.raises(GatewayError, match="cannot be read"):
             await ledger.find("req_1")
@@ -65,7 +73,7 @@ async def test_applier_that_hangs_is_an_outage(tmp_path: Path, monkeypatch: pyte
         assert "has not taken rows for a minute" in str(ledger.healthy())
         os.kill(applier_pid(ledger), signal.SIGCONT)
         await until(lambda: ledger.healthy() is None)
-        os.kill(applier_pid(ledger), signal.SIGSTOP)
+        await stop_applier(ledger)
         make_call(ledger, 2)
     async with running_ledger(tmp_path) as ledger:
         assert await ledger.find("req_2") is not None
