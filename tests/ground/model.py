@@ -22,7 +22,7 @@ class ScriptedModel:
     """How the model behaves; assign to the fields at any time, streams under way follow ``tpot_s``.
 
     ``usage``: ``wrong`` counts 1,000 tokens too many; ``none`` never comes; ``in_content_chunk`` comes with the last
-    content; ``twice`` comes wrong first and right second, of which the last should win.
+    content; ``twice`` comes with half of the tokens first and with all second, of which the larger should win.
     """
 
     tokens: int = 5
@@ -113,8 +113,10 @@ class _Writer:
     def _usage_events(self) -> Iterator[Chunk]:
         if not self._wants_usage:
             return
-        if self._model.usage in {"wrong", "twice"}:
+        if self._model.usage == "wrong":
             yield self._event([], usage=self._usage(surplus=1000))
+        if self._model.usage == "twice":
+            yield self._event([], usage=self._usage(surplus=-(self.tokens // 2)))
         if self._model.usage in {"exact", "twice"}:
             yield self._event([], usage=self._usage())
 
