@@ -8,6 +8,7 @@ import pytest
 from tests.ground.ray_cluster import Cluster, running_cluster
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what lives here: many processes, and the first test of a module waits for their start."""
     for item in items:
