@@ -21,6 +21,7 @@ from gateway.execution.relay import usd
 from gateway.fleet import ListedModel
 from gateway.formats.base import Format
 from gateway.formats.classify import is_of_another_operation, names_no_model
+from gateway.formats.malformed import UNREADABLE
 from gateway.formats.openai.decode import CHAT, EMBEDDINGS
 from gateway.formats.redaction import cleaner, first_sentence
 from gateway.tariff import Usage
@@ -69,9 +70,6 @@ class _Directory(Struct):
 _models = msgspec.json.Decoder(_Models | list[_Model]).decode
 _model = msgspec.json.Decoder(_Model).decode
 _directory = msgspec.json.Decoder(_Directory).decode
-
-
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def questions(snapshot: Snapshot) -> list[Question]:
@@ -154,7 +152,7 @@ class Asker:
             name = quote(target.upstream_model, safe="/:")
             try:
                 _model(await self._get(target, f"{question.models_url}/{name}"))
-            except _UNREADABLE:
+            except UNREADABLE:
                 raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "What it answered is no model.") from None
             return "the provider knows the model"
         endpoint = CHAT if question.about == "chat" else EMBEDDINGS
@@ -169,7 +167,7 @@ class Asker:
     async def _listed(self, target: Target, url: str) -> str:
         try:
             found = _models(await self._get(target, url))
-        except _UNREADABLE:
+        except UNREADABLE:
             raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "What it answered is no list of models.") from None
         names = [each.id for each in (found.data if isinstance(found, _Models) else found)]
         if target.upstream_model and target.upstream_model not in names:
@@ -189,7 +187,7 @@ class Asker:
             return await self._listed(target, models_url)
         try:
             models = _directory(body).models
-        except _UNREADABLE:
+        except UNREADABLE:
             raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "What it answered is no list of replicas.") from None
         served = {each: model for name, model in models.items() for each in (model.serves or (name,))}
         model = served.get(target.upstream_model)

@@ -18,6 +18,8 @@ _MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _MARKED = "begins with a byte order mark; send UTF-8 without one"
 _BYTE = re.compile(r"\(byte (\d+)\)")
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are no JSON of the expected shape: the last two are not its own errors."""
 IN_CHARACTER = bytes(range(0x80, 0xC0))
 """Bytes of a character in UTF-8 that are not its first."""
 

@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote, urlsplit
 import msgspec
 
 from gateway.errors import UpstreamError
+from gateway.formats.malformed import UNREADABLE
 from gateway.types import Target
 
 MAX_MESSAGE_CHARS = 2000
@@ -176,7 +177,7 @@ def _texts(request_body: bytes) -> Iterator[str]:
     """Yield the texts of a request, as they are behind JSON's escapes; of another form, all of it as one."""
     try:
         to_do = [msgspec.json.decode(request_body)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         yield request_body.decode(errors="replace")
         return
     while to_do:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.formats.malformed import MAX_DEPTH, NO_OBJECT, TOO_DEEP, fault, malformed
+from gateway.formats.malformed import MAX_DEPTH, NO_OBJECT, TOO_DEEP, UNREADABLE, fault, malformed
 from gateway.formats.outline import outline_of
 from gateway.formats.splice import members_of
 
@@ -26,7 +26,7 @@ def members_of_object(body: bytes) -> dict[str, bytes]:
     """Cut a small body into name -> raw JSON of the value. Raises GatewayError (INVALID_REQUEST) with the reason."""
     try:
         tree = _tree(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise fault(body, body, error) from None
     if type(tree) is not dict:
         raise malformed(NO_OBJECT)

@@ -3,7 +3,7 @@
 Decides which blocks the caller sees, what a stop reason is called, and how tokens fall into classes. A stream's events
 and a whole message end in the same verbs of a sink (``chat_answer``), so every mode says the same of the same answer.
 Unknown events, blocks and deltas are passed over, as Anthropic's versioning policy asks of clients. The request is
-written by ``anthropic_request``.
+written by ``request``.
 
 Sources: platform.claude.com/docs: api/messages, build-with-claude/{streaming,handling-stop-reasons,prompt-caching,
 thinking}, api/versioning.
@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.chat import AnswerWriter, Finish
+from gateway.formats.malformed import UNREADABLE
 from gateway.formats.usage import merged, usage_of
 from gateway.tariff import Rates, Usage
 
@@ -79,9 +80,6 @@ class _Kind(Struct):
     type: str
 
 
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for a text that is no JSON of the expected shape: the last two are not its own errors."""
-
 _event_decoder = msgspec.json.Decoder(_Event)
 _message_decoder = msgspec.json.Decoder(_Message)
 _kind_decoder = msgspec.json.Decoder(_Kind)
@@ -135,7 +133,7 @@ class Answer:
             return b""
         try:
             event = _event_decoder.decode(data)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             self._forgive(data, error)
             return b""
         handler = self._HANDLERS.get(event.type)
@@ -151,7 +149,7 @@ class Answer:
         """Take a whole answer. Raises UpstreamError: UPSTREAM_CUT without its end, UPSTREAM_PROTOCOL for nonsense."""
         try:
             message = _message_decoder.decode(body)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             if "truncated" in str(error):
                 raise UpstreamError(ErrorKind.UPSTREAM_CUT, "The upstream's answer ended in the middle.") from None
             self._forgive(body, error)
@@ -176,7 +174,7 @@ class Answer:
         """Pass over an event of a kind that we do not know, and behind text one that cannot be read; see ``_end``."""
         try:
             kind = _kind_decoder.decode(data).type
-        except _UNREADABLE:
+        except UNREADABLE:
             kind = ""
         if kind == "error":
             raise StreamError(data) from None

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.errors import ErrorKind, UpstreamError
+from gateway.formats.malformed import UNREADABLE
 from gateway.formats.splice import members_of, splice
 from gateway.formats.usage import NO_RATES, merged, usage_of
 from gateway.tariff import Usage
@@ -123,7 +124,7 @@ class Tap:
         """Take the data of one event, or a whole answer. Raises UpstreamError (UPSTREAM_PROTOCOL)."""
         try:
             chunk = _decode_chunk(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             # Half a surrogate pair is legal in a stream that cuts text anywhere; only the standard library takes it.
             return self.read_object(parse(data))
         self._see(chunk)
@@ -142,7 +143,7 @@ class Tap:
         """Take a whole answer to embeddings. Raises UpstreamError (UPSTREAM_PROTOCOL)."""
         try:
             answer = _decode_embeddings(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             raise _nonsense() from None
         self.reported = merged(None, answer.usage)
         return answer
@@ -182,7 +183,7 @@ def parse(data: bytes) -> _Object:
     """Parse the JSON object of an upstream. Raises UpstreamError (UPSTREAM_PROTOCOL) when it is none."""
     try:
         value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         try:
             # By itself ``loads`` would take UTF-16 too, which no caller expects (RFC 8259, 8.1).
             value = json.loads(data.decode("utf-8-sig", "surrogatepass"))

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.formats.errors import openai_error
+from gateway.formats.malformed import UNREADABLE
 from gateway.formats.multipart import Part, parts_of
 from gateway.formats.usage import MAX_AUDIO_MS, audio_ms, merged, usage_of
 from gateway.tariff import Usage
@@ -106,7 +107,7 @@ def read_transcript(data: bytes) -> tuple[Transcript, Usage | None]:
     """Read an answer in JSON. Raises UpstreamError (UPSTREAM_PROTOCOL)."""
     try:
         answer = _decode_transcript(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent something that is no transcript.") from None
     report = merged(None, answer.usage) or {}
     usage = usage_of(report)
