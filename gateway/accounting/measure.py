@@ -79,6 +79,11 @@ class Measure:
         self._started_ns = now_ns()
 
     @property
+    def has_succeeded(self) -> bool:
+        """Whether the upstream's status is one of success, so that what follows is an answer, and may be billed."""
+        return self.status is not None and 200 <= self.status < 300
+
+    @property
     def first_content_ns(self) -> int | None:
         """When the first content came; None: none came, or not as a stream."""
         return self._arrivals_ns[0] if self._arrivals_ns and self.streamed else None
@@ -113,7 +118,7 @@ class Measure:
         duration_ms = (self._now_ns() - self._started_ns) / _NS_PER_MS
         # A request of which the last byte never left is no work for anybody: its caller left, or its time ran out,
         # while a name was looked up, a connection made or the body written.
-        billed = outcome not in _UNBILLED and (sent if self.status is None else 200 <= self.status < 300)
+        billed = outcome not in _UNBILLED and (sent if self.status is None else self.has_succeeded)
         usage = self._usage(outcome, billed=billed)
         # What passed between the first content and the last: reasoning too, unless it was hidden.
         shown = usage.output_tokens

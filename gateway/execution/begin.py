@@ -38,7 +38,7 @@ async def begin(
     """Read until there is something for the caller. Raises UpstreamError for an answer that is an error."""
     wants_stream = call.envelope.stream
     measure.status = stream.status
-    if not 200 <= stream.status < 300:
+    if not measure.has_succeeded:
         body = await _read_error_body(stream, patience)
         error = adapter.failure(stream.status, stream.headers, body, call.envelope.endpoint.operation)
         if measure.streamed and not wants_stream and refuses_stream(error, body):

@@ -23,7 +23,6 @@ from gateway.types import Call, Candidate, Plan, Target
 
 MAX_REPLICAS = 3
 """Of one target that a request may reach in vain: one that ends an engine must not go on to end them all."""
-_TOO_LONG = ErrorKind.CONTEXT_LENGTH
 RETRY_AFTER_S = 1.0
 """When no target has named a time."""
 
@@ -112,8 +111,7 @@ class InOrder:
         if attempt is None:
             return False
         took_s = (self._now_ns() - began_ns) / 1e9
-        answers = attempt.measure.status is not None and 200 <= attempt.measure.status < 300
-        return not answers and took_s < target.timeouts.first_token_s
+        return not attempt.measure.has_succeeded and took_s < target.timeouts.first_token_s
 
 
 def may_go_on(target: Target, failures: list[Failure], replicas: int) -> bool:
@@ -166,7 +164,8 @@ def _exhausted(failures: list[Failure]) -> GatewayError:
     refusals = [
         error
         for error in errors
-        if speaks(error.kind, error.upstream_status) or (error.kind is _TOO_LONG and error.upstream_status)
+        if speaks(error.kind, error.upstream_status)
+        or (error.kind is ErrorKind.CONTEXT_LENGTH and error.upstream_status)
     ]
     if refusals and not waits:
         refusal = refusals[-1]
@@ -191,4 +190,8 @@ def _exhausted(failures: list[Failure]) -> GatewayError:
 def _is_configured(error: UpstreamError) -> bool:
     """Whether no later moment changes it: our key, address or model's name is refused, or what this model lacks."""
     misnamed = error.kind is ErrorKind.UPSTREAM_ERROR and error.upstream_status == 404
-    return misnamed or error.kind in {ErrorKind.UPSTREAM_CREDENTIALS, ErrorKind.UPSTREAM_UNSUPPORTED, _TOO_LONG}
+    return misnamed or error.kind in {
+        ErrorKind.UPSTREAM_CREDENTIALS,
+        ErrorKind.UPSTREAM_UNSUPPORTED,
+        ErrorKind.CONTEXT_LENGTH,
+    }
