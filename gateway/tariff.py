@@ -1,17 +1,17 @@
 """Money: the classes of what is used, a target's rates for each of them, and what a request costs by these.
 
 Integers throughout; one rounding, at the end. The one place for it: what is billed, what recovery writes, what routing
-predicts and what ceilings are held to. Which rates a target has, and how much of a replica a call had to itself, are
-decided elsewhere.
+predicts and what ceilings are held to. Which rates a target has is decided in ``config.build``, how much of a replica a
+call had to itself in ``targets``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import mul
 from typing import Any, Literal, Protocol
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 Origin = Literal["provider", "engine", "estimated"]
 
@@ -20,7 +20,6 @@ _HOUR_MS = 3_600_000
 _HOUR_NS = 3_600_000_000_000
 _NS_PER_S = 1_000_000_000
 _DAY_S = 86_400
-_TOKEN_CLASSES = 12
 _BELONGS_TO: dict[str, tuple[str, ...]] = {
     "input": (),
     "cached_input": ("input",),
@@ -35,6 +34,8 @@ _BELONGS_TO: dict[str, tuple[str, ...]] = {
     "audio_output": ("output",),
     "image_output": ("output",),
 }
+_TOKEN_CLASSES = len(_BELONGS_TO)
+_READ_CLASSES = list(_BELONGS_TO).index("output")
 
 
 class Amounts(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -69,7 +70,7 @@ class Amounts(Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def read_tokens(self) -> int:
         """All that the model read."""
-        return sum(astuple(self)[:8])
+        return sum(astuple(self)[:_READ_CLASSES])
 
     @property
     def written_tokens(self) -> int:
@@ -128,7 +129,7 @@ class Rates(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tiers: tuple["Tier", ...] = ()
     """Ascending. The whole request, its output too, pays the rates of the highest that its prompt is above."""
     variants: tuple["Variant", ...] = ()
-    """The last that holds takes the place of all else here."""
+    """The last that holds takes the place of all else here; see ``with_variants``."""
     version: str = "free"
     """The price book and its version, or ``config``; stored with every ledger entry."""
 
@@ -214,6 +215,15 @@ class Variant(Struct, frozen=True, kw_only=True, omit_defaults=True):
         if inner:
             value = value.get(inner) if isinstance(value, dict) else None
         return bool(value == self.value)
+
+
+def with_variants(rates: Rates, variants: Sequence[Variant]) -> Rates:
+    """Return rates in whose place the last of the variants that holds is taken.
+
+    They stand first among the variants themselves: so what is in force never has any, and a line of the journal, which
+    has the rates of its attempt, does not repeat them all.
+    """
+    return replace(rates, variants=(Variant(rates=rates), *variants)) if variants else rates
 
 
 def presume(input_tokens: int, audio_ms: int, members: Mapping[str, bytes]) -> Usage:

@@ -1,7 +1,7 @@
 """The price book: which rates a provider's model has, by the installed ``genai-prices`` package; nothing is fetched.
 
 ``price_of`` takes milliseconds and belongs where a snapshot is built, never on the path of a request. That a configured
-price wins over the book is decided elsewhere, and what usage costs at given rates in ``gateway.tariff``.
+price wins over the book is decided in ``config.build``, and what usage costs at given rates in ``tariff``.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from genai_prices.types import (
 )
 from msgspec.structs import replace
 
-from gateway.tariff import Rates, Tier, Variant, token_rates
+from gateway.tariff import Rates, Tier, Variant, token_rates, with_variants
 
 _VERSION = f"genai-prices/{version('genai-prices')}"
 _NANO = Decimal(10**9)
@@ -72,7 +72,7 @@ def price_of(price_provider: str, upstream_model: str) -> Rates | None:
             found.clear()
         found.append(Variant(rates=rates, **when))
         found.extend(_asked(model, price, when, provider.id))
-    return replace(found[0].rates, variants=tuple(found[1:]))
+    return with_variants(found[0].rates, found[1:])
 
 
 def _moments(model: ModelInfo) -> Iterator[tuple[dict[str, Any], ModelPrice]]:

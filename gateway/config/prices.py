@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from gateway.config.fields import Count, Usd
 from gateway.config.section import Section
-from gateway.tariff import Rates, Tier, Variant, token_rates
+from gateway.tariff import Rates, Tier, Variant, token_rates, with_variants
 
 _NANO = 1_000_000_000
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
@@ -98,8 +98,9 @@ def rates_of(price: PriceSection) -> Rates:
     """Make the rates that the file states."""
     stated = price.stated()
     rates = _tiered(stated, price.tiers)
-    variants = tuple(_variant(each, price) for each in price.variants)
-    return rates if rates == Rates() and not variants else replace(rates, variants=variants, version="config")
+    if rates == Rates() and not price.variants:
+        return rates
+    return with_variants(replace(rates, version="config"), [_variant(each, price) for each in price.variants])
 
 
 def _variant(section: VariantSection, price: PriceSection) -> Variant:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import asdict
 
-from gateway.tariff import Amounts, Rates, Tier, Usage, Variant, presume
+from gateway.tariff import Amounts, Rates, Tier, Usage, Variant, presume, with_variants
 
 USD = 10**9
 ISSUE = Rates(
@@ -181,6 +181,14 @@ def test_last_variant_that_holds_is_the_one() -> None:
     assert rates.in_force(3600 * USD, {}) is later.rates
     assert rates.in_force(3599 * USD, {}) is PEAK
     assert Rates(variants=(Variant(rates=PEAK, days=()),)).in_force(0, {}).variants
+
+
+def test_rates_in_force_take_no_variants_along() -> None:
+    """Whichever holds: they are written into a line of the journal for each attempt."""
+    rates = with_variants(Rates(output_nano_usd_per_mtok=1, version="x"), [Variant(rates=PEAK, begins_s=3600)])
+    assert rates.in_force(0, {}) == Rates(output_nano_usd_per_mtok=1, version="x")
+    assert rates.in_force(3600 * USD, {}) is PEAK
+    assert with_variants(PEAK, []) is PEAK
 
 
 @pytest.mark.parametrize(
