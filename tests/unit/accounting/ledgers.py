@@ -1,5 +1,7 @@
 """Values and a ledger on a real directory for the tests of accounting and store."""
 
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -13,6 +15,7 @@ from gateway.store.queries import Store
 from gateway.tariff import Rates, Usage
 from gateway.types import CallRecord, LedgerEntry
 from tests.ground.totals import Totals, totals_of
+from tests.ground.waiting import until
 
 RATES = Rates(input_nano_usd_per_mtok=1_000_000_000, output_nano_usd_per_mtok=2_000_000_000, version="test")
 STARTED_AT_NS = 1_795_000_000_000_000_000
@@ -112,6 +115,13 @@ def applier_pid(ledger: JournalLedger) -> int:
     process = ledger._applier._process
     assert process is not None
     return process.pid
+
+
+async def stop_applier(ledger: JournalLedger) -> None:
+    """Send it SIGSTOP, and wait until all of its threads stand."""
+    pid = applier_pid(ledger)
+    os.kill(pid, signal.SIGSTOP)
+    await until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
 
 
 def make_call(ledger: JournalLedger, number: int) -> None:

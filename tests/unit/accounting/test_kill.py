@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 
 from gateway.accounting import applier_process
-from gateway.accounting.ledger import JournalLedger
 from gateway.errors import GatewayError
 from tests.ground.processes import lives
 from tests.ground.waiting import until
 from tests.unit.accounting import victim
-from tests.unit.accounting.ledgers import applier_pid, make_call, running_ledger, segments, stored_totals
+from tests.unit.accounting.ledgers import applier_pid, make_call, running_ledger, segments, stop_applier, stored_totals
 from tests.unit.accounting.test_retention import StoodClock
 
 ROUNDS = 30
@@ -48,13 +47,6 @@ async def test_applier_killed_at_random_points_loses_and_doubles_nothing(tmp_pat
     assert set(alarms) == {
         "rows wait in the journal: the process that writes the ledger's database has ended (exit code -9)"
     }
-
-
-async def stop_applier(ledger: JournalLedger) -> None:
-    """Send it SIGSTOP, and wait until all of its threads stand."""
-    pid = applier_pid(ledger)
-    os.kill(pid, signal.SIGSTOP)
-    await until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
 
 
 async def test_applier_that_hangs_is_an_outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

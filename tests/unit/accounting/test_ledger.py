@@ -1,6 +1,8 @@
 """The ledger's promises: what is written is found, what was left behind is recovered, outages lose nothing."""
 
+import os
 import shutil
+import signal
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -18,12 +20,14 @@ from gateway.types import CallRecord, LedgerEntry, Outcome, Refused
 from tests.ground.waiting import until
 from tests.unit.accounting.ledgers import (
     STARTED_AT_NS,
+    applier_pid,
     build_dispatch,
     build_entry,
     build_record,
     make_call,
     running_ledger,
     segments,
+    stop_applier,
     stored_totals,
 )
 from tests.unit.accounting.test_journal import file_size_limit
@@ -233,13 +237,14 @@ async def test_a_torn_last_line_is_passed_over_and_damage_is_put_aside(tmp_path:
 async def test_a_running_ledger_notices_damage_in_lines_that_become_no_row(tmp_path: Path) -> None:
     """A dispatch or progress whose bytes changed is put aside though SQL does not need it; a sound one is passed by."""
     alarms: list[str] = []
-    async with running_ledger(tmp_path, alarm=alarms.append, apply_interval_s=3600) as ledger:
-        await ledger.flush()  # it looks again only when it is asked to
+    async with running_ledger(tmp_path, alarm=alarms.append) as ledger:
+        await stop_applier(ledger)  # it reads the lines only once they are damaged
         make_call(ledger, 1)
         ledger.dispatch(build_dispatch("att_2", "req_2"))
         ledger.progress("att_2", 8)
         whole = segments(tmp_path)[0].read_bytes()
         segments(tmp_path)[0].write_bytes(whole.replace(b'"output_tokens":8', b'"output_tokens":9'))
+        os.kill(applier_pid(ledger), signal.SIGCONT)
         await ledger.flush()
         assert [line.startswith(b'{"type":"progress"') for line in _rejected(tmp_path)] == [True]
         assert await ledger.find("req_1")
