@@ -23,6 +23,8 @@ _ABOUT_OUR_CONFIGURATION = frozenset({401, 402, 403, 404})
 """Statuses whose reason the operator needs to know. Of other faults the words may be the caller's own, said back."""
 _MAX_NAME_CHARS = 200
 """Of a parameter, and of what is logged."""
+_ID = r"[-_](?=[A-Za-z]*\d)[A-Za-z0-9]{6,}\b"
+"""What follows the kind of an account in its number; it has a digit, which the names of tools mostly have not."""
 _CREDENTIAL = re.compile(
     r"(?:Bearer|Basic)\s+[\w.~+/=*-]{8,}"
     r"|\b(?:sk|pk|rk|xai|pplx)-[\w*.-]{6,}"
@@ -31,7 +33,7 @@ _CREDENTIAL = re.compile(
     r"|\bAIza[\w-]{8,}"
     r"|\beyJ(?:(?!-eyJ)[\w-]){8,}+\.[\w-]+\.[\w-]*"
     r"|\b(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{40,}\b"
-    r"|\b(?:org|proj|acct|wrkspc)[-_](?=[A-Za-z]*\d)[A-Za-z0-9]{6,}\b"
+    rf"|\b(?:org|proj|acct|wrkspc){_ID}"
     r"|(?<=[?&]key=)[^\s&]+",
 )
 _ADDRESS = re.compile(
@@ -49,7 +51,7 @@ _NO_TEXT = frozenset({"model", "role", "type"})
 """Members of a request whose values are no caller's words."""
 _ACCOUNT = re.compile(
     r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b"
-    r"|\b(?:org|proj|project|team|acct|account|user|ws|wrkspc|workspace|key)[-_](?=[A-Za-z]*\d)[A-Za-z0-9]{6,}\b"
+    rf"|\b(?:org|proj|project|team|acct|account|user|ws|wrkspc|workspace|key){_ID}"
     r"|(?<![\w.+-])[\w.+-]+@[\w-]+\.[\w.-]+"
     r"|https?://\S+",
     re.IGNORECASE,
