@@ -15,7 +15,7 @@ from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.malformed import UNREADABLE
 from gateway.formats.splice import members_of, splice
 from gateway.formats.usage import NO_RATES, merged, usage_of
-from gateway.tariff import Usage
+from gateway.tariff import Rates, Usage
 from gateway.types import Operation
 
 DONE = b"[DONE]"
@@ -96,14 +96,13 @@ _decode_embeddings = msgspec.json.Decoder(Embeddings).decode
 class Tap:
     """Read of each chunk what accounting needs, and what proves that it is whole. One per answer.
 
-    The names are those of ``Decoder``. ``has_calls`` says that a tool call has
-    begun, ``has_failed`` that a choice has; ``_ended`` are the choices with a reason to be at their end.
+    The names are those of ``Decoder``. ``has_calls`` says that a tool call has begun, ``has_failed`` that a choice has;
+    ``_ended`` are the choices with a reason to be at their end. ``rates`` are what the target is charged at, for counts
+    that leave more than one reading open.
     """
 
-    rates = NO_RATES
-    """What the target is charged at, for counts that leave more than one reading open."""
-
-    def __init__(self) -> None:
+    def __init__(self, rates: Rates = NO_RATES) -> None:
+        self._rates = rates
         self.reported: dict[str, Any] | None = None
         """What the upstream has counted so far, in its own words."""
         self.content_events = self.content_bytes = self.dropped_events = 0
@@ -118,7 +117,7 @@ class Tap:
     @property
     def usage(self) -> Usage | None:
         """The same in disjoint classes."""
-        return usage_of(self.reported, self.rates)
+        return usage_of(self.reported, self._rates)
 
     def read(self, data: bytes) -> Chunk:
         """Take the data of one event, or a whole answer. Raises UpstreamError (UPSTREAM_PROTOCOL)."""

@@ -33,6 +33,7 @@ from gateway.formats.openai.transcript import EmbeddingsDecoder, TranscriptDecod
 from gateway.formats.openai.transcription import TRANSCRIPTIONS
 from gateway.formats.splice import asks_nothing, members_of, splice
 from gateway.formats.sse import Splitter, data_of
+from gateway.tariff import Rates
 from gateway.types import Call, Envelope, Operation, Target, UpstreamRequest
 
 _EVENT_STREAM = "text/event-stream; charset=utf-8"
@@ -109,9 +110,9 @@ class CompatibleAdapter:
         """Make the decoder: pass a stream or an object through, or make the one from the other."""
         if call.envelope.endpoint.path in _WHOLE:
             return _WHOLE[call.envelope.endpoint.path](call.envelope)
-        decoder = StreamDecoder(call) if call.envelope.stream else AnswerDecoder(call, self._plain)
-        decoder.rates = target.rates
-        return decoder
+        if call.envelope.stream:
+            return StreamDecoder(call, target.rates)
+        return AnswerDecoder(call, target.rates, self._plain)
 
     def failure(
         self, status: int, headers: Mapping[str, str], body: bytes, operation: Operation = "chat"
@@ -170,8 +171,8 @@ class _Events(_Reader):
     missing, as JSON is not.
     """
 
-    def __init__(self, call: Call) -> None:
-        super().__init__()
+    def __init__(self, call: Call, rates: Rates) -> None:
+        super().__init__(rates)
         self._choices = call.envelope.choices
         self._is_text = call.envelope.needs.isdisjoint(("json_object", "json_schema"))
         self._splitter = Splitter()
@@ -350,8 +351,8 @@ class StreamDecoder(_Events):
 
     content_type = _EVENT_STREAM
 
-    def __init__(self, call: Call) -> None:
-        super().__init__(call)
+    def __init__(self, call: Call, rates: Rates) -> None:
+        super().__init__(call, rates)
         self._keeps_usage = call.envelope.include_usage
         self._passed: list[bytes] = []
 
@@ -395,8 +396,8 @@ class StreamDecoder(_Events):
 class AnswerDecoder(_Events):
     """Give the caller who wants no stream the whole answer at its end: put together, or the upstream's own bytes."""
 
-    def __init__(self, call: Call, plain: PlainShape) -> None:
-        super().__init__(call)
+    def __init__(self, call: Call, rates: Rates, plain: PlainShape) -> None:
+        super().__init__(call, rates)
         self._assembler = Assembler(call.envelope.endpoint.operation, plain)
         self._size = 0
 
