@@ -12,7 +12,8 @@ cut takes no more than that.
 *At most once.* Every row has an id of our own, and SQL inserts it "or does nothing". So lines may be applied any
 number of times: by an applier, by the next one after it was killed, by recovery, by a recovery that was killed. What
 must not be repeated is a *decision*: an unsettled attempt becomes ``interrupted`` only in recovery, when the exclusive
-lock on the state directory proves that nobody is left who could settle it, and after every line was read and applied.
+lock on the state directory proves that no process is left that could settle it, and after every line was read and
+applied.
 
 *Forgetting.* Lines go into numbered segments. A segment is deleted, oldest first, once all its lines are in a
 durable SQL commit. What it said of calls that are still open is first written anew at the end of the journal and

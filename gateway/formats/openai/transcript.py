@@ -67,7 +67,7 @@ class TranscriptDecoder(_Whole):
         return self._usage
 
     def finish(self) -> bytes:
-        """Return the upstream's own bytes. A text may be empty: nobody spoke."""
+        """Return the upstream's own bytes. A text may be empty: there was no speech."""
         body = bytes(self._body)
         if self._is_json:
             answer, self._usage = read_transcript(body)
