@@ -86,8 +86,8 @@ class InOrder:
         candidate, error, _ = failures[-1]
         if isinstance(error, StreamRefusedError):
             to_try.appendleft(without_stream(candidate))
-        elif error.kind is ErrorKind.STALE_CONNECTION:
-            to_try.appendleft(candidate)  # on a fresh connection, and so no second time
+        elif error.kind is ErrorKind.STALE_CONNECTION and _broken(candidate.target, failures) < MAX_REPLICAS:
+            to_try.appendleft(candidate)  # on a fresh connection, and so no second time; perhaps to another replica
         elif attempt is not None and may_go_on(candidate.target, failures, attempt.replicas_to_ask):
             to_try.appendleft(candidate)  # this replica is out until it is heard again
         elif not to_try and retried_for is not None:
