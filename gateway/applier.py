@@ -87,7 +87,10 @@ class _Applier:
         deleting = threading.Thread(target=retention.run, args=(self._ending,))
         deleting.start()
         retry_s, opened = _FIRST_RETRY_S, bool(self._begin.recover)
-        while not self._ending.is_set():
+        # Once more after it is told to end: that rows are where they were put is looked at last.
+        ends = False
+        while not ends:
+            ends = self._ending.is_set()
             try:
                 self._apply(opened=opened, say=retry_s > _FIRST_RETRY_S)
             except Exception as error:  # noqa: BLE001 - whatever it is, the rows are in the journal and the next try may do
@@ -112,7 +115,8 @@ class _Applier:
             self._say(Report(applied=self._reader.position))
 
     def _wait(self, longest_s: float) -> None:
-        self._wake.wait(longest_s)
+        if not self._ending.is_set():
+            self._wake.wait(longest_s)
         self._wake.clear()
 
     def _rejected(self, journal: Path) -> Rejected:

@@ -67,11 +67,11 @@ class Ground:
 
 
 @asynccontextmanager
-async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
+async def ground(tmp_path: Path, **options: float) -> AsyncIterator[Ground]:
     state, backup = tmp_path / "state", tmp_path / "backup.sqlite3"
     state.mkdir()
     alarms: list[str] = []
-    async with running_ledger(state, fsync_interval_s=0.01, alarm=alarms.append) as ledger:
+    async with running_ledger(state, fsync_interval_s=0.01, alarm=alarms.append, **options) as ledger:
         here = Ground(ledger, state, backup)
         here.alarms = alarms
         here.make_calls(50)
@@ -221,6 +221,15 @@ async def test_removed_database_is_made_anew_by_the_next_start(tmp_path: Path) -
         here.make_calls(100)
         await here.told("restart the gateway, which makes a new one")
         here.ledger._flush_timeout_s = 0.01
+    async with running_ledger(here.state):
+        pass
+    here.check()
+
+
+async def test_removed_database_is_noticed_by_the_stop_at_the_latest(tmp_path: Path) -> None:
+    """Nothing was written since, so nobody has looked; the journal is kept, and the next start has every call."""
+    async with ground(tmp_path, apply_interval_s=3600.0) as here:
+        remove(here)
     async with running_ledger(here.state):
         pass
     here.check()
