@@ -200,7 +200,7 @@ def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
     )
     tiered = replace(flat, tiers=(Tier(above_tokens=1000, rates=flat),), version="config")
     when: dict[str, Any] = {"begins_s": 3600, "ends_s": 7200, "days": (0,), "member": "service_tier", "value": "flex"}
-    assert mini.rates == replace(tiered, variants=(Variant(rates=tiered, **when), Variant(rates=tiered)))
+    assert mini.rates == replace(tiered, variants=(Variant(rates=tiered), Variant(rates=tiered, **when)))
     route = snapshot.routes["auto"]
     assert [each.id for each in route.targets] == [smol.id]
     assert route.ruled_out == (Dropped(target_id="mini", filter="hosting", reason="not on own hardware"),)
