@@ -52,7 +52,6 @@ _TOO_MANY = (
 )
 _QUOTE, _BACKSLASH, _OPENING_BRACE, _OPENING = b'"', 0x5C, 0x7B, frozenset(b"[{")
 _ANY_BLANKS = re.compile(rb"[ \t\n\r]*+")
-_INSIDE = re.compile(rb'[^"\\]*+(?:(?:\\.)++[^"\\]*+)*+', re.DOTALL)
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _DIGITS_ALIKE = bytes(0x30 if byte in b"0123456789" else 0x20 for byte in range(256))
 _DIGITS = 100
@@ -263,12 +262,15 @@ def _end_of_window(body: bytes, start: int) -> int:
 
 def _end_of_string(body: bytes, start: int) -> int:
     """Return where the quote stands that ends the string whose text begins at ``start``; negative: nowhere."""
+    size = LONG_BYTES
     end = body.find(_QUOTE, start)
     while end > start and body[end - 1] == _BACKSLASH:
-        inside = _INSIDE.match(body, start, start + WINDOW_BYTES)
-        start = inside.end() if inside is not None else end
-        if body.startswith(_QUOTE, start):
-            return start
+        # Four times as fast as an expression. Of a run of backslashes the first begins a pair.
+        window = body[start : start + size].replace(rb"\\", b"  ").replace(b'\\"', b"  ")
+        if (inside := window.find(_QUOTE)) >= 0:
+            return start + inside
+        start += len(window) - window.endswith(b"\\")
+        size = min(4 * size, WINDOW_BYTES)
         end = body.find(_QUOTE, start)
     return end
 

@@ -50,6 +50,16 @@ def request(content: bytes, tail: bytes = b'"}]}') -> bytes:
     return HEAD + content + tail
 
 
+@pytest.mark.parametrize("piece", [b'\\"', b"\\\\", b'\\\\\\"', b"\\\\\\\\"])
+@pytest.mark.parametrize("window_bytes", [LONG_BYTES, 5 * LONG_BYTES, 21 * LONG_BYTES, 21 * LONG_BYTES + WINDOW_BYTES])
+def test_string_ends_at_the_same_quote_wherever_a_window_cuts_its_escapes(piece: bytes, window_bytes: int) -> None:
+    """Windows grow, each beginning where a pair of a backslash and its character does."""
+    for shift in range(1, 6):
+        content = b'\\"' + b"x" * (window_bytes - 2 - shift) + piece * 3
+        members = outline_of(request(content, b'"}],"user":"b"}')).members
+        assert (members["user"], chat(request(content)).content_bytes) == (b'"b"', len(json.loads(b'"%b"' % content)))
+
+
 @pytest.mark.parametrize("character", ["é", "请", "😀"])
 def test_escape_far_behind_long_characters_is_none_of_their_business(character: str) -> None:
     """A window without escapes may end within a character, and the next one, with an escape, may begin there."""
