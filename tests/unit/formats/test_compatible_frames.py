@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from gateway.errors import UpstreamError
 from gateway.formats.base import Decoder
-from gateway.formats.openai import compatible, decode
+from gateway.formats.openai import decode
 from gateway.formats.openai import frame as frames
+from gateway.formats.openai import stream as decoders
 from gateway.formats.openai.compatible import CompatibleAdapter
 from gateway.formats.openai.frame import Frame
 from tests.ground.builders import build_call, build_target
@@ -173,7 +174,7 @@ def test_a_known_frame_is_read_as_if_it_were_decoded(reads: list[bytes], stream:
         return _decoder(stream=stream, include_usage=include_usage)
 
     with pytest.MonkeyPatch.context() as forgetful:
-        forgetful.setattr(compatible, "_LESSONS", 0)
+        forgetful.setattr(decoders, "_LESSONS", 0)
         expected = _played(make, reads)
     assert _played(make, reads) == expected
 
@@ -212,7 +213,7 @@ def test_frames_that_never_come_back_are_no_longer_learnt(monkeypatch: pytest.Mo
         learnt.append(frames.learn(event))
         return learnt[-1]
 
-    monkeypatch.setattr(compatible, "learn", learn)
+    monkeypatch.setattr(decoders, "learn", learn)
     decoder = _decoder(stream=True, include_usage=True)
     for number in range(100):
         decoder.feed(_CHAT % (b'"content":"a"', b',"obfuscation":"%d"' % number))
