@@ -1,4 +1,4 @@
-"""The composition root: the only place that knows every part.
+"""The composition root: builds every part of a gateway and connects them.
 
 A ``Gateway`` is built from a configuration file without side effects, then started, used and stopped. A reload swaps
 the snapshot; connections, breakers, statistics, limits in use and the ledger live in the gateway and outlive it.

@@ -1,7 +1,7 @@
-"""The gateway's other process: everything that is SQL. ``python -m gateway.applier FD`` is how the ledger starts it.
+"""The applier, a process of each gateway that runs all SQL. The ledger starts it as ``python -m gateway.applier FD``.
 
 It opens and migrates the database, recovers what a dead gateway left, carries the journal's lines into rows, answers
-questions about calls, and deletes what is old; ``accounting.messages`` says how it is told. It may be killed at any
+questions about calls, and deletes what is old; ``accounting.messages`` has the protocol. It may be killed at any
 moment, and ends by itself as soon as the gateway has: the socket's end says so.
 """
 

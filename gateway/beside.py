@@ -1,6 +1,6 @@
-"""Does what a large request body takes beside the event loop, and what a small one takes on it.
+"""Decodes and translates large request bodies in two threads beside the event loop, and small ones on the loop.
 
-There are two threads, so that no body of ordinary size waits for a huge one to end. Each takes what is due first: work
+There are two, so that no body of ordinary size waits for a huge one to end. Each takes what is due first: work
 is due when it arrived plus the time that its body's size allows, so small ones overtake, and none for ever. Work whose
 caller has left is not done. What may be decoded at all, and how much of it is kept, is decided before (admission).
 """
@@ -68,7 +68,7 @@ class Lane:
 
 
 def is_quick(body: bytes) -> bool:
-    """Tell whether a body is decoded faster than a thread is asked to."""
+    """Return whether a body is decoded sooner than a thread would begin with it."""
     if len(body) <= _ALWAYS_QUICK_BYTES:
         return True
     if len(body) > _MAYBE_QUICK_BYTES:

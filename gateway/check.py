@@ -1,8 +1,8 @@
 """``tollway check --online``: asks each target once whether it is there, takes our credential and knows the model.
 
 Decides what is asked, which is what costs least at a provider of that type (``ProviderType.question``): for the model,
-for the list of models, or for one token of a chat. Nothing is tried twice, nothing is recorded, and no breaker hears of
-it. What an upstream says is shown as its first sentence, without what is ours in it.
+for the list of models, or for one token of a chat. Nothing is tried twice, nothing is recorded, and no breaker
+counts it. What an upstream says is shown as its first sentence, without what is ours in it.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Time and identifiers, injected everywhere, so that a whole gateway runs in a simulation by seed.
+"""The clock and the source of ids, passed to every part, so that tests and simulations can set both.
 
 Waiting is left to the event loop: a simulation brings a loop with virtual time and a clock that reads it.
 """
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Tell the time. Both members are plain callables, so reading the clock costs no Python frame."""
+    """Read the time. Both members are plain callables, so reading the clock costs no Python frame."""
 
     @property
     def monotonic_ns(self) -> Callable[[], int]:

@@ -191,7 +191,7 @@ _ABOUT_THE_REQUEST = frozenset({400, 413, 422})
 
 
 def speaks(kind: ErrorKind, upstream_status: int | None) -> bool:
-    """Tell whether an error reaches the caller in the upstream's words, with its status and code."""
+    """Return whether an error reaches the caller in the upstream's words, with its status and code."""
     if kind is ErrorKind.UPSTREAM_UNSUPPORTED:
         return upstream_status in _ABOUT_THE_REQUEST
     return kind in {ErrorKind.UPSTREAM_REJECTED, ErrorKind.UPSTREAM_FLAGGED}

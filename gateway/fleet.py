@@ -1,4 +1,4 @@
-"""Own replicas as values: what a directory and the replicas say (ADR 0006), and what is reported of them."""
+"""Values about own replicas: what the directory and the replicas report (ADR 0006), and the report made of it."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal

@@ -1,4 +1,4 @@
-"""Gives memory back: what is freed to the system, and what only the garbage collector can free before it is much.
+"""Returns freed memory to the system, and runs the garbage collector when a process has grown by much.
 
 What a request makes is freed by counting references (``tests/hostile/test_cycles.py`` holds that), so the collector
 runs rarely. It counts objects, though, and one object may be a body of 20 MB: here is a bound in bytes for what some
@@ -73,7 +73,7 @@ class GrowthWatch:
         """Since the last collection."""
 
     def start(self) -> None:
-        """Look every second from now on; where the system does not tell a process its size, never."""
+        """Look every second from now on; where a process cannot read its size, never."""
         with contextlib.suppress(OSError):
             self._least_bytes = self._resident_bytes()
             asyncio.get_running_loop().call_later(_LOOK_S, self._look)

@@ -1,4 +1,4 @@
-"""Runs a gateway until it is told to stop: in this process, or as several behind one port (``siblings.supervisor``)."""
+"""Runs a gateway until it is stopped: in this process, or as several behind one port (``siblings.supervisor``)."""
 
 import argparse
 import asyncio
@@ -17,7 +17,7 @@ from typing import Any
 import uvloop
 
 from gateway.accounting.journal import lock_directory
-from gateway.admission.shared import free_places
+from gateway.admission.shared import free_held_by
 from gateway.app import Gateway, journal_ledger, log, read_snapshot
 from gateway.clock import SystemClock
 from gateway.config.problems import ConfigError
@@ -111,7 +111,7 @@ async def _run(gateway: Gateway, listener: socket.socket, *, ready_fd: int = -1,
 
     def stop() -> None:
         if told.is_set():
-            gateway.http.cut()  # told twice: wait for nobody
+            gateway.http.cut()  # a second signal: wait for no request
         told.set()
 
     def orphaned() -> None:
@@ -170,17 +170,17 @@ async def _supervise(arguments: argparse.Namespace, snapshot: Snapshot, listener
             given = [f"--{name}={value}" for name, value in options.items() if value is not None]
             return [sys.executable, "-m", "gateway", "serve", *given]
 
-        def bury(slot: int) -> None:
-            # Or the places that it held would be taken until another process comes into its slot.
+        def release_slot(slot: int) -> None:
+            # Or what its calls held would count until another process comes into its slot.
             with contextlib.suppress(OSError):
-                free_places(ProcessSlot(state_dir, slot).limits_dir, slot)
+                free_held_by(ProcessSlot(state_dir, slot).limits_dir, slot)
 
         supervisor = Supervisor(
             command,
             count=snapshot.server.workers,
             listener=listener,
             drain_s=snapshot.server.drain_s,
-            bury=bury,
+            release_slot=release_slot,
         )
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, supervisor.reload)
@@ -194,7 +194,7 @@ async def _supervise(arguments: argparse.Namespace, snapshot: Snapshot, listener
 
 
 def _announce(listener: socket.socket) -> None:
-    """Say where the gateway serves: whoever waits for this line may connect at once."""
+    """Print where the gateway serves; from this line on it accepts connections."""
     host, port = listener.getsockname()[:2]
     print(f"tollway serves on http://{host}:{port} (metrics /metrics, docs /docs)", flush=True)
 

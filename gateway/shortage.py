@@ -1,4 +1,4 @@
-"""What this machine or process lacks: told apart from what an upstream or a caller did, and said with its remedy."""
+"""Recognises errors that mean that this process or machine lacks something: descriptors, ports, memory, threads."""
 
 import errno
 import socket

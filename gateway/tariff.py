@@ -97,7 +97,7 @@ class Hold(Protocol):
     def settle(self, spent: Spent) -> None:
         """Give back what is held but for what was spent; the first call ends the hold, later ones do nothing.
 
-        Neither raises nor waits, since it runs while a request is cleaned up: what has to be told to others is queued.
+        Neither raises nor waits, since it runs while a request is cleaned up: messages to other processes are queued.
         """
 
 
@@ -218,7 +218,7 @@ class Variant(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def with_variants(rates: Rates, variants: Sequence[Variant]) -> Rates:
-    """Return rates in whose place the last of the variants that holds is taken.
+    """Return rates that the last of the variants that holds replaces.
 
     They stand first among the variants themselves: so what is in force never has any, and a line of the journal, which
     has the rates of its attempt, does not repeat them all.

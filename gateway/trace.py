@@ -1,4 +1,4 @@
-"""Traces: how a caller marks requests as parts of one whole, and what is known of that whole afterwards.
+"""Traces: the header by which a caller marks its calls as parts of one whole, and the sums over them afterwards.
 
 The mark is W3C Trace Context (https://www.w3.org/TR/trace-context/), which tracing libraries send by themselves.
 """

@@ -1,9 +1,9 @@
-"""Lets connections that bring much go on one after the other, so that the rest of the event loop is never far behind.
+"""Pauses connections that receive much data and lets them go on one at a time, so that the event loop stays responsive.
 
 A read brings up to 256 KB, and the loop reads up to 32 times from one connection before it looks at another. What is
 made of so much takes milliseconds; with a hundred streams that send as fast as they can, a turn of the loop took a
-second. So who has brought more than a little is read no further until it has its turn, and each turn of the loop has
-room for one of them. Who brings little never waits.
+second. So a connection that has brought more than a little is paused until its turn comes, and in each turn of the
+loop one of them is read. A connection that brings little never waits.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Tollway's own values. They are immutable, name their units, and never mention a vendor's JSON.
+"""The values that the stages exchange. They are immutable, name their units, and never mention a vendor's JSON.
 
 ``msgspec.Struct`` rather than ``dataclass``: a frozen one is built in C, about ten times as fast, and needs no code
 of ours to run when a request makes one. Nothing here decides anything.
@@ -44,7 +44,7 @@ class Secret:
         return "Secret(***)"
 
     def fingerprint(self) -> str:
-        """Tell secrets apart without showing them: 16 hexadecimal digits of the SHA-256."""
+        """Distinguish secrets without showing them: 16 hexadecimal digits of the SHA-256."""
         return hashlib.sha256(self.value.encode()).hexdigest()[:16]
 
 
@@ -96,7 +96,7 @@ class Inbound(Struct, frozen=True, kw_only=True):
 
 
 class Principal(Struct, frozen=True, kw_only=True):
-    """Who is calling, and what they may do."""
+    """The caller of a request, by key, and what the key may do."""
 
     key_id: str
     """The configured name of the key (``anonymous`` when no keys are configured); safe to show and as a label."""

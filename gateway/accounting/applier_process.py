@@ -1,7 +1,7 @@
-"""The gateway's end of its applier, the process that does everything that is SQL: starts it, asks it, starts it again.
+"""Starts the applier, the process that runs all SQL, talks to it over a socket pair, and starts it again when it ends.
 
 Whatever ends it (``kill -9``, no memory) loses nothing: the journal has the lines, and the next one applies them once
-more. What was asked of the one that ended is asked of the next.
+more. Questions that the one that ended has not answered are put to the next.
 """
 
 import asyncio

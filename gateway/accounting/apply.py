@@ -1,8 +1,8 @@
-"""Carries the lines of one journal into SQL, in their order, a batch at a time.
+"""Reads the lines of one journal, in order and a batch at a time, and writes them to the database as rows.
 
 One path: rows reach SQL only by being read back from the journal's files (they are in the page cache), whether that is
 a millisecond behind or a day. So an outage of the database, or of the process that runs this, costs no memory, only
-disk, and is recovered from by the same code that runs all the time. When a segment may be forgotten, the ledger says.
+disk, and is recovered from by the same code that runs all the time. When a segment may be deleted, the ledger decides.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
-"""What the request sees of accounting: say what is about to be spent, then what was spent.
+"""The interface of accounting: a request notes an attempt before it is sent, and what it cost when it has ended.
 
-The values and the two seams (``Ledger`` above, ``Rows`` below) are here; how nothing is lost or doubled is in
-``journal``, how it reaches SQL in ``ledger``. Who decides what a call cost is the meter, not this package's ledger.
+``Ledger`` is what requests use, ``Rows`` what the database offers. How nothing is lost or counted twice is described
+in ``journal``, how it reaches SQL in ``ledger``. What a call cost is decided in ``tariff``.
 """
 
 from collections.abc import Sequence

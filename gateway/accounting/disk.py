@@ -1,4 +1,4 @@
-"""How much room the state directory's disk still has, and what is given up as it fills.
+"""Watches the free space on the state directory's disk, and decides what is given up as it fills.
 
 In this order, so that a disk that fills is seen before it hurts: records of refused calls, which are then only
 counted; readiness and the log; and calls themselves, while there is still room to settle those that run.

@@ -38,8 +38,8 @@ newline, so that it spoils no other line). What then happens depends on what the
   cost nothing and arrive as fast as callers retry, is capped and counted. Should the process die before the disk is
   back, recovery finds those attempts unsettled: ``interrupted``, by the last bound that was written.
 
-What somebody removes while the gateway runs (the present segment, the lock, the directory) is written anew from what is
-still open, five times a second (``restore``). Where that fails it is a disk that refuses.
+What is removed while the gateway runs (the present segment, the lock, the directory) is written anew from what is still
+open, five times a second (``restore``). Where that fails it is a disk that refuses.
 
 A running stream is not cut because its next bound cannot be written: that would turn a full disk, which loses
 nothing as long as we live, into a visible failure of calls already paid for.
@@ -70,7 +70,7 @@ Position = tuple[int, int]
 class Journal:
     """The segments of one state directory. ``open`` takes the directory's lock, ``close`` lets go of it.
 
-    ``append``, ``keep`` and what they share are guarded by ``lock``. Whoever calls these two holds it already, so that
+    ``append``, ``keep`` and what they share are guarded by ``lock``. The caller of these two holds it already, so that
     its own state changes in step with the lines; the other verbs take it themselves. It is never held during an fsync.
     """
 

@@ -1,7 +1,7 @@
-"""The ledger: four verbs for a request, which end in the journal; from there a process of its own fills SQL.
+"""The ledger of a running gateway: writes what happens to attempts and calls to the journal, and has it applied to SQL.
 
-Decides which calls are still open, when a segment may be forgotten, and when accounting is too ill to take requests.
-How lines survive is told in ``journal``, how they reach SQL in ``apply``, what a death leaves behind in ``recovery``.
+Decides which calls are still open, when a segment may be deleted, and when accounting fails so that the gateway is not
+ready. How lines survive a crash is described in ``journal``, how they reach SQL in ``apply``; see also ``recovery``.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What stands in the journal: a line for each thing that happens to an attempt or a call, how it is written and read.
+"""The lines of the journal: one type for each thing that happens to an attempt or a call, written and read here.
 
 A line is JSON and, behind it, its CRC-32, so that what a power cut or a bad disk has changed is not believed.
 """

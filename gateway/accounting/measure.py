@@ -116,7 +116,7 @@ class Measure:
         """Return what was measured. ``sent``: whether all of the request has left this process."""
         call, progress, arrivals_ns = self._call, self._progress, self._arrivals_ns
         duration_ms = (self._now_ns() - self._started_ns) / _NS_PER_MS
-        # A request of which the last byte never left is no work for anybody: its caller left, or its time ran out,
+        # A request of which the last byte never left is no work for the upstream: its caller left, or its time ran out,
         # while a name was looked up, a connection made or the body written.
         billed = outcome not in _UNBILLED and (sent if self.status is None else self.has_succeeded)
         usage = self._usage(outcome, billed=billed)

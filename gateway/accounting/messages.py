@@ -1,4 +1,4 @@
-"""What the gateway and its applier say to one another, over a socket pair: one JSON object a line, either way.
+"""The messages between the gateway and its applier: one JSON object a line, in both directions over a socket pair.
 
 Rows do not go this way: the applier reads them from the journal's files.
 """

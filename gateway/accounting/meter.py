@@ -90,7 +90,7 @@ class Meter:
         return sum([attempt.end("cancelled").cost_nano_usd for attempt in self._attempts])
 
     def attempt_failed(self, error: UpstreamError, target: Target, next_target: Target | None) -> None:
-        """Note that a target failed, or might not be tried; without a next one the caller is told."""
+        """Note that a target failed, or might not be tried; without a next one it is the call's error."""
         if next_target is None:
             self._unlogged = error, target
         else:
@@ -181,12 +181,12 @@ def _sum(entries: list[LedgerEntry]) -> Amounts:
 
 
 def _cause(error: GatewayError, entries: list[LedgerEntry]) -> str | None:
-    """Return the cause of what the caller was told, or that of the last attempt that has one."""
+    """Return the cause of the call's error, or that of the last attempt that has one."""
     return error.why or next((entry.cause for entry in reversed(entries) if entry.cause is not None), None)
 
 
 def _bridged_for(plan: Plan | None, target_id: str | None) -> str | None:
-    """Name the cold target in whose place another one answered."""
+    """Name the cold target instead of which another one answered."""
     if plan is None or plan.wanted is None or target_id is None or target_id == plan.wanted.id:
         return None
     return plan.wanted.id

@@ -1,4 +1,4 @@
-"""The price book: which rates a provider's model has, by the installed ``genai-prices`` package; nothing is fetched.
+"""Looks up the rates of a provider's model in the price book, the installed ``genai-prices`` package; fetches nothing.
 
 ``price_of`` takes milliseconds and belongs where a snapshot is built, never on the path of a request. That a configured
 price wins over the book is decided in ``config.build``, and what usage costs at given rates in ``tariff``.

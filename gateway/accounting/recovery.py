@@ -1,4 +1,4 @@
-"""What a dead gateway left behind, turned into rows. Runs before a new one begins, which holds the directory's lock.
+"""Turns the journals of a gateway that has died into rows, before a new gateway starts on the same directory.
 
 Reads every segment from the oldest, applies what was settled and recorded, and then decides: an attempt without its
 settlement was ``interrupted``, and a call without its record gets a minimal one. All of it may be repeated, and may be

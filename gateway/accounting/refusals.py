@@ -1,8 +1,8 @@
-"""Which refused calls get a record of their own: the first of a minute from each key. The others are counted.
+"""Decides which refused calls get a record of their own (the first of each key in a minute); counts the others.
 
-Anybody who reaches the port can be refused ten thousand times a second, without a key. A record of each would be a way
-to fill the disk, and a full disk refuses everybody. So what a flood of refusals writes is bounded: so many records a
-minute of each key and of all callers without one, and a row a minute for each kind of the rest.
+Whatever reaches the port can be refused ten thousand times a second, without a key. With a record of each it could fill
+the disk, and on a full disk every call is refused. So what a flood of refusals writes is bounded: so many records a
+minute for each key and for all callers without one, and a row a minute for each kind of the rest.
 """
 
 from collections import Counter

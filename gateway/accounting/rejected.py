@@ -1,4 +1,4 @@
-"""Puts aside what can be neither believed nor stored, so that it holds up nothing else: ``rejected.jsonl``.
+"""Moves journal lines that are damaged or refused by the database to ``rejected.jsonl``, so that they block no other.
 
 It is for people to look at. Its size is bounded, the oldest lines go first, and a line that comes again (a recovery
 reads a segment once more) is not written again. How old it may get is decided in ``retention``.

@@ -1,4 +1,4 @@
-"""Deletes what has been kept for long enough: by age and by size, as the configuration says, in small steps.
+"""Deletes old rows in small steps: those beyond the age or the size that the configuration sets.
 
 A row may be deleted once no journal can bring it back: a line that is applied a second time, by a recovery, would
 insert its row anew, beside the sums that it was added to. The journals' segments end after an hour
@@ -65,7 +65,7 @@ class Retention:
         self._lock_fd = -1
 
     def run(self, stopping: threading.Event) -> None:
-        """Make a round every ``interval_s`` until told to stop. Never raises: what fails is tried again."""
+        """Make a round every ``interval_s`` until it is stopped. Never raises: what fails is tried again."""
         self._stopping = stopping
         failed = False
         try:

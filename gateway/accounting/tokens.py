@@ -1,4 +1,4 @@
-"""Estimates of token counts from sizes, for what must be known before a provider has counted, or when it never does.
+"""Estimates token counts from sizes in bytes: before a provider has counted, and where it never does.
 
 No tokenizer: tokenising on the event loop has stopped peers for a minute (litellm #26193), each model has its own,
 and every estimate is replaced by the provider's count where there is one. Estimates are marked so in the ledger.

@@ -1,4 +1,4 @@
-"""What letting a call in means to the pipeline. Who counts, and where, is left to the implementations."""
+"""The interface of admission: lets a call in or refuses it. The implementations decide what is counted, and where."""
 
 from typing import Protocol
 
@@ -7,7 +7,7 @@ from gateway.types import BodyBudget, Call, Plan, Principal
 
 
 class Admission(Hold, Protocol):
-    """A call that was let in: its place among its key's running calls, and the bytes of its body."""
+    """A call that was let in: it counts among its key's running calls, and its body's bytes among the key's."""
 
     def take_body(self, size_bytes: int) -> None:
         """Count the call's body with so many bytes from now on, until the call ends.

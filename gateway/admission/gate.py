@@ -1,4 +1,4 @@
-"""Counts requests per minute, requests at a time and bytes of bodies, per key, in this process.
+"""Counts each key's requests per minute, concurrent requests and bytes of bodies, in this process.
 
 The rate is an exact sliding window: the times of a key's admissions in the last 60 seconds are kept, and a call comes
 in only if fewer than the limit are left. A token bucket or a window by the clock's minute would be smaller, and would
@@ -6,7 +6,7 @@ let up to twice the limit through around a boundary. The price is the memory of 
 minute, which the limit itself bounds. Only keys with a limit are recorded at all.
 
 Nothing waits between the check and the count: ``admit`` has no ``await`` in it, and the event loop runs one task at a
-time, so calls of the same moment cannot both take the last place. Several processes each count for themselves;
+time, so two calls of one moment cannot both be the last within the limit. Several processes each count for themselves;
 ``shared`` counts for all of one machine.
 
 What is kept is keyed by the key's id, not by its snapshot, so a reload with another limit goes on from what was
@@ -42,7 +42,7 @@ class Counts(Protocol):
         """Count bytes of a body, or raise and leave the count as it was."""
 
     def leave(self, key: Principal, body_bytes: int) -> None:
-        """Free the place of a call and its bytes."""
+        """Count a call and its bytes no more."""
 
 
 class Admitted:
@@ -62,8 +62,8 @@ class Admitted:
             self._counts.count_body(self._key.key_id, size_bytes - self._body_bytes, self._budget)
             self._body_bytes = size_bytes
 
-    def settle(self, spent: Spent) -> None:  # noqa: ARG002 - the place is free again whatever was spent
-        """Free the place and the bytes, once."""
+    def settle(self, spent: Spent) -> None:  # noqa: ARG002 - the call has ended, whatever was spent
+        """Count the call and its bytes no more, once."""
         counts, self._counts = self._counts, None
         if counts is not None:
             counts.leave(self._key, self._body_bytes)

@@ -1,8 +1,8 @@
-"""Counts requests per minute, at a time, and bytes of bodies over all processes of a gateway: by the rules of ``gate``.
+"""Counts what ``gate`` counts, by the same rules, over all processes of a gateway.
 
 What is counted stands in one file per key, mapped into each process's memory and changed under a lock on the file. So a
-limit of N admits exactly N, whichever processes the calls come to, and nobody is asked over a socket. The kernel gives
-up a dead process's lock, and the places that it held are freed by the next process in its slot. Two system calls a
+limit of N admits exactly N, whichever processes the calls come to, without a message between them. The kernel releases
+a dead process's lock, and what its calls held is freed by the next process in its slot. Two system calls a
 request; the lock is held for microseconds.
 
 A file is an array of 64-bit integers: how many requests of each slot are running, how many bytes their bodies have,
@@ -45,9 +45,9 @@ class SharedGate:
         self._counts: dict[str | None, _Counts] = {}
 
     def start(self) -> None:
-        """Free the places that a dead predecessor in the slot held."""
+        """Count no more what a dead predecessor in the slot held."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        free_places(self._directory, self._slot)
+        free_held_by(self._directory, self._slot)
 
     async def admit(self, key: Principal, budget: BodyBudget) -> Admission:
         """Let a call in, or raise GatewayError: RATE_LIMITED (``retry_after_s`` is exact), TOO_MANY_CONCURRENT."""
@@ -120,8 +120,8 @@ def _uncountable() -> GatewayError:
     return GatewayError(ErrorKind.STORAGE_UNAVAILABLE, sentence, retry_after_s=5.0)
 
 
-def free_places(directory: Path, slot: int) -> None:
-    """Free the places that a dead process in the slot held. Raises OSError."""
+def free_held_by(directory: Path, slot: int) -> None:
+    """Count no more what a dead process in the slot held. Raises OSError."""
     for path in directory.iterdir():
         with contextlib.closing(_Counts(path)) as counts, counts:
             counts.cells[_RUNNING + slot] = counts.cells[_BODIES + slot] = 0

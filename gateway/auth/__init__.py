@@ -1,1 +1,1 @@
-"""Who is calling."""
+"""Authentication: which key a request comes with."""

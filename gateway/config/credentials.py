@@ -1,7 +1,7 @@
 """Reads the secrets that a configuration names, so that none need be written in it.
 
 Decides the three forms: ``env:NAME``, ``file:PATH`` and, for keys that callers show, ``sha256:HEX``. No message here
-repeats what was written, for it may be the secret itself put in the wrong place.
+repeats what was written, for it may be the secret itself, under the wrong key.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What a price in the file may say, and the rates that it makes."""
+"""The prices that a configuration file may state, and the rates made from them."""
 
 import re
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration file, said so that it can be mended: file, line, place, nearest right spelling.
+"""Describes what is wrong with a configuration file: file, line, key, and the nearest right spelling.
 
 Decides the shape of the sentences. What is wrong is found out by ``document``, ``load`` and ``build``.
 """
@@ -37,7 +37,7 @@ class Source(Struct, frozen=True):
 
 
 class Problems:
-    """Collects what is wrong, so that everything is told at once."""
+    """Collects what is wrong, so that all of it is reported at once."""
 
     def __init__(self, source: Source) -> None:
         self._source = source

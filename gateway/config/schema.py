@@ -451,7 +451,7 @@ class Config(Section):
     def read_from(self, source: Source) -> "Config":
         """Return a copy that knows where its values were written."""
         copy = self.model_copy()
-        copy._source = source  # noqa: SLF001 - our own, on a copy that nobody has seen yet
+        copy._source = source  # noqa: SLF001 - our own, on a copy that is not in use yet
         return copy
 
     def with_server(self, **given: object) -> "Config":

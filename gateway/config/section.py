@@ -1,4 +1,4 @@
-"""What every part of the configuration file has in common."""
+"""The base class of every section of the configuration file."""
 
 from pydantic import BaseModel, ConfigDict
 

@@ -50,7 +50,7 @@ class ProviderType(Struct, frozen=True, kw_only=True):
 
 
 def matches(model: str, patterns: tuple[str, ...]) -> bool:
-    """Tell whether a model's own name is like one of the patterns."""
+    """Return whether a model's own name is like one of the patterns."""
     return any(fnmatchcase(model, pattern) for pattern in patterns)
 
 

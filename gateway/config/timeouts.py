@@ -1,4 +1,4 @@
-"""How long to wait: for all upstreams, for one provider, on one route. ``build`` merges the three."""
+"""The time-outs of the configuration: for all upstreams, for one provider, on one route. ``build`` merges the three."""
 
 from typing import TypeVar
 

@@ -1,1 +1,1 @@
-"""Where own replicas are and how they are, asked of the cluster's directory and of the replicas themselves."""
+"""Finds the replicas of own models, and follows their load: by the cluster's directory and the replicas themselves."""

@@ -1,7 +1,7 @@
 """Follows clusters: asks each one's directory where its replicas are, and listens to every replica. See ADR 0006.
 
 One task asks the directory again and again (it answers when something has changed), one for each replica reads the
-lines in which it says how it is, and one tells the directory who waits for a model without replicas. What is learnt
+lines in which it says how it is, and one reports to the directory the models that calls wait for. What is learnt
 goes into ``targets.replicas``. A directory that does not answer changes nothing there; a replica whose connection
 breaks, or that is silent for a second, is out at once.
 """
@@ -149,7 +149,7 @@ class Discovery:
             return _listing(body)
 
     async def _listen(self, cluster: Cluster, fleet: Fleet, replica: Replica, heard: asyncio.Event) -> None:
-        """Hear a replica for as long as it is listed or heard."""
+        """Read a replica's reports for as long as it is listed or sends them."""
         retry_s = RETRY_S
         while replica.is_listed:
             try:
@@ -173,7 +173,7 @@ class Discovery:
         heard.set()
 
     async def _plead(self, cluster: Cluster) -> None:
-        """Tell the directory who waits, for as long as somebody does."""
+        """Report to the directory which models calls wait for, for as long as any does."""
         while True:
             await asyncio.sleep(PLEA_EVERY_S)
             fleets = self._replicas.fleets(cluster.url).values()
@@ -193,7 +193,7 @@ class Discovery:
     @contextlib.asynccontextmanager
     async def _get(self, url: str, cluster: Cluster) -> AsyncIterator[UpstreamStream]:
         request = _request("GET", url, cluster)
-        # Fresh: a lost connection would cost the replica its place until the next try.
+        # Fresh: a lost connection would take the replica out until the next try.
         async with self._transport.send(request, connect_timeout_s=CONNECT_S, fresh=True) as stream:
             if stream.status != 200:
                 raise UpstreamError(ErrorKind.UPSTREAM_ERROR, f"status {stream.status}")

@@ -204,7 +204,7 @@ class Attempt:
             measured = self.measure.stop(outcome, error, sent=self._sending is not None and self._sending.sent)
             share_s = self._lease.abandon() if measured.sample is None else self._lease.end(measured.sample)
         except Exception:
-            self._lease.abandon()  # its place is not to be kept by a fault of ours, and a row is better than none
+            self._lease.abandon()  # its lease is not to be kept by a fault of ours, and a row is better than none
             self._ended = True
             self._entry = replace(self._entry, outcome="failed", error_kind=ErrorKind.INTERNAL.value)
             means.ledger.settle(self._entry)

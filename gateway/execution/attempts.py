@@ -61,5 +61,5 @@ class Attempts:
         return made
 
     def failed(self, error: UpstreamError, target: Target, next_target: Target | None) -> None:
-        """Note that a target failed or might not be tried, and which one is tried then; None: the caller is told."""
+        """Note that a target failed or might not be tried, and which one is tried then; None: none is left."""
         self._meter.attempt_failed(error, target, next_target)

@@ -1,4 +1,4 @@
-"""What a strategy is: it takes a plan, begins attempts, and yields one answer of which the caller has seen nothing."""
+"""The interfaces of a strategy, which begins attempts by a plan, and of its reply, one answer that is not yet sent."""
 
 from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager

@@ -1,4 +1,4 @@
-"""Targets in the order of the plan, until one sends its first token.
+"""The strategy that tries targets in the order of the plan, until one sends its first token.
 
 A target that refuses, cannot be reached, breaks off or stays silent past its deadline costs the caller time, never the
 answer, as long as nothing has been sent on: the first bytes are held back until there is content in them. For a
@@ -79,7 +79,7 @@ class InOrder:
     def _again(
         self, failures: list[Failure], to_try: deque[Candidate], attempt: Attempt | None, retried_for: Call | None
     ) -> Retry | None:
-        """Put in its place what has failed and is to be asked again, and return how if that needs a pause.
+        """Note a candidate that has failed and is to be asked again, and return how if that needs a pause.
 
         ``retried_for`` is None when the call has had its retry.
         """
@@ -89,7 +89,7 @@ class InOrder:
         elif error.kind is ErrorKind.STALE_CONNECTION and _broken(candidate.target, failures) < MAX_REPLICAS:
             to_try.appendleft(candidate)  # on a fresh connection, and so no second time; perhaps to another replica
         elif attempt is not None and may_go_on(candidate.target, failures, attempt.replicas_to_ask):
-            to_try.appendleft(candidate)  # this replica is out until it is heard again
+            to_try.appendleft(candidate)  # this replica is out until its next report
         elif not to_try and retried_for is not None:
             may_be_asked = [each for each in failures if _broken(each.candidate.target, failures) < MAX_REPLICAS]
             retry = self._retries.after(may_be_asked, retried_for.deadline_ns)
@@ -133,7 +133,7 @@ def _require_room(target: Target, failures: list[Failure]) -> None:
 
 
 def _broken(target: Target, failures: list[Failure]) -> int:
-    """Count the attempts at a target that reached a replica; where there is just nobody, nothing was sent."""
+    """Count the attempts at a target that reached a replica; where none was there, nothing was sent."""
     return sum(
         each.candidate.target.id == target.id and each.error.kind is not ErrorKind.UPSTREAM_CONNECT for each in failures
     )

@@ -1,10 +1,10 @@
-"""How long an attempt waits: for the first token, between bytes, and in all. One timer for all of its waits.
+"""Limits how long an attempt waits: for the first token, between bytes, and in all. One timer serves all three.
 
 A time-out around every read would cost more than the read. Here a limit is an attribute; the one timer looks at it when
 it goes off, and goes back to sleep if the limit has moved on meanwhile.
 
-A caller who streams is told of silence after ``first_token_s``. For one who does not, that is when it is worked out
-how long the answer may take: until the call's own end where no other target is left, else as long as is predicted.
+A caller who streams gets an error, or another target, after ``first_token_s``. For one who does not, that is when
+the answer's limit is set: the call's own end where no other target is left, else what is predicted.
 """
 
 import asyncio

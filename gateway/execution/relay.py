@@ -1,7 +1,7 @@
-"""Moves an answer to the caller: what arrived together leaves together, and nothing waits for anything else.
+"""Sends an answer to the caller, with the headers that say which target gave it and what it cost.
 
-Writing waits for the caller's connection, and only then is more read, so a slow reader slows its upstream and costs no
-memory. An answer that breaks off is never shown as complete: the error goes up, and the pipeline tells the caller.
+Bytes that arrive together are sent together. No more is read than the caller's connection takes, so a slow reader slows
+its upstream and costs no memory. An answer that breaks off is never shown as complete: the error is raised.
 """
 
 from typing import Protocol

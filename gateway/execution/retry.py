@@ -1,4 +1,4 @@
-"""Whether a call on which every target has failed asks one of them once more, and after how long.
+"""Decides whether a call on which every target has failed asks one of them once more, and after how long.
 
 Only for what a second later may be over (a 5xx, a lost or refused connection, a short ``Retry-After``), and only where
 nothing came and little time went by: what an upstream has worked on for long, or begun to answer, it may bill, and
@@ -59,7 +59,7 @@ class Retries:
         self._budgets: dict[str, _Budget] = {}
 
     def after(self, failures: Sequence[Failure], deadline_ns: int) -> Retry | None:
-        """Choose among the failures of a call the one that may be over first; None: the caller is told."""
+        """Choose among the failures of a call the one that may be over first; None: no retry."""
         passing = [each for each in failures if _is_passing(each)]
         if not passing:
             return None

@@ -1,4 +1,4 @@
-"""Which targets refuse to stream: where only we wanted a stream, they are asked for the whole answer for a while.
+"""Remembers which targets refuse to stream, and asks those for whole answers where the caller wants no stream.
 
 OpenAI streams some models to verified organisations only (help.openai.com, "API organization verification"), and not
 every server behind an OpenAI-compatible address streams. Asked once more without, they answer; that they did is
@@ -46,13 +46,13 @@ class Unstreamed:
         self._until_ns[key] = self._now_ns() + round(REMEMBERED_S * 1e9)
 
     def holds(self, target: Target) -> bool:
-        """Tell whether a target refuses to stream, as far as is known."""
+        """Return whether a target refuses to stream, as far as is known."""
         until_ns = self._until_ns.get((target.id, target.base_url)) if self._until_ns else None
         return until_ns is not None and self._now_ns() < until_ns
 
 
 def refuses_stream(error: UpstreamError, body: bytes) -> bool:
-    """Tell whether an error may be about streaming. A mistake costs one more request, which then shows what it is.
+    """Return whether an error may be about streaming. A mistake costs one more request, which then shows what it is.
 
     It is about something else where it names another member, or is about what the prompt says or how long it is.
     """

@@ -1,1 +1,1 @@
-"""Thin HTTP: what callers and operators can reach. Nothing is decided here."""
+"""The HTTP server for callers and operators, and its pages. Nothing about a request is decided here."""

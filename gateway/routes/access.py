@@ -1,4 +1,4 @@
-"""Decides from where a request may come, which a key cannot: the host it is for, and the web page that makes it.
+"""Refuses requests by the host that they are for and the web page that makes them, which a key cannot do.
 
 Without keys, listening on a loopback address keeps other machines out, but not the pages in this machine's browser. One
 may post what needs no preflight, or have its own name resolve to 127.0.0.1 (DNS rebinding) and read the answers. So the
@@ -39,13 +39,13 @@ def foreign(headers: Mapping[str, str], target: bytes, server: Server) -> str | 
 
 
 def _is_ours(host: str, server: Server) -> bool:
-    """Tell whether ``host``, with any port or none, is a loopback one or listed."""
+    """Return whether ``host``, with any port or none, is a loopback one or listed."""
     found = HOST.fullmatch(host)
     return found is not None and (found[1].removesuffix(".") in server.hosts or is_loopback_host(found[1]))
 
 
 def _is_trusted(origin: str, host: str, server: Server) -> bool:
-    """Tell whether an origin is listed, the gateway's own, or a page that this machine serves. ``null`` is none."""
+    """Return whether an origin is listed, the gateway's own, or a page that this machine serves. ``null`` is none."""
     if origin in server.cors_origins:
         return True
     scheme, _, authority = origin.partition("://")

@@ -1,4 +1,4 @@
-"""The FastAPI application: everything that is not relayed. Models, what became of a request, health, metrics, docs."""
+"""The FastAPI application, everything that is not relayed: models, past requests, traces, health, metrics, docs."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""Lets an ASGI application answer what is not a model route; those pages may be slow, so nothing here is tuned.
+"""Lets an ASGI application answer all requests that are not for a model. Those may be slow, so nothing here is tuned.
 
 The application learns of a caller who leaves by being cancelled, like every handler.
 """

@@ -1,4 +1,4 @@
-"""One connection from a caller: requests in, one after the other, and no patience for ever.
+"""Serves one connection from a caller: requests one after the other, each within limits of time and size.
 
 It parses what comes (httptools, a binding of llhttp, which refuses what smuggles: Content-Length beside
 Transfer-Encoding, folded fields, bare line feeds), runs one task per request, one at a time and in order, and passes a

@@ -1,4 +1,4 @@
-"""One request of a caller and the answer to it, with HTTP/1.1's framing of both bodies.
+"""One request of a caller and its answer: HTTP/1.1's framing of both bodies.
 
 Which bytes belong to the request is the parser's business (``http1_connection``), what to answer a handler's. Here: a
 body is kept until it is asked for, within bounds, and an answer leaves in as few writes as it can.

@@ -1,4 +1,4 @@
-"""What the head of a request says: its fields, the host that it is for, and the path and query of its target.
+"""Reads and checks the head of a request: its fields, the host that it is for, its path and query.
 
 Which bytes make up a head is the parser's business (``http1_connection``). Here are the demands on a head that the
 parser does not make, and their refusals.

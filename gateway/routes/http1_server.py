@@ -1,9 +1,9 @@
-"""An HTTP/1.1 server for what a gateway is: few routes, short heads, long answers, callers who leave.
+"""An HTTP/1.1 server for a gateway's traffic: few routes, short heads, long answers, and callers that leave.
 
 It listens and stops in order; everything else is a connection's.
 
 Several processes may accept from one socket. The loop's own server would take all connections that wait at once, so
-that of a burst one process got most; here each takes one a turn, and whoever is busiest takes fewest.
+that of a burst one process got most; here each takes one a turn, so the busiest process takes fewest.
 """
 
 import asyncio
@@ -92,14 +92,14 @@ class HttpServer:
     def _accepted(self, task: asyncio.Task[object]) -> None:
         self._accepting.discard(task)
         if not task.cancelled():
-            task.exception()  # a caller may have left already: no concern of anybody's
+            task.exception()  # a caller may have left already, which is no failure
 
     def _accept_again(self, listener: socket, connection: Callable[[], Connection]) -> None:
         if listener in self._listening:
             self._loop.add_reader(listener, self._accept, listener, connection)
 
     async def stop(self, drain_s: float) -> None:
-        """Accept nobody new, close connections as they become idle, give requests ``drain_s``; then ``cut``."""
+        """Accept no more, close connections as they become idle, give requests ``drain_s``; then ``cut``."""
         for listener in self._listening:
             self._loop.remove_reader(listener)
             listener.close()
@@ -131,7 +131,7 @@ class HttpServer:
             self._empty.set_result(None)
 
     async def _emptied(self, timeout_s: float) -> bool:
-        """Wait until no connection is left, and tell whether that is so."""
+        """Wait until no connection is left, and return whether that is so."""
         if self._connections:
             self._empty = self._loop.create_future()
             await asyncio.wait([self._empty], timeout=timeout_s)

@@ -1,4 +1,4 @@
-"""The three extension points of the policy. All are pure: they read a call and a view of a target, and keep nothing."""
+"""The interfaces of the policy's parts. All are pure: they read a call and a view of a target, and keep nothing."""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol
@@ -55,7 +55,7 @@ class CostPredictor(Protocol):
 
 
 class Predictors(Struct, frozen=True, kw_only=True):
-    """Who predicts what."""
+    """The predictor of each quantity."""
 
     output_tokens: LengthPredictor
     ttft_ms: Predictor

@@ -1,4 +1,4 @@
-"""What the policy is made of. A new filter, predictor or objective is a file and a line here (docs/extend)."""
+"""Names every filter, predictor and objective. A new one is a file and a line here (docs/extend)."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

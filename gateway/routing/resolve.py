@@ -58,7 +58,7 @@ def resolve(
 
 
 def may_use(principal: Principal, name: str) -> bool:
-    """Tell whether a key's list names this route or model; ``openai/*`` in a list names all behind the prefix."""
+    """Return whether a key's list names this route or model; ``openai/*`` in a list names all behind the prefix."""
     allowed = principal.allowed_models
     if allowed is None or name in allowed:
         return True

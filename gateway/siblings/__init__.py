@@ -1,1 +1,1 @@
-"""Several processes of one gateway behind one port: who starts them, and what they tell one another."""
+"""Several processes of one gateway behind one port: how they are started, and how they share what they learn."""

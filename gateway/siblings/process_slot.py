@@ -1,4 +1,4 @@
-"""Where the processes of one gateway keep what they share, and what is each one's own."""
+"""Names the files of each process of a gateway: its own (journal, figures) and those that all of them share."""
 
 import shutil
 from pathlib import Path

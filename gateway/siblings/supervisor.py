@@ -5,7 +5,7 @@ connections wait in the socket's queue or go to the others, and none is refused.
 to itself: it names its journal, its figures and its socket to the others. A process that dies is started again in its
 slot, after a pause that doubles while it keeps dying at once.
 
-A replacement starts in a free slot; only when it serves is the old process told to end, and it takes no new connections
+A replacement starts in a free slot; only when it serves is the old process stopped: it takes no new connections
 and finishes its streams.
 
 Each process holds the reading end of a pipe whose writing end is here: should this process die, however suddenly, they
@@ -53,13 +53,13 @@ class _Worker:
 
 
 class Supervisor:
-    """``count`` processes behind one socket, which all inherit; ``bury`` hears whose slot is free."""
+    """``count`` processes that share one socket; ``release_slot`` is called with each slot that has become free."""
 
     def __init__(
-        self, command: Command, *, count: int, listener: socket, drain_s: float, bury: Callable[[int], None]
+        self, command: Command, *, count: int, listener: socket, drain_s: float, release_slot: Callable[[int], None]
     ) -> None:
         self._command = command
-        self._bury = bury
+        self._release_slot = release_slot
         self._count = count
         self._listener = listener
         self._drain_s = drain_s
@@ -72,21 +72,21 @@ class Supervisor:
     async def run(self, serving: Callable[[], None]) -> bool:
         """Start all, call ``serving`` once all serve, and return after ``stop``; False: not all started.
 
-        The socket is closed as the stop begins: who connects later is refused, and waits for nobody.
+        The socket is closed as the stop begins: a caller who connects later is refused at once.
         """
         self._life_read, life_write = os.pipe()
         try:
             async with self._starting:
                 good = all(await asyncio.gather(*(self._start(slot) for slot in range(self._count))))
             if self._stopping.is_set():
-                good = True  # who was not let start did not fail
+                good = True  # a process that was not let start did not fail
             elif good:
                 serving()
                 await self._stopping.wait()
             self._stopping.set()
             self._listener.close()
             for worker in self._workers.values():
-                if not worker.retiring:  # told twice, it would cut what runs
+                if not worker.retiring:  # a second signal would cut what runs
                     worker.signal(signal.SIGTERM)
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=self._drain_s + _KILL_GRACE_S)
@@ -99,7 +99,7 @@ class Supervisor:
         return good
 
     def stop(self) -> None:
-        """Have all end as soon as their running requests have; told twice, at once."""
+        """Have all end as soon as their running requests have; called a second time, at once."""
         if self._stopping.is_set():
             for worker in self._workers.values():
                 worker.signal(signal.SIGTERM)
@@ -129,7 +129,7 @@ class Supervisor:
                     _log.error("a replacement did not start; what runs stays as it is")
                     return
                 if self._stopping.is_set():
-                    return  # all have been told; told twice, the old one would cut what runs
+                    return  # all have been signalled; a second time, the old one would cut what runs
                 old.retiring = True
                 old.signal(signal.SIGTERM)
             _log.info("all processes were replaced")
@@ -143,7 +143,7 @@ class Supervisor:
             process = await asyncio.create_subprocess_exec(
                 *self._command(slot, ready_write, self._life_read),
                 pass_fds=(self._listener.fileno(), ready_write, self._life_read),
-                start_new_session=True,  # Ctrl-C is for us; they are told
+                start_new_session=True,  # Ctrl-C is for us; they get a signal
             )
         except OSError as error:  # no more processes or memory, or the program is just being replaced
             _log.error("no process can be started: %s", error.strerror)
@@ -153,7 +153,7 @@ class Supervisor:
             os.close(ready_write)
         worker = self._workers[slot] = _Worker(slot, process)
         if self._stopping.is_set():
-            worker.signal(signal.SIGKILL)  # it was not there when the others were told
+            worker.signal(signal.SIGKILL)  # it was not there when the others were signalled
         if await _says_ready(ready_read):
             worker.serves = True
             if worker.reload_due:
@@ -169,7 +169,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         code = await worker.process.wait()
-        self._bury(worker.slot)
+        self._release_slot(worker.slot)
         if worker.retiring:
             del self._workers[worker.slot]
             return
@@ -179,7 +179,7 @@ class Supervisor:
         pause_s = 0.0 if loop.time() - began_s > _GOOD_RUN_S else _FIRST_PAUSE_S
         while not await self._waited_for_stop(pause_s):
             async with self._starting:
-                if self._workers[worker.slot].retiring:  # another was started in its place meanwhile
+                if self._workers[worker.slot].retiring:  # another was started in its slot meanwhile
                     del self._workers[worker.slot]
                     return
                 if await self._start(worker.slot):

@@ -1,4 +1,4 @@
-"""The file of an SQLite database: whether what is open is still what stands at its path.
+"""Checks that the SQLite file that is open is still the file at its path.
 
 SQLite does not look again at a file that it has open. Rows put into one that was removed or replaced are gone, and what
 the write-ahead log (``-wal``) has of one database would be read into another that takes its name. So the file is looked
@@ -91,7 +91,7 @@ class DatabaseFile:
 
 
 def _promised_bytes(header: bytes) -> int:
-    """Return the size that a database's header tells (sqlite.org/fileformat.html, "The Database Header")."""
+    """Return the size that a database's header states (sqlite.org/fileformat.html, "The Database Header")."""
     page_bytes = int.from_bytes(header[16:18], "big")
     return int.from_bytes(header[28:32], "big") * (1 << 16 if page_bytes == 1 else page_bytes)
 

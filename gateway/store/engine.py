@@ -1,4 +1,4 @@
-"""How the database is opened: which settings make a commit durable, and what is done when its file goes bad."""
+"""Opens the database: with settings that make a commit durable, and with checks for a file that has gone bad."""
 
 import random
 import sqlite3

@@ -1,4 +1,4 @@
-"""What a database says is wrong, as one sentence for the operator: which file, what is the matter, what to do.
+"""Turns a database's error into one sentence for the operator: which file, what is the matter, what to do.
 
 The driver's own text is shown only where it speaks of tables; otherwise it may quote a row or an address.
 """

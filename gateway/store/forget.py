@@ -1,4 +1,4 @@
-"""Deletes old rows, a few at a time, and keeps what they came to: no total changes.
+"""Deletes old rows, a few at a time, and adds them to sums, so that no total changes.
 
 Each verb is one transaction, short enough that the ledger, which waits for its end, is hardly late. Deleted rows leave
 their room in the file to new ones; the file itself does not shrink (``VACUUM`` does that, with the gateway stopped).
@@ -44,7 +44,7 @@ class Forgetter:
             call_ids = set(connection.execute(oldest).scalars())
             if not call_ids:
                 return 0
-            # Only what this transaction deletes is added, whoever else deletes at the same time.
+            # Only what this transaction deletes is added, whatever other processes delete at the same time.
             these = delete(attempts).where(attempts.c.call_id.in_(call_ids)).returning(*attempts.columns)
             gone = connection.execute(these).mappings().all()
             by_time = sorted(gone, key=lambda row: (row["started_at_ns"], row["attempt_id"]))

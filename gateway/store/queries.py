@@ -1,4 +1,4 @@
-"""What is asked of the database: put a batch in once, find a call, sum up.
+"""The statements that the database is sent: insert a batch once, find a call, sum up.
 
 Blocking, so never on the event loop; any thread may call. When rows are written, and what happens while the database
 is away, is the ledger's part.

@@ -1,4 +1,4 @@
-"""Whether a database's tables are this version's, and how they come to be."""
+"""Creates the tables of a new database, and migrates those of an earlier release."""
 
 import logging
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""What was measured of each target: load, latency, answer lengths, health. State, keyed by target id."""
+"""The state of each target, by its id: measured latency, load and answer lengths; breaker; replicas."""

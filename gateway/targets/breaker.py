@@ -1,7 +1,5 @@
-"""Decide whether a target may be sent requests at all. Leaves what it costs and how fast it is to others.
+"""Decides whether a target may be sent requests at all, from how its last attempts ended.
 
-How it works
-------------
 *Closed*: all pass. *Open*: none passes until a time. *Half open*: that time is over, and one attempt passes, the
 probe. Its first content closes the breaker, however long the rest takes; its failure before that opens it anew. A probe
 that is still silent after ``LONGEST_PAUSE_S`` no longer keeps the next one from passing, and one that ends without a
@@ -15,7 +13,7 @@ verdict (the caller left, or was at fault) leaves its place at once.
   (``Retry-After``) is taken at its word at once.
 - What a request may bring about (400 that is about us, 403, 404, any other 5xx, an answer that breaks off) proves
   nothing while one caller alone meets it. Three in a row, or ten among twenty, close the target to the key that met
-  them, and to all as soon as there is a second key among them. With one key or none that would be everybody; so there
+  them, and to all as soon as there is a second key among them. With one key or none that would be all callers; so there
   the witnesses are the requests: three different bodies.
 
 A success ends every row. A caller's own fault neither counts nor ends one. What one of several replicas died of is no

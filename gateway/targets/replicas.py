@@ -1,18 +1,18 @@
-"""What is known of our own replicas, and which of them an attempt goes to. State; the sockets are in ``discovery``.
+"""Knows the replicas of own models and their load, and chooses one for each attempt. The sockets are in ``discovery``.
 
-A target whose replicas a directory lists has no one address. Discovery says which replicas there are (``listed``) and
-passes on every line in which one says how it is (``heard``); from then on the replica is up, until its connection
-breaks or falls silent (``lost``) or an attempt finds it dead. An attempt asks for a visit, which names the replica's
-address, and ends the visit with what became of it.
+A target whose replicas a directory lists has no one address. Discovery passes on which replicas there are (``listed``)
+and every load report of one (``reported``); from then on the replica is up, until its connection breaks or falls
+silent (``lost``) or an attempt finds it dead. An attempt takes a lease, which has the replica's address, and ends the
+lease with what became of it.
 
 *Load.* Our own requests at a replica are counted here, to the last one. Those of others (another gateway, another
-process of this one) are what the replica's last line said beyond ours: late by one line, never counted twice.
+process of this one) are what the replica's last report said beyond ours: late by one report, never counted twice.
 
 *Cold* is a target with no replica that takes requests: at zero, or still starting, or just died. Routing puts it last,
 so that the next target serves meanwhile; where there is none, requests wait here, so many at most, until a replica is
-heard. Whoever wanted a cold target is counted, and discovery tells the cluster: that is what starts a replica at zero.
+up. Calls that want a cold target are counted, and discovery reports them to the cluster, which starts a replica.
 
-A directory that is away changes nothing here: who was listed stays, as long as it is heard.
+A directory that is away changes nothing here: a replica that was listed stays for as long as it sends reports.
 """
 
 import asyncio

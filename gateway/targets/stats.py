@@ -1,4 +1,4 @@
-"""Predict a latency or a length from what was measured lately. Decides no route; knows no target.
+"""Predicts a latency or an answer length from recent measurements. It knows no target and decides no route.
 
 How it works
 ------------
@@ -10,7 +10,7 @@ A ``Window`` holds the last 64 samples of one measurement of one target. A predi
 constant time per sample, in which a sample's weight halves every 30 s. Slopes are never negative (a longer prompt
 does not make an engine faster; noise may claim so) and shrink to nothing when all samples look alike. An outlier
 moves the line by no more than a fivefold sample would. The time itself is never divided by tokens: TTFT per token
-makes the slowest target look best to whoever writes long answers (BerriAI/litellm PR 40202).
+makes the slowest target look best for long prompts (BerriAI/litellm PR 40202).
 
 *The spread* is the set of ratios between what was measured and what the line says, weighted by age in the same way;
 its quantiles are those of the prediction. So a heavy tail is seen although the line is not robust against it.
@@ -22,8 +22,8 @@ costs only history. The bounds stand still while such a row is building up, or t
 
 *Age.* Relative weights do not change while nothing arrives, so quantiles are computed when a sample comes and kept
 (of a busy target, when an eighth of the window is new, at most every 20 ms, or a quarter of a second has passed).
-Samples older than 300 s leave when a new one comes, never before: old news beats none, and the pool sends a probe to
-refresh it.
+Samples older than 300 s leave when a new one comes, never before: an old sample beats none, and the pool sends a
+probe to refresh it.
 
 *Failures* give no sample here. A wait that ended without an answer is a lower bound; the pool adds it as it stands
 when it says more than the window knows already.

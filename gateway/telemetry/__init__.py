@@ -1,1 +1,1 @@
-"""What operators see: metrics and logs. It observes, and never takes part."""
+"""Metrics and logs for operators. They observe, and change nothing."""

@@ -1,4 +1,4 @@
-"""Logs each failure in one line; those of one kind that follow within a while are counted, not repeated.
+"""Logs each failure in one line; failures of one kind that follow within a while are counted, not repeated.
 
 A line names ids, kinds and counts: no key, no prompt, no address. Its level is the one in the table of errors.
 """

@@ -4,8 +4,8 @@ A request adds to some twenty of them. Each is a cell of an array of doubles, fo
 counting is one addition; whole numbers stay exact up to 2**53. What the cells mean is decided in ``metrics``.
 
 With a path the array is a file mapped into memory, and beside it, one JSON line each, stand the names of the cells.
-So every process of a gateway can tell the sum over all, nothing is asked of the others, and what a process counted
-outlives it: whoever opens the same path again goes on counting from there.
+So every process of a gateway can compute the sum over all without a message, and what a process counted outlives it:
+the next process that opens the same path goes on counting from there.
 
 A full disk never disturbs a request: the array has its room from the start (to write to a mapped page that gets none
 kills the process), and a name that cannot be written is written with the next one.

@@ -37,5 +37,5 @@ def configure(*, level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # It tells of each step at the level at which we tell of the whole.
+    # It logs each step at the level at which we log the whole.
     logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Gauges of own replicas, as they say themselves: how many, how busy, how fast, and what their tokens really cost."""
+"""Prometheus gauges of own replicas, by their own reports: number, load, speed, and the real cost of their tokens."""
 
 from collections.abc import Callable, Iterable, Mapping
 

@@ -1,4 +1,4 @@
-"""The one seam to the network: bytes go out, bytes come back. Everything above it is tested without a socket."""
+"""The interface of the transport, the only way to the network: requests go out as bytes, answers come back."""
 
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -68,7 +68,7 @@ class Transport(Protocol):
     def send(self, request: UpstreamRequest, *, connect_timeout_s: float, fresh: bool = False) -> Sending:
         """Send and wait for the status line and headers; leaving the context frees the connection.
 
-        Leaving before the body's end closes the connection at once, which is how an upstream learns that nobody
+        Leaving before the body's end closes the connection at once, which is how an upstream learns that no one
         listens any more; leaving after it gives the connection back to the pool, to be used again by requests of the
         same origin and ``pool`` only, unless they ask for a ``fresh`` one. Waiting for headers has no time limit of
         its own: the caller sets one around it. Redirects are not followed, and no request is sent twice.

@@ -1,4 +1,4 @@
-"""Content codings of answers. We ask for none (``identity``); a proxy on the way may compress all the same.
+"""Decodes compressed answers. We ask for none (``identity``); a proxy on the way may compress all the same.
 
 gzip and deflate are decoded as they arrive, in pieces of bounded size: how much an answer may hold in all is limited
 where it is read. Any other coding fails an answer by name; of an error only its body is lost.

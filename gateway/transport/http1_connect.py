@@ -1,4 +1,4 @@
-"""How a connection comes about: addresses raced, TLS; and a sentence for each way that fails."""
+"""Opens a connection to an upstream: races its addresses, does TLS, and names the cause of a failure in a sentence."""
 
 import asyncio
 import errno
@@ -72,7 +72,7 @@ async def _open_socket(addresses: Sequence[HostAddress], port: int) -> socket.so
 async def _race(addresses: deque[HostAddress], port: int) -> socket.socket | BaseException:
     """Try one address after another, the next when one has failed or keeps us waiting; return the first that answers.
 
-    Where none does, return the error that tells most. ``asyncio.staggered`` does the same, but leaves a cycle behind
+    Where none does, return the error that says most. ``asyncio.staggered`` does the same, but leaves a cycle behind
     each time, and in it the socket where the caller has just left.
     """
     loop = asyncio.get_running_loop()
@@ -118,7 +118,7 @@ async def _try_address(address: HostAddress, port: int) -> socket.socket:
 
 
 def _has_route(address: HostAddress, port: int) -> bool:
-    """Tell whether we have an address to reach this one from. EADDRNOTAVAIL is said of that and of ports used up.
+    """Return whether we have an address to reach this one from. EADDRNOTAVAIL is said of that and of ports used up.
 
     A datagram socket needs the one, and has ports of its own; connecting it sends nothing.
     """

@@ -1,4 +1,4 @@
-"""One connection and the one exchange that it carries at a time: bytes out, an answer in, bounded both ways."""
+"""One connection to an upstream, and the one exchange at a time that it carries. Buffers are bounded both ways."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What goes out: a URL taken apart and a request's head written, so that neither can carry what it should not."""
+"""Takes URLs apart and writes the heads of requests to upstreams, so that neither can smuggle anything in."""
 
 import re
 from typing import NamedTuple

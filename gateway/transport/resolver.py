@@ -1,11 +1,11 @@
-"""Finds the addresses of hosts, such that one whose look-ups hang keeps no other host waiting.
+"""Looks up the addresses of hosts, so that a host whose look-up hangs delays no other host.
 
 Each look-up has a daemon thread of its own: a hung one can be neither interrupted nor waited for at the end. There are
-at most two for one host (the second because the first may be lost) and 64 in all; who asks for the same host meanwhile
-waits for the same look-up. An answer holds for 30 s. After that it is stale, and for another hour it stands in whenever
+at most two for one host (the second because the first may be lost) and 64 in all; calls for the same host wait for the
+same look-up. An answer holds for 30 s. After that it is stale, and for another hour it stands in whenever
 a new look-up fails or does not answer soon, as RFC 8767 suggests. A failure holds for a second.
 
-The system's own ``getaddrinfo`` is asked, and not a resolver library (aiodns on c-ares, which would tell a record's
+The system's own ``getaddrinfo`` is asked, and not a resolver library (aiodns on c-ares, which would know a record's
 lifetime and need no threads): it alone has all that ``nsswitch.conf`` names, and agrees with every other program of the
 machine or container on a name. What is decided here is how long to wait, not which of the addresses to use.
 """
@@ -33,9 +33,9 @@ SECOND_AFTER_S = 2.0
 """A look-up that has not answered for so long may be lost, and gets a second one beside it."""
 DOUBTED_AFTER_S = 1.0
 """An answer of this age is not taken again for fresh once its addresses have turned out to be of no use."""
-PLACES = 64
-PLACES_PER_HOST = 2
-PLACE_S = 0.25
+MAX_LOOK_UPS = 64
+MAX_LOOK_UPS_PER_HOST = 2
+BEGIN_WITHIN_S = 0.25
 """Where all places are taken, one is waited for so long: another target may do without a look-up."""
 MAX_HOSTS = 1024
 
@@ -160,17 +160,17 @@ class Resolver:
         return host
 
     def _want(self, host: _Host, now_s: float) -> None:
-        """Begin a look-up, or have it begin when there is a place, unless those under way are enough."""
+        """Begin a look-up, or have it begin when there are fewer than 64, unless those under way are enough."""
         if host.is_queued:
             return
         if host.running:
             lost = now_s >= host.latest_s + SECOND_AFTER_S
-            # The other half of the places is for hosts that have none.
-            if lost and host.running < PLACES_PER_HOST and self._running < PLACES // 2:
+            # The other half of the 64 is for hosts without a look-up under way.
+            if lost and host.running < MAX_LOOK_UPS_PER_HOST and self._running < MAX_LOOK_UPS // 2:
                 self._begin(host)
             return
         host.waited_since_s = now_s
-        if self._running < PLACES:
+        if self._running < MAX_LOOK_UPS:
             self._begin(host)
         else:
             host.is_queued = True
@@ -191,13 +191,13 @@ class Resolver:
         answer: tuple[HostAddress, ...] | _Failure
         try:
             answer = tuple(self._look_up(host.name)) or _Failure(None)
-        except Exception as error:  # noqa: BLE001 - whatever it is, who waits must hear of it
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is raised in every caller that waits
             answer = _Failure(lack_of(error))
         with contextlib.suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(self._take, host, asked_s, answer)
 
     def _take(self, host: _Host, asked_s: float, answer: tuple[HostAddress, ...] | _Failure) -> None:
-        """Take an answer, and give its place to the next who waits for one."""
+        """Take an answer, and begin the next look-up that waits."""
         host.running -= 1
         self._running -= 1
         if asked_s >= host.answer_asked_s:
@@ -217,12 +217,12 @@ class Resolver:
 
 
 async def _next_answer(host: _Host, until_s: float) -> float:
-    """Wait for an answer, until a time, and for a place no longer than ``PLACE_S``; return what time it is."""
+    """Wait for an answer until a time, and ``BEGIN_WITHIN_S`` at most for the look-up to begin; return the time."""
     loop = asyncio.get_running_loop()
-    answers, place_until_s = host.answers, host.waited_since_s + PLACE_S
+    answers, begin_until_s = host.answers, host.waited_since_s + BEGIN_WITHIN_S
     while True:
         now_s = loop.time()
-        wait_s = (until_s if host.running else min(until_s, place_until_s)) - now_s
+        wait_s = (until_s if host.running else min(until_s, begin_until_s)) - now_s
         if host.answers != answers or wait_s <= 0:
             return now_s
         if host.changed is None:

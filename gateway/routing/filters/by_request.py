@@ -1,4 +1,4 @@
-"""Rule out targets that cannot do what the call asks for. Only what is known rules out: an unlisted fact never does."""
+"""Rules out targets that cannot do what the call asks for. A fact that is not listed rules out nothing."""
 
 from collections.abc import Mapping
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""Rule out targets by how they fare. What they are (licence, hosting, region) is decided with the snapshot."""
+"""Rules out targets by their present state. What they are (licence, hosting, region) is decided with the snapshot."""
 
 from gateway.routing.base import Fault
 from gateway.types import Call, TargetView

@@ -1,1 +1,1 @@
-"""Which replica of a target answers a call: policies, one file each, and the index of what replicas have cached."""
+"""Policies that choose one of a target's replicas for a call, one file each; and an index of what replicas cached."""

@@ -1,4 +1,4 @@
-"""What a policy is, and what it is told of a replica. Policies read values and keep no clock, socket or task."""
+"""The interface of a policy that chooses a replica. Policies read values and keep no clock, socket or task."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol

@@ -1,4 +1,4 @@
-"""Which replica is believed to have which prompt prefixes in its KV cache.
+"""Estimates which prompt prefixes each replica has in its KV cache.
 
 An engine caches the keys and values of a prompt by blocks of tokens, each known by everything before it, and evicts
 what was used longest ago. The gateway has no tokenizer and sees no evictions, so it keeps a likeness made of bytes:

@@ -1,4 +1,4 @@
-"""The policies by their names in the configuration: a new one is a file and a line here."""
+"""The policies that choose a replica, by name: a new one is a file and a line here."""
 
 from collections.abc import Callable, Mapping
 from random import Random

@@ -56,8 +56,10 @@ class Ground:
         self.directory = directory
         self.listener = listener
         self.interpreter = sys.executable
-        self.buried: list[int] = []
-        self.supervisor = Supervisor(self._command, count=count, listener=listener, drain_s=20, bury=self.buried.append)
+        self.released: list[int] = []
+        self.supervisor = Supervisor(
+            self._command, count=count, listener=listener, drain_s=20, release_slot=self.released.append
+        )
 
     def _command(self, slot: int, ready_fd: int, life_fd: int) -> list[str]:  # noqa: ARG002 - of Command
         return [self.interpreter, "-ISc", _PROGRAM, str(self.directory), str(slot), str(ready_fd)]
@@ -155,7 +157,7 @@ async def test_replacing_while_one_is_started_again_makes_no_more_of_them(
         await until(lambda: ground.running().keys() == {2, 3})
         # A task leaves its set one turn after its last step.
         await until(lambda: ground.supervisor._workers.keys() == {2, 3} and len(ground.supervisor._tasks) == 2)
-        assert sorted(ground.buried) == [0, 1]
+        assert sorted(ground.released) == [0, 1]
 
 
 async def test_a_start_that_the_system_refuses_is_tried_again(tmp_path: Path) -> None:

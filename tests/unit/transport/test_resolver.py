@@ -10,12 +10,12 @@ import pytest
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.transport.resolver import (
+    BEGIN_WITHIN_S,
     DOUBTED_AFTER_S,
     FAILURE_HOLDS_S,
     FRESH_S,
     MAX_HOSTS,
-    PLACE_S,
-    PLACES,
+    MAX_LOOK_UPS,
     SECOND_AFTER_S,
     SOON_S,
     STALE_S,
@@ -207,7 +207,7 @@ async def test_hundreds_of_hanging_hosts_leave_known_hosts_alone(system: System)
     await asyncio.sleep(FRESH_S)
     hanging = [system.ask(f"h{number}.test", timeout_s=1.0) for number in range(300)]
     await asyncio.sleep(0.5)
-    assert len(system.hanging) == PLACES
+    assert len(system.hanging) == MAX_LOOK_UPS
     began_s = now_s()
     assert await system.ask("known.test") == (OLD,)
     error = await failure(system.ask("new.test"))
@@ -215,14 +215,14 @@ async def test_hundreds_of_hanging_hosts_leave_known_hosts_alone(system: System)
     assert "/etc/resolv.conf" in error.message
     assert now_s() - began_s < 0.5
     kinds = [(await failure(each)).kind for each in hanging]
-    assert kinds == [ErrorKind.UPSTREAM_CONNECT] * PLACES + [ErrorKind.OWN_SHORTAGE] * (300 - PLACES)
+    assert kinds == [ErrorKind.UPSTREAM_CONNECT] * MAX_LOOK_UPS + [ErrorKind.OWN_SHORTAGE] * (300 - MAX_LOOK_UPS)
 
 
 @virtual
 async def test_burst_of_new_hosts_waits_for_places(system: System) -> None:
     """A gateway that starts with a hundred hosts has all of them looked up, 64 at a time."""
     asking = [system.ask(f"h{number}.test") for number in range(100)]
-    await asyncio.sleep(PLACE_S / 2)
+    await asyncio.sleep(BEGIN_WITHIN_S / 2)
     while system.hanging:
         system.answer(OLD)
         await asyncio.sleep(0)
@@ -285,7 +285,7 @@ def test_thread_that_cannot_start_is_our_shortage() -> None:
             raise RuntimeError("can't start new thread")
 
         resolver = Resolver(look_up=lambda _host: [OLD], run=run)
-        for number in range(2 * PLACES):
+        for number in range(2 * MAX_LOOK_UPS):
             error = await failure(resolver.addresses(f"h{number}.test", TIMEOUT_S))
             assert (error.kind, error.cause) == (ErrorKind.OWN_SHORTAGE, "threads")
 
@@ -298,7 +298,7 @@ def test_threads_that_cannot_start_keep_no_host_waiting() -> None:
     async def scenario() -> None:
         system = System()
         asking = [system.ask(f"h{number}.test", timeout_s=60.0) for number in range(MAX_HOSTS)]
-        await asyncio.sleep(PLACE_S / 2)
+        await asyncio.sleep(BEGIN_WITHIN_S / 2)
 
         def run(_work: Callable[[], None]) -> None:
             raise RuntimeError("can't start new thread")
@@ -306,8 +306,8 @@ def test_threads_that_cannot_start_keep_no_host_waiting() -> None:
         system.resolver._run = run
         system.answer(OLD)
         assert await asking[0] == (OLD,)
-        causes = [(await failure(each)).cause for each in asking[PLACES:]]
-        assert causes == ["threads"] * (MAX_HOSTS - PLACES)
+        causes = [(await failure(each)).cause for each in asking[MAX_LOOK_UPS:]]
+        assert causes == ["threads"] * (MAX_HOSTS - MAX_LOOK_UPS)
 
     run_virtual(scenario())
 
