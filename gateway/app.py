@@ -27,6 +27,7 @@ from gateway.config.build import build, frozen_changes
 from gateway.config.load import load
 from gateway.config.problems import ConfigError
 from gateway.config.snapshot import Current, Snapshot, Storage
+from gateway.credentials.registry import signers
 from gateway.discovery.cluster import Cluster, Discovery
 from gateway.errors import GatewayError
 from gateway.execution.attempt import Means
@@ -122,7 +123,8 @@ class Gateway:
         self.metrics.watch(self.pool.in_flight, self.pool.breaker_states)
         self.metrics.watch_replicas(self._replica_report)
         self.transport = transport or HttpTransport()
-        self._discovery = Discovery(self.pool.replicas, self.transport, ids)
+        signed = signers(clock, self.transport)
+        self._discovery = Discovery(self.pool.replicas, self.transport, ids, signed)
         authenticator = StaticKeys()
         beside = Beside(lambda: clock.monotonic_ns() / 1e9)
         self.pipeline = Pipeline(
@@ -133,7 +135,7 @@ class Gateway:
             router=router(adapters=ADAPTERS, clock=clock),
             # The random numbers spread retries and guard nothing.
             strategies=strategies(clock, Random().random),  # noqa: S311
-            means=Means(clock, ids, self.ledger, self.metrics, self.pool, self.transport, ADAPTERS, beside),
+            means=Means(clock, ids, self.ledger, self.metrics, self.pool, self.transport, ADAPTERS, beside, signed),
             failures=self._failures,
         )
         llm_routes = {
@@ -237,7 +239,7 @@ class Gateway:
 
 def _clusters(snapshot: Snapshot) -> set[Cluster]:
     return {
-        Cluster(target.cluster_url, target.credential)
+        Cluster(target.cluster_url, target.credential, target.signer)
         for target in snapshot.targets.values()
         if target.cluster_url is not None
     }

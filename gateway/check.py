@@ -16,6 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.config.snapshot import ProviderType, Snapshot
+from gateway.credentials.base import Signer
 from gateway.errors import ErrorKind, UpstreamError, speaks
 from gateway.execution.relay import usd
 from gateway.fleet import ListedModel
@@ -114,9 +115,16 @@ class _WrongError(Exception):
 class Asker:
     """Asks. The transport must have been started."""
 
-    def __init__(self, transport: Transport, adapters: Mapping[str, Format], timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        adapters: Mapping[str, Format],
+        signers: Mapping[str, Signer],
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
         self._transport = transport
         self._adapters = adapters
+        self._signers = signers
         self._timeout_s = timeout_s
         self._places = asyncio.Semaphore(MAX_AT_ONCE)
         self._asked: dict[UpstreamRequest, asyncio.Task[tuple[int, Mapping[str, str], bytes]]] = {}
@@ -217,17 +225,16 @@ class Asker:
         return body
 
     async def _exchange(self, target: Target, request: UpstreamRequest) -> tuple[int, Mapping[str, str], bytes]:
-        async with (
-            self._places,
-            asyncio.timeout(self._timeout_s),
-            self._transport.send(request, connect_timeout_s=target.timeouts.connect_s) as answer,
-        ):
-            body = bytearray()
-            while piece := await answer.read():
-                body += piece
-                if len(body) > MAX_ANSWER_BYTES:
-                    raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream's answer is too large.")
-            return answer.status, answer.headers, bytes(body)
+        async with self._places, asyncio.timeout(self._timeout_s):
+            if target.credential is not None:
+                request = await self._signers[target.signer].sign(request, target.credential)
+            async with self._transport.send(request, connect_timeout_s=target.timeouts.connect_s) as answer:
+                body = bytearray()
+                while piece := await answer.read():
+                    body += piece
+                    if len(body) > MAX_ANSWER_BYTES:
+                        raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream's answer is too large.")
+                return answer.status, answer.headers, bytes(body)
 
 
 def _request(adapter: Format, call: Call, target: Target) -> UpstreamRequest:

@@ -17,8 +17,10 @@ from pathlib import Path
 from gateway import serve
 from gateway.app import read_snapshot
 from gateway.check import TIMEOUT_S, Asker, price_of_asking, questions
+from gateway.clock import SystemClock
 from gateway.config.problems import ConfigError
 from gateway.config.snapshot import Snapshot
+from gateway.credentials.registry import signers
 from gateway.providers.registry import ADAPTERS
 from gateway.transport.http1 import HttpTransport
 
@@ -96,7 +98,7 @@ async def _ask(snapshot: Snapshot, timeout_s: float) -> int:
     transport = HttpTransport()
     await transport.start()
     try:
-        findings = await Asker(transport, ADAPTERS, timeout_s).ask_all(asked)
+        findings = await Asker(transport, ADAPTERS, signers(SystemClock(), transport), timeout_s).ask_all(asked)
     finally:
         await transport.stop()
     width = max((len(each.name) for each in findings), default=0)

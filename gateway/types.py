@@ -162,6 +162,8 @@ class Target(Struct, frozen=True, kw_only=True):
     upstream_model: str
     base_url: str
     credential: Secret | None = None
+    signer: str = "bearer"
+    """How it is shown: a key of ``credentials.registry``."""
     pool: str = ""
     """Its provider and the fingerprints of its secrets: a connection is used again for the same ones only."""
     capabilities: frozenset[Capability] | None = None

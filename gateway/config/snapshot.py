@@ -31,6 +31,8 @@ class ProviderType(Struct, frozen=True, kw_only=True):
     bills_stated_cost: bool = False
     """Its answers state what they cost, and that is what it bills."""
     needs_key: bool = False
+    signer: str = "bearer"
+    """How it takes its key: a key of ``credentials.registry``."""
     own_hardware: bool = False
     always_stream: bool = False
     """It streams, and what it streams can be put together to exactly what it answers a plain call."""

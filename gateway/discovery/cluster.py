@@ -9,12 +9,13 @@ breaks, or that is silent for a second, is out at once.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import msgspec
 from msgspec import Raw, Struct
 
 from gateway.clock import Ids
+from gateway.credentials.base import Signer
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.fleet import Amount, Count, Listed, ListedModel, Load
 from gateway.targets.replicas import Fleet, Replica, Replicas
@@ -46,6 +47,7 @@ class Cluster(Struct, frozen=True):
 
     url: str
     credential: Secret | None
+    signer: str = "bearer"
 
 
 class _Listing(Struct):
@@ -69,9 +71,10 @@ _replica = msgspec.json.Decoder(Listed).decode
 class Discovery:
     """Follows the clusters that the configuration names: ``start``, ``follow`` whenever they change, ``stop``."""
 
-    def __init__(self, replicas: Replicas, transport: Transport, ids: Ids) -> None:
+    def __init__(self, replicas: Replicas, transport: Transport, ids: Ids, signers: Mapping[str, Signer]) -> None:
         self._replicas = replicas
         self._transport = transport
+        self._signers = signers
         self._gateway_id = ids("gw")
         self._following: dict[Cluster, asyncio.Task[None]] = {}
 
@@ -181,22 +184,30 @@ class Discovery:
             if not waiting:
                 continue
             body = msgspec.json.encode({"gateway": self._gateway_id, "waiting": waiting})
-            request = _request("POST", f"{cluster.url}/tollway/demand", cluster, body)
             with contextlib.suppress(UpstreamError, TimeoutError):
                 async with (
                     asyncio.timeout(ANSWER_S),
-                    self._transport.send(request, connect_timeout_s=CONNECT_S, fresh=True) as reply,
+                    self._send("POST", f"{cluster.url}/tollway/demand", cluster, body) as reply,
                 ):
                     while await reply.read():
                         pass
 
     @contextlib.asynccontextmanager
     async def _get(self, url: str, cluster: Cluster) -> AsyncIterator[UpstreamStream]:
-        request = _request("GET", url, cluster)
-        # Fresh: a lost connection would take the replica out until the next try.
-        async with self._transport.send(request, connect_timeout_s=CONNECT_S, fresh=True) as stream:
+        async with self._send("GET", url, cluster) as stream:
             if stream.status != 200:
                 raise UpstreamError(ErrorKind.UPSTREAM_ERROR, f"status {stream.status}")
+            yield stream
+
+    @contextlib.asynccontextmanager
+    async def _send(self, method: str, url: str, cluster: Cluster, body: bytes = b"") -> AsyncIterator[UpstreamStream]:
+        headers, secret = (("content-type", "application/json"),), cluster.credential
+        pool = "cluster" if secret is None else f"cluster {secret.fingerprint()}"
+        request = UpstreamRequest(method=method, url=url, headers=headers, body=body, pool=pool)
+        if secret is not None:
+            request = await self._signers[cluster.signer].sign(request, secret)
+        # Fresh: a lost connection would take the replica out until the next try.
+        async with self._transport.send(request, connect_timeout_s=CONNECT_S, fresh=True) as stream:
             yield stream
 
 
@@ -257,14 +268,6 @@ def _read(listing: _Listing, url: str) -> tuple[dict[str, ListedModel], set[str]
     if unreadable:
         _log.warning("the directory of %s lists models that cannot be read; what is known of them stays", url)
     return models, unreadable
-
-
-def _request(method: str, url: str, cluster: Cluster, body: bytes = b"") -> UpstreamRequest:
-    headers, pool = [("content-type", "application/json")], "cluster"
-    if cluster.credential is not None:
-        headers.append(("authorization", f"Bearer {cluster.credential.value}"))
-        pool = f"cluster {cluster.credential.fingerprint()}"
-    return UpstreamRequest(method=method, url=url, headers=tuple(headers), body=body, pool=pool)
 
 
 async def _lines(stream: UpstreamStream) -> AsyncIterator[bytes]:

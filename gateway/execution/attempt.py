@@ -18,6 +18,7 @@ from gateway.accounting.base import Dispatch, Ledger, Observer
 from gateway.accounting.measure import Measure
 from gateway.beside import Beside
 from gateway.clock import Clock, Ids
+from gateway.credentials.base import Signer
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.execution.begin import begin
 from gateway.execution.patience import Patience
@@ -48,6 +49,7 @@ class Means(NamedTuple):
     transport: Transport
     adapters: Mapping[str, Format]
     beside: Beside
+    signers: Mapping[str, Signer]
 
 
 class Answer(Struct, kw_only=True):
@@ -143,12 +145,13 @@ class Attempt:
         adapter = means.adapters[target.adapter]
         try:
             with self._patience as patience:
-                # The request is kept in no variable: it need not stay as long as its answer.
+                request = self._prepared(self._address, self.id)
+                if target.credential is not None:
+                    request = await means.signers[target.signer].sign(request, target.credential)
                 self._sending = sending = means.transport.send(
-                    self._prepared(self._address, self.id),
-                    connect_timeout_s=target.timeouts.connect_s,
-                    fresh=fresh,
+                    request, connect_timeout_s=target.timeouts.connect_s, fresh=fresh
                 )
+                del request  # it need not stay as long as its answer
                 self._stream = stream = await sending.__aenter__()
                 self._begun = begun = await begin(
                     call, adapter, stream, patience=patience, measure=self.measure, journal=self._journal

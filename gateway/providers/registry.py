@@ -74,6 +74,7 @@ PROVIDER_TYPES: dict[str, ProviderType] = {
         adds_version=True,
         price_provider="anthropic",
         needs_key=True,
+        signer="x-api-key",
         question="model",
         models_path="/v1/models",
         licence="proprietary",

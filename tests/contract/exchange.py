@@ -128,6 +128,7 @@ class Exchange(Struct, forbid_unknown_fields=True):
             max_output_tokens=self.target.max_output_tokens,
             always_stream=always_stream or self.target.always_stream,
             credential=Secret(CREDENTIAL),
+            signer=provider_type.signer,
         )
 
 

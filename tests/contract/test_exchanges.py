@@ -13,12 +13,16 @@ from openai.types import CreateEmbeddingResponse, EmbeddingCreateParams
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import TypeAdapter
 
+from gateway.clock import SystemClock
+from gateway.credentials.registry import signers
 from gateway.errors import UpstreamError
 from gateway.formats.base import Decoder
 from gateway.providers.registry import ADAPTERS
+from gateway.transport.http1 import HttpTransport
 from gateway.types import Operation
 from tests.contract.exchange import ATTEMPT_ID, BASE_URL, CREDENTIAL, ROOT, ErrorPart, Exchange, load
 
+SIGNERS = signers(SystemClock(), HttpTransport())
 PATHS = sorted(ROOT.glob("*/*/exchange.json"))
 
 
@@ -146,13 +150,16 @@ def test_every_adapter_has_exchanges() -> None:
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=_name(path)) for path in PATHS])
-def test_request(path: Path) -> None:
+async def test_request(path: Path) -> None:
     """The provider gets the expected body, in its own SDK's shape, with our credential and attempt id and no other."""
     exchange = load(path)
     target = exchange.build_target()
     adapter = ADAPTERS[target.adapter]
     assert adapter.refuses(exchange.call()) is None
-    request = adapter.prepare(exchange.call())(target, ATTEMPT_ID)
+    unsigned = adapter.prepare(exchange.call())(target, ATTEMPT_ID)
+    assert not any(CREDENTIAL in value for _, value in unsigned.headers), "to sign is no affair of a format"
+    assert target.credential is not None
+    request = await SIGNERS[target.signer].sign(unsigned, target.credential)
     assert request.method == "POST"
     assert request.url == BASE_URL + exchange.upstream_request.path
     assert json.loads(request.body) == exchange.upstream_request.body

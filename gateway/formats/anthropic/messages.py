@@ -74,8 +74,6 @@ def _sentence(error: UntranslatableError) -> str:
 def _request(call: Call, rest: bytes, target: Target, attempt_id: str) -> UpstreamRequest:
     """Write the request. ``rest``: its body behind what differs from target to target."""
     headers = {"content-type": "application/json", "anthropic-version": API_VERSION}
-    if target.credential is not None:
-        headers["x-api-key"] = target.credential.value
     headers.update((name.lower(), value) for name, value in target.headers)
     headers["x-tollway-attempt-id"] = attempt_id
     limit = call.max_output_tokens or target.max_output_tokens or DEFAULT_MAX_TOKENS

@@ -75,13 +75,10 @@ class CompatibleAdapter:
         path = call.envelope.endpoint.path
         form = form_for(call.envelope, target.upstream_model) if path == TRANSCRIPTIONS.path else None
         content_type, body = form or (_JSON, self._body(call, target))
-        headers = [("content-type", content_type), ("x-tollway-attempt-id", attempt_id)]
-        if target.credential is not None:
-            headers.append(("authorization", f"Bearer {target.credential.value}"))
         return UpstreamRequest(
             method="POST",
             url=target.base_url.rstrip("/") + path.removeprefix("/v1"),
-            headers=(*headers, *target.headers),
+            headers=(("content-type", content_type), ("x-tollway-attempt-id", attempt_id), *target.headers),
             body=body,
             pool=target.pool,
         )

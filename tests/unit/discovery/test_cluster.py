@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.credentials.registry import signers
 from gateway.discovery.cluster import Cluster, Discovery
 from gateway.targets.replicas import Replicas
 from gateway.transport.in_memory import Exchange, InMemoryTransport
@@ -90,7 +91,9 @@ class Ground:
         handlers = {f"http://{name}.test": each.serve for name, each in replicas.items()}
         self.book = book
         self.replicas = Replicas(VirtualClock())
-        self.discovery = Discovery(self.replicas, InMemoryTransport({CLUSTER: book.serve} | handlers), SequentialIds())
+        transport = InMemoryTransport({CLUSTER: book.serve} | handlers)
+        signed = signers(VirtualClock(), transport)
+        self.discovery = Discovery(self.replicas, transport, SequentialIds(), signed)
 
     def urls(self) -> list[str]:
         """Return the addresses that would be used."""

@@ -60,7 +60,7 @@ def test_output_limit(asked: int | None, configured: int | None, sent: int) -> N
 
 
 def test_headers() -> None:
-    """The key, the version and our attempt id travel; configured headers are added and cannot hide the attempt id."""
+    """The version and our attempt id travel, the key is a signer's; configured headers cannot hide the attempt id."""
     target = build_target(
         base_url="https://api.anthropic.test/",
         credential=Secret("sk-ant-x"),
@@ -71,7 +71,6 @@ def test_headers() -> None:
     assert dict(request.headers) == {
         "content-type": "application/json",
         "anthropic-version": "2023-06-01",
-        "x-api-key": "sk-ant-x",
         "anthropic-beta": "b",
         "x-tollway-attempt-id": "att_1",
     }

@@ -1,0 +1,20 @@
+"""What a signer is: it takes a finished request and a secret, and returns the request as the provider will take it."""
+
+from typing import Protocol
+
+from gateway.types import Secret, UpstreamRequest
+
+
+class Signer(Protocol):
+    """One way to show a credential; a file of its own, a line in ``registry``, and its name in a provider's row.
+
+    There is one for all providers of its kind, for as long as the process runs. It keeps what it has fetched by secret.
+    """
+
+    async def sign(self, request: UpstreamRequest, secret: Secret) -> UpstreamRequest:
+        """Return the request with what proves whose it is: nothing of it changes between this and the socket.
+
+        It is awaited before every attempt, within the attempt's time, and of one secret by many at once. Tokens are
+        fetched by the transport, and what computes for long runs in a thread. Raises UpstreamError
+        (UPSTREAM_CREDENTIALS when the secret is refused), with no word of the secret.
+        """

@@ -1,0 +1,17 @@
+"""Puts a secret into a header, as it is."""
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.types import Secret, UpstreamRequest
+
+
+class InHeader(Struct, frozen=True):
+    """The header's name in lower case, and what stands before the secret."""
+
+    name: str
+    scheme: str = ""
+
+    async def sign(self, request: UpstreamRequest, secret: Secret) -> UpstreamRequest:
+        """See ``Signer.sign``."""
+        return replace(request, headers=(*request.headers, (self.name, self.scheme + secret.value)))
