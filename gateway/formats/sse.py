@@ -18,9 +18,10 @@ _LINE_END = re.compile(rb"\r\n?|\n")
 
 
 class Splitter:
-    """Cut a stream into raw events. One per stream, fed in order; joining all events and ``rest`` gives the stream."""
+    """The ``Framing``, with raw events: joining all of them and ``rest`` gives the stream."""
 
     __slots__ = ("_buffer", "_limit", "_scanned")
+    whole = frozenset((b"{", b"[", b"<"))
 
     def __init__(self, limit: int = MAX_EVENT_BYTES) -> None:
         self._buffer = bytearray()
@@ -69,6 +70,10 @@ class Splitter:
         event = bytes(self._buffer)
         self._keep(b"")
         return [event]
+
+    def data(self, event: bytes) -> bytes | None:
+        """See ``Framing.data``."""
+        return data_of(event)
 
     def _keep(self, rest: bytes) -> None:
         self._buffer[:] = rest

@@ -16,9 +16,10 @@ from gateway.formats.anthropic.request import DEFAULT_MAX_TOKENS, write_options,
 from gateway.formats.base import Prepared, check_size, refusal, streams_upstream
 from gateway.formats.chat import AnswerWriter, Translatable, UntranslatableError, endpoint_of
 from gateway.formats.classify import ANTHROPIC
+from gateway.formats.framing import Framing
 from gateway.formats.openai.answer import parse
 from gateway.formats.openai.failure import failure_in_stream, failure_of_answer
-from gateway.formats.sse import Splitter, data_of
+from gateway.formats.sse import Splitter
 from gateway.tariff import Rates
 from gateway.types import Call, Operation, Target, UpstreamRequest
 
@@ -27,12 +28,13 @@ API_VERSION = "2023-06-01"
 
 
 class AnthropicAdapter:
-    """Speaks Messages to the upstream. ``wall_ns`` dates the answers."""
+    """Speaks Messages to the upstream. ``wall_ns`` dates the answers, ``framing`` makes what cuts a streamed one."""
 
     dialect = "anthropic"
 
-    def __init__(self, wall_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, wall_ns: Callable[[], int] = time.time_ns, framing: Callable[[], Framing] = Splitter) -> None:
         self._wall_ns = wall_ns
+        self._framing = framing
 
     def refuses(self, call: Call) -> str | None:
         """Name the member that the Messages API does not have."""
@@ -57,7 +59,7 @@ class AnthropicAdapter:
     def decoder(self, call: Call, target: Target) -> "MessageDecoder":
         """Make the decoder for one answer with a status of success."""
         writer = endpoint_of(call).writer(call.envelope, self._wall_ns() // 1_000_000_000)
-        return MessageDecoder(writer, target.rates, is_streamed=call.envelope.stream)
+        return MessageDecoder(writer, target.rates, self._framing(), is_streamed=call.envelope.stream)
 
     def failure(
         self, status: int, headers: Mapping[str, str], body: bytes, operation: Operation = "chat"
@@ -88,13 +90,13 @@ def _request(call: Call, rest: bytes, target: Target, attempt_id: str) -> Upstre
 class MessageDecoder(Answer):
     """Reads a stream of Messages events or one Messages body, for a caller who streams or for one who does not."""
 
-    def __init__(self, writer: AnswerWriter, rates: Rates, *, is_streamed: bool) -> None:
+    def __init__(self, writer: AnswerWriter, rates: Rates, framing: Framing, *, is_streamed: bool) -> None:
         super().__init__(writer, rates)
         self._assembled = not is_streamed
         self.content_type = "application/json" if self._assembled else "text/event-stream; charset=utf-8"
         self._written = b""
         self._size = 0
-        self._splitter = Splitter()
+        self._framing = framing
         self._object: bytearray | None = None
         """The answer, when it is no stream."""
         self._failure: UpstreamError | None = None
@@ -107,7 +109,7 @@ class MessageDecoder(Answer):
         """
         if self._failure is not None:
             raise self._failure
-        if not self._size and chunk.lstrip()[:1] in {b"{", b"[", b"<"}:
+        if not self._size and chunk.lstrip()[:1] in self._framing.whole:
             self._object = bytearray()
         self._size += len(chunk.lstrip()) if not self._size else len(chunk)
         if self._assembled or self._object is not None:
@@ -115,7 +117,7 @@ class MessageDecoder(Answer):
         if self._object is not None:
             self._object += chunk
             return b""
-        return self._take(self.read_event, map(data_of, self._splitter.feed(chunk)))
+        return self._take(self.read_event, map(self._framing.data, self._framing.feed(chunk)))
 
     def finish(self) -> bytes:
         """Return the assembled body, or what a last event at the very end gives; see ``Decoder.finish``."""
@@ -124,8 +126,8 @@ class MessageDecoder(Answer):
         if self._object is not None:
             last = self._take(self.read_message, [bytes(self._object)])
         else:
-            last = self._take(self.read_event, map(data_of, self._splitter.finish()))
-            last += self._take(self.read_end, [self._splitter.rest or b"\n"])
+            last = self._take(self.read_event, map(self._framing.data, self._framing.finish()))
+            last += self._take(self.read_end, [self._framing.rest or b"\n"])
         if self._failure is not None:
             raise self._failure
         return self._written if self._assembled else last
