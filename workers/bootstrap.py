@@ -1,4 +1,4 @@
-"""From a bare Python 3.11 to an environment that can run: what ``make`` calls before anything is installed.
+"""Sets up ``.venv`` from a bare Python 3.11; ``make`` runs it before anything is installed.
 
 Standard library only. ``python3.11 -m workers.bootstrap SET`` makes ``.venv`` in the current checkout and installs one
 locked set into it (``requirements/SET.txt``, every file checked by its hash), then the project itself. ``worker`` is

@@ -1,4 +1,4 @@
-"""What a replica needs of an engine: an ASGI app, a health check, and what it says of itself."""
+"""The interface between a replica and its engine: an ASGI app, a health check, and the engine's figures."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The one exception that the workers' commands show to a person."""
+"""The exception that the workers' commands print as one sentence."""
 
 
 class WorkerError(Exception):

@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.families.catalogue import CONTEXT, FAMILIES, Family
 from workers.config.spec import ModelSpec
-from workers.replica.app import Place, ReplicaApp
+from workers.replica.app import ReplicaAddress, ReplicaApp
 from workers.replica.ports import LOOPBACK
 
 _SMALL: dict[str, Any] = {
@@ -46,7 +46,7 @@ async def _serve(family: Family, directory: Path, lines: asyncio.StreamReader) -
 
     section = {"source": str(directory), "dtype": family.dtype, "engine_args": _SMALL}
     spec = ModelSpec.model_validate({**section, "task": _TASKS.get(family.endpoint, "generate")})
-    app = ReplicaApp("tiny", str(directory), spec, lambda: Place("tiny", LOOPBACK, announced))
+    app = ReplicaApp("tiny", str(directory), spec, lambda: ReplicaAddress("tiny", LOOPBACK, announced))
     told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     life = asyncio.create_task(app({"type": "lifespan"}, told.get, heard.put))

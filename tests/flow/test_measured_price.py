@@ -14,9 +14,8 @@ from gateway.targets.replicas import Replicas
 from tests.ground.virtual_time import VirtualClock, run_virtual
 from workers.config.synthetic import SyntheticSpec
 from workers.engine import Message, OpenEngine
-from workers.replica.front import Front
-from workers.replica.load import SAMPLE_S
-from workers.replica.load import Load as ReplicaLoad
+from workers.replica.front import ReplicaFront
+from workers.replica.load import SAMPLE_S, ReplicaLoad
 from workers.synthetic.server import open_synthetic
 
 BATCH, EVERY_S, SPAN_S = 4, 2.0, 90.0
@@ -27,7 +26,7 @@ BUSY_S = TTFT_S + (OUTPUT_TOKENS - 1) * TPOT_S
 USD_PER_HOUR = 3.6
 
 
-async def _ask(front: Front) -> int:
+async def _ask(front: ReplicaFront) -> int:
     """Send one request as the server would, and return the tokens of the usage that came back."""
     asked = {"prompt": "word " * PROMPT_TOKENS, "max_tokens": OUTPUT_TOKENS, "ignore_eos": True}
     body = json.dumps({"model": "own", **asked}).encode()
@@ -54,7 +53,7 @@ async def _minute_and_a_half() -> tuple[Load, int]:
     engine: OpenEngine
     async with open_synthetic("own", SyntheticSpec(ttft_ms=TTFT_S * 1e3, tpot_ms=TPOT_S * 1e3)) as engine:
         load = ReplicaLoad("r1", "own", limit=64, figures=engine.figures, now=now)
-        front = Front(engine.app, load, None)
+        front = ReplicaFront(engine.app, load, None)
 
         async def sampling() -> None:
             while True:

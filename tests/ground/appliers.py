@@ -1,4 +1,4 @@
-"""Appliers that start in a moment: real processes, forked from one that has already imported what they need.
+"""Starts appliers quickly: real processes, forked from one that has already imported what they need.
 
 Most tests start a gateway or two; what they test is not how long Python takes to import a database library. Gateways
 that are processes of their own (``tests.ground.processes``) start theirs as users' do.

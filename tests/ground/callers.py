@@ -1,4 +1,4 @@
-"""Callers that write bytes of their own choice, and read what comes back as HTTP's rules say, answer by answer."""
+"""HTTP callers that send exact bytes of a test's choice, and parse the answers strictly."""
 
 import asyncio
 import json

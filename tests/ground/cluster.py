@@ -12,11 +12,11 @@ from typing import Any, Self
 
 import uvicorn
 
-from workers.cluster.directory import Directory, DirectoryApp, Listed
+from workers.cluster.directory import Directory, DirectoryApp, ServedModel
 from workers.config.spec import SyntheticSpec
 from workers.engine import AsgiApp, Message
-from workers.replica.front import Front
-from workers.replica.load import Load
+from workers.replica.front import ReplicaFront
+from workers.replica.load import ReplicaLoad
 from workers.synthetic.server import open_synthetic
 
 
@@ -55,7 +55,7 @@ class LocalReplica:
     def __init__(self, cluster: "LocalCluster", model: str, spec: SyntheticSpec, *, limit: int) -> None:
         self.id = f"r{next(cluster.numbers)}"
         self.model = model
-        self.load: Load
+        self.load: ReplicaLoad
         self.asked: list[str] = []
         """The attempt ids of the requests that came."""
         self.dies_of_requests = False
@@ -68,8 +68,8 @@ class LocalReplica:
     async def start(self) -> None:
         """Open the engine and the port, and announce both."""
         opened = await self._engine.__aenter__()
-        self.load = Load(self.id, self.model, limit=self._limit, figures=opened.figures)
-        front = Front(opened.app, self.load, None)
+        self.load = ReplicaLoad(self.id, self.model, limit=self._limit, figures=opened.figures)
+        front = ReplicaFront(opened.app, self.load, None)
 
         async def noting(scope: Message, receive: Any, send: Any) -> None:
             headers = dict(scope["headers"])
@@ -101,7 +101,7 @@ class LocalReplica:
 class LocalCluster:
     """A directory and as many replicas as the test adds."""
 
-    def __init__(self, models: Mapping[str, Listed]) -> None:
+    def __init__(self, models: Mapping[str, ServedModel]) -> None:
         self.numbers = itertools.count()
         self.directory = Directory(models, now=lambda: 0.0)  # nothing expires: the test says what goes
         self.woken: list[str] = []
@@ -145,7 +145,7 @@ class LocalCluster:
 @asynccontextmanager
 async def local_cluster(*models: str) -> AsyncIterator[LocalCluster]:
     """Run a directory that lists these models, by default ``own``, all at zero."""
-    cluster = LocalCluster({name: Listed((name,), usd_per_hour=3.6) for name in models or ("own",)})
+    cluster = LocalCluster({name: ServedModel((name,), usd_per_hour=3.6) for name in models or ("own",)})
     await cluster.open_directory()
     try:
         yield cluster

@@ -1,4 +1,4 @@
-"""A gateway whose collector is off, and which says when asked what only the collector would free.
+"""A gateway whose garbage collector is off, and which reports on request what only the collector would free.
 
 ``python -m tests.ground.cycles serve --config ...`` is ``tollway serve``; it answers each line on its stdin with a line
 of JSON. ``running``: how many tasks are not done. ``collect``: how many objects of each type were unreachable and not

@@ -1,4 +1,4 @@
-"""Pages of docs/extend as their reader follows them: their files and lines go into a copy of the gateway, which is run.
+"""Follows a page of docs/extend as its reader would: copies the gateway, applies the page's code, and runs the result.
 
 A page marks what to do with each of its code blocks by the paragraph above it, whatever else that says:
 

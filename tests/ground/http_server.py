@@ -1,4 +1,4 @@
-"""Our HTTP server by itself, on a free port, with handlers of the test's own."""
+"""The gateway's HTTP server by itself, on a free port, with handlers that a test provides."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

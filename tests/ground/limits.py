@@ -1,4 +1,4 @@
-"""What the system gives this process, made less for a while."""
+"""Leaves this process no free file descriptor for the length of a ``with`` block."""
 
 import resource
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A language model that writes numbered words: OpenAI's chat and text completions, healthy, or lying on request.
+"""A scripted language model that writes numbered words: chat, completions and embeddings, correct or wrong on request.
 
 It embeds, too: the vector of a text is made from its words, so that equal texts have equal ones.
 

@@ -1,4 +1,4 @@
-"""A clock for bounds in real time that a machine standing still cannot break."""
+"""A clock for bounds in real time that does not count the time in which the machine stood still."""
 
 import asyncio
 import time

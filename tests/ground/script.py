@@ -1,4 +1,4 @@
-"""What an upstream does with one request, as a value: an ``Answer``, well behaved or not.
+"""Values that say how an upstream answers one request, correctly or not.
 
 The same answer is performed over a socket (``ScriptedUpstream.start``) and over the in-memory transport
 (``ScriptedUpstream.serve``): both are a ``Peer`` that takes bytes.

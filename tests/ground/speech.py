@@ -1,4 +1,4 @@
-"""Recordings and the forms that carry them, and an upstream that transcribes."""
+"""Audio recordings, the forms that upload them, and an upstream that transcribes."""
 
 import io
 import wave

@@ -1,4 +1,4 @@
-"""What a caller reads of a stream of chat chunks, bit by bit."""
+"""Reads a stream of chat chunks as a caller does: text, usage, cost, error, end marker."""
 
 import json
 from dataclasses import dataclass, field

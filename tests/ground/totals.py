@@ -1,4 +1,4 @@
-"""What a ledger's rows add up to, deleted ones included: what tests compare with what was sent."""
+"""Sums up a ledger's rows, deleted ones included, to be compared with what was sent."""
 
 from sqlalchemy import func, select
 

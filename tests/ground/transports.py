@@ -1,4 +1,4 @@
-"""A transport and the upstream at its other end, and the two ways to read an answer."""
+"""Each transport together with an upstream, and two ways to read an answer."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

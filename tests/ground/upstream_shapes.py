@@ -1,4 +1,4 @@
-"""What an upstream may send instead of a good answer, and what becomes of it: tables that a reader extends by a line.
+"""Tables of what an upstream may send instead of a good answer, and what the gateway must make of each.
 
 Facts of documented wire formats and of HTTP; none is a recording. A ``Shape`` is what is sent, and the declared answer
 for each way in which the gateway may have asked: for a stream on behalf of a caller who streams (``stream``), for a

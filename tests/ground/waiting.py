@@ -1,4 +1,4 @@
-"""Wait for what another process or socket brings about, where nothing tells of it."""
+"""Waits for what another process or socket brings about where no event announces it."""
 
 import asyncio
 import inspect

@@ -1,1 +1,1 @@
-"""Ray and Serve: the applications of the models, their directory, and how many replicas each has."""
+"""The models on Ray Serve: one application each, the directory of their replicas, and autoscaling."""

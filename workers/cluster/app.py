@@ -17,11 +17,11 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from workers.cluster.autoscaling import REQUESTS, TTFT_MS, scale
-from workers.cluster.directory import ANNOUNCE_S, Directory, DirectoryApp, Listed
+from workers.cluster.directory import ANNOUNCE_S, Directory, DirectoryApp, ServedModel
 from workers.config.placement import ray_options
 from workers.config.spec import DIRECTORY, ModelSpec
 from workers.errors import WorkerError
-from workers.replica.app import Place, ReplicaApp
+from workers.replica.app import ReplicaAddress, ReplicaApp
 
 _HINT_HOLDS_S = 3.0
 _CALL_S = 2.0
@@ -77,7 +77,7 @@ def application(name: str, model: str, spec: ModelSpec, version: str | None = No
 
     Replicas of the same version stay; in a declarative configuration Serve has versions of its own.
     """
-    ingress = serve.ingress(ReplicaApp(name, model, spec.of_one_replica(), partial(_place, name)))(_Replica)
+    ingress = serve.ingress(ReplicaApp(name, model, spec.of_one_replica(), partial(_address, name)))(_Replica)
     deployment = serve.deployment(
         name=name,
         **scale(spec),
@@ -103,10 +103,10 @@ def model_from(arguments: dict[str, Any]) -> serve.Application:
 
 def directory_from(arguments: dict[str, Any]) -> serve.Application:
     """Build the directory's application likewise."""
-    return directory_application(msgspec.convert(arguments["models"], dict[str, Listed]))
+    return directory_application(msgspec.convert(arguments["models"], dict[str, ServedModel]))
 
 
-def directory_application(models: Mapping[str, Listed], version: str | None = None) -> serve.Application:
+def directory_application(models: Mapping[str, ServedModel], version: str | None = None) -> serve.Application:
     """Build the directory's application for these models; one of the same version stays."""
 
     def make() -> DirectoryApp:
@@ -121,7 +121,7 @@ def directory_application(models: Mapping[str, Listed], version: str | None = No
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=0.5,
         health_check_period_s=1.0,
-        # A line for every replica and second is no news.
+        # Not a log line for every replica and second.
         logging_config={"enable_access_log": False},
         ray_actor_options={"num_cpus": 0},
     )(serve.ingress(make)(_DirectoryReplica))
@@ -148,10 +148,10 @@ class _Waker:
             await asyncio.wait_for(self._handles[model].wake.remote(), _HINT_HOLDS_S)
 
 
-def _place(model: str) -> Place:
+def _address(model: str) -> ReplicaAddress:
     replica: str = serve.get_replica_context().replica_id.unique_id
     # The address by which this node joined the cluster: loopback where there is one node.
-    return Place(replica, ray.util.get_node_ip_address(), partial(_announced, model, replica))
+    return ReplicaAddress(replica, ray.util.get_node_ip_address(), partial(_announced, model, replica))
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Child processes of a command: started apart from the terminal, stopped together, and none of theirs left behind.
+"""Runs child processes of a command: starts them apart from the terminal, and stops them with all their descendants.
 
 A child runs in a session of its own, so that Ctrl-C reaches only the command, which then stops its children in order.
 What a child starts stays in its session, and a last sweep ends by it whatever a child that crashed or was killed left
@@ -60,7 +60,7 @@ class Child:
     def sweep(self, patience_s: float = 5.0) -> None:
         """End every process left in this one's session: SIGTERM, after ``patience_s`` SIGKILL. Linux only, by /proc.
 
-        Then remove the shared memory that they had when ``stop`` was called, and the semaphores that nobody has any
+        Then remove the shared memory that they had when ``stop`` was called, and the semaphores that no process has any
         more: an engine that is killed leaves its own. Raises ``WorkerError`` when a process does not end.
         """
         end_all(lambda: _session(self._process.pid), patience_s)

@@ -1,6 +1,6 @@
-"""The directory: which models there are, where their replicas answer, and who wants one that is at zero.
+"""The directory: which models there are, where their replicas answer, and which model at zero is wanted.
 
-It decides nothing else: how a replica is doing, the replica says itself. It holds no state that is not told to it again
+It decides nothing else: the load of a replica is reported by the replica itself. All its state is announced to it again
 within a second, so it may be killed at any time. The contract with the gateway is ADR 0006.
 """
 
@@ -23,16 +23,16 @@ _EXPIRY_STEP_S = 0.5
 _LONGEST_HINT = 64 * 1024
 
 
-class Listed(msgspec.Struct, frozen=True):
+class ServedModel(msgspec.Struct, frozen=True):
     """What the configuration says of a model: the names its engine answers to, and a replica's price per hour."""
 
     serves: tuple[str, ...]
     usd_per_hour: float
 
 
-def listed(specs: Mapping[str, ModelSpec]) -> dict[str, Listed]:
+def listed(specs: Mapping[str, ModelSpec]) -> dict[str, ServedModel]:
     """Return what the directory has to know of a configuration: while that is equal, it can stay as it is."""
-    return {name: Listed(spec.serves(name), spec.usd_per_hour) for name, spec in specs.items()}
+    return {name: ServedModel(spec.serves(name), spec.usd_per_hour) for name, spec in specs.items()}
 
 
 class _Hint(msgspec.Struct):
@@ -43,11 +43,11 @@ class _Hint(msgspec.Struct):
 class Directory:
     """Remember the announcements of the last three seconds. ``now`` is the clock, in seconds."""
 
-    def __init__(self, models: Mapping[str, Listed], now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, models: Mapping[str, ServedModel], now: Callable[[], float] = time.monotonic) -> None:
         self._models = models
         self._now = now
         self._replicas: dict[str, dict[str, tuple[str, float]]] = {name: {} for name in models}
-        # Never that of a directory that was killed: whoever waits for another version gets this one at once.
+        # Never that of a directory that was killed: a gateway that waits for another version gets this one at once.
         self.version = time.time_ns() // 1000
         self.changed = asyncio.Event()
         """Set at the next change; another one is in its place then."""
@@ -65,7 +65,7 @@ class Directory:
     def listens_on_s(self) -> float:
         """Return how long it should still listen before it answers: one that has just started calls every model empty.
 
-        It counts from the first call that reached it, by when Serve had told the replicas' callers of it too.
+        It counts from the first call that reached it, by when Serve had made it known to the replicas too.
         """
         now = self._now()
         if self._reached_at is None:
@@ -156,7 +156,7 @@ class DirectoryApp:
         except (msgspec.DecodeError, RecursionError) as error:
             await refuse(send, HTTPStatus.BAD_REQUEST, "BadRequestError", f"This is not a hint: {error}.")
             return
-        # Listed replicas do not count: they may all be draining, or dead for a moment. The gateway knows what it hears.
+        # Listed replicas do not count: they may all be draining, or dead for a moment. The gateway has their reports.
         for name, count in hint.waiting.items():
             if count > 0 and self.directory.lists(name):
                 self._wake(name)

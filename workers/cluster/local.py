@@ -1,4 +1,4 @@
-"""One local Ray with Serve on it, and the applications of the configured models, for as long as a ``with`` lasts.
+"""Starts a local Ray with Serve, deploys the configured models on it, and stops all of it when the ``with`` block ends.
 
 All of it listens on loopback only, with one exception that Ray 2.60 does not let us close: each replica's gRPC port
 binds every interface. A token that is made anew for each run keeps others out of it.
@@ -101,13 +101,13 @@ class Deployed(NamedTuple):
     version: str
 
     def of(self, model: str, spec: ModelSpec) -> "Deployed":
-        """Return what comes in its place: of the same version if a replica of it would be the same."""
+        """Return its replacement: of the same version if a replica of it would be the same."""
         same = (model, _of_one(spec)) == (self.model, _of_one(self.spec))
         return Deployed(model, spec, self.version if same else _new_version())
 
 
 def _of_one(spec: ModelSpec) -> tuple[ModelSpec, bool]:
-    # A replica tells Serve's autoscaler how it is only if there was one when it started.
+    # A replica reports to Serve's autoscaler only if there was one when it started.
     return spec.of_one_replica(), spec.autoscaling is None
 
 

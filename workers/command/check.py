@@ -1,4 +1,4 @@
-"""What of the ``workers:`` section cannot start or fit, found before anything starts.
+"""Finds what in the ``workers:`` section cannot start or does not fit, before anything starts.
 
 ``tollway check`` calls ``check`` through the entry points of the group ``tollway.checks``; ``up`` and ``workers run``
 call ``require_startable``. Nothing is started, fetched or written but for vLLM's own answers (``catalogue.py``) and a
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from workers.config import lora
 from workers.config.fields import VLLM_NAMES, is_local
-from workers.config.problems import Document, Place, Problem, nearest
+from workers.config.problems import ConfigFile, Place, Problem, nearest
 from workers.config.spec import ModelSpec, read_workers
 from workers.errors import WorkerError
 from workers.replica.catalogue import Catalogue, read_catalogue
@@ -35,7 +35,7 @@ Note = Callable[[str], None]
 def check(path: Path) -> list[str]:
     """Return everything that is wrong with a file's ``workers:`` section, a line each; notes go to standard error.
 
-    With ``RAY_DASHBOARD_ADDRESS`` in the environment the cluster is elsewhere, and this machine's size does not matter.
+    With ``RAY_DASHBOARD_ADDRESS`` in the environment the cluster is on other machines; this one's size is not checked.
     """
     machine = None if os.environ.get("RAY_DASHBOARD_ADDRESS") else this_machine()
     try:
@@ -49,7 +49,7 @@ def require_startable(
 ) -> None:
     """Raise ``WorkerError`` with the first thing that keeps the workers of a file from starting on this machine.
 
-    ``engine`` takes the place of every worker's own; ``elsewhere``, this machine's size does not matter. Notes are left
+    ``engine`` replaces every worker's own; if ``elsewhere``, this machine's size does not matter. Notes are left
     to ``tollway check``.
     """
     if problems := check_file(path, None if elsewhere else this_machine(), lambda _: None, engine=engine):
@@ -64,7 +64,7 @@ def check_file(
 
     Raises ``WorkerError`` when the file cannot be read.
     """
-    document = Document.read(path)
+    document = ConfigFile.read(path)
     specs, problems = read_workers(document.section("workers"))
     if engine is not None:
         specs = {name: spec.model_copy(update={"engine": engine}) for name, spec in specs.items()}
@@ -93,7 +93,7 @@ def check_specs(specs: Mapping[str, ModelSpec], machine: Machine | None, note: N
             except OSError as error:
                 yield Problem(("workers", name), str(error))
             except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-                # Whoever wrote the config wrote something else there than transformers does; vLLM may know better.
+                # The config has something else there than transformers writes; vLLM may know better.
                 note(f"{name}: its config.json was not understood ({error!r}), so its size was not checked.")
                 model = replace(model, config={})
         models.append(model)

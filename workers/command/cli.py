@@ -150,9 +150,9 @@ def _workers_status(args: argparse.Namespace) -> int:
 
 
 def _size(args: argparse.Namespace) -> int:
-    from workers.sizing.command import Question, as_dict, as_table, size
+    from workers.sizing.command import SizingQuestion, as_dict, as_table, size
 
-    question = Question(
+    question = SizingQuestion(
         model=args.model,
         gpu=args.gpu,
         dtype=args.dtype,

@@ -1,9 +1,9 @@
-"""What a killed run has left: told from a living run's by a lock, ended and removed when the next one starts.
+"""Ends and removes what a killed run has left behind; a lock shows which runs still live.
 
 A run that is killed cannot clean up. Its Ray goes with it, but agents of Ray, an engine or the gateway may stay, with
 their memory and ports. So every run makes a directory of its own and holds a lock on a marker in it, which the system
 lets go of however the run ends, and all of its processes have the directory's path in their environment, or write to a
-file below it. Who does so while the lock is free is ours and of no use to anyone; nothing else is touched: no other
+file below it. A process that does so while the lock is free is ours and of no use; nothing else is touched: no other
 Ray, no directory without a marker, nothing of another user's.
 """
 
@@ -44,11 +44,11 @@ def run_directory(given: Path | None = None) -> Iterator[Path]:
         directory = Path(made.name)
         marker = (directory / "unmarked").open("wb")
         fcntl.flock(marker, fcntl.LOCK_EX)
-        # Only now, so that nobody ever finds it without its lock.
+        # Only now, so that it is never found without its lock.
         (directory / "unmarked").rename(directory / _MARKER)
     except OSError as error:
         raise WorkerError(f"{parent} cannot take the directory of a run: {error.strerror}.") from error
-    # The lock goes last, so that nobody else sees to what is just being removed.
+    # The lock goes last, so that no other run removes what is just being removed.
     with marker, made:
         os.environ[RUN] = str(directory.resolve())
         try:
@@ -85,7 +85,7 @@ def _end(directory: Path, say: Callable[[str], None]) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    # Anybody may put anything there: a link to elsewhere is not followed, a pipe not waited for.
+    # Any user may put anything there: a link out of it is not followed, a pipe not waited for.
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         yield file

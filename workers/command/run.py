@@ -44,7 +44,7 @@ def run_workers(config: Path, port: int, temp_dir: Path | None, *, until_stdin_c
             # The engine's sockets and scratch files go with the run's directory.
             os.environ["TMPDIR"] = str(directory)
             with local_cluster(port, directory):
-                # Again: Ray has put its own handler in the place of ours.
+                # Again: Ray has replaced our handler.
                 stop_on_signals()
                 reloads = reload_on_hangup()
                 running: dict[str, Deployed | None] = {}

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal as one exception in the main thread, raised once."""
+"""Raises Ctrl-C, SIGTERM and a closed terminal as one exception in the main thread, once."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ class StopRequested(BaseException):
 
 
 def stop_on_signals() -> None:
-    """Install the handlers; call it again after a library has put its own in their place."""
+    """Install the handlers; call it again after a library has replaced them."""
     for signum in _STOPPING:
         signal.signal(signum, _stop)
 

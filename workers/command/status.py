@@ -1,4 +1,4 @@
-"""``tollway workers status``: what each model's replicas are doing, and what their tokens cost.
+"""``tollway workers status``: prints what each model's replicas are doing, and what their tokens cost.
 
 Reads the directory and one line of each replica (docs/adr/0006). Speeds and utilisation are those of the last minute;
 dollars per token are since the replicas started, so that a quiet minute does not hide them.
@@ -33,7 +33,7 @@ class _Counted(msgspec.Struct, frozen=True):
     output_tokens: float | None = None
 
 
-class Line(msgspec.Struct, frozen=True):
+class ReplicaLine(msgspec.Struct, frozen=True):
     """What is read of a replica's line."""
 
     state: str | None = None
@@ -51,7 +51,7 @@ class ModelStatus:
     name: str
     serves: tuple[str, ...]
     usd_per_replica_hour: float
-    loads: tuple[Line, ...]
+    loads: tuple[ReplicaLine, ...]
     silent: int
 
     @property
@@ -147,7 +147,7 @@ def status(url: str, *, as_json: bool) -> str:
     return _table(models) if models else f"The workers at {url} serve no model."
 
 
-def _model(name: str, said: dict[str, Any], loads: Sequence[Line | None]) -> ModelStatus:
+def _model(name: str, said: dict[str, Any], loads: Sequence[ReplicaLine | None]) -> ModelStatus:
     answered = tuple(load for load in loads if load is not None)
     serves = tuple(str(served) for served in said.get("serves") or (name,))
     return ModelStatus(name, serves, float(said.get("usd_per_hour") or 0), answered, len(loads) - len(answered))
@@ -174,9 +174,9 @@ def _directory(url: str, token: str | None) -> dict[str, Any]:
     return found
 
 
-def _load(url: str, token: str | None) -> Line | None:
+def _load(url: str, token: str | None) -> ReplicaLine | None:
     try:
-        return msgspec.json.decode(_get(f"{url}/tollway/load", token), type=Line)
+        return msgspec.json.decode(_get(f"{url}/tollway/load", token), type=ReplicaLine)
     except (OSError, http.client.HTTPException, ValueError, msgspec.DecodeError, RecursionError):
         return None
 

@@ -39,7 +39,7 @@ def up(config: Path, *, engine: str | None, port: int, workers_port: int, until_
     """Start everything in ``config`` with the gateway on 127.0.0.1:``port``; return 0 after Ctrl-C.
 
     ``engine`` replaces the engine of every worker; the workers get 127.0.0.1:``workers_port``, or some other free port,
-    and then the gateway is told so. ``until_stdin_closes`` makes the end of standard input a stop as well. Raises
+    and the gateway is given that one. ``until_stdin_closes`` makes the end of standard input a stop as well. Raises
     ``WorkerError`` when something does not start or ends by itself; in every case no process, port or temporary file
     of the run is left.
     """

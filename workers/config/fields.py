@@ -1,4 +1,4 @@
-"""Parts of the ``workers:`` section: the kinds of values in it, and the sections that only vLLM looks at."""
+"""The types of single values in the ``workers:`` section, and the subsections that only vLLM reads."""
 
 import re
 from pathlib import Path
@@ -38,7 +38,7 @@ _SERVED = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")
 
 
 def is_local(source: str) -> bool:
-    """Tell whether a source is a path on this machine, and not a hub id or an address."""
+    """Return whether a source is a path on this machine, and not a hub id or an address."""
     return source.startswith(("/", "~", "."))
 
 

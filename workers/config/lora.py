@@ -1,4 +1,4 @@
-"""Whether a LoRA adapter is one that vLLM can serve, from its ``adapter_config.json`` alone."""
+"""Checks whether vLLM can serve a LoRA adapter, from its ``adapter_config.json`` alone."""
 
 import json
 from pathlib import Path

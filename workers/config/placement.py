@@ -1,4 +1,4 @@
-"""What a replica asks of Ray: CPUs, GPUs of a kind, and where those of one replica lie. Pure.
+"""Works out what a replica asks of Ray: CPUs, GPUs of a kind, and how those of one replica are placed on nodes. Pure.
 
 No GPU has run this yet: it is checked against what Ray Serve accepts, not against hardware.
 """
@@ -7,12 +7,12 @@ from typing import Any
 
 from workers.config.spec import ModelSpec
 
-# Nodes label themselves by NVIDIA's name of the GPU. The sizes of an A100 have labels too, but nobody sets them.
+# Nodes label themselves by NVIDIA's name of the GPU. The sizes of an A100 have labels too, but nodes do not set them.
 _RAY_NAMES = {"RTX4090": "GeForce-RTX-4090"}
 
 
 def uses_bundles(spec: ModelSpec) -> bool:
-    """Tell whether a replica's GPUs are bundles of a placement group, one rank of the engine in each.
+    """Return whether a replica's GPUs are bundles of a placement group, one rank of the engine in each.
 
     Copies within one replica (``data_parallel``) are processes of one node, so their GPUs belong to the replica itself.
     """

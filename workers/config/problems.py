@@ -1,4 +1,4 @@
-"""What is wrong with the workers' part of a configuration file, said so that it can be mended.
+"""Describes what is wrong with the ``workers:`` section: file, line, key, and the nearest right spelling.
 
 Decides how a problem reads (its place, the nearest right spelling) and finds the line of the file that it is in.
 """
@@ -32,7 +32,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class ConfigFile:
     """A YAML file that was read: its plain values, and its nodes, which know their lines."""
 
     path: Path
@@ -40,7 +40,7 @@ class Document:
     root: yaml.Node
 
     @classmethod
-    def read(cls, path: Path) -> "Document":
+    def read(cls, path: Path) -> "ConfigFile":
         """Read a file. Raises ``WorkerError`` when it cannot be read, or is not a mapping in YAML."""
         try:
             text = path.read_text(encoding="utf-8")

@@ -1,8 +1,8 @@
 """The ``workers:`` section of ``tollway.yaml``: which open models run, and how.
 
-This module decides what may be written there. What a source means is ``models.py``, what a spec becomes on Ray Serve
-is ``app.py`` and ``placement.py``, what it becomes for vLLM is ``vllm_engine.py``, and whether this machine can carry
-it is ``check.py``.
+This module decides what may be written there. What a source means is decided in ``replica.models``, what a spec becomes
+on Ray Serve in ``cluster.app`` and ``placement``, what it becomes for vLLM in ``replica.vllm_engine``, and whether this
+machine can run it in ``command.check``.
 """
 
 import re
@@ -23,7 +23,7 @@ from workers.config.fields import (
     SpeculativeSpec,
     Strict,
 )
-from workers.config.problems import Document, Problem, problems_of
+from workers.config.problems import ConfigFile, Problem, problems_of
 from workers.config.synthetic import SyntheticSpec
 from workers.errors import WorkerError
 
@@ -234,7 +234,7 @@ def load_workers(path: Path) -> dict[str, ModelSpec]:
 
     Raises ``WorkerError`` when the file cannot be read, is not YAML, or the section is wrong; then it names the line.
     """
-    document = Document.read(path)
+    document = ConfigFile.read(path)
     specs, problems = read_workers(document.section("workers"))
     if problems:
         raise WorkerError(f"{document.where(problems[0].place)}: {problems[0]}")

@@ -1,4 +1,4 @@
-"""What the synthetic engine pretends to be: its speed, its size, and how it fails.
+"""The settings of the synthetic engine: its speed, its size, and how it fails.
 
 The profiles are one GPU with Llama 3.1 8B in bfloat16 on vLLM, approximately: good for the shape of a curve, not for a
 purchase. Where the figures come from:

@@ -17,14 +17,14 @@ from typing import TypeVar
 from workers.config.spec import ModelSpec
 from workers.engine import Message, OpenEngine, Receive, Send
 from workers.replica.causes import STOP_FILE, reason
-from workers.replica.front import Front
-from workers.replica.load import SAMPLE_S, Load
+from workers.replica.front import ReplicaFront
+from workers.replica.load import SAMPLE_S, ReplicaLoad
 from workers.replica.own_port import OwnPort, own_port
 from workers.replica.ports import LOOPBACK
 
 # A gateway reads `draining`, or the end, within 250 ms; what it had sent until then is on its way.
 _WORD_GETS_AROUND_S = 1.0
-# When everything stops, nobody waits for a long stream.
+# When everything stops, a long stream is not waited for.
 _STOP_PATIENCE_S = 3.0
 
 _Part = TypeVar("_Part")
@@ -32,7 +32,7 @@ _log = logging.getLogger("tollway.replica")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ReplicaAddress:
     """Where a replica runs: its id, the address to listen on, and how its URL is made known while a context lasts."""
 
     id: str
@@ -40,9 +40,9 @@ class Place:
     announced: Callable[[str], AbstractAsyncContextManager[None]]
 
 
-def alone() -> Place:
-    """Return the place of a replica that nobody has to find."""
-    return Place(uuid.uuid4().hex[:8], LOOPBACK, lambda _url: nullcontext())
+def alone() -> ReplicaAddress:
+    """Return the address of a replica that no directory lists."""
+    return ReplicaAddress(uuid.uuid4().hex[:8], LOOPBACK, lambda _url: nullcontext())
 
 
 class ReplicaApp:
@@ -53,14 +53,16 @@ class ReplicaApp:
     ``drain_s``.
     """
 
-    def __init__(self, name: str, model: str, spec: ModelSpec, find_place: Callable[[], Place] = alone) -> None:
+    def __init__(
+        self, name: str, model: str, spec: ModelSpec, find_address: Callable[[], ReplicaAddress] = alone
+    ) -> None:
         self._name = name
         self._model = model
         self._spec = spec
-        self._find_place = find_place
+        self._find_address = find_address
         self._engine: OpenEngine | None = None
-        self._load: Load | None = None
-        self._front: Front | None = None
+        self._load: ReplicaLoad | None = None
+        self._front: ReplicaFront | None = None
         self._port: OwnPort | None = None
         self.failure = ""
         """Why the start-up failed, if it has."""
@@ -101,20 +103,20 @@ class ReplicaApp:
             self._engine = self._load = self._front = self._port = None
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _start(self, stack: AsyncExitStack) -> tuple[Front, Load]:
+    async def _start(self, stack: AsyncExitStack) -> tuple[ReplicaFront, ReplicaLoad]:
         started_at = time.monotonic()
-        place, token = self._find_place(), os.environ.get("TOLLWAY_REPLICA_TOKEN") or None
-        if token is None and place.host != LOOPBACK:
-            raise RuntimeError(f"replicas listen on {place.host}: TOLLWAY_REPLICA_TOKEN must be set")
+        address, token = self._find_address(), os.environ.get("TOLLWAY_REPLICA_TOKEN") or None
+        if token is None and address.host != LOOPBACK:
+            raise RuntimeError(f"replicas listen on {address.host}: TOLLWAY_REPLICA_TOKEN must be set")
         engine = await stack.enter_async_context(_open(self._name, self._model, self._spec))
         limit = self._spec.max_ongoing_requests + self._spec.max_queued_requests
-        load = Load(place.id, self._name, limit=limit, figures=engine.figures, started_at=started_at)
-        front = Front(engine.app, load, token)
-        port = await stack.enter_async_context(own_port(front, place.host))
+        load = ReplicaLoad(address.id, self._name, limit=limit, figures=engine.figures, started_at=started_at)
+        front = ReplicaFront(engine.app, load, token)
+        port = await stack.enter_async_context(own_port(front, address.host))
         self._engine, self._load, self._front, self._port = engine, load, front, port
         watching = asyncio.create_task(_watch(front, load, engine, port))
         stack.callback(watching.cancel)
-        await stack.enter_async_context(place.announced(port.url))
+        await stack.enter_async_context(address.announced(port.url))
         return front, load
 
 
@@ -123,8 +125,8 @@ def _everything_stops() -> bool:
     return stop_file is not None and Path(stop_file).exists()
 
 
-async def _watch(front: Front, load: Load, engine: OpenEngine, port: OwnPort) -> None:
-    """Sample the load, and end what is open when the engine has died, or a little after everything was told to stop.
+async def _watch(front: ReplicaFront, load: ReplicaLoad, engine: OpenEngine, port: OwnPort) -> None:
+    """Sample the load, and end what is open when the engine has died, or a little after the stop of everything began.
 
     With its port closed a replica is dead to the gateways at once, and to Serve at its next look.
     """
@@ -132,9 +134,9 @@ async def _watch(front: Front, load: Load, engine: OpenEngine, port: OwnPort) ->
         load.sample()
         try:
             await engine.check_health()
-        except Exception:  # noqa: BLE001 - whatever it is: who cannot say that it is well cannot serve
+        except Exception:  # noqa: BLE001 - whatever it is: an engine that cannot say that it is well cannot serve
             _log.exception("the engine of %s has died", load.model)
-            front.hush()
+            front.stop_reporting()
             front.cut()
             port.close()
             return
@@ -143,10 +145,10 @@ async def _watch(front: Front, load: Load, engine: OpenEngine, port: OwnPort) ->
     front.cut()
 
 
-async def _drain(front: Front, load: Load, drain_s: float) -> None:
+async def _drain(front: ReplicaFront, load: ReplicaLoad, drain_s: float) -> None:
     deadline = time.monotonic() + drain_s
-    # Where there is no other replica they still come; then they are told that the port will close.
-    for tell in (load.drain, front.hush):
+    # Where there is no other replica, requests still come until the reports end, which says that the port will close.
+    for tell in (load.drain, front.stop_reporting):
         listened = bool(front.listeners)
         tell()
         if listened and not _everything_stops():

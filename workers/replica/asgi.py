@@ -1,4 +1,4 @@
-"""The few lines of ASGI that every app of ours shares: a whole answer, a bounded body, a caller who left, a token."""
+"""ASGI helpers for all our apps: send a whole answer, read a bounded body, notice a client that left, check a token."""
 
 import hmac
 

@@ -1,4 +1,4 @@
-"""What the installed vLLM knows (its arguments, architectures and parsers), asked once and kept.
+"""Asks the installed vLLM once for its arguments, architectures and parsers, and caches the answer.
 
 vLLM takes ten seconds to import and a GiB of memory, so it is asked by a process of its own, and the answer is kept
 under ``$XDG_CACHE_HOME/tollway`` for as long as vLLM and transformers have the same versions.

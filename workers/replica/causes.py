@@ -1,4 +1,4 @@
-"""Why a start failed, carried from the process that knows it to the command that says it.
+"""Carries the reason of a failed start from the process that knows it to the command that prints it.
 
 vLLM says the cause only in the log of its own processes, so they also write their errors to a file that the replica
 reads. Ray Serve says of an ASGI app only that its start failed, so the replica raises its reason in place of that.

@@ -1,4 +1,4 @@
-"""Turn a GGUF file into a model directory that any engine can serve. Run as a process of its own.
+"""Converts a GGUF file to a model directory that any engine can serve. Run as a process of its own.
 
 ``python -m workers.replica.convert FILE.gguf DIRECTORY``: the weights are dequantised to float32 and written as
 safetensors, with tokenizer, chat template and configuration. It is a process because transformers and torch would

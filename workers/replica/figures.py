@@ -1,4 +1,4 @@
-"""An engine's figures from its Prometheus registry in this process, by the names that vLLM gives them.
+"""Reads an engine's figures from its Prometheus registry in this process, by vLLM's metric names.
 
 The synthetic engine uses the same names, so one reader serves both. Only the metrics named here are collected: a
 registry of vLLM's has hundreds of samples.

@@ -1,4 +1,4 @@
-"""What stands in front of the engine's app in a replica: the token, the limit, the count, and ``/tollway/load``.
+"""Stands in front of the engine's app: checks the token, limits and counts requests, and serves ``/tollway/load``.
 
 It costs an answer nothing per token: the engine's app gets the server's own ``send``.
 """
@@ -9,19 +9,19 @@ from http import HTTPStatus
 
 from workers.engine import AsgiApp, Message, Receive, Send
 from workers.replica.asgi import carries, gone, local_path, refuse
-from workers.replica.load import Load
+from workers.replica.load import ReplicaLoad
 
 _MOST_OFTEN_S = 0.05
 _LEAST_OFTEN_S = 0.25
 
 
-class Front:
+class ReplicaFront:
     """The replica's ASGI app, on its own port and behind Serve's proxy: both are counted as one."""
 
-    def __init__(self, app: AsgiApp, load: Load, token: str | None) -> None:
+    def __init__(self, app: AsgiApp, load: ReplicaLoad, token: str | None) -> None:
         self.listeners: set[asyncio.Task[None]] = set()
         """Streams of ``/tollway/load`` that are open: what ends when one is to end."""
-        self._hushed = False
+        self._is_silent = False
         self._app = app
         self._load = load
         self._token = token
@@ -43,9 +43,9 @@ class Front:
             # The model list, health, metrics: no work of the engine's.
             await self._app(scope, receive, send)
 
-    def hush(self) -> None:
-        """Say nothing more on ``/tollway/load``, so that gateways take the replica for gone; serve what still comes."""
-        self._hushed = True
+    def stop_reporting(self) -> None:
+        """End the reports on ``/tollway/load``, so that gateways take the replica for gone; serve what still comes."""
+        self._is_silent = True
         for left in self.listeners:
             left.cancel()
 
@@ -72,7 +72,7 @@ class Front:
                 load.closed()
         except asyncio.CancelledError:
             # Another replica can answer it, which the server's own 500 would not say. Where the answer has begun this
-            # fails, or waits for a reader who has stopped: by now nobody waits for it.
+            # fails, or waits for a reader that has stopped, which delays nothing.
             with suppress(Exception):
                 await _stopping(send)
             raise
@@ -81,7 +81,7 @@ class Front:
         load = self._load
         # Through Serve's proxy one line is all: Serve would wait for a stream's end before it lets the replica drain.
         stream = not scope.get("root_path")
-        if self._hushed:
+        if self._is_silent:
             await _stopping(send)
             return
         headers = [(b"content-type", b"application/x-ndjson")]

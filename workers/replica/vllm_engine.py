@@ -1,4 +1,4 @@
-"""vLLM's own OpenAI-compatible server app, opened inside a replica. The only file that imports vLLM.
+"""Opens vLLM's own OpenAI-compatible server app inside a replica. The only file that imports vLLM.
 
 The import is ``vllm`` for the GPU and the CPU distribution alike. vLLM's server is used whole (chat, completions,
 responses, messages, tokenize, its metrics): nothing of a request is looked at here.
@@ -131,7 +131,7 @@ async def open_vllm(name: str, model: str, spec: ModelSpec) -> AsyncIterator[Ope
             tasks = await engine.get_supported_tasks()
             app = build_app(args, tasks, engine.model_config)
             await init_app_state(engine, app.state, args, tasks)
-            # vLLM's handlers tell it to exit when the engine has died; here the replica looks after that by itself.
+            # vLLM's handlers make it exit when the engine has died; here the replica looks after that by itself.
             app.state.server = SimpleNamespace(should_exit=False)
             await stack.enter_async_context(app.router.lifespan_context(app))
         except Exception as error:

@@ -1,4 +1,4 @@
-"""What a ``config.json`` says about a model's shape. Pure: a mapping in, values out."""
+"""Reads a model's shape from its ``config.json``. Pure: a mapping in, values out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

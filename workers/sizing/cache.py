@@ -1,4 +1,4 @@
-"""How large the KV cache of a request is, in the blocks that vLLM gives out.
+"""Computes how large the KV cache of a request is, in the blocks that vLLM gives out.
 
 The rules are those of vLLM 0.32 (``v1/kv_cache_interface.py``, ``v1/core/kv_cache_utils.py``); a test compares.
 """

@@ -10,12 +10,12 @@ from workers.sizing.config_file import read_config
 from workers.sizing.gpus import Gpu, gpu_named
 from workers.sizing.known import known_named
 from workers.sizing.parameters import count
-from workers.sizing.plan import GIB, Load, Plan, plan
+from workers.sizing.plan import GIB, GpuPlan, Workload, plan
 from workers.sizing.precision import PLAIN, Precision, precision_named, stored
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class SizingQuestion:
     """What was asked on the command line. ``dtype`` and ``context`` are the file's own when none."""
 
     model: str
@@ -36,12 +36,12 @@ class Sizing:
     source: str
     shape: Architecture
     gpu: Gpu
-    load: Load
+    load: Workload
     dtype: str
-    plans: list[Plan]
+    plans: list[GpuPlan]
 
 
-def size(question: Question) -> Sizing:
+def size(question: SizingQuestion) -> Sizing:
     """Answer a question. Raises ``WorkerError``, in one sentence, for what cannot be sized."""
     config, source = load_config(question.model)
     try:
@@ -57,7 +57,7 @@ def size(question: Question) -> Sizing:
     context = tokens(question.context) if question.context else shape.max_context
     if context < 1:
         raise WorkerError("The config does not say how long a context the model has; give one with --context.")
-    load = Load(context, question.concurrency, question.kv_dtype, question.utilization)
+    load = Workload(context, question.concurrency, question.kv_dtype, question.utilization)
     precisions = {chosen.name: chosen} | {each.name: each for each in PLAIN.values() if each.name != chosen.name}
     order = [*([] if chosen.name in PLAIN else [chosen.name]), *PLAIN]
     plans = [plan(shape, precisions[name], gpu, load) for name in order]
@@ -115,7 +115,7 @@ def as_dict(sizing: Sizing) -> dict[str, Any]:
     }
 
 
-def _plan(plan: Plan, gpu: Gpu) -> dict[str, Any]:
+def _plan(plan: GpuPlan, gpu: Gpu) -> dict[str, Any]:
     values = asdict(plan) | {
         "gpus": plan.gpus,
         "usd_per_hour": round(plan.gpus * gpu.usd_per_hour, 4) if plan.gpus else None,
@@ -164,7 +164,7 @@ def as_table(sizing: Sizing) -> str:
     return "\n".join([*lines, *(_precision_line(plan, gpu) for plan in sizing.plans)])
 
 
-def _precision_line(plan: Plan, gpu: Gpu) -> str:
+def _precision_line(plan: GpuPlan, gpu: Gpu) -> str:
     start = f"{plan.dtype:<12}{plan.weight_bytes / GIB:>11,.2f}   "
     if plan.replica is None:
         return f"{start}no: {plan.reason}"

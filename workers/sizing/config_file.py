@@ -1,4 +1,4 @@
-"""A model's ``config.json``, from a directory or the model hub: it proves the id right, and sizing needs no more."""
+"""Fetches a model's ``config.json`` from a directory or the model hub, which also proves that the id is right."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""Whether the models of a configuration fit: a machine's cores, GPUs and memory, or the memory of a named GPU.
+"""Checks whether a configuration's models fit: the cores, GPUs and memory of a machine, or the memory of a named GPU.
 
 Counts only what is certain (weights, KV cache, an engine's own processes), so that what is refused here could not have
 run; what passes may still be tight. The arithmetic is ``sizing``'s.
@@ -19,7 +19,7 @@ from workers.sizing.architecture import Architecture, parse
 from workers.sizing.gpus import Gpu, gpu_named
 from workers.sizing.machine import Machine
 from workers.sizing.parameters import weight_bytes
-from workers.sizing.plan import GIB, Load, Split, replica
+from workers.sizing.plan import GIB, Split, Workload, replica
 from workers.sizing.precision import PLAIN, Precision, precision_named, stored
 
 # Server and engine process of the smallest models (vLLM 0.32 for CPUs) held this much beside weights and cache.
@@ -123,7 +123,7 @@ def of_the_gpu(model: Model) -> Iterator[str]:
     split = Split(model.number("tensor_parallel_size", 1), model.number("pipeline_parallel_size", 1))
     said = model.options.get("gpu_memory_utilization")
     utilization = said if isinstance(said, float) else _UTILIZATION
-    engine = replica(shape, precision, gpu, Load(context, 1, _kv_dtype(model), utilization), split)
+    engine = replica(shape, precision, gpu, Workload(context, 1, _kv_dtype(model), utilization), split)
     if not engine.requests:
         yield _too_large_for(gpu, engine.weight_bytes_per_gpu + engine.overhead_bytes_per_gpu, context, split)
 

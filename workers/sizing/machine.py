@@ -1,4 +1,4 @@
-"""What this machine has for replicas: cores, GPUs, memory. Read from the system when asked, never kept."""
+"""Measures what this machine has for replicas: cores, GPUs, memory. Read from the system when asked, never kept."""
 
 import os
 import shutil

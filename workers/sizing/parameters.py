@@ -1,4 +1,4 @@
-"""How many parameters a model has, and the bytes they take in each precision."""
+"""Counts a model's parameters, and the bytes that they take in each precision."""
 
 import functools
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""How many GPUs a model needs for so many requests of so many tokens. Pure arithmetic on an architecture and a GPU.
+"""Plans how many GPUs a model needs for so many requests of so many tokens. Pure arithmetic.
 
 What vLLM measures when it starts on a GPU (activations, CUDA graphs) is estimated here; each estimate says from what.
 """
@@ -28,7 +28,7 @@ _MAX_PIPELINE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class Workload:
     """What is asked of the model, and the settings of vLLM that change the answer.
 
     ``batched_tokens`` and ``sequences`` are ``--max-num-batched-tokens`` and ``--max-num-seqs``; none is vLLM's
@@ -52,7 +52,7 @@ class Split(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Replica:
+class SizedReplica:
     """One engine: what its fullest GPU holds, and what fits.
 
     ``requests`` of the whole context fit at once; ``tokens`` is that (unrounded) times the context, as vLLM reports it.
@@ -74,7 +74,7 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class GpuPlan:
     """The fewest GPUs that carry the load in one precision; ``replica`` is none when no engine can, for ``reason``.
 
     ``requests_on_one_gpu`` is how many of the load's requests fit on a single GPU; 0 when the model does not.
@@ -84,7 +84,7 @@ class Plan:
     weight_bytes: int
     kv_bytes_per_token: int
     requests_on_one_gpu: int
-    replica: Replica | None
+    replica: SizedReplica | None
     replicas: int
     reason: str | None
 
@@ -94,7 +94,7 @@ class Plan:
         return self.replicas * self.replica.gpus if self.replica is not None else 0
 
 
-def replica(shape: Architecture, precision: Precision, gpu: Gpu, load: Load, split: Split) -> Replica:
+def replica(shape: Architecture, precision: Precision, gpu: Gpu, load: Workload, split: Split) -> SizedReplica:
     """Return what one engine holds; ``requests`` is 0 where not even one request of the whole context fits."""
     weights = weight_bytes_per_gpu(shape, precision, *split)
     overhead = _overhead(shape, precision, gpu, load, split)
@@ -105,7 +105,7 @@ def replica(shape: Architecture, precision: Precision, gpu: Gpu, load: Load, spl
     # One batch is computed while the next is prepared, and one per further stage of a pipeline.
     in_flight = (split.pipeline_parallel + 1) * (load.batched_tokens or gpu.default_batched_tokens)
     needed = cache.blocks_per_request(shape, load.context, size, in_flight)
-    return Replica(
+    return SizedReplica(
         split=split,
         weight_bytes_per_gpu=round(weights),
         overhead_bytes_per_gpu=round(overhead),
@@ -117,7 +117,7 @@ def replica(shape: Architecture, precision: Precision, gpu: Gpu, load: Load, spl
     )
 
 
-def plan(shape: Architecture, precision: Precision, gpu: Gpu, load: Load) -> Plan:
+def plan(shape: Architecture, precision: Precision, gpu: Gpu, load: Workload) -> GpuPlan:
     """Find the fewest GPUs for a load: engines of 1, 2, 4 or 8 GPUs, pipelines of them, or several replicas.
 
     Among equals the shortest pipeline wins, then the smallest engine. Raises ``WorkerError`` when the context is longer
@@ -143,7 +143,7 @@ def plan(shape: Architecture, precision: Precision, gpu: Gpu, load: Load) -> Pla
     )
     if best is None and reason is None:
         reason = f"not one request of {load.context:,} tokens fits on {engines[-1].gpus} GPUs"
-    return Plan(
+    return GpuPlan(
         dtype=precision.name,
         weight_bytes=round(weight_bytes(shape, precision)),
         kv_bytes_per_token=cache.bytes_per_token(shape, precision.cache_bytes(load.kv_dtype)),
@@ -161,13 +161,13 @@ def _splits(shape: Architecture, widths: list[int]) -> list[Split]:
 
 
 def _divides(shape: Architecture, width: int) -> bool:
-    """Tell whether vLLM can split the model so: heads evenly, and key-value heads evenly or each to several GPUs."""
+    """Return whether vLLM can split the model so: heads evenly, and key-value heads evenly or each to several GPUs."""
     if shape.heads % width or shape.mlp_width % width:
         return False
     return shape.latent is not None or shape.kv_heads % width == 0 or width % shape.kv_heads == 0
 
 
-def _overhead(shape: Architecture, precision: Precision, gpu: Gpu, load: Load, split: Split) -> float:
+def _overhead(shape: Architecture, precision: Precision, gpu: Gpu, load: Workload, split: Split) -> float:
     """Estimate what a GPU holds besides weights and cache: the runtime, and the larger peak of vLLM's trial run.
 
     One peak is a batch in a layer (some copies of the hidden state, and the MLP's widest state), the other the sampler.

@@ -1,4 +1,4 @@
-"""In which precision a model's weights are stored: ``quantization_config`` of its ``config.json``. Pure.
+"""Reads in which precision a model's weights are stored, from ``quantization_config`` in its ``config.json``. Pure.
 
 A precision says for each matrix how many bits one parameter takes, its share of the scales included. What a method
 means is read as vLLM 0.32 reads it (``vllm/model_executor/layers/quantization``); what vLLM has no reader for, and

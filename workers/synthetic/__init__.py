@@ -1,1 +1,1 @@
-"""An engine that makes tokens up at a configured speed, behind vLLM's HTTP interface and metric names."""
+"""The synthetic engine: makes up tokens at a configured speed, behind vLLM's HTTP interface and metric names."""

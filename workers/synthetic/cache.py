@@ -1,6 +1,6 @@
-"""The synthetic engine's KV cache: blocks of tokens, of which those of a prompt are found again by what they hold.
+"""The synthetic engine's KV cache: blocks of tokens; those of a prompt are found again by a hash of their content.
 
-As vLLM's: a block's hash covers all before it, a block that nobody holds stays until its room is needed, and the one
+As vLLM's: a block's hash covers all before it, a block that no request holds stays until its room is needed; the one
 left longest ago goes first. Unlike vLLM's, a request takes the blocks of its whole length at once, so nothing is ever
 taken away from a running request; and what was answered is not found again, only what was asked.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Lease:
+class BlockLease:
     """The blocks that one request holds."""
 
     cached_tokens: int
@@ -53,7 +53,7 @@ class BlockCache:
             found.append(before)
         return found
 
-    def take(self, hashes: list[int], prompt_tokens: int, tokens: int) -> Lease | None:
+    def take(self, hashes: list[int], prompt_tokens: int, tokens: int) -> BlockLease | None:
         """Hold the blocks for a prompt and ``tokens`` in all; None when there is not enough room now."""
         # One token of a prompt is always read: the first of the answer comes from it.
         reusable = hashes[: (prompt_tokens - 1) // self.block_size] if self.prefix_caching else []
@@ -68,9 +68,9 @@ class BlockCache:
         self._plain += plain
         while self._held + len(self._idle) > self.blocks:
             self._idle.popitem(last=False)
-        return Lease(found * self.block_size, hashes, found, plain, hashes[:found])
+        return BlockLease(found * self.block_size, hashes, found, plain, hashes[:found])
 
-    def store(self, lease: Lease) -> None:
+    def store(self, lease: BlockLease) -> None:
         """Let others find the prompt's blocks: it has been read."""
         if not self.prefix_caching:
             return
@@ -81,7 +81,7 @@ class BlockCache:
                 lease.plain -= 1
                 self._plain -= 1
 
-    def give_back(self, lease: Lease) -> None:
+    def give_back(self, lease: BlockLease) -> None:
         """Hold the blocks no more; what others can find stays while there is room."""
         self._plain -= lease.plain
         for one in reversed(lease.stored):  # the end of a prompt goes before its beginning, which more prompts share

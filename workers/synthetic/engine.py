@@ -1,7 +1,7 @@
-"""An engine that produces made-up tokens at a configured speed, by continuous batching as a real one does.
+"""Produces made-up tokens at a configured speed, by continuous batching as a real engine does.
 
 It works in steps. In a step each running request makes one token, and what is left of the step's budget goes to prompts
-that are still being read, in the order of arrival. It decides when a token is due, who waits and what is cached, and
+that are still being read, in the order of arrival. It decides when a token is due, what waits and what is cached, and
 counts; it knows nothing of HTTP. Everything around an engine can be tested on it without a model. Its clock is the
 event loop's, so on a loop with a time of its own hours pass in milliseconds.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from workers.config.synthetic import SyntheticSpec
-from workers.synthetic.cache import BlockCache, Lease
+from workers.synthetic.cache import BlockCache, BlockLease
 
 _WORDS = ("The", " toll", " is", " paid", " by", " the", " token", ",", " and", " every", " token", " counts", ".", " ")
 
@@ -77,7 +77,7 @@ class TooLongError(Exception):
     """Raised for a request that the whole cache could not hold."""
 
 
-class Histogram:
+class SyntheticHistogram:
     """How often a time was within which bounds. Counting for a whole batch at once keeps it out of the way."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
@@ -98,7 +98,7 @@ class Histogram:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class SyntheticFigures:
     """What the engine says of itself. The counts are totals since its start."""
 
     running: int
@@ -132,7 +132,7 @@ class Request:
         self.news: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
-        """Let who waits for this request look again."""
+        """Wake the task that waits for this request."""
         if self.news is not None and not self.news.done():
             self.news.set_result(None)
 
@@ -146,17 +146,17 @@ class SyntheticEngine:
         self._per_request_s = spec.tpot_per_request_ms / 1000
         self._per_prompt_token_s = 1 / spec.prefill_tokens_per_s if spec.prefill_tokens_per_s else 0.0
         self._stall = -1 if spec.faults.stall_after_tokens is None else spec.faults.stall_after_tokens
-        self._running: dict[Request, Lease] = {}
+        self._running: dict[Request, BlockLease] = {}
         self._waiting: deque[Request] = deque()
         self._stepper: asyncio.Task[None] | None = None
         self.cache = BlockCache(spec.kv_blocks, spec.block_size, prefix_caching=spec.prefix_caching)
-        self.ttft = Histogram(_TTFT_BUCKETS)
-        self.gaps = Histogram(_GAP_BUCKETS)
+        self.ttft = SyntheticHistogram(_TTFT_BUCKETS)
+        self.gaps = SyntheticHistogram(_GAP_BUCKETS)
         self._prompt_tokens = self._cached_tokens = self._output_tokens = 0
 
-    def figures(self) -> Figures:
+    def figures(self) -> SyntheticFigures:
         """Return what the engine does now and has done so far."""
-        return Figures(
+        return SyntheticFigures(
             running=len(self._running),
             waiting=len(self._waiting),
             kv_usage=self.cache.usage,
@@ -170,7 +170,7 @@ class SyntheticEngine:
 
     @asynccontextmanager
     async def request(self, prompt: Sequence[str], output_tokens: int) -> AsyncIterator[Request]:
-        """Queue a request for a prompt of at least one token; leaving, also by cancellation, frees its place at once.
+        """Queue a request for a prompt of at least one token; leaving, also by cancellation, frees its slot at once.
 
         Raises ``QueueFullError`` instead of queueing when the queue is full, ``TooLongError`` when it can never run.
         """
@@ -179,7 +179,7 @@ class SyntheticEngine:
         request = Request(prompt, self.cache.hashes(prompt), output_tokens, asyncio.get_running_loop().time())
         self._waiting.append(request)
         self._admit()
-        if len(self._waiting) > self._spec.max_waiting:  # nobody else can have come to wait
+        if len(self._waiting) > self._spec.max_waiting:  # no other request can have come to wait
             self._waiting.pop()
             raise QueueFullError
         try:
@@ -252,7 +252,7 @@ class SyntheticEngine:
             if making:
                 step_s += self._tpot_s + self._per_request_s * (len(making) - 1)
             at += step_s
-            # Also when there is nothing to wait for: who takes the tokens runs between two steps.
+            # Also when there is nothing to wait for: the tasks that take the tokens run between two steps.
             await asyncio.sleep(max(0.0, at - time()))
             now = time()
             if now - at > step_s:  # later than a step: the machine is too slow, and the engine is then, too
@@ -267,7 +267,7 @@ class SyntheticEngine:
                     self._read(request, count, now)
 
     def _batch(self, at: float) -> tuple[list[Request], dict[Request, int]]:
-        """Return who makes a token in the next step, and how much of which prompts is read in it."""
+        """Return which requests make a token in the next step, and how much of which prompts is read in it."""
         making = [one for one in self._running if one.made and one.made != self._stall]
         reading: dict[Request, int] = {}
         budget = self._spec.max_batched_tokens - len(making)

@@ -1,4 +1,4 @@
-"""The synthetic engine's figures under vLLM's metric names."""
+"""Exports the synthetic engine's figures under vLLM's metric names."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from workers.synthetic.engine import Histogram, SyntheticEngine
+from workers.synthetic.engine import SyntheticEngine, SyntheticHistogram
 
 _LABELS = ("model_name", "engine")
 
@@ -58,7 +58,7 @@ class SyntheticMetrics(Collector):
         family.add_metric(self._values, value)
         return family
 
-    def _histogram(self, name: str, meaning: str, histogram: Histogram) -> Metric:
+    def _histogram(self, name: str, meaning: str, histogram: SyntheticHistogram) -> Metric:
         family = HistogramMetricFamily(f"vllm:{name}", meaning, labels=_LABELS)
         family.add_metric(self._values, histogram.cumulated(), histogram.sum)
         return family

@@ -1,4 +1,4 @@
-"""The synthetic engine's HTTP face: the part of vLLM's OpenAI-compatible server that clients and the gateway use.
+"""The synthetic engine's HTTP server: the part of vLLM's OpenAI-compatible API that clients and the gateway use.
 
 Chat completions, completions (streamed and not) and embeddings, the model list, health, and metrics under vLLM's names.
 Raw ASGI, so that under load the engine's figures are measured and not a framework's. What it cannot do (tools, schemas,
@@ -135,7 +135,7 @@ class SyntheticApp:
         return card if name == self._names[0] else {**card, "parent": self._names[0]}
 
     async def _unless_gone(self, answer: Coroutine[Any, Any, None], receive: Receive) -> None:
-        """Answer, unless the client leaves first: then the work ends at once and its place is free."""
+        """Answer, unless the client leaves first: then the work ends at once and its slot is free."""
         work = asyncio.create_task(answer)
         gone = asyncio.create_task(_gone(receive))
         try:

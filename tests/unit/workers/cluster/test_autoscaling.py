@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from workers.cluster.autoscaling import Policy
+from workers.cluster.autoscaling import ScalingPolicy
 
 
 @dataclass
@@ -39,14 +39,14 @@ class Reading:
     ],
 )
 def test_a_replica_for_each_so_many_requests_and_one_more_while_ttft_is_too_long(reading: Reading, wanted: int) -> None:
-    assert Policy(target_requests=4, target_ttft_ms=100)(reading)[0] == wanted
+    assert ScalingPolicy(target_requests=4, target_ttft_ms=100)(reading)[0] == wanted
 
 
 @pytest.mark.parametrize(("target", "requests", "wanted"), [(1000, 1, 1), (1000, 0.01, 0), (0.5, 2, 4), (1e9, 1, 1)])
 def test_one_request_keeps_a_replica_whatever_the_target(target: float, requests: float, wanted: int) -> None:
     """Or its stream would be under way in a replica that is to go."""
-    assert Policy(target, None)(Reading(requests=[requests]))[0] == wanted
+    assert ScalingPolicy(target, None)(Reading(requests=[requests]))[0] == wanted
 
 
 def test_without_a_target_the_ttft_does_not_matter() -> None:
-    assert Policy(4, None)(Reading(requests=[1], ttft_ms=[9000]))[0] == 1
+    assert ScalingPolicy(4, None)(Reading(requests=[1], ttft_ms=[9000]))[0] == 1

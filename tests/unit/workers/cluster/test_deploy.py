@@ -44,7 +44,7 @@ def test_the_configuration_is_printed_as_serve_takes_it(config: Path, capsys: py
     assert small["args"]["spec"] == {"source": "org/name", "engine": "synthetic"}
     [scaled] = small["deployments"]
     assert (scaled["name"], scaled["autoscaling_config"]["max_replicas"]) == ("m", 2)
-    assert scaled["autoscaling_config"]["policy"]["policy_function"] == "workers.cluster.autoscaling:Policy"
+    assert scaled["autoscaling_config"]["policy"]["policy_function"] == "workers.cluster.autoscaling:ScalingPolicy"
     assert large["deployments"] == [{"name": "large", "num_replicas": 1}]
 
 

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 import httpx2
 import pytest
 
-from workers.cluster.directory import Directory, DirectoryApp, Listed
+from workers.cluster.directory import Directory, DirectoryApp, ServedModel
 
-MODELS = {"m": Listed(("m", "pirate"), 0.5), "z": Listed(("z",), 0.0)}
+MODELS = {"m": ServedModel(("m", "pirate"), 0.5), "z": ServedModel(("z",), 0.0)}
 
 
 class Clock:

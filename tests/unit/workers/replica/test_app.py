@@ -14,7 +14,7 @@ import pytest
 from tests.ground.waiting import until
 from workers.config.spec import ModelSpec
 from workers.engine import OpenEngine
-from workers.replica.app import STOP_FILE, Place, ReplicaApp
+from workers.replica.app import STOP_FILE, ReplicaAddress, ReplicaApp
 from workers.replica.asgi import carries
 from workers.synthetic.server import open_synthetic
 
@@ -31,7 +31,7 @@ class Replica:
         self.withdrawn = False
         self.sent: asyncio.Queue[Any] = asyncio.Queue()
         self._inbox: asyncio.Queue[Any] = asyncio.Queue()
-        place = Place("r1", host, self._announced)
+        place = ReplicaAddress("r1", host, self._announced)
         self.app = ReplicaApp("m", "", ModelSpec.model_validate({**SPEC, **spec}), lambda: place)
         self.running = asyncio.create_task(self.app({"type": "lifespan"}, self._inbox.get, self.sent.put))
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from workers.engine import EngineFigures
-from workers.replica.load import Load
+from workers.replica.load import ReplicaLoad
 
 
 class Engine:
@@ -16,8 +16,8 @@ class Engine:
         self.now_s = 0.0
         self.figures = EngineFigures()
 
-    def load(self, **options: Any) -> Load:
-        return Load("r", "m", limit=3, figures=lambda: self.figures, now=lambda: self.now_s, **options)
+    def load(self, **options: Any) -> ReplicaLoad:
+        return ReplicaLoad("r", "m", limit=3, figures=lambda: self.figures, now=lambda: self.now_s, **options)
 
 
 async def test_busy_time_is_the_time_with_at_least_one_request_open() -> None:

@@ -10,7 +10,7 @@ from workers.sizing.cache import bytes_per_token, bytes_per_token_and_layer
 from workers.sizing.gpus import GPUS
 from workers.sizing.known import KNOWN
 from workers.sizing.parameters import count, weight_bytes, weight_bytes_per_gpu
-from workers.sizing.plan import GIB, Load, Split, replica
+from workers.sizing.plan import GIB, Split, Workload, replica
 from workers.sizing.precision import PLAIN
 
 
@@ -156,6 +156,6 @@ def test_int8_weights_are_those_of_vllms_log() -> None:
 
 def test_the_room_for_the_cache_is_near_that_of_vllms_log() -> None:
     """Llama 3 8B on an H100 at 0.90 with 256 sequences left 53.29 GiB: github.com/vllm-project/vllm/pull/10511."""
-    load = Load(context=8192, concurrency=1, utilization=0.90, batched_tokens=8192, sequences=256)
+    load = Workload(context=8192, concurrency=1, utilization=0.90, batched_tokens=8192, sequences=256)
     engine = replica(shape("llama-3-8b"), PLAIN["bfloat16"], GPUS["H100-80GB"], load, Split(1, 1))
     assert engine.kv_bytes_per_gpu / GIB == pytest.approx(53.29, rel=0.03)

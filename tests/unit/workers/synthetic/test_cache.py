@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.synthetic.cache import BlockCache, Lease
+from workers.synthetic.cache import BlockCache, BlockLease
 
 _BLOCKS, _SIZE = 8, 2
 # Few different words, so that prompts begin alike; an index above those of the held leases takes a new one.
@@ -13,7 +13,7 @@ _STEPS = st.lists(st.tuples(st.integers(0, 5), st.lists(st.sampled_from("ab"), m
 @given(_STEPS, st.booleans())
 def test_blocks_are_neither_lost_nor_held_twice(steps: list[tuple[int, list[str]]], caching: bool) -> None:
     cache = BlockCache(_BLOCKS, _SIZE, prefix_caching=caching)
-    held: list[Lease] = []
+    held: list[BlockLease] = []
     for index, prompt in steps:
         if index < len(held):
             cache.give_back(held.pop(index))

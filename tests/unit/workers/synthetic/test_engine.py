@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from tests.ground.virtual_time import run_virtual
 from workers.config.synthetic import SyntheticSpec
-from workers.synthetic.engine import Figures, QueueFullError, SyntheticEngine, TooLongError
+from workers.synthetic.engine import QueueFullError, SyntheticEngine, SyntheticFigures, TooLongError
 
 
 def engine_of(**settings: object) -> SyntheticEngine:
@@ -111,7 +111,7 @@ def test_requests_wait_while_the_cache_is_full() -> None:
 
 
 def test_a_prompt_that_begins_like_an_earlier_one_is_read_from_there_on() -> None:
-    async def main() -> tuple[list[float], Figures, float]:
+    async def main() -> tuple[list[float], SyntheticFigures, float]:
         engine = engine_of(prefill_tokens_per_s=1000, block_size=16)
         await arrivals(engine, 100, 1)
         start = asyncio.get_running_loop().time()
@@ -160,7 +160,7 @@ def test_of_the_cached_prompts_the_one_that_was_left_longest_ago_goes_first() ->
 
 
 def test_the_counts_are_of_what_was_taken_also_when_callers_leave() -> None:
-    async def main() -> Figures:
+    async def main() -> SyntheticFigures:
         engine = engine_of()
         async with engine.request(words(7), 100) as request:
             tokens = engine.tokens(request)
@@ -177,7 +177,7 @@ def test_the_counts_are_of_what_was_taken_also_when_callers_leave() -> None:
 
 
 def test_times_to_first_token_have_the_queue_in_them() -> None:
-    async def main() -> Figures:
+    async def main() -> SyntheticFigures:
         engine = engine_of(max_running=1, ttft_ms=100, tpot_ms=0)
         await asyncio.gather(arrivals(engine, 1, 2), arrivals(engine, 1, 2))
         return engine.figures()
