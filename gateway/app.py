@@ -117,7 +117,7 @@ class Gateway:
         else:
             self._shared_gate = SharedGate(place.limits_dir, place.slot, clock)
             self._peers = PeerChannel(place.shared_dir, place.slot, self.ledger.flush)
-            self.pool = Pool(clock, tell=self._peers.tell)
+            self.pool = Pool(clock, publish=self._peers.publish)
             self.metrics = Metrics(self._label_of, Figures(place.figures), lambda: read_all(place.all_figures()))
         self._failures = FailureLog()
         self.metrics.watch(self.pool.in_flight, self.pool.breaker_states)

@@ -268,12 +268,10 @@ class TargetView(Struct, frozen=True, kw_only=True):
     """One consistent reading of what is known of a target right now."""
 
     target: Target
-    in_flight: int
-    available: bool
-    """False while the breaker is open, and for everyone but the one probe while it is half open."""
-    unavailable_reason: str = ""
+    refusal: str | None = None
+    """Why no attempt may begin now: the breaker is open, or half open and probed; or all replicas are full."""
     retry_after_s: float | None = None
-    """When an unavailable target may be tried again; None while it is available."""
+    """When a target that refuses may be tried again."""
     probe_due: bool = False
     """Nothing was learnt of this target for a while: one request should try it again."""
     ttft_ms: Quantiles | None = None

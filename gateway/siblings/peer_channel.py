@@ -1,11 +1,11 @@
-"""What the processes of one gateway tell one another, so that each predicts and breaks circuits like a single one.
+"""Share what attempts teach between the processes of one gateway: each predicts and breaks circuits like a single one.
 
-Each has a datagram socket in a directory of theirs. Twenty times a second, if there is anything new, a process sends
-every other one the lessons of its attempts and how many it has under way. Nobody waits for an answer and nothing hangs
-on a datagram: what counts (limits, figures, the ledger) is shared by files. A process that falls behind misses lessons,
-one that has gone is noticed at the next sending and what it had under way is forgotten.
+Each has a datagram socket in a common directory. Twenty times a second, if anything has changed, a process sends every
+other one the lessons of its attempts and how many it has under way. No answer is waited for and nothing depends on a
+datagram: what counts (limits, figures, the ledger) is shared by files. A process that falls behind misses lessons; one
+that has gone is noticed at the next sending, and what it had under way is forgotten.
 
-One thing is asked: to carry the journal into the database, when somebody looks up a call that another process served.
+One request is made: to carry the journal into the database, when a call that another process served is looked up.
 """
 
 import asyncio
@@ -27,18 +27,18 @@ from gateway.targets.pool import Lesson
 
 INTERVAL_S = 0.05
 ALIVE_EVERY = 20
-"""So many intervals without news, and a process says that it is still there, which shows it who is not."""
+"""After so many intervals without a change a process sends all the same, which shows it the peers that are gone."""
 LESSONS_BYTES = RUNNING_BYTES = 80_000
 """Of each in one datagram: together well below what a socket's buffer takes by default (net.core.wmem_default, 208 KB).
 A lesson has about 200 bytes."""
-TELLING = 16
+LESSONS_PER_TARGET = 16
 """Good answers of a target at one sending: a window holds 64 samples, and hundreds a second say no more."""
 _FLUSH_TIMEOUT_S = 2.0
 
 _log = logging.getLogger("tollway.siblings")
 
 
-class News(Struct, frozen=True, tag="news", array_like=True):
+class Update(Struct, frozen=True, tag="update", array_like=True):
     """What one process learnt, and what it has under way by target."""
 
     slot: int
@@ -47,27 +47,27 @@ class News(Struct, frozen=True, tag="news", array_like=True):
 
 
 class Flush(Struct, frozen=True, tag="flush", array_like=True):
-    """Carry your journal into the database, and tell me."""
+    """A request to carry the journal into the database."""
 
     slot: int
     number: int
 
 
 class Flushed(Struct, frozen=True, tag="flushed", array_like=True):
-    """It is there: the answer to the ``Flush`` of that number."""
+    """The answer to the ``Flush`` of that number, once that is done."""
 
     number: int
 
 
-class _NewsToSend(Struct, frozen=True, tag="news", array_like=True):
-    """``News`` whose parts are encoded already, each by itself."""
+class _EncodedUpdate(Struct, frozen=True, tag="update", array_like=True):
+    """``Update`` whose parts are encoded already, each by itself."""
 
     slot: int
     lessons: list[Raw]
     running: Raw
 
 
-_Message = News | Flush | Flushed
+_Message = Update | Flush | Flushed
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Message).decode
 
@@ -75,14 +75,14 @@ _decode = msgspec.msgpack.Decoder(_Message).decode
 class Pool(Protocol):
     """The part of ``targets.pool`` that is shared."""
 
-    def hear(self, lesson: Lesson) -> None:
-        """Take in what another process measured."""
+    def learn_from_peer(self, lesson: Lesson) -> None:
+        """Learn what another process measured."""
 
-    def heed(self, running: Mapping[str, int]) -> None:
-        """Note what the others have under way, by target."""
+    def set_peers_running(self, running: Mapping[str, int]) -> None:
+        """Set how many attempts the other processes have under way, by target."""
 
     def running_here(self) -> Mapping[str, int]:
-        """Tell what this process has under way, by target."""
+        """Return how many attempts this process has under way, by target."""
 
 
 class PeerChannel:
@@ -94,11 +94,11 @@ class PeerChannel:
         self._pool: Pool
         self._flush = flush
         self._lessons: list[Lesson] = []
-        self._told: Mapping[str, int] = {}
+        self._sent_running: Mapping[str, int] = {}
         self._silent = 0
-        self._elsewhere: dict[int, Mapping[str, int]] = {}
+        self._peers_running: dict[int, Mapping[str, int]] = {}
         self._known: list[int] = []
-        """Slots of the others, when they could be read last."""
+        """Slots of the other processes, as last read."""
         self._asked: dict[int, asyncio.Future[None]] = {}
         self._numbers = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -108,12 +108,12 @@ class PeerChannel:
         self.left_out = 0
         """What could not be sent, or not be taken in; the first is logged."""
 
-    def tell(self, lesson: Lesson) -> None:
-        """Have the others hear of an attempt soon."""
+    def publish(self, lesson: Lesson) -> None:
+        """Send the other processes a lesson, at the next sending."""
         self._lessons.append(lesson)
 
     async def start(self, pool: Pool) -> None:
-        """Open the socket and begin, for the pool whose lessons ``tell`` is handed; who had the slot before is gone."""
+        """Open the socket and begin. ``pool``: the one whose lessons ``publish`` is given."""
         self._pool = pool
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory_fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -127,11 +127,11 @@ class PeerChannel:
         self._timer = loop.call_later(INTERVAL_S, self._tick)
 
     async def stop(self) -> None:
-        """Say that nothing is under way here any more, and close the socket."""
+        """Send that nothing is under way here any more, and close the socket."""
         if self._socket is None:
             return
         for slot in self._others():
-            self._send(slot, _encode(News(self._slot, [], {})))
+            self._send(slot, _encode(Update(self._slot, [], {})))
         if self._timer is not None:
             self._timer.cancel()
         asyncio.get_running_loop().remove_reader(self._socket)
@@ -144,7 +144,7 @@ class PeerChannel:
             task.cancel()
 
     async def flush_others(self) -> None:
-        """Wait until what the others have written so far is in the database, or a little while if one does not tell."""
+        """Wait, for 2 s at most, until what the other processes have written so far is in the database."""
         asked: dict[int, asyncio.Future[None]] = {}
         for slot in self._others():
             number = next(self._numbers)
@@ -173,21 +173,21 @@ class PeerChannel:
         self._timer = asyncio.get_running_loop().call_later(INTERVAL_S, self._tick)
         running = self._pool.running_here()
         self._silent += 1
-        if not self._lessons and running == self._told and self._silent < ALIVE_EVERY:
+        if not self._lessons and running == self._sent_running and self._silent < ALIVE_EVERY:
             return
-        self._silent, self._told = 0, running
-        lessons, self._lessons = _telling(self._lessons), []
+        self._silent, self._sent_running = 0, running
+        lessons, self._lessons = _worth_sending(self._lessons), []
         others = self._others()
-        for news in self._datagrams(lessons, running):
+        for update in self._datagrams(lessons, running):
             for slot in others:
-                self._send(slot, news)
-        if gone := self._elsewhere.keys() - set(others):
+                self._send(slot, update)
+        if gone := self._peers_running.keys() - set(others):
             for slot in gone:
-                del self._elsewhere[slot]
-            self._heed()
+                del self._peers_running[slot]
+            self._sum_up_peers()
 
     def _datagrams(self, lessons: list[Lesson], running: Mapping[str, int]) -> Iterator[bytes]:
-        """Encode one by one, so that what cannot be encoded costs nobody else's lesson its sending."""
+        """Encode one by one, so that a lesson that cannot be encoded keeps no other from being sent."""
         shown = self._encoded(_heaviest(running)) or _NOTHING_RUNS
         batch: list[Raw] = []
         size = 0
@@ -196,11 +196,11 @@ class PeerChannel:
             if encoded is None:
                 continue
             if size + len(encoded) > LESSONS_BYTES and batch:
-                yield _encode(_NewsToSend(self._slot, batch, Raw(shown)))
+                yield _encode(_EncodedUpdate(self._slot, batch, Raw(shown)))
                 batch, size = [], 0
             batch.append(Raw(encoded))
             size += len(encoded)
-        yield _encode(_NewsToSend(self._slot, batch, Raw(shown)))
+        yield _encode(_EncodedUpdate(self._slot, batch, Raw(shown)))
 
     def _encoded(self, item: Lesson | Mapping[str, int]) -> bytes | None:
         try:
@@ -222,8 +222,8 @@ class PeerChannel:
         except BlockingIOError:
             return False  # it has fallen behind; it will learn from what comes
         except OSError:
-            if self._elsewhere.pop(slot, None):
-                self._heed()
+            if self._peers_running.pop(slot, None):
+                self._sum_up_peers()
             return False
         return True
 
@@ -242,15 +242,15 @@ class PeerChannel:
 
     def _take(self, message: _Message) -> None:
         match message:
-            case News(slot, lessons, running):
+            case Update(slot, lessons, running):
                 for lesson in lessons:
                     try:
-                        self._pool.hear(lesson)
+                        self._pool.learn_from_peer(lesson)
                     except (ArithmeticError, TypeError, ValueError) as error:
                         self._leave_out(error)
-                if running != self._elsewhere.get(slot, {}):
-                    self._elsewhere[slot] = running
-                    self._heed()
+                if running != self._peers_running.get(slot, {}):
+                    self._peers_running[slot] = running
+                    self._sum_up_peers()
             case Flush(slot, number):
                 task = asyncio.create_task(self._flush_for(slot, number))
                 self._tasks.add(task)
@@ -261,15 +261,15 @@ class PeerChannel:
                     waiting.set_result(None)
 
     async def _flush_for(self, slot: int, number: int) -> None:
-        with contextlib.suppress(GatewayError):  # then it is late, and the one who asked will say so
+        with contextlib.suppress(GatewayError):  # then the process that asked gets no answer in time
             await self._flush()
         self._send(slot, _encode(Flushed(number)))
 
-    def _heed(self) -> None:
+    def _sum_up_peers(self) -> None:
         total: Counter[str] = Counter()
-        for running in self._elsewhere.values():
+        for running in self._peers_running.values():
             total.update(running)
-        self._pool.heed(total)
+        self._pool.set_peers_running(total)
 
 
 _NOTHING_RUNS = _encode({})
@@ -291,9 +291,9 @@ def _heaviest(running: Mapping[str, int]) -> Mapping[str, int]:
     return kept
 
 
-def _telling(lessons: list[Lesson]) -> list[Lesson]:
-    """Leave out what says nothing new: of a target that answered every time, all but the last lessons."""
-    if len(lessons) <= TELLING:
+def _worth_sending(lessons: list[Lesson]) -> list[Lesson]:
+    """Leave out what teaches nothing more: of a target that answered every time, all but the last lessons."""
+    if len(lessons) <= LESSONS_PER_TARGET:
         return lessons
     # Where one failed, the order of good and bad is what a breaker goes by.
     failed = {each.target_id for each in lessons if not each.sample.ok}
@@ -301,6 +301,6 @@ def _telling(lessons: list[Lesson]) -> list[Lesson]:
     kept = []
     for each in reversed(lessons):
         left[each.target_id] += 1
-        if left[each.target_id] <= TELLING or each.target_id in failed:
+        if left[each.target_id] <= LESSONS_PER_TARGET or each.target_id in failed:
             kept.append(each)
     return kept[::-1]

@@ -33,15 +33,15 @@ from gateway.clock import Clock
 from gateway.errors import ErrorKind
 from gateway.fleet import nano_usd_per_mtok
 from gateway.targets.breaker import LONGEST_PAUSE_S, ORDINARY, Breaker, State
-from gateway.targets.replicas import FULL_RETRY_AFTER_S, Replicas, Visit
+from gateway.targets.replicas import FULL_RETRY_AFTER_S, Fleet, Replicas, Visit
 from gateway.targets.stats import Lengths, Window
-from gateway.types import Call, Sample, Target, TargetView
+from gateway.types import Call, Quantiles, Sample, Target, TargetView
 
 PROBE_INTERVAL_S = 10.0
 PROBE_EVERY = 10
 MAX_TARGETS = 4096
 """Wildcards let callers invent names; beyond this the target that was idle longest is forgotten."""
-MIN_TELLING_WAIT_MS = 1000.0
+MIN_COUNTED_WAIT_MS = 1000.0
 """A fruitless wait at a target never measured counts from here on: a refused connection says nothing of TTFT."""
 _TIMEOUT = ErrorKind.UPSTREAM_TIMEOUT.value
 BEYOND_WAIT = 1.25
@@ -49,7 +49,7 @@ BEYOND_WAIT = 1.25
 
 
 class Lesson(Struct, frozen=True, kw_only=True):
-    """A finished attempt as another process of the same gateway hears of it. Times are monotonic, one machine's."""
+    """A finished attempt, as it is sent to the other processes of a gateway. Times are monotonic, one machine's."""
 
     target_id: str
     sample: Sample
@@ -168,7 +168,7 @@ class _State:
         """It has billed reasoning that it did not show; before that, what is billed is what is shown."""
         self.in_flight = 0
         self.in_flight_of_others = 0
-        """Attempts of the gateway's other processes, as they told last."""
+        """Attempts of the gateway's other processes, as last received."""
         self.replicas = 1
         """That took requests when it was last looked at."""
         self.virtual_ns = 0.0
@@ -181,7 +181,7 @@ class _State:
         self.probe_soon = False
 
     def advance(self, now_ns: int) -> None:
-        """Move the virtual clock to now; it starts again at zero when nobody looks, which keeps it precise."""
+        """Move the virtual clock to now; it starts again at zero while nothing runs, which keeps it precise."""
         if self.in_flight:
             running = self.in_flight + self.in_flight_of_others
             self.virtual_ns += (now_ns - self.virtual_at_ns) * min(self.replicas, running) / running
@@ -190,7 +190,7 @@ class _State:
         self.virtual_at_ns = now_ns
 
     def learn(self, lesson: Lesson) -> None:
-        """Take in what an attempt of any process measured."""
+        """Learn what an attempt of any process measured."""
         sample, now_ns, others = lesson.sample, lesson.ended_at_ns, lesson.load
         # What was never answered has no count of input tokens; it is taken for a prompt of the usual size.
         tokens = sample.input_tokens or self.ttft_ms.usual_tokens
@@ -211,19 +211,18 @@ class _State:
             self.probe_soon = low
 
     def _waited_in_vain_ms(self, lesson: Lesson, tokens: float) -> float | None:
-        """Turn a wait that ended without a token into a TTFT sample, if it is news: a lower bound, never a fast one."""
+        """Turn a wait that ended without a token into a TTFT sample, a lower bound, if that is above what is known."""
         waited_ms = (lesson.ended_at_ns - lesson.began_at_ns) / 1e6
         known = self.ttft_ms.predict(lesson.ended_at_ns, tokens, lesson.load)
         if known is None:
-            return waited_ms * BEYOND_WAIT if waited_ms >= MIN_TELLING_WAIT_MS else None
+            return waited_ms * BEYOND_WAIT if waited_ms >= MIN_COUNTED_WAIT_MS else None
         return max(waited_ms * BEYOND_WAIT, known.p95) if waited_ms > known.p50 else None
 
 
 class Pool:
     """The targets as measured. All times come from the clock given.
 
-    ``tell`` is handed each attempt's lesson, for the other processes of a gateway that has several; ``hear`` takes
-    theirs, and ``heed`` how much they have under way.
+    ``publish`` is given each attempt's lesson, for the other processes of a gateway that has several.
     """
 
     def __init__(
@@ -232,12 +231,12 @@ class Pool:
         *,
         probe_interval_s: float = PROBE_INTERVAL_S,
         probe_every: int = PROBE_EVERY,
-        tell: Callable[[Lesson], None] | None = None,
+        publish: Callable[[Lesson], None] | None = None,
         replicas: Replicas | None = None,
     ) -> None:
         self.now_ns = clock.monotonic_ns
         self.replicas = replicas or Replicas(clock)
-        self._tell = tell
+        self._publish = publish
         self._probe_interval_ns = round(probe_interval_s * 1e9)
         self._probe_every = probe_every
         self._states: dict[str, _State] = {}
@@ -249,8 +248,8 @@ class Pool:
     def view(self, call: Call) -> tuple[TargetView, ...]:
         """Read the targets of the call's route at one moment, in their order, for this prompt size and load."""
         now_ns = self.now_ns()
-        tokens, cap, key = call.input_tokens_estimate, call.output_cap, self._key(call)
-        return tuple([self._view(target, now_ns, tokens, cap, key) for target in call.route.targets])
+        usual = self._all_lengths.predict(now_ns, call.output_cap)
+        return tuple([self._view(target, call, now_ns, usual) for target in call.route.targets])
 
     def refusal(self, target: Target, call: Call) -> str | None:
         """Return why no attempt of the call may begin at this target now; None when one may.
@@ -282,20 +281,21 @@ class Pool:
             await fleet.wait((deadline_ns - self.now_ns()) / 1e9)
 
     def want(self, target: Target) -> Callable[[], None]:
-        """Ask for a replica of a cold target; call what is returned when nobody waits for it any more."""
+        """Ask for a replica of a cold target; call what is returned when no call waits for it any more."""
         fleet = self.replicas.fleet(target)
         return (lambda: None) if fleet is None else fleet.want()
 
     def learn(self, lesson: Lesson, state: "_State") -> None:
-        """Take in what one of our own attempts measured, and tell the others."""
+        """Learn from an attempt of this process, and publish its lesson."""
         self._learn(lesson, state)
-        if self._tell is not None:
-            self._tell(lesson)
+        if self._publish is not None:
+            self._publish(lesson)
 
-    def hear(self, lesson: Lesson) -> None:
-        """Take in what another process measured: the breaker and the predictions are those of the whole gateway.
+    def learn_from_peer(self, lesson: Lesson) -> None:
+        """Learn what another process measured: the breaker and the predictions are those of the whole gateway.
 
-        But for a failure of a process that has yet to read the configuration that this one has, or the other way round.
+        A failure is left out where the two processes reach the target in different ways: one of them has yet to read
+        the present configuration.
         """
         current = None if lesson.reach is None else self._target_of(lesson.target_id)
         if current is not None and reach_of(current) != lesson.reach:
@@ -304,8 +304,8 @@ class Pool:
         self._learn(lesson, state)
         state.breaker.settle_other(lesson.began_at_ns, lesson.ended_at_ns, lesson.sample, lesson.key)
 
-    def heed(self, running: Mapping[str, int]) -> None:
-        """Note how many attempts the other processes have under way, by target; what is not named has none."""
+    def set_peers_running(self, running: Mapping[str, int]) -> None:
+        """Set how many attempts the other processes have under way, by target; a target that is not named has none."""
         now_ns = self.now_ns()
         for target_id in running:
             self._state_of(target_id, now_ns)
@@ -314,16 +314,16 @@ class Pool:
             state.in_flight_of_others = running.get(target_id, 0)
 
     def running_here(self) -> Mapping[str, int]:
-        """Tell how many attempts of this process run, by target; for ``heed`` in the others."""
+        """Return how many attempts of this process run, by target."""
         return {target_id: state.in_flight for target_id, state in self._states.items() if state.in_flight}
 
     def breaker_states(self) -> Mapping[str, State]:
-        """Tell each known target's breaker state, for metrics."""
+        """Return each known target's breaker state, for metrics."""
         now_ns = self.now_ns()
         return {target_id: state.breaker.state(now_ns) for target_id, state in self._states.items()}
 
     def in_flight(self) -> Mapping[str, int]:
-        """Tell how many attempts run at each known target, for metrics."""
+        """Return how many attempts run at each known target, for metrics."""
         return {target_id: state.in_flight + state.in_flight_of_others for target_id, state in self._states.items()}
 
     def follow(
@@ -355,52 +355,37 @@ class Pool:
     def _key(self, call: Call) -> str | None:
         return call.principal.key_id if self._several_keys else None
 
-    def _view(self, target: Target, now_ns: int, tokens: int, cap: int | None, key: str | None) -> TargetView:
+    def _view(self, target: Target, call: Call, now_ns: int, usual: Quantiles | None) -> TargetView:
+        """Read one target. ``usual``: the lengths of all targets' answers under such a cap."""
         fleet = None if target.cluster_url is None else self.replicas.fleet(target)
         state = self._states.get(target.id)
         if state is None:
             if fleet is None:
-                return TargetView(
-                    target=target,
-                    in_flight=0,
-                    available=True,
-                    probe_due=True,
-                    output_tokens=self._all_lengths.predict(now_ns, cap),
-                )
+                return TargetView(target=target, probe_due=True, output_tokens=usual)
             state = self._state_of(target.id, now_ns)
         state.asked += 1
-        load = running = state.in_flight + state.in_flight_of_others
+        load, cold, average = state.in_flight + state.in_flight_of_others, False, None
         probe_due = state.probe is None and self._stale(state, now_ns)
-        refusal = retry_after_s = average = None
-        cold = False
+        refusal = retry_after_s = None
         if not state.breaker.is_quiet:
+            key = self._key(call)
             refusal = state.breaker.refusal(now_ns, key)
-            if refusal is not None:
-                retry_after_s = state.breaker.retry_after_s(now_ns, key)
-            elif state.breaker.is_half_open(key):
-                probe_due = True  # what was measured before and in the outage must not keep it from being tried
+            retry_after_s = None if refusal is None else state.breaker.retry_after_s(now_ns, key)
+            # What was measured before and in the outage must not keep it from being tried.
+            probe_due = probe_due or (refusal is None and state.breaker.is_half_open(key))
         if fleet is not None:
-            usable = fleet.usable()
-            cold = not usable
-            state.advance(now_ns)
-            state.replicas = max(1, len(usable))
-            running = max(running, sum(each.requests for each in usable))
-            load = running // state.replicas  # what a call meets is one of them
+            load, cold, average = _at_replicas(fleet, target, state, now_ns)
             if refusal is None and (refusal := fleet.refusal()):
                 retry_after_s = FULL_RETRY_AFTER_S
-            price = target.rates.hardware_nano_usd_per_hour
-            if target.charge == "average" and price is not None and (tally := fleet.lately()):
-                average = nano_usd_per_mtok(price, tally.up_s, tally)
+        cap = call.output_cap
         return TargetView(
             target=target,
-            in_flight=running,
-            available=refusal is None,
-            unavailable_reason=refusal or "",
+            refusal=refusal,
             retry_after_s=retry_after_s,
             probe_due=probe_due,
-            ttft_ms=state.ttft_ms.predict(now_ns, tokens, load),
+            ttft_ms=state.ttft_ms.predict(now_ns, call.input_tokens_estimate, load),
             tpot_ms=state.tpot_ms.predict(now_ns, 0.0, load),
-            output_tokens=state.output_tokens.predict(now_ns, cap) or self._all_lengths.predict(now_ns, cap),
+            output_tokens=state.output_tokens.predict(now_ns, cap) or usual,
             billed_output_tokens=state.billed_tokens.predict(now_ns, cap) if state.hides_tokens else None,
             share=1.0 / (load + 1),
             cold=cold,
@@ -440,3 +425,16 @@ class Pool:
         idle = next((i for i, state in self._states.items() if not (state.in_flight or i in self._configured)), None)
         if idle is not None:
             del self._states[idle]
+
+
+def _at_replicas(fleet: Fleet, target: Target, state: _State, now_ns: int) -> tuple[int, bool, float | None]:
+    """Return the other calls that one more would meet at a replica, whether none is ready, and what its tokens cost."""
+    usable = fleet.usable()
+    state.advance(now_ns)
+    state.replicas = max(1, len(usable))
+    running = max(state.in_flight + state.in_flight_of_others, sum(each.requests for each in usable))
+    average = None
+    price = target.rates.hardware_nano_usd_per_hour
+    if target.charge == "average" and price is not None and (tally := fleet.lately()):
+        average = nano_usd_per_mtok(price, tally.up_s, tally)
+    return running // state.replicas, not usable, average

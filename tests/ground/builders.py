@@ -58,8 +58,6 @@ def build_adapters(**reasons: str) -> Mapping[str, Any]:
 def build_view(target: Target | None = None, **overrides: Any) -> TargetView:
     """Build a view of an idle, healthy target with measured TTFT, TPOT and output tokens."""
     fields: dict[str, Any] = {
-        "in_flight": 0,
-        "available": True,
         "ttft_ms": Quantiles(100.0, 150.0, 200.0, 300.0),
         "tpot_ms": Quantiles(10.0, 15.0, 20.0, 30.0),
         "output_tokens": Quantiles(100.0, 200.0, 250.0, 400.0),

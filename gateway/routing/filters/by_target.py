@@ -11,5 +11,5 @@ class Health:
     fault: Fault = "health"
 
     def reject(self, call: Call, view: TargetView) -> str | None:  # noqa: ARG002 - the protocol's signature
-        """Pass on the breaker's reason."""
-        return None if view.available else view.unavailable_reason or "unavailable"
+        """Pass on the reason."""
+        return view.refusal

@@ -171,7 +171,7 @@ async def test_process_prints_its_address_and_logs(tmp_path: Path) -> None:
 
 def test_builders_take_any_field() -> None:
     """Defaults are sensible and every field can be given."""
-    assert build_view(in_flight=3).in_flight == 3
+    assert build_view(share=0.5).share == 0.5
     call = build_call(id="req_7")
     assert (call.id, call.envelope.members["model"]) == ("req_7", b'"auto"')
     assert replace(Answer(), status=404).status == 404

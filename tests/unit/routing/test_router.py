@@ -91,7 +91,7 @@ def test_latency_tries_an_unknown_target_once() -> None:
     """A target never measured comes first while nobody tries it, and last while somebody does."""
     known = build_view(DEAR)
     due = build_view(CHEAP, ttft_ms=None, tpot_ms=None, probe_due=True)
-    under_way = build_view(CHEAP, ttft_ms=None, tpot_ms=None, in_flight=1)
+    under_way = build_view(CHEAP, ttft_ms=None, tpot_ms=None)
     first = plan_of(known, due, objective="latency")
     assert first.reason == "fastest (not measured yet)"
     assert order(first) == ["cheap", "dear"]
@@ -324,7 +324,7 @@ LICENCE = Dropped(target_id="b", filter="licence", reason="licence is unknown")
 
 def sick(target_id: str, **fields: object) -> TargetView:
     target = build_target(target_id, **fields)
-    return build_view(target, available=False, unavailable_reason="breaker open for 4.0 s more", retry_after_s=4.0)
+    return build_view(target, refusal="breaker open for 4.0 s more", retry_after_s=4.0)
 
 
 CHAT_ONLY = {"capabilities": frozenset({"chat"})}

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from gateway.clock import SystemClock
 from gateway.siblings import peer_channel
-from gateway.siblings.peer_channel import RUNNING_BYTES, TELLING, PeerChannel
+from gateway.siblings.peer_channel import LESSONS_PER_TARGET, RUNNING_BYTES, PeerChannel
 from gateway.targets.pool import Lesson, Pool
 from gateway.types import Sample, TargetView
 from tests.ground.builders import build_call, build_route, build_target
@@ -45,7 +45,7 @@ class Process:
         self.may_flush = asyncio.Event()
         self.may_flush.set()
         self.channel = PeerChannel(directory, slot, self._flush)
-        self.pool = Pool(SystemClock(), tell=self.channel.tell)
+        self.pool = Pool(SystemClock(), publish=self.channel.publish)
 
     async def _flush(self) -> None:
         self.flushed += 1
@@ -57,9 +57,14 @@ class Process:
         return self.pool.view(CALL)[0]
 
     @property
+    def running(self) -> int:
+        """How many attempts run at the target, as far as this process knows."""
+        return self.pool.in_flight().get("own", 0)
+
+    @property
     def tripped(self) -> bool:
         """Whether no call may go there, or a probe may again: who looks late sees the pause over."""
-        return self.pool.breaker_states() == {"own": "half_open"} or not self.view.available
+        return self.pool.breaker_states() == {"own": "half_open"} or self.view.refusal is not None
 
 
 @asynccontextmanager
@@ -90,7 +95,7 @@ async def test_a_breaker_opens_and_closes_everywhere(tmp_path: Path) -> None:
             each.pool.begin(TARGET, build_call()).end(sample(ok=False))
         for each in made:
             await until(lambda each=each: each.tripped)  # type: ignore[misc]
-        await until(lambda: made[0].view.available)  # the first pause is over: it may probe
+        await until(lambda: made[0].view.refusal is None)  # the first pause is over: it may probe
         made[0].pool.begin(TARGET, build_call()).end(sample())
         for each in made:
             await until(lambda each=each: each.pool.breaker_states() == {"own": "closed"})  # type: ignore[misc]
@@ -100,13 +105,13 @@ async def test_calls_in_other_processes_count_as_load_until_they_end(tmp_path: P
     """In views, in the gauge, and in how an attempt's share of own hardware is reckoned."""
     async with processes(tmp_path, 2) as (one, other):
         leases = [one.pool.begin(TARGET, build_call()) for _ in range(3)]
-        await until(lambda: other.view.in_flight == 3)
+        await until(lambda: other.running == 3)
         assert other.pool.in_flight() == {"own": 3}
         mine = other.pool.begin(TARGET, build_call())
         assert mine.in_flight_at_start == 4
         for lease in leases:
             lease.abandon()
-        await until(lambda: other.view.in_flight == 1)
+        await until(lambda: other.running == 1)
         mine.abandon()
 
 
@@ -114,7 +119,7 @@ async def test_what_a_dead_process_had_under_way_is_forgotten(tmp_path: Path) ->
     """Its socket file is still there, nobody behind it; the next thing said to it shows that."""
     async with processes(tmp_path, 2) as (one, other):
         one.pool.begin(TARGET, build_call())
-        await until(lambda: other.view.in_flight == 1)
+        await until(lambda: other.running == 1)
         socket = tmp_path / "0.sock"
         remains = socket.stat().st_ino
         socket.rename(tmp_path / "kept")
@@ -122,7 +127,7 @@ async def test_what_a_dead_process_had_under_way_is_forgotten(tmp_path: Path) ->
         (tmp_path / "kept").rename(socket)
         assert socket.stat().st_ino == remains
         one.pool.begin(TARGET, build_call())
-        await until(lambda: other.view.in_flight == 0)
+        await until(lambda: other.running == 0)
 
 
 async def test_the_others_write_their_journals_out_when_asked(tmp_path: Path) -> None:
@@ -162,16 +167,18 @@ async def test_of_many_good_answers_the_last_are_told_and_of_bad_ones_all(tmp_pa
     """A busy process does not make the others learn what says nothing new; failures keep their order."""
     async with processes(tmp_path, 2) as (one, other):
         heard: list[Lesson] = []
-        other.pool.hear = heard.append  # type: ignore[method-assign]
-        for number in range(3 * TELLING):
+        other.pool.learn_from_peer = heard.append  # type: ignore[method-assign]
+        for number in range(3 * LESSONS_PER_TARGET):
             one.pool.begin(TARGET, build_call()).end(sample(ttft_ms=float(number)))
         await until(lambda: bool(heard))
-        assert [each.sample.ttft_ms for each in heard] == [float(number) for number in range(2 * TELLING, 3 * TELLING)]
+        assert [each.sample.ttft_ms for each in heard] == [
+            float(number) for number in range(2 * LESSONS_PER_TARGET, 3 * LESSONS_PER_TARGET)
+        ]
         heard.clear()
-        for number in range(3 * TELLING):
+        for number in range(3 * LESSONS_PER_TARGET):
             one.pool.begin(TARGET, build_call()).end(sample(ok=number != 5))
         await until(lambda: bool(heard))
-        assert len(heard) == 3 * TELLING
+        assert len(heard) == 3 * LESSONS_PER_TARGET
 
 
 UNENCODABLE = {
@@ -194,7 +201,7 @@ async def test_lesson_that_cannot_be_encoded_is_left_out_alone(
             now_ns = one.pool.now_ns()
             lesson = {"began_at_ns": now_ns, "ended_at_ns": now_ns, "load": 0}
             for target_id, measured in (("own", sample()), ("x", replace(sample(), **members)), ("other", sample())):
-                one.channel.tell(Lesson(target_id=target_id, sample=measured, **lesson))  # type: ignore[arg-type]
+                one.channel.publish(Lesson(target_id=target_id, sample=measured, **lesson))  # type: ignore[arg-type]
         await until(lambda: other.view.ttft_ms is not None)
         assert other.pool.view(build_call(route=build_route(OTHER_TARGET)))[0].ttft_ms is not None
         assert set(other.pool.breaker_states()) == {"own", "other"}
@@ -207,29 +214,29 @@ async def test_process_without_a_free_descriptor_still_tells_the_others(tmp_path
     async with processes(tmp_path, 2) as (one, other):
         lease = one.pool.begin(TARGET, build_call())
         other.pool.begin(TARGET, build_call())
-        await until(lambda: (one.view.in_flight, other.view.in_flight) == (2, 2))
+        await until(lambda: (one.running, other.running) == (2, 2))
         with no_descriptor_left():
             lease.end(sample())
             await until(lambda: other.view.ttft_ms is not None)
-            assert (one.view.in_flight, other.view.in_flight) == (1, 1)
+            assert (one.running, other.running) == (1, 1)
 
 
 async def test_lesson_that_cannot_be_learnt_stops_no_other(tmp_path: Path) -> None:
     """What one lesson raises in the receiving process keeps none behind it from being learnt, nor the load."""
     async with processes(tmp_path, 2) as (one, other):
-        learn = other.pool.hear
+        learn = other.pool.learn_from_peer
 
         def fail_first(lesson: Lesson) -> None:
             if lesson.target_id == "own":
                 raise OverflowError
             learn(lesson)
 
-        other.pool.hear = fail_first  # type: ignore[method-assign]
+        other.pool.learn_from_peer = fail_first  # type: ignore[method-assign]
         one.pool.begin(TARGET, build_call()).end(sample())
         one.pool.begin(OTHER_TARGET, build_call()).end(sample())
         one.pool.begin(OTHER_TARGET, build_call())
         view = build_call(route=build_route(OTHER_TARGET))
-        await until(lambda: other.pool.view(view)[0].in_flight == 1)
+        await until(lambda: other.pool.in_flight().get(OTHER_TARGET.id) == 1)
         assert other.pool.view(view)[0].ttft_ms is not None
         assert other.channel.left_out == 1
 
@@ -242,7 +249,7 @@ async def test_more_than_fits_into_a_datagram_is_cut_and_sent(tmp_path: Path) ->
         one.pool.begin(TARGET, build_call())
         for name in names:
             one.pool.begin(build_target(name), build_call())
-        await until(lambda: other.view.in_flight == 2)
+        await until(lambda: other.running == 2)
         told = other.pool.in_flight()
         assert RUNNING_BYTES / 300 < sum(1 for count in told.values() if count) < RUNNING_BYTES / 200
         one.pool.begin(TARGET, build_call()).end(sample())

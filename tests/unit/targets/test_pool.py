@@ -94,7 +94,7 @@ def test_a_lease_ends_once() -> None:
     assert lease.end(sample()) == pytest.approx(2.0)
     clock.pass_s(5)
     assert lease.end(sample(9000.0)) == lease.abandon() == pytest.approx(2.0)
-    assert view(pool).in_flight == 0
+    assert sum(pool.in_flight().values()) == 0
     assert view(pool).ttft_ms is not None
     assert view(pool).ttft_ms.p99 == pytest.approx(100.0)  # type: ignore[union-attr]
 
@@ -102,15 +102,15 @@ def test_a_lease_ends_once() -> None:
 def test_lease_leaves_its_place_when_learning_fails() -> None:
     """A fault of ours, in a lesson or in telling the other processes of it, keeps no place and no probe."""
 
-    def tell(_: Lesson) -> None:
+    def fail(_: Lesson) -> None:
         raise ArithmeticError
 
     clock = HandClock()
-    pool = Pool(clock, tell=tell)
+    pool = Pool(clock, publish=fail)
     for _ in range(3):
         with pytest.raises(ArithmeticError):
             pool.begin(TARGET, build_call()).end(sample(ok=False))
-    assert view(pool).in_flight == 0
+    assert sum(pool.in_flight().values()) == 0
     assert pool.breaker_states() == {"own": "open"}
     clock.pass_s(1)
     with pytest.raises(ArithmeticError):
@@ -122,7 +122,7 @@ def test_a_target_never_measured_has_no_prediction_and_is_worth_a_try_once() -> 
     """Cold: None everywhere, due until somebody tries, and not due for others meanwhile."""
     pool = Pool(HandClock())
     cold = view(pool)
-    assert (cold.ttft_ms, cold.tpot_ms, cold.output_tokens, cold.available, cold.share) == (None, None, None, True, 1.0)
+    assert (cold.ttft_ms, cold.tpot_ms, cold.output_tokens, cold.refusal, cold.share) == (None, None, None, None, 1.0)
     assert cold.probe_due
     lease = pool.begin(TARGET, build_call())
     assert not view(pool).probe_due
@@ -207,7 +207,7 @@ def test_a_probe_cut_short_by_a_ceiling_does_not_open_the_breaker() -> None:
     for _ in range(3):
         pool.begin(TARGET, build_call()).end(sample(1500.0, ok=False, error_kind=ErrorKind.UPSTREAM_TIMEOUT))
     assert pool.breaker_states() == {"own": "open"}
-    assert not view(pool).available
+    assert view(pool).refusal is not None
     assert view(pool).retry_after_s == pytest.approx(1.0)
 
 
@@ -310,20 +310,20 @@ def test_probe_with_the_old_credential_leaves_the_new_breaker_alone() -> None:
 def test_failure_in_a_process_that_has_yet_to_reread_the_configuration_is_its_own(reread_first: int) -> None:
     """And what the first one has learnt with the new credential is nothing to the other until it has reread too."""
     lessons: list[Lesson] = []
-    pools = [Pool(HandClock(), tell=lessons.append) for _ in range(2)]
+    pools = [Pool(HandClock(), publish=lessons.append) for _ in range(2)]
     for pool in pools:
         pool.follow(["own"], lambda _: OLD)
     first, second = pools[reread_first], pools[1 - reread_first]
     first.follow(["own"], lambda _: NEW)
     refused_twice(second, OLD)
     for lesson in lessons:
-        first.hear(lesson)
+        first.learn_from_peer(lesson)
     assert is_closed(first)
     lessons.clear()
     second.follow(["own"], lambda _: NEW)
     refused_twice(second, NEW)
     for lesson in lessons:
-        first.hear(lesson)
+        first.learn_from_peer(lesson)
     assert not is_closed(first)
 
 
