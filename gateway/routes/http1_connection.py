@@ -30,9 +30,9 @@ from gateway.routes.http1_head import (
     TOO_LONG,
     RefusedHeadError,
     check_host,
-    read_fields,
 )
 from gateway.shortage import own_failure
+from gateway.transport.http1_fields import read_fields
 from gateway.turns import Turns
 
 HEADER_TIMEOUT_S = 10.0
@@ -197,7 +197,7 @@ class Connection(asyncio.Protocol):
         modern = version == "1.1"
         if not modern and version != "1.0":
             raise RefusedHeadError(505, HTTP_VERSIONS)
-        names, headers = read_fields(fields)
+        names, headers = read_fields(fields[-2::-2], fields[::-2]) if fields else ([], {})
         if headers.get("host") != self._host or len(headers) < len(names):
             check_host(names, headers, modern=modern)
             self._host = headers.get("host")

@@ -15,7 +15,6 @@ HOST = re.compile(
     r"(\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?", re.ASCII
 )
 """A name or an address in group 1, a port in group 2 (RFC 3986, 3.2.2)."""
-_BLANKS = re.compile(r"(?<![ \t])[ \t]+\n")
 
 
 class RefusedHeadError(Exception):
@@ -25,20 +24,6 @@ class RefusedHeadError(Exception):
         super().__init__(status, sentence)
         self.status = status
         self.sentence = sentence
-
-
-def read_fields(fields: list[bytes]) -> tuple[list[str], dict[str, str]]:
-    """Return the names in lower case, the last one first, and a value for each name: of repeated ones the first.
-
-    ``fields``: name, value, name, value as sent. Blanks behind a value are no part of it (RFC 9110, 5.5).
-    """
-    if not fields:
-        return [], {}
-    names = str(b"\n".join(fields[-2::-2]), "latin-1").lower().split("\n")  # no field holds a line feed
-    values = str(b"\n".join(fields[::-2]) + b"\n", "latin-1")
-    if " \n" in values or "\t\n" in values:
-        values = _BLANKS.sub("\n", values)
-    return names, dict(zip(names, values.split("\n"), strict=False))  # of values there is an empty one more
 
 
 def check_host(names: list[str], headers: dict[str, str], *, modern: bool) -> None:

@@ -27,21 +27,18 @@ _ADDRESSES_REMEMBERED = 1024
 class HttpTransport:
     """Implement ``gateway.transport.base.Transport`` over the network.
 
-    There is no limit on open connections: limits belong to admission. ``header_limit_bytes`` bounds each header of an
-    answer; there may be 128 of them. ``ssl_context`` replaces the system's trust store, ``resolver`` the one that asks
-    the system for addresses.
+    There is no limit on open connections: limits belong to admission. ``ssl_context`` replaces the system's
+    trust store, ``resolver`` the one that asks the system for addresses.
     """
 
     def __init__(
         self,
         *,
         keepalive_s: float = 15.0,
-        header_limit_bytes: int = 8190,
         ssl_context: ssl.SSLContext | None = None,
         resolver: Resolver | None = None,
     ) -> None:
         self._keepalive_s = keepalive_s
-        self._header_limit_bytes = header_limit_bytes
         self._tls = ssl_context
         self._resolver = resolver or Resolver()
         self.address_of = lru_cache(_ADDRESSES_REMEMBERED)(address_of)
@@ -102,7 +99,7 @@ class HttpTransport:
                     origin,
                     addresses,
                     tls,
-                    partial(Connection, pool, self._header_limit_bytes, self._turns, self._open.discard),
+                    partial(Connection, pool, self._turns, self._open.discard),
                 )
         except (OSError, UnicodeError, MemoryError) as error:
             failure = connect_error(error)

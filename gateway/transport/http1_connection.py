@@ -10,6 +10,7 @@ from typing import cast
 import httptools
 
 from gateway.errors import Cause, ErrorKind, UpstreamError
+from gateway.transport.http1_fields import read_fields
 from gateway.transport.http1_request import Pool
 from gateway.turns import Turns
 
@@ -21,20 +22,21 @@ _BUFFER_LIMIT_BYTES = 1 << 16
 _CHUNK_COST_BYTES = 64
 """What keeping a chunk costs beside its bytes, so that a buffer of tiny ones stays bounded too."""
 _HEADERS_LIMIT = 128
-_BARREN_LIMIT_HEADERS = 8
-"""So many headers' worth of bytes may come that are no body: heads, interim answers, chunk extensions, trailers."""
+_HEADER_LIMIT_BYTES = 8190
+_BARREN_LIMIT_BYTES = 1 << 16
+"""So much may come that is no body: heads, interim answers, chunk extensions, trailers."""
 
 
 class Answer:
     """What comes back: parsed as it arrives, kept until it is read. Implements ``UpstreamStream``."""
 
     __slots__ = (
-        "_barren_bytes", "_buffered_bytes", "_connection", "_fields", "_header_limit_bytes", "_parser", "_pieces",
+        "_barren_bytes", "_buffered_bytes", "_connection", "_fields", "_parser", "_pieces",
         "_take", "_waiter", "began", "cause", "complete", "failure", "has_head", "headers", "keep_alive", "on_body",
-        "status",
+        "on_header", "status",
     )  # fmt: skip
 
-    def __init__(self, connection: "Connection", header_limit_bytes: int) -> None:
+    def __init__(self, connection: "Connection") -> None:
         self.status = 0
         self.headers: Mapping[str, str] = {}
         self.began = False
@@ -46,10 +48,11 @@ class Answer:
         self.cause: Cause | None = None
         """Of the failure, where the connection's end was it."""
         self._connection = connection
-        self._header_limit_bytes = header_limit_bytes
-        self._fields: dict[str, str] = {}
+        self._fields: dict[bytes, bytes] = {}
+        """The head as it arrives; behind it, trailers, which are not read."""
+        self.on_header = self._fields.setdefault  # called by the parser, as is ``on_body``, without a Python frame
         self._pieces: list[bytes] = []
-        self.on_body = self._pieces.append  # called by the parser, without a Python frame
+        self.on_body = self._pieces.append
         self._buffered_bytes = 0
         self._barren_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -119,7 +122,7 @@ class Answer:
                 self._connection.pause_reading()
         else:
             self._barren_bytes += len(data)
-            if self._barren_bytes > self._header_limit_bytes * _BARREN_LIMIT_HEADERS:
+            if self._barren_bytes > _BARREN_LIMIT_BYTES:
                 sound = False
         if not sound:
             self.fail(ErrorKind.UPSTREAM_CUT if self.has_head else ErrorKind.UPSTREAM_PROTOCOL, "not_http")
@@ -173,7 +176,7 @@ class Answer:
         else:
             waiter.set_exception(error)
 
-    # What follows, and ``on_body``, is called by the parser, which stops when one of it raises.
+    # What follows is called by the parser, which stops when one of it raises.
 
     def on_message_begin(self) -> None:
         """Take the start of an answer: an interim one (1xx) may have come before."""
@@ -184,25 +187,21 @@ class Answer:
         if connection.used and not connection.is_written():
             self.fail(ErrorKind.STALE_CONNECTION)
             raise ValueError("an answer to a request that is still being written may be another request's")
-        self._fields = {}
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header, or a trailer, which nobody reads."""
-        if self.has_head:
-            return
-        if len(name) + len(value) > self._header_limit_bytes or len(self._fields) >= _HEADERS_LIMIT:
-            raise ValueError("more headers than anybody needs")
-        self._fields.setdefault(name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t"))
+        self._fields.clear()
 
     def on_headers_complete(self) -> None:
-        """Take the status."""
+        """Take the status and the headers."""
         assert self._parser is not None  # noqa: S101 - it is what calls
         status = self._parser.get_status_code()
-        coding = self._fields.get("transfer-encoding", "chunked")
-        if status == 101 or coding.lower() != "chunked":  # nothing we send asks for another protocol or coding
+        fields = self._fields
+        if len(fields) > _HEADERS_LIMIT or max(map(len, fields.values()), default=0) > _HEADER_LIMIT_BYTES:
+            raise ValueError("more headers than an answer needs")
+        headers = read_fields(reversed(fields), reversed(fields.values()))[1] if fields else {}
+        # Nothing we send asks for another protocol or coding.
+        if status == 101 or headers.get("transfer-encoding", "chunked").lower() != "chunked":
             raise ValueError("an answer to something else")
         if status >= 200:
-            self.status, self.headers = status, self._fields
+            self.status, self.headers = status, headers
             self.has_head = True
 
     def on_message_complete(self) -> None:
@@ -217,9 +216,7 @@ class Answer:
 class Connection(asyncio.Protocol):
     """A connection that knows whether it can carry one more request. ``on_lost`` is called at its very end."""
 
-    def __init__(
-        self, pool: Pool, header_limit_bytes: int, turns: Turns, on_lost: Callable[["Connection"], None]
-    ) -> None:
+    def __init__(self, pool: Pool, turns: Turns, on_lost: Callable[["Connection"], None]) -> None:
         self.pool = pool
         self.used = False
         """It has carried a request before, so the next may find it stale."""
@@ -228,7 +225,6 @@ class Connection(asyncio.Protocol):
         self.since_s = 0.0
         """When it was last given back, or taken for its next request."""
         self.open = False
-        self._header_limit_bytes = header_limit_bytes
         self._turns = turns
         self._on_lost = on_lost
         self._answer: Answer | None = None
@@ -239,7 +235,7 @@ class Connection(asyncio.Protocol):
 
     def exchange(self, head: bytes, body: bytes) -> Answer:
         """Send a request; its answer has yet to arrive."""
-        answer = self._answer = Answer(self, self._header_limit_bytes)
+        answer = self._answer = Answer(self)
         if len(body) <= _WHOLE_WRITE_LIMIT_BYTES:
             self._transport.write(head + body)
         else:

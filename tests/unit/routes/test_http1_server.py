@@ -8,7 +8,7 @@ import pytest
 
 from gateway.routes import http1_connection
 from gateway.routes.http1_exchange import Exchange
-from gateway.routes.http1_head import read_fields
+from gateway.transport.http1_fields import read_fields
 from tests.ground.http_server import Held, read_answer, serving
 
 GET = b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -408,7 +408,7 @@ def test_blanks_within_a_value_are_read_in_one_pass() -> None:
 
     def cost_s(size: int) -> float:
         begun_s = time.process_time()
-        read_fields([b"a", b"b" + b" \t" * (size // 2) + b"c", b"d", b"e "])
+        read_fields([b"a", b"d"], [b"b" + b" \t" * (size // 2) + b"c", b"e "])
         return time.process_time() - begun_s
 
     short_s, long_s = (min(cost_s(size) for _ in range(5)) for size in (8_000, 32_000))
