@@ -17,10 +17,10 @@ import pytest
 from gateway import shortage
 from gateway.beside import Beside
 from gateway.execution import attempt
-from gateway.transport.in_memory import InMemoryTransport
 from tests.ground.callers import RawCaller, request
 from tests.ground.configs import compatible, one_model, two_models
 from tests.ground.gateway import write_config
+from tests.ground.in_memory import InMemoryTransport
 from tests.ground.processes import Program, gateway_process
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.virtual_gateway import Answered, VirtualGateway, virtual_gateway

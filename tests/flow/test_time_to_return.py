@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gateway.transport.in_memory import Exchange
+from tests.ground.in_memory import Exchange
 from tests.ground.model import ScriptedModel
 from tests.ground.script import Answer, error_answer
 from tests.ground.upstream import ScriptedUpstream

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Self
 from urllib.parse import urlsplit
 
-from gateway.transport.in_memory import Exchange
+from tests.ground.in_memory import Exchange
 from tests.ground.model import ScriptedModel
 from tests.ground.script import Answer, Peer, Seen, perform
 

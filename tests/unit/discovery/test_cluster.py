@@ -11,10 +11,10 @@ import pytest
 from gateway.credentials.registry import signers
 from gateway.discovery.cluster import Cluster, Discovery
 from gateway.targets.replicas import Replicas
-from gateway.transport.in_memory import Exchange, InMemoryTransport
 from gateway.types import Secret
 from tests.ground.builders import build_target
 from tests.ground.cluster import clustered
+from tests.ground.in_memory import Exchange, InMemoryTransport
 from tests.ground.virtual_gateway import virtual_gateway
 from tests.ground.virtual_time import SequentialIds, VirtualClock, VirtualTimeLoop, run_virtual
 

@@ -9,7 +9,7 @@ import pytest_asyncio
 import uvloop
 
 from gateway.transport.http1 import HttpTransport
-from gateway.transport.in_memory import InMemoryTransport
+from tests.ground.in_memory import InMemoryTransport
 from tests.ground.transports import Ground, pour, read
 from tests.ground.upstream import ScriptedUpstream
 

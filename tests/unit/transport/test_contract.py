@@ -228,8 +228,8 @@ async def test_late_break_of_a_used_connection_is_a_cut(
     ground: Ground, reset: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that was stale shows it at once; later the upstream has worked on the request, and may bill it."""
-    for module in ("http1", "in_memory"):
-        monkeypatch.setattr(f"gateway.transport.{module}.STALE_SHOWS_WITHIN_S", 0.01)
+    for module in ("gateway.transport.http1", "tests.ground.in_memory"):
+        monkeypatch.setattr(f"{module}.STALE_SHOWS_WITHIN_S", 0.01)
     await ground.exchange()
     ground.upstream.then(Answer(hang_up=True, reset=reset, first_byte_delay_s=0.03))
     assert await ground.failure() == (ErrorKind.UPSTREAM_CUT, b"")

@@ -6,8 +6,8 @@ import math
 import pytest
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.transport.in_memory import Exchange, Handler, InMemoryTransport
 from tests.ground.builders import build_upstream_request
+from tests.ground.in_memory import Exchange, Handler, InMemoryTransport
 from tests.ground.virtual_time import run_virtual
 
 URL = "http://upstream.test"
