@@ -110,7 +110,7 @@ class Pipeline:
         headers = [
             (b"content-type", b"application/json"),
             (b"x-tollway-request-id", request_id),
-            (b"x-request-id", request_id),
+            (inbound.endpoint.id_header, request_id),
         ]
         if error.retry_after_s is not None:  # rounded up: who comes earlier is refused again
             headers.append((b"retry-after", str(max(1, ceil(error.retry_after_s))).encode()))

@@ -64,6 +64,8 @@ class Endpoint(Protocol):
     """Name -> JSON schema of each member that a caller must know of beside ``model``; the first one is required."""
     has_tokens: bool
     """Its answers are made of tokens, one after another."""
+    id_header: bytes
+    """Where clients of the dialect look for the request's id."""
 
     def decode(self, body: bytes) -> "Envelope":
         """Validate a body and read its envelope.
@@ -127,10 +129,14 @@ class Envelope(Struct, frozen=True, kw_only=True):
     """The caller asked for usage in the stream (``stream_options.include_usage``)."""
     max_output_tokens: int | None
     """Per choice; 0 where an answer has no tokens."""
+    limit_is_bound: bool = False
+    """More than a target has is lowered to that, and rules no target out: the dialect wants a limit in every body."""
     choices: int
     """How many choices the engine will generate (``n``, ``best_of``, beam width)."""
     streamable: bool
     """False for what an engine cannot stream (beam search, ``best_of`` above ``n``, prompt log-probabilities)."""
+    whole_from: str | None = None
+    """An adapter whose answers pass as they are, so that it is asked for a stream only if the caller is to get one."""
     needs: frozenset[Capability]
     content_bytes: int
     """UTF-8 bytes of everything the model will read: message text, tools, schema. Images are counted apart."""
@@ -253,6 +259,8 @@ class Call(Struct, frozen=True, kw_only=True):
     needs: frozenset[Capability]
     received_at_ns: int
     deadline_ns: int
+    headers: Mapping[str, str] = {}
+    """See ``Inbound.headers``: a format passes on those of its own dialect, by name."""
 
 
 class Quantiles(Struct, frozen=True):

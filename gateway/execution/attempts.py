@@ -47,12 +47,14 @@ class Attempts:
 
     async def _prepare(self, name: str) -> Prepared:
         """Return the call in a format. Raises UpstreamError (UPSTREAM_UNSUPPORTED) where that cannot say it."""
-        made, envelope, adapter = self._prepared.get(name), self._call.envelope, self._means.adapters[name]
+        made, call, adapter = self._prepared.get(name), self._call, self._means.adapters[name]
         if made is None:
-            prepare = partial(adapter.prepare, self._call)
+            envelope = call.envelope
             try:
-                native = adapter.dialect == envelope.endpoint.dialect
-                made = prepare() if native else await self._means.beside.run(envelope.body, prepare)
+                if adapter.dialect == envelope.endpoint.dialect:
+                    made = adapter.prepare(call)
+                else:
+                    made = await self._means.beside.run(envelope.body, partial(adapter.prepare, call))
             except UpstreamError as refusal:
                 made = refusal.detached()
             self._prepared[name] = made

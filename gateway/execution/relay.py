@@ -33,7 +33,7 @@ async def relay(reply: Reply, sink: Sink, call: Call, meter: Meter) -> None:
     headers = [
         (b"content-type", reply.content_type.encode()),
         (b"x-tollway-request-id", request_id),
-        (b"x-request-id", request_id),
+        (call.envelope.endpoint.id_header, request_id),
         (b"x-tollway-target", reply.target_id.encode()),
         (b"x-tollway-reason", reply.reason.encode("ascii", "replace")),
     ]

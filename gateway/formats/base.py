@@ -111,4 +111,6 @@ def check_size(held_bytes: int) -> None:
 
 def streams_upstream(call: Call, target: Target) -> bool:
     """Whether the upstream is asked for a stream: the caller wants one, or we do, to measure TPOT."""
-    return call.envelope.stream or (target.always_stream and call.envelope.streamable)
+    return call.envelope.stream or (
+        target.always_stream and call.envelope.streamable and call.envelope.whole_from != target.adapter
+    )

@@ -86,7 +86,8 @@ Part = Text | Image | Audio | Document | Thinking | Refused | ToolCall | ToolRes
 class Turn(Struct, frozen=True):
     """What one side said."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "system"]
+    """``system``: an instruction in mid-conversation."""
     parts: list[Part]
 
 
@@ -122,6 +123,8 @@ class Conversation(Struct, frozen=True, kw_only=True):
     """Nothing that was bought for urgent requests is to be used."""
     rest: Mapping[str, bytes] = {}
     """Members that the dialect has beyond this, and that ask for something."""
+    left_out: tuple[str, ...] = ()
+    """What was asked for and is not said, since the answer is the same without; by name, for the call's record."""
 
 
 class UntranslatableError(Exception):
@@ -154,8 +157,8 @@ class AnswerWriter(Protocol):
     def arguments(self, index: int, fragment: str) -> bytes:
         """Add to the arguments of a tool call that has begun."""
 
-    def end(self, reason: Finish, usage: Usage | None) -> bytes:
-        """End the answer; comes last."""
+    def end(self, reason: Finish, usage: Usage | None, stop_sequence: str | None = None) -> bytes:
+        """End the answer; comes last. ``stop_sequence``: which of those asked for ended it, where that is known."""
 
 
 @runtime_checkable

@@ -1,5 +1,6 @@
 """Every path that callers may post to. A new one is a line here."""
 
+from gateway.formats.anthropic.decode import MESSAGES
 from gateway.formats.openai.decode import CHAT, COMPLETIONS, EMBEDDINGS
 from gateway.formats.openai.transcription import TRANSCRIPTIONS
 from gateway.types import Endpoint
@@ -9,4 +10,5 @@ ENDPOINTS: list[Endpoint] = [
     COMPLETIONS,
     EMBEDDINGS,
     TRANSCRIPTIONS,
+    MESSAGES,
 ]

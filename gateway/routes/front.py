@@ -17,7 +17,10 @@ from gateway.routes.http1_head import HOST, authority_of, split_target
 _RARE = frozenset({"origin", "sec-fetch-site", "content-encoding", "expect"})
 """Where a request has none of these and there are keys, nothing needs to be checked here."""
 _METHODS = b"GET, HEAD, POST"
-_EXPOSED = b"retry-after, x-request-id, x-tollway-cost-usd, x-tollway-reason, x-tollway-request-id, x-tollway-target"
+_EXPOSED = (
+    b"request-id, retry-after, x-request-id, x-tollway-cost-usd, x-tollway-reason, x-tollway-request-id, "
+    b"x-tollway-target"
+)
 _FIELD_NAMES = re.compile(r"[\w!#$%&'*+.^`|~, \t-]{1,4096}", re.ASCII)
 _MAX_AGE_S = b"7200"
 """How long a browser may remember the answer to a preflight; no browser does for longer than a day."""

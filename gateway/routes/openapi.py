@@ -13,7 +13,7 @@ from gateway.types import Endpoint
 
 _HEADERS = {
     "x-tollway-request-id": "The request's id, for GET /v1/requests/{id}.",
-    "x-request-id": "The same, where OpenAI's clients look for it.",
+    "x-request-id": "The same, where OpenAI's clients look for it; `request-id` for Anthropic's.",
     "x-tollway-target": "The target that answered.",
     "x-tollway-reason": "Why it was this one.",
     "x-tollway-cost-usd": "What the call cost; without a stream only (with one: its last comment).",

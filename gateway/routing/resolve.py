@@ -54,6 +54,7 @@ def resolve(
         needs=envelope.needs,
         received_at_ns=inbound.received_at_ns,
         deadline_ns=inbound.received_at_ns + round(route.timeouts.total_s * 1e9),
+        headers=inbound.headers,
     )
 
 

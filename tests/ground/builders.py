@@ -13,7 +13,7 @@ from gateway.formats.registry import ENDPOINTS
 from gateway.tariff import Rates
 from gateway.types import Call, Envelope, Principal, Quantiles, Route, Target, TargetView, UpstreamRequest
 
-ENDPOINT = {each.operation: each for each in ENDPOINTS}
+ENDPOINT = {each.operation: each for each in reversed(ENDPOINTS)}
 RATES = Rates(
     input_nano_usd_per_mtok=100_000_000,
     cached_input_nano_usd_per_mtok=10_000_000,

@@ -35,7 +35,9 @@ FINISH_REASONS: dict[str | None, Finish] = {
 """Anthropic's ``stop_reason`` -> OpenAI's ``finish_reason``; one that is not here becomes ``stop``."""
 
 
-class _Block(Struct):
+class Block(Struct):
+    """What is read of a block."""
+
     type: str
     id: str = ""
     name: str = ""
@@ -51,14 +53,16 @@ class _StopDetails(Struct):
 class _Message(Struct):
     id: str
     model: str
-    content: list[_Block] = []
+    content: list[Block] = []
     stop_reason: str | None = None
     stop_details: _StopDetails | None = None
     usage: Any = None
     """Counts that may be anything: see ``formats.usage``."""
 
 
-class _Delta(Struct):
+class Delta(Struct):
+    """What is read of a delta."""
+
     type: str = ""
     text: str = ""
     thinking: str = ""
@@ -71,8 +75,8 @@ class _Event(Struct):
     type: str
     index: int = 0
     message: _Message | None = None
-    content_block: _Block | None = None
-    delta: _Delta | None = None
+    content_block: Block | None = None
+    delta: Delta | None = None
     usage: Any = None
 
 
@@ -224,7 +228,7 @@ class Answer:
     def _on_message_stop(self, _event: _Event) -> bytes:
         return self._end()
 
-    def _block(self, index: int, block: _Block) -> bytes:
+    def _block(self, index: int, block: Block) -> bytes:
         if block.type == "text":
             return self._text(block.text)
         if block.type == "thinking":
@@ -237,7 +241,7 @@ class Answer:
             return self._writer.tool(number, block.id, block.name)
         return b""
 
-    def _delta(self, index: int, delta: _Delta) -> bytes:
+    def _delta(self, index: int, delta: Delta) -> bytes:
         if delta.type == "text_delta":
             return self._text(delta.text)
         if delta.type == "thinking_delta":

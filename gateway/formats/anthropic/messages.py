@@ -1,30 +1,34 @@
-"""Anthropic's Messages API, for callers who speak another dialect.
+"""Anthropic's Messages API: a caller's own bytes, or what is said in another dialect.
 
 Decides the URL, the headers, which decoder an answer gets, and whose fault a failure is. How requests and answers are
 worded is left to ``request``, ``answer`` and the caller's endpoint.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import msgspec
+from msgspec import Raw, Struct
 
 from gateway.errors import UpstreamError
-from gateway.formats.anthropic.answer import Answer, StreamError
 from gateway.formats.anthropic.request import DEFAULT_MAX_TOKENS, write_options, write_request
-from gateway.formats.base import Prepared, check_size, refusal, streams_upstream
-from gateway.formats.chat import AnswerWriter, Translatable, UntranslatableError, endpoint_of
+from gateway.formats.anthropic.stream import MessageDecoder, PassedDecoder
+from gateway.formats.anthropic.written import UNSIGNED
+from gateway.formats.base import Decoder, Prepared, refusal, streams_upstream
+from gateway.formats.chat import Translatable, UntranslatableError, endpoint_of
 from gateway.formats.classify import ANTHROPIC
 from gateway.formats.framing import Framing
-from gateway.formats.openai.answer import parse
-from gateway.formats.openai.failure import failure_in_stream, failure_of_answer
+from gateway.formats.openai.failure import failure_of_answer
+from gateway.formats.splice import splice
 from gateway.formats.sse import Splitter
-from gateway.tariff import Rates
-from gateway.types import Call, Operation, Target, UpstreamRequest
+from gateway.types import Call, Envelope, Operation, Target, UpstreamRequest
 
 API_VERSION = "2023-06-01"
 """Anthropic's only current API version (platform.claude.com/docs/en/api/versioning)."""
+_BETA = "anthropic-beta"
+OWN_HEADERS = ("anthropic-version", _BETA)
+"""Headers of a caller that belong to the dialect; no other one goes up."""
 
 
 class AnthropicAdapter:
@@ -39,6 +43,8 @@ class AnthropicAdapter:
     def refuses(self, call: Call) -> str | None:
         """Name the member that the Messages API does not have."""
         endpoint = call.envelope.endpoint
+        if endpoint.dialect == self.dialect:
+            return None
         if not isinstance(endpoint, Translatable):
             return (
                 f"The operation '{endpoint.operation}' is not one of targets of type anthropic; use chat completions."
@@ -50,16 +56,21 @@ class AnthropicAdapter:
         return None
 
     def prepare(self, call: Call) -> Prepared:
-        """Write the body of ``POST /v1/messages``."""
+        """Write the body of ``POST /v1/messages``, or take the caller's own."""
+        if call.envelope.endpoint.dialect == self.dialect:
+            return partial(_own, call, _without_unsigned(call.envelope))
         try:
             return partial(_request, call, write_request(endpoint_of(call).conversation(call.envelope)))
         except UntranslatableError as error:
             raise refusal(_sentence(error)) from None
 
-    def decoder(self, call: Call, target: Target) -> "MessageDecoder":
+    def decoder(self, call: Call, target: Target) -> Decoder:
         """Make the decoder for one answer with a status of success."""
-        writer = endpoint_of(call).writer(call.envelope, self._wall_ns() // 1_000_000_000)
-        return MessageDecoder(writer, target.rates, self._framing(), is_streamed=call.envelope.stream)
+        envelope = call.envelope
+        writer = endpoint_of(call).writer(envelope, self._wall_ns() // 1_000_000_000)
+        if envelope.endpoint.dialect == self.dialect and self._framing is Splitter:
+            return PassedDecoder(writer, target.rates, is_streamed=envelope.stream)
+        return MessageDecoder(writer, target.rates, self._framing(), is_streamed=envelope.stream)
 
     def failure(
         self, status: int, headers: Mapping[str, str], body: bytes, operation: Operation = "chat"
@@ -73,79 +84,71 @@ def _sentence(error: UntranslatableError) -> str:
     return f"'{error.place}' has no equivalent at Anthropic{why}. This is a target of type anthropic."
 
 
+def _own(call: Call, changes: dict[str, bytes | None], target: Target, attempt_id: str) -> UpstreamRequest:
+    """Send the caller's own body and betas; of the limit, no more than the target has."""
+    envelope, limit = call.envelope, target.max_output_tokens
+    if envelope.model != target.upstream_model:
+        changes = changes | {"model": msgspec.json.encode(target.upstream_model)}
+    if limit is not None and call.max_output_tokens is not None and call.max_output_tokens > limit:
+        changes = changes | {"max_tokens": b"%d" % limit}
+    body = splice(envelope.body, envelope.members, changes)
+    headers = {name: call.headers[name] for name in OWN_HEADERS if name in call.headers}
+    return _sent(target, attempt_id, body, headers)
+
+
 def _request(call: Call, rest: bytes, target: Target, attempt_id: str) -> UpstreamRequest:
     """Write the request. ``rest``: its body behind what differs from target to target."""
-    headers = {"content-type": "application/json", "anthropic-version": API_VERSION}
-    headers.update((name.lower(), value) for name, value in target.headers)
-    headers["x-tollway-attempt-id"] = attempt_id
     limit = call.max_output_tokens or target.max_output_tokens or DEFAULT_MAX_TOKENS
     stream = b',"stream":true' if streams_upstream(call, target) else b""
     body = b'{"model":%b,"max_tokens":%d%b,%b' % (
         msgspec.json.encode(target.upstream_model), limit, stream, rest,
     )  # fmt: skip
+    return _sent(target, attempt_id, body, {})
+
+
+def _sent(target: Target, attempt_id: str, body: bytes, own: dict[str, str]) -> UpstreamRequest:
+    """Address a body. ``own``: headers of the caller's; betas of the configuration come on top of theirs."""
+    headers = {"content-type": "application/json", "anthropic-version": API_VERSION, **own}
+    for name, value in target.headers:
+        known = headers.get(_BETA) if name.lower() == _BETA else None
+        headers[name.lower()] = value if known is None else f"{known},{value}"
+    headers["x-tollway-attempt-id"] = attempt_id
     url = f"{target.base_url.rstrip('/')}/v1/messages"
     return UpstreamRequest(method="POST", url=url, headers=tuple(headers.items()), body=body, pool=target.pool)
 
 
-class MessageDecoder(Answer):
-    """Reads a stream of Messages events or one Messages body, for a caller who streams or for one who does not."""
+class _Message(Struct):
+    role: str
+    content: Raw
 
-    def __init__(self, writer: AnswerWriter, rates: Rates, framing: Framing, *, is_streamed: bool) -> None:
-        super().__init__(writer, rates)
-        self._assembled = not is_streamed
-        self.content_type = "application/json" if self._assembled else "text/event-stream; charset=utf-8"
-        self._written = b""
-        self._size = 0
-        self._framing = framing
-        self._object: bytearray | None = None
-        """The answer, when it is no stream."""
-        self._failure: UpstreamError | None = None
 
-    def feed(self, chunk: bytes) -> bytes:
-        """Take bytes in any chunking; see ``Decoder.feed``.
+class _Signed(Struct):
+    type: str
+    signature: Raw = Raw(b"null")
 
-        An ``error`` event behind content in the same chunk is raised by the next call, so that what the caller gets
-        does not depend on how the network cut the stream.
-        """
-        if self._failure is not None:
-            raise self._failure
-        if not self._size and chunk.lstrip()[:1] in self._framing.whole:
-            self._object = bytearray()
-        self._size += len(chunk.lstrip()) if not self._size else len(chunk)
-        if self._assembled or self._object is not None:
-            check_size(0 if self.complete else self._size)
-        if self._object is not None:
-            self._object += chunk
-            return b""
-        return self._take(self.read_event, map(self._framing.data, self._framing.feed(chunk)))
 
-    def finish(self) -> bytes:
-        """Return the assembled body, or what a last event at the very end gives; see ``Decoder.finish``."""
-        if self._failure is not None:
-            raise self._failure
-        if self._object is not None:
-            last = self._take(self.read_message, [bytes(self._object)])
-        else:
-            last = self._take(self.read_event, map(self._framing.data, self._framing.finish()))
-            last += self._take(self.read_end, [self._framing.rest or b"\n"])
-        if self._failure is not None:
-            raise self._failure
-        return self._written if self._assembled else last
+_messages = msgspec.json.Decoder(list[_Message]).decode
+_blocks = msgspec.json.Decoder(list[Raw]).decode
+_signed = msgspec.json.Decoder(_Signed).decode
 
-    def _take(self, read: Callable[[bytes], bytes], pieces: Iterable[bytes | None]) -> bytes:
-        before = self.content_events
-        written: list[bytes] = []
-        try:
-            for data in filter(None, pieces):
-                written.append(read(data))  # noqa: PERF401 - what came before an error is kept
-        except StreamError as error:
-            self._failure = failure_in_stream(parse(error.data), ANTHROPIC)
-        except UpstreamError as error:
-            self._failure = error
-        if self._failure is not None and (self._assembled or self.content_events == before):
-            raise self._failure
-        output = b"".join(written)
-        if self._assembled:
-            self._written += output
-            return b""
-        return output
+
+def _without_unsigned(envelope: Envelope) -> dict[str, bytes | None]:
+    """Take out of earlier answers the thinking that no provider has signed: Anthropic takes back its own only."""
+    mark = msgspec.json.encode(UNSIGNED)
+    if mark not in envelope.body:
+        return {}
+    kept: list[_Message] = []
+    for message in _messages(envelope.members["messages"]):
+        content = message.content
+        if mark in bytes(content) and bytes(content).startswith(b"["):
+            blocks = [each for each in _blocks(content) if mark not in bytes(each) or not _is_unsigned(each, mark)]
+            if not blocks:
+                continue
+            content = Raw(msgspec.json.encode(blocks))
+        kept.append(_Message(message.role, content))
+    return {"messages": msgspec.json.encode(kept)}
+
+
+def _is_unsigned(block: Raw, mark: bytes) -> bool:
+    signed = _signed(block)
+    return signed.type == "thinking" and bytes(signed.signature) == mark

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from gateway.formats.anthropic.written import tool_id
 from gateway.formats.chat import (
     Audio,
     Conversation,
@@ -109,11 +110,11 @@ def _block(part: Part) -> _Block:
     elif isinstance(part, Thinking):
         block = {"type": "thinking", "thinking": part.text, "signature": part.signature}
     elif isinstance(part, ToolCall):
-        block = {"type": "tool_use", "id": _tool_id(part.call_id), "name": part.name, "input": part.arguments}
+        block = {"type": "tool_use", "id": tool_id(part.call_id), "name": part.name, "input": part.arguments}
     elif isinstance(part, Audio):
         raise UntranslatableError(part.place, "it does not listen")
     else:
-        block = {"type": "tool_result", "tool_use_id": _tool_id(part.call_id)}
+        block = {"type": "tool_result", "tool_use_id": tool_id(part.call_id)}
         if part.parts:
             block["content"] = [_block(each) for each in part.parts]
         if part.failed:
@@ -134,14 +135,6 @@ def _source(part: Image | Document, is_known: bool) -> _Block:  # noqa: FBT001 -
         why = "it must be an http(s) URL, or a base64 data URL of a JPEG, PNG, GIF or WebP image, or of a PDF document"
         raise UntranslatableError(part.place, why)
     return {"type": "base64", "media_type": part.media_type, "data": part.source}
-
-
-_TOOL_ID_FORBIDDEN = re.compile(r"[^a-zA-Z0-9_-]")
-
-
-def _tool_id(given: str) -> str:
-    """Write an id as Anthropic takes it: other engines make ids with dots and colons. Same in, same out."""
-    return _TOOL_ID_FORBIDDEN.sub(lambda match: f"_{ord(match[0]):x}_", given)
 
 
 def _tool_choice(conversation: Conversation) -> _Block:

@@ -67,7 +67,7 @@ class Chunks(_Deltas):
         self._head = b"data: " + _encode(top)[:-1] + b',"choices":['
         return self._add({"role": "assistant", "content": ""})
 
-    def end(self, reason: Finish, usage: Usage | None) -> bytes:
+    def end(self, reason: Finish, usage: Usage | None, stop_sequence: str | None = None) -> bytes:  # noqa: ARG002
         """Write the finish chunk, the usage if it was asked for, and the end marker."""
         written = self._head + b'{"index":0,"delta":{},"logprobs":null,"finish_reason":' + _encode(reason) + b"}]"
         written += self._end_tail
@@ -91,7 +91,7 @@ class Assembly(_Deltas):
         self._assembler.add({"id": answer_id, "created": self._created_s, "model": model})
         return self._add({"role": "assistant"})
 
-    def end(self, reason: Finish, usage: Usage | None) -> bytes:
+    def end(self, reason: Finish, usage: Usage | None, stop_sequence: str | None = None) -> bytes:  # noqa: ARG002
         """Write the whole completion."""
         end: dict[str, Any] = {"choices": [{"index": 0, "logprobs": None, "finish_reason": reason}]}
         self._assembler.add(end if usage is None else end | {"usage": openai_usage(usage)})

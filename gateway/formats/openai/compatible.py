@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from gateway.errors import UpstreamError
-from gateway.formats.base import Decoder, Prepared, streams_upstream
+from gateway.formats.base import Decoder, Prepared, refusal, streams_upstream
 from gateway.formats.classify import COMPATIBLE, Facts
 from gateway.formats.openai.answer import PlainShape
 from gateway.formats.openai.decode import EMBEDDINGS
@@ -69,12 +69,16 @@ class CompatibleAdapter:
 
     def prepare(self, call: Call) -> Prepared:
         """Take the caller's own body, of which single members change, and none of the caller's headers."""
+        if call.envelope.endpoint.dialect != self.dialect:
+            raise refusal("'model' names a target that does not speak Anthropic's Messages.")
         return partial(self._request, call)
 
     def _request(self, call: Call, target: Target, attempt_id: str) -> UpstreamRequest:
         path = call.envelope.endpoint.path
-        form = form_for(call.envelope, target.upstream_model) if path == TRANSCRIPTIONS.path else None
-        content_type, body = form or (_JSON, self._body(call, target))
+        if path == TRANSCRIPTIONS.path:
+            content_type, body = form_for(call.envelope, target.upstream_model)
+        else:
+            content_type, body = _JSON, self._body(call, target)
         return UpstreamRequest(
             method="POST",
             url=target.base_url.rstrip("/") + path.removeprefix("/v1"),

@@ -137,6 +137,7 @@ class JsonEndpoint(Struct, kw_only=True):
     read: Callable[[bytes, Outline | None, Mapping[str, bytes]], _Said]
     """Reads what is its own: of the text that is typed, and of its members."""
     has_tokens: bool = True
+    id_header: bytes = b"x-request-id"
     dialect: str = "openai"
 
     error = staticmethod(openai_error)

@@ -49,6 +49,7 @@ class FormEndpoint(Struct, kw_only=True):
     summary: str
     schema: Mapping[str, Any]
     has_tokens: bool = False
+    id_header: bytes = b"x-request-id"
     dialect: str = "openai"
 
     error = staticmethod(openai_error)

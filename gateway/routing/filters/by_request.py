@@ -29,7 +29,7 @@ class ContextLength:
 
     The prompt's size is an estimate, and refusing a call that fits is worse than sending one that does not: the
     upstream refuses that itself, precisely, and at no cost. So the prompt counts by half its estimate here, and of
-    several the mean: the longest is no shorter.
+    several the mean: the longest is no shorter. An output limit that is only a bound rules nothing out.
     """
 
     name = "context"
@@ -39,12 +39,13 @@ class ContextLength:
         """Say by how much the call is too big. A target of unknown size passes."""
         target = view.target
         output_tokens = call.max_output_tokens or 0
-        if target.max_output_tokens is not None and output_tokens > target.max_output_tokens:
+        bound = call.envelope.limit_is_bound
+        if target.max_output_tokens is not None and output_tokens > target.max_output_tokens and not bound:
             return f"at most {target.max_output_tokens} output tokens, {output_tokens} asked for"
         if target.context_length is None:
             return None
         least_tokens = call.input_tokens_estimate // (ESTIMATE_MAY_BE_TOO_HIGH_BY * call.envelope.prompts)
-        if least_tokens + output_tokens <= target.context_length:
+        if least_tokens + (1 if bound else output_tokens) <= target.context_length:
             return None
         return (
             f"context of {target.context_length} tokens; about {call.input_tokens_estimate} in the prompt"

@@ -1,0 +1,328 @@
+"""Read a body of Anthropic's Messages as a ``Conversation``.
+
+Decides what is left out because the answer is the same without (named in ``left_out``, and shown in the call's record),
+and names by its place what no conversation has. Left out: marks for the prompt cache, what tunes the provider's own
+service, thinking in earlier answers (no other model takes another's proof of it), what a provider's own tools did in
+them, and a first system block that is a client's billing header: it changes with the client's version, and would spoil
+the prefix cache of whatever else reads it.
+
+Shapes: platform.claude.com/docs/en/api/messages, build-with-claude/{vision,pdf-support,extended-thinking,effort,
+prompt-caching,structured-outputs}, agents-and-tools/tool-use; code.claude.com/docs/en/llm-gateway-protocol ("System
+prompt attribution block").
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+import msgspec
+from msgspec import Raw, Struct
+
+from gateway.formats.chat import (
+    Conversation,
+    Document,
+    Image,
+    Part,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+    Turn,
+    UntranslatableError,
+)
+from gateway.formats.splice import asks_nothing
+
+_NULL = Raw(b"null")
+_BILLING_HEADER = re.compile(rb'"\s*x-anthropic-billing-header:')
+
+
+class _Block(Struct, forbid_unknown_fields=True, kw_only=True):
+    cache_control: Any = None
+
+
+class _Text(_Block, tag_field="type", tag="text"):
+    text: Raw
+    citations: Any = None
+
+
+class _Source(Struct, forbid_unknown_fields=True):
+    type: str
+    media_type: str | None = None
+    data: Raw = _NULL
+    url: Raw = _NULL
+    content: Raw = _NULL
+
+
+class _Image(_Block, tag_field="type", tag="image"):
+    source: _Source
+
+
+class _Citations(Struct, forbid_unknown_fields=True):
+    enabled: bool | None = None
+
+
+class _Document(_Block, tag_field="type", tag="document"):
+    source: _Source
+    title: Raw = _NULL
+    context: Raw = _NULL
+    citations: _Citations | None = None
+
+
+class _ToolUse(_Block, tag_field="type", tag="tool_use"):
+    id: str
+    name: str
+    input: Raw
+    caller: Any = None
+
+
+class _ToolResult(_Block, tag_field="type", tag="tool_result"):
+    tool_use_id: str
+    content: Raw = _NULL
+    is_error: bool | None = None
+
+
+class _Message(Struct, forbid_unknown_fields=True):
+    role: Literal["user", "assistant", "system"]
+    content: Raw
+
+
+class _Tool(_Block):
+    name: str
+    type: str | None = None
+    description: str | None = None
+    input_schema: Raw = _NULL
+    strict: bool | None = None
+    eager_input_streaming: Any = None
+    defer_loading: Any = None
+    input_examples: Any = None
+    allowed_callers: list[str] | None = None
+
+
+class _ToolChoice(Struct, forbid_unknown_fields=True):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class _Metadata(Struct, forbid_unknown_fields=True):
+    user_id: str | None = None
+
+
+class _Thinking(Struct):
+    type: Literal["enabled", "adaptive", "disabled"]
+    budget_tokens: int | None = None
+
+
+class _Format(Struct, tag_field="type", tag="json_schema", forbid_unknown_fields=True):
+    schema: dict[str, Raw]
+
+
+class _Config(Struct, forbid_unknown_fields=True):
+    effort: str | None = None
+    format: _Format | None = None
+    task_budget: Any = None
+
+
+class _Kind(Struct):
+    type: str
+
+
+_LEFT_OUT_OF_ANSWERS = frozenset({"thinking", "redacted_thinking", "server_tool_use", "mcp_tool_use"})
+"""And results of server tools: what earlier answers hold beside their text and calls."""
+_USER = msgspec.json.Decoder(_Text | _Image | _Document | _ToolResult)
+_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
+    "messages": msgspec.json.Decoder(list[_Message]),
+    "tools": msgspec.json.Decoder(list[_Tool]),
+    "tool_choice": msgspec.json.Decoder(_ToolChoice),
+    "temperature": msgspec.json.Decoder(float),
+    "top_p": msgspec.json.Decoder(float),
+    "top_k": msgspec.json.Decoder(int),
+    "stop_sequences": msgspec.json.Decoder(list[str]),
+    "metadata": msgspec.json.Decoder(_Metadata),
+    "service_tier": msgspec.json.Decoder(Literal["auto", "standard_only"]),
+    "thinking": msgspec.json.Decoder(_Thinking),
+    "output_config": msgspec.json.Decoder(_Config),
+    "output_format": msgspec.json.Decoder(_Format),
+}
+_BLOCKS: dict[str, msgspec.json.Decoder[Any]] = {
+    "user": _USER,
+    "assistant": msgspec.json.Decoder(_Text | _ToolUse),
+    "system": msgspec.json.Decoder(_Text),
+}
+_raws = msgspec.json.Decoder(list[Raw]).decode
+_kind = msgspec.json.Decoder(_Kind).decode
+_READ_BEFORE = frozenset({"model", "max_tokens", "stream"})
+_TUNES = frozenset({"cache_control", "context_management", "diagnostics", "speed"})
+"""Members without effect on what the answer says, or hints at how the provider may save work."""
+_LARGE = frozenset({"messages", "tools", "system"})
+_SMALL_BYTES = 1 << 12
+_BUDGETS = ((4_096, "low"), (16_384, "medium"))
+"""Tokens of thinking up to which an effort is meant; above, ``high``."""
+
+
+def read_conversation(members: Mapping[str, bytes], *, small: bool = False) -> Conversation:
+    """Read the raw members of a validated body, or of these only what is ``small``. Raises UntranslatableError."""
+    known: dict[str, Any] = {}
+    rest: dict[str, bytes] = {}
+    reader = _Reader()
+    for name in members:
+        if name in _READ_BEFORE or (small and name in _LARGE):
+            continue
+        raw = members[name]
+        if asks_nothing(raw) or (small and len(raw) > _SMALL_BYTES):
+            continue
+        if name in _TUNES:
+            reader.leave_out(name)
+        elif name in _DECODERS:
+            known[name] = _typed(name, _DECODERS[name], raw)
+        elif name != "system":
+            rest[name] = raw
+    system = [] if small else reader.system(members.get("system", b"null"))
+    turns = [reader.turn(each, f"messages[{number}]") for number, each in enumerate(known.get("messages", []))]
+    tools = [reader.tool(each, f"tools[{number}]") for number, each in enumerate(known.get("tools", []))]
+    choice = known.get("tool_choice") or _ToolChoice("auto")
+    if choice.type == "tool" and choice.name is None:
+        raise UntranslatableError("tool_choice.name", "it names no tool")
+    config, thinking = known.get("output_config") or _Config(), known.get("thinking")
+    if config.task_budget is not None:
+        reader.leave_out("output_config.task_budget")
+    wanted = config.format or known.get("output_format")
+    metadata = known.get("metadata")
+    return Conversation(
+        system=system,
+        turns=turns,
+        tools=tools,
+        tool_choice=cast("Any", {"any": "required", "none": "none"}.get(choice.type)),
+        named_tool=choice.name if choice.type == "tool" else None,
+        parallel_tools=not choice.disable_parallel_tool_use,
+        temperature=known.get("temperature"),
+        top_p=known.get("top_p"),
+        top_k=known.get("top_k"),
+        stop=known.get("stop_sequences", []),
+        schema=wanted.schema if wanted is not None else None,
+        effort=_effort(config.effort, thinking),
+        user=metadata.user_id if metadata is not None else None,
+        standard_service=known.get("service_tier") == "standard_only",
+        rest=rest,
+        left_out=tuple(reader.left_out),
+    )
+
+
+def _effort(stated: str | None, thinking: _Thinking | None) -> str | None:
+    if stated is not None or thinking is None or thinking.budget_tokens is None:
+        return stated
+    budget_tokens = thinking.budget_tokens
+    return next((effort for bound, effort in _BUDGETS if budget_tokens <= bound), "high")
+
+
+class _Reader:
+    """Reads one body, and notes what is left out of it."""
+
+    def __init__(self) -> None:
+        self.left_out: dict[str, None] = {}
+        """In order, each once."""
+        self._calls: set[str] = set()
+        """Ids of the tool calls in the assistant's last turn."""
+
+    def leave_out(self, name: str) -> None:
+        self.left_out[name] = None
+
+    def system(self, raw: bytes) -> list[Text]:
+        """Read the system prompt: a text, or a list of them."""
+        blocks = self._blocks(Raw(raw), "system", "system")
+        if blocks and isinstance(blocks[0], Text) and _BILLING_HEADER.match(blocks[0].text):
+            self.leave_out("system[0]")
+            del blocks[0]
+        return cast("list[Text]", blocks)
+
+    def turn(self, message: _Message, place: str) -> Turn:
+        """Read a message."""
+        parts = self._blocks(message.content, message.role, f"{place}.content")
+        if message.role == "assistant":
+            self._calls = {part.call_id for part in parts if isinstance(part, ToolCall)}
+        elif message.role == "user":
+            for number, part in enumerate(parts):
+                if isinstance(part, ToolResult) and part.call_id not in self._calls:
+                    why = "no tool_use block in the message before it has this id"
+                    raise UntranslatableError(f"{place}.content[{number}].tool_use_id", why)
+        return Turn(message.role, parts)
+
+    def tool(self, tool: _Tool, place: str) -> Tool:
+        """Read a tool of the caller's; one of the provider's has a type of its own."""
+        if tool.type not in {None, "custom"}:
+            raise UntranslatableError(f"{place}.type", f"'{tool.name}' is a tool of Anthropic's own")
+        if tool.allowed_callers is not None and "direct" not in tool.allowed_callers:
+            raise UntranslatableError(f"{place}.allowed_callers", "only the model itself calls tools")
+        for name in ("cache_control", "eager_input_streaming", "defer_loading", "input_examples"):
+            if getattr(tool, name):
+                self.leave_out(name)
+        schema = None if bytes(tool.input_schema) == b"null" else tool.input_schema
+        return Tool(tool.name, tool.description, schema, bool(tool.strict))
+
+    def _blocks(self, content: Raw, role: str, place: str) -> list[Part]:
+        raw = bytes(content)
+        if raw == b"null":
+            return []
+        if not raw.startswith(b"["):
+            return [Text(content)] if raw != b'""' else []
+        parts: list[Part] = []
+        for number, each in enumerate(_raws(raw)):
+            part = self._block(bytes(each), role, f"{place}[{number}]")
+            parts += [] if part is None else part
+        return parts
+
+    def _block(self, raw: bytes, role: str, place: str) -> list[Part] | None:
+        kind = _kind(raw).type
+        if role == "assistant" and (kind in _LEFT_OUT_OF_ANSWERS or kind.endswith("_tool_result")):
+            self.leave_out(kind)
+            return None
+        block = _typed(place, _BLOCKS[role], raw)
+        if block.cache_control is not None:
+            self.leave_out("cache_control")
+        if isinstance(block, _Text):
+            if block.citations:
+                self.leave_out("citations")
+            return [] if bytes(block.text) == b'""' else [Text(block.text)]
+        if isinstance(block, _Image):
+            return [self._image(block.source, place)]
+        if isinstance(block, _Document):
+            return self._document(block, place)
+        if isinstance(block, _ToolUse):
+            return [ToolCall(block.id, block.name, block.input)]
+        parts = self._blocks(block.content, "user", f"{place}.content")
+        if any(isinstance(part, ToolResult) for part in parts):
+            raise UntranslatableError(f"{place}.content", "a result of a tool holds none")
+        return [ToolResult(block.tool_use_id, parts, failed=bool(block.is_error))]
+
+    def _image(self, source: _Source, place: str) -> Image:
+        if source.type == "url":
+            return Image(source.url, None, None, f"{place}.source")
+        if source.type == "base64" and source.media_type:
+            return Image(source.data, source.media_type, None, f"{place}.source")
+        raise UntranslatableError(f"{place}.source.type", "files that lie at the provider are only there")
+
+    def _document(self, block: _Document, place: str) -> list[Part]:
+        source = block.source
+        if block.citations is not None and block.citations.enabled:
+            raise UntranslatableError(f"{place}.citations", "only Anthropic cites documents")
+        about: list[Part] = [Text(each) for each in (block.title, block.context) if bytes(each) != b"null"]
+        if source.type == "text":
+            return [*about, Text(source.data)]
+        if source.type == "content":
+            return [*about, *self._blocks(source.content, "user", f"{place}.source.content")]
+        if source.type == "url":
+            return [*about, Document(source.url, None, None, f"{place}.source")]
+        if source.type == "base64":
+            return [*about, Document(source.data, source.media_type, None, f"{place}.source")]
+        raise UntranslatableError(f"{place}.source.type", "files that lie at the provider are only there")
+
+
+def _typed(place: str, decoder: msgspec.json.Decoder[Any], raw: bytes) -> Any:
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        why, _, path = str(error).partition(" - at `$")
+        place += path.removesuffix("`")
+        if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", why[:200]):
+            raise UntranslatableError(f"{place}.{unknown[1]}") from None
+        raise UntranslatableError(place, f"{why[:1].lower()}{why[1:200]}") from None

@@ -1,0 +1,242 @@
+"""Reads what the gateway must know of a body of Anthropic's Messages, once it is proved to be one unambiguous object.
+
+Checks the members that routing, limits and accounting depend on. Every other one is the upstream's to judge, or refused
+by name where it has to be translated (``conversation``). Messages name the place, never the content.
+
+Shapes: platform.claude.com/docs/en/api/messages and the types of the ``anthropic`` SDK 2.12.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Never
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from gateway.errors import ErrorKind, GatewayError
+from gateway.formats.anthropic.conversation import read_conversation
+from gateway.formats.anthropic.written import Events, Whole
+from gateway.formats.chat import AnswerWriter, Conversation
+from gateway.formats.errors import anthropic_error
+from gateway.formats.outline import Outline, outline_of, raw_bytes, text_bytes
+from gateway.formats.splice import asks_nothing
+from gateway.formats.unambiguous import SMALL_BYTES, members_of_object
+from gateway.types import Capability, Envelope, Operation
+
+MAX_OUTPUT_TOKENS = 2**31 - 1
+_NULL = Raw(b"null")
+
+
+class _Message(Struct, gc=False):
+    role: str
+    content: Raw
+
+
+class _Request(Struct):
+    model: Annotated[str, Meta(min_length=1)]
+    max_tokens: Annotated[int, Meta(ge=1, le=MAX_OUTPUT_TOKENS)]
+    messages: Annotated[list[_Message], Meta(min_length=1)]
+    stream: bool | None = None
+
+
+class _Part(Struct, gc=False):
+    type: str
+    text: Raw | UnsetType = UNSET
+    thinking: Raw | UnsetType = UNSET
+    input: Raw | UnsetType = UNSET
+    content: Raw | UnsetType = UNSET
+    source: Raw | UnsetType = UNSET
+
+
+class _Source(Struct, gc=False):
+    type: str = ""
+    data: Raw | UnsetType = UNSET
+    content: Raw | UnsetType = UNSET
+
+
+class _Config(Struct):
+    format: Raw = _NULL
+
+
+_decode = msgspec.json.Decoder(_Request).decode
+_parts = msgspec.json.Decoder(list[_Part]).decode
+_source = msgspec.json.Decoder(_Source).decode
+_config = msgspec.json.Decoder(_Config | None).decode
+
+_MUST_BE = {
+    "model": "must be a non-empty string that names a model or a route",
+    "max_tokens": f"must be an integer from 1 to {MAX_OUTPUT_TOKENS}",
+    "messages": "must be a non-empty array of messages",
+    "stream": "must be true or false",
+}
+_PATH = re.compile(r" - at `\$\.?(.*)`$")
+_MISSING = re.compile(r"missing required field `(\w+)`")
+_ROLES = frozenset({"user", "assistant", "system"})
+"""``system`` in mid-conversation (platform.claude.com/docs/en/build-with-claude/mid-conversation-system-messages)."""
+
+
+class _Seen:
+    """What the model will read."""
+
+    def __init__(self) -> None:
+        self.content_bytes = self.images = 0
+
+    def content(self, raw: bytes, place: str) -> None:
+        """Count a text, or a list of blocks."""
+        if raw.startswith(b'"'):
+            self.content_bytes += text_bytes(raw)
+            return
+        if not raw.startswith(b"["):
+            if raw == b"null":
+                return
+            refuse(place, "must be a string or an array of blocks")
+        try:
+            parts = _parts(raw)
+        except msgspec.ValidationError as error:
+            refuse(f"{place}{_path(error).removesuffix('.type')}", "must be an object with a 'type'")
+        except UnicodeDecodeError:
+            refuse(place, "has a 'type' that is far too long")
+        for number, part in enumerate(parts):
+            self._part(part, f"{place}[{number}]")
+
+    def _part(self, part: _Part, place: str) -> None:
+        for text in (part.text, part.thinking):
+            self.content_bytes += 0 if text is UNSET else _text_bytes(bytes(text))
+        if part.input is not UNSET:
+            self.content_bytes += raw_bytes(bytes(part.input))
+        if part.type in {"image", "document"} and part.source is not UNSET:
+            self._source(bytes(part.source), f"{place}.source")
+        if part.content is not UNSET:
+            raw = bytes(part.content)
+            # Of results of server tools it is an object, or a list of anything.
+            if part.type == "tool_result" or raw.startswith(b'"'):
+                self.content(raw, f"{place}.content")
+            else:
+                self.content_bytes += raw_bytes(raw)
+
+    def _source(self, raw: bytes, place: str) -> None:
+        try:
+            source = _source(raw)
+        except (msgspec.ValidationError, UnicodeDecodeError):
+            refuse(place, "must be an object with a 'type'")
+        if source.type == "text" and source.data is not UNSET:
+            self.content_bytes += _text_bytes(bytes(source.data))
+        elif source.type == "content" and source.content is not UNSET:
+            self.content(bytes(source.content), f"{place}.content")
+        else:
+            self.images += 1
+
+
+class MessagesEndpoint:
+    """``POST /v1/messages``."""
+
+    path = "/v1/messages"
+    dialect = "anthropic"
+    operation: Operation = "chat"
+    summary = "Create a message (Anthropic's dialect)"
+    has_tokens = True
+    id_header = b"request-id"
+    schema: Mapping[str, Any] = {
+        "messages": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["role", "content"],
+                "properties": {"role": {"enum": ["user", "assistant"]}, "content": {"type": ["string", "array"]}},
+            },
+        },
+        "max_tokens": {"type": "integer", "minimum": 1},
+        "stream": {"type": "boolean", "default": False},
+    }
+    error = staticmethod(anthropic_error)
+
+    def decode(self, body: bytes) -> Envelope:
+        """See ``Endpoint.decode``."""
+        outline = outline_of(body) if len(body) > SMALL_BYTES else None
+        members: Mapping[str, bytes] = members_of_object(body) if outline is None else outline.members
+        # In the text of an outline, and so in what is read, long strings are marks.
+        text, read = (body, members) if outline is None else (outline.text, outline.short_members)
+        request = _typed(text, outline)
+        seen = _Seen()
+        for number, message in enumerate(request.messages):
+            if message.role not in _ROLES:
+                refuse(f"messages[{number}].role", "must be 'user' or 'assistant'")
+            seen.content(bytes(message.content), f"messages[{number}].content")
+        seen.content(read.get("system", b"null"), "system")
+        tools = 0 if asks_nothing(read.get("tools", b"null")) else raw_bytes(read["tools"])
+        needs = self._needs(read, has_tools=bool(tools), has_images=bool(seen.images))
+        return Envelope(
+            endpoint=self,
+            body=body,
+            members=members,
+            model=request.model,
+            stream=bool(request.stream),
+            include_usage=True,
+            max_output_tokens=request.max_tokens,
+            limit_is_bound=True,
+            choices=1,
+            streamable=True,
+            whole_from="anthropic",
+            needs=needs,
+            content_bytes=seen.content_bytes + tools,
+            image_count=seen.images,
+        )
+
+    def conversation(self, envelope: Envelope, *, small: bool = False) -> Conversation:
+        """See ``Translatable.conversation``."""
+        return read_conversation(envelope.members, small=small)
+
+    def writer(self, envelope: Envelope, _created_s: int) -> AnswerWriter:
+        """See ``Translatable.writer``."""
+        return Events() if envelope.stream else Whole()
+
+    def _needs(self, read: Mapping[str, bytes], *, has_tools: bool, has_images: bool) -> frozenset[Capability]:
+        needs: set[Capability] = {self.operation}
+        if has_tools:
+            needs.add("tools")
+        if has_images:
+            needs.add("vision")
+        try:
+            config = _config(read.get("output_config", b"null"))
+        except msgspec.ValidationError:
+            refuse("output_config", "must be an object")
+        wanted = read.get("output_format", b"null") if config is None else bytes(config.format)
+        if not asks_nothing(wanted):
+            needs.add("json_schema")
+        return frozenset(needs)
+
+
+def _text_bytes(raw: bytes) -> int:
+    """Return the UTF-8 bytes of a JSON string, 0 for anything else."""
+    return text_bytes(raw) if raw.startswith(b'"') else 0
+
+
+def _typed(text: bytes, outline: Outline | None) -> _Request:
+    try:
+        return _decode(text)
+    except msgspec.ValidationError as error:
+        if outline is not None:
+            outline.check_grammar()
+        path = _path(error)
+        refuse(path or "body", _MUST_BE.get(path) or f"must be {'a string' if path.endswith('.role') else 'there'}")
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if outline is None:
+            raise  # it has been proved before
+        raise outline.fault(error) from None
+
+
+def _path(error: msgspec.ValidationError) -> str:
+    """Return where in the body a member is wrong or missing: ``messages[0].role``."""
+    shown = str(error)
+    at, missing = _PATH.search(shown), _MISSING.search(shown)
+    path = at[1] if at is not None else ""
+    return path if missing is None else f"{path}.{missing[1]}".removeprefix(".")
+
+
+def refuse(param: str, what: str) -> Never:
+    """Raise GatewayError (INVALID_REQUEST) that names a place."""
+    raise GatewayError(ErrorKind.INVALID_REQUEST, f"'{param}' {what}.", param=param)
+
+
+MESSAGES = MessagesEndpoint()

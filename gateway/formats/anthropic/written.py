@@ -1,0 +1,243 @@
+"""Write an answer of another dialect as one of Anthropic's Messages: as a stream of events, or whole.
+
+Decides how pieces become blocks: one after another, each opened, added to and closed. Thinking that comes without a
+provider's signature gets ours, ``UNSIGNED``, by which it is known and left out when it is sent back.
+
+Grammar: platform.claude.com/docs/en/build-with-claude/streaming; shapes: the types of the ``anthropic`` SDK 2.12.
+"""
+
+import re
+from abc import abstractmethod
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from gateway.errors import ErrorKind, UpstreamError
+from gateway.formats.chat import Finish
+from gateway.formats.malformed import UNREADABLE
+from gateway.tariff import Usage
+
+UNSIGNED = "tollway:unsigned"
+"""The signature of thinking that no provider has signed: to none of them it proves anything."""
+STOP_REASONS: dict[Finish, str] = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "content_filter": "refusal",
+}
+MESSAGE_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+_PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+_encode = msgspec.json.Encoder().encode
+_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
+_TOOL_ID_FORBIDDEN = re.compile(r"[^a-zA-Z0-9_-]")
+_TOOL_ID_WRITTEN = re.compile(r"_([0-9a-f]{2,6})_")
+
+
+def tool_id(given: str) -> str:
+    """Write an id as Anthropic takes it: other engines make ids with dots and colons. Same in, same out."""
+    return _TOOL_ID_FORBIDDEN.sub(lambda match: f"_{ord(match[0]):x}_", given)
+
+
+def engines_tool_id(written: str) -> str:
+    """Return the id that ``tool_id`` wrote."""
+
+    def character(match: re.Match[str]) -> str:
+        code = int(match[1], 16)
+        found = chr(code) if code <= 0x10FFFF else ""
+        return found if _TOOL_ID_FORBIDDEN.fullmatch(found) else match[0]
+
+    return _TOOL_ID_WRITTEN.sub(character, written)
+
+
+class _Blocks:
+    """The verbs of ``AnswerWriter``, each as a piece of one block."""
+
+    def __init__(self) -> None:
+        self._message_id = ""
+        self._tools = 0
+        """How many have begun."""
+        self._refused = False
+
+    def start(self, answer_id: str, model: str) -> bytes:
+        """Begin the message, under the upstream's id."""
+        self._message_id = answer_id if answer_id.startswith("msg_") else f"msg_{answer_id}"
+        return self._begin({"id": self._message_id, "type": "message", "role": "assistant", "model": model})
+
+    def text(self, text: str) -> bytes:
+        """Add visible text."""
+        return self._add("text", "text_delta", "text", text)
+
+    def reasoning(self, text: str) -> bytes:
+        """Add readable thinking."""
+        return self._add("thinking", "thinking_delta", "thinking", text)
+
+    def refusal(self, text: str) -> bytes:
+        """Add an explanation of why the model declined, which ends in the stop reason ``refusal``."""
+        self._refused = True
+        return self.text(text)
+
+    def tool(self, index: int, call_id: str, name: str) -> bytes:
+        """Begin a tool call."""
+        self._tools += 1
+        known = tool_id(call_id) if call_id else f"toolu_{tool_id(self._message_id)}_{index}"
+        return self._begin_tool(index, {"type": "tool_use", "id": known, "name": name, "input": {}})
+
+    def _ends_in(self, reason: Finish) -> str:
+        """Name the reason. Many engines say ``stop`` behind a call that they were told to make."""
+        if self._refused and reason == "stop":
+            return "refusal"
+        return "tool_use" if self._tools and reason == "stop" else STOP_REASONS[reason]
+
+    @abstractmethod
+    def _begin(self, message: dict[str, Any]) -> bytes: ...
+
+    @abstractmethod
+    def _add(self, block: str, delta: str, name: str, text: str) -> bytes: ...
+
+    @abstractmethod
+    def _begin_tool(self, index: int, block: dict[str, Any]) -> bytes: ...
+
+
+class Events(_Blocks):
+    """Writes each piece at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open = ""
+        """The type of the block that is open; empty: none is."""
+        self._open_tool: int | None = None
+        self._index = -1
+        self._head = self._tail = b""
+        """What stands around the text of a piece of the block that is open."""
+
+    def arguments(self, index: int, fragment: str) -> bytes:
+        """Add to the arguments of the call that is open. Raises UpstreamError for one that no longer is."""
+        if index != self._open_tool:
+            raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream mixed the arguments of two tool calls.")
+        return self._head + _encode(fragment) + self._tail if fragment else b""
+
+    def end(self, reason: Finish, usage: Usage | None, stop_sequence: str | None = None) -> bytes:
+        """Close the block, and write the reason, the usage and the end."""
+        named = "stop_sequence" if stop_sequence is not None else self._ends_in(reason)
+        delta = {"stop_reason": named, "stop_sequence": stop_sequence}
+        members = {"delta": delta, "usage": anthropic_usage(usage)}
+        return self._close() + _event("message_delta", members) + MESSAGE_STOP
+
+    def _begin(self, message: dict[str, Any]) -> bytes:
+        rest: dict[str, Any] = {
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": anthropic_usage(None),
+        }
+        return _event("message_start", {"message": message | rest}) + _PING
+
+    def _add(self, block: str, delta: str, name: str, text: str) -> bytes:
+        if not text:
+            return b""
+        opened = b""
+        if self._open != block:
+            signed = {"signature": ""} if block == "thinking" else {}
+            opened = self._start(block, {"type": block, name: "", **signed}, delta, name)
+        return opened + self._head + _encode(text) + self._tail
+
+    def _begin_tool(self, index: int, block: dict[str, Any]) -> bytes:
+        opened = self._start("tool_use", block, "input_json_delta", "partial_json")
+        self._open_tool = index
+        return opened
+
+    def _start(self, kind: str, block: dict[str, Any], delta: str, name: str) -> bytes:
+        closed = self._close()
+        self._open, self._index = kind, self._index + 1
+        self._head = (
+            b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{"type":"%b","%b":'
+            % (self._index, delta.encode(), name.encode())
+        )
+        self._tail = b"}}\n\n"
+        return closed + _event("content_block_start", {"index": self._index, "content_block": block})
+
+    def _close(self) -> bytes:
+        if not self._open:
+            return b""
+        signed = b""
+        if self._open == "thinking":
+            delta = {"type": "signature_delta", "signature": UNSIGNED}
+            signed = _event("content_block_delta", {"index": self._index, "delta": delta})
+        self._open, self._open_tool = "", None
+        return signed + _event("content_block_stop", {"index": self._index})
+
+
+class Whole(_Blocks):
+    """Collects the pieces and writes one message at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._message: dict[str, Any] = {}
+        self._content: list[tuple[dict[str, Any], str, list[str]]] = []
+        """Block, the member that its pieces make, and they."""
+        self._calls: dict[int, list[str]] = {}
+
+    def arguments(self, index: int, fragment: str) -> bytes:
+        """Add to the arguments of a call."""
+        self._calls[index].append(fragment)
+        return b""
+
+    def end(self, reason: Finish, usage: Usage | None, stop_sequence: str | None = None) -> bytes:
+        """Write the whole message. Raises UpstreamError when the arguments of a call are no JSON object."""
+        named = "stop_sequence" if stop_sequence is not None else self._ends_in(reason)
+        content = [block | {name: self._joined(block, pieces)} for block, name, pieces in self._content]
+        rest = {"stop_reason": named, "stop_sequence": stop_sequence, "usage": anthropic_usage(usage)}
+        return _encode(self._message | {"content": content} | rest)
+
+    def _begin(self, message: dict[str, Any]) -> bytes:
+        self._message = message
+        return b""
+
+    def _add(self, block: str, delta: str, name: str, text: str) -> bytes:  # noqa: ARG002 - a whole has no deltas
+        if not text:
+            return b""
+        if not self._content or self._content[-1][0]["type"] != block:
+            beside = {"signature": UNSIGNED} if block == "thinking" else {"citations": None}
+            begun: dict[str, Any] = {"type": block, name: "", **beside}
+            self._content.append((begun, name, []))
+        self._content[-1][2].append(text)
+        return b""
+
+    def _begin_tool(self, index: int, block: dict[str, Any]) -> bytes:
+        self._calls[index] = []
+        self._content.append((block, "input", self._calls[index]))
+        return b""
+
+    def _joined(self, block: dict[str, Any], pieces: list[str]) -> Any:
+        text = "".join(pieces)
+        if block["type"] != "tool_use":
+            return text
+        if not text.strip():
+            return {}
+        try:
+            _decode_object(text)
+        except UNREADABLE:
+            raise UpstreamError(
+                ErrorKind.UPSTREAM_PROTOCOL, "The upstream's arguments of a tool call are not a JSON object."
+            ) from None
+        return Raw(text.encode())
+
+
+def _event(name: str, members: dict[str, Any]) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), _encode({"type": name} | members))
+
+
+def anthropic_usage(usage: Usage | None) -> dict[str, Any]:
+    """Write Anthropic's usage object, in which ``input_tokens`` leaves out what was read from a cache or written to it.
+
+    None: nothing has been counted yet, as at the beginning of a stream.
+    """
+    if usage is None:
+        counts = (0, 0, 0, 0)
+    else:
+        written = usage.cache_write_tokens + usage.cache_write_1h_tokens
+        cached = usage.cached_input_tokens + usage.cached_audio_tokens + usage.cached_image_tokens
+        counts = (usage.read_tokens - cached - written, written, cached, usage.written_tokens)
+    names = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
+    return dict(zip(names, counts, strict=True))
