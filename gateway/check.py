@@ -48,7 +48,7 @@ class Finding(NamedTuple):
     sentence: str
 
 
-class Question(NamedTuple):
+class TargetQuestion(NamedTuple):
     """What one target is asked; ``about`` None: nothing."""
 
     target: Target
@@ -73,32 +73,32 @@ _model = msgspec.json.Decoder(_Model).decode
 _directory = msgspec.json.Decoder(_Directory).decode
 
 
-def questions(snapshot: Snapshot) -> list[Question]:
+def questions(snapshot: Snapshot) -> list[TargetQuestion]:
     """Choose a question for each target and each wildcard."""
     kinds = snapshot.provider_types
     named = [_question(target, kinds[target.provider]) for target in snapshot.targets.values()]
     return named + [_of_wildcard(each.template, kinds[each.template.provider]) for each in snapshot.wildcards]
 
 
-def _question(target: Target, kind: ProviderType) -> Question:
+def _question(target: Target, kind: ProviderType) -> TargetQuestion:
     models_url = target.base_url + kind.models_path
     if target.cluster_url is not None:
-        return Question(target, "directory", models_url)
+        return TargetQuestion(target, "directory", models_url)
     if kind.question != "chat":
-        return Question(target, kind.question, models_url)
+        return TargetQuestion(target, kind.question, models_url)
     able = target.capabilities
     if able is None or "chat" in able:
-        return Question(target, "chat")
-    return Question(target, "embeddings" if "embeddings" in able else None)
+        return TargetQuestion(target, "chat")
+    return TargetQuestion(target, "embeddings" if "embeddings" in able else None)
 
 
-def _of_wildcard(template: Target, kind: ProviderType) -> Question:
+def _of_wildcard(template: Target, kind: ProviderType) -> TargetQuestion:
     """Choose the list of models for a wildcard, which names none; where the list says nothing of us, nothing."""
     is_asked = kind.question != "chat" and "{upstream}" not in template.base_url
-    return Question(template, "models" if is_asked else None, template.base_url + kind.models_path)
+    return TargetQuestion(template, "models" if is_asked else None, template.base_url + kind.models_path)
 
 
-def price_of_asking(asked: Sequence[Question]) -> str:
+def price_of_asking(asked: Sequence[TargetQuestion]) -> str:
     """Say what the questions cost."""
     paid = [each.target for each in asked if each.about in {"chat", "embeddings"}]
     free = sum(each.about is not None for each in asked) - len(paid)
@@ -130,11 +130,11 @@ class Asker:
         self._asked: dict[UpstreamRequest, asyncio.Task[tuple[int, Mapping[str, str], bytes]]] = {}
         """A list of models is asked for once for all targets of a provider."""
 
-    async def ask_all(self, asked: Iterable[Question]) -> list[Finding]:
+    async def ask_all(self, asked: Iterable[TargetQuestion]) -> list[Finding]:
         """Ask all, some at a time, and return what came of each, in order."""
         return await asyncio.gather(*map(self._ask, asked))
 
-    async def _ask(self, question: Question) -> Finding:
+    async def _ask(self, question: TargetQuestion) -> Finding:
         target = replace(question.target, always_stream=False)
         if question.about is None:
             return Finding(target.id, "not asked", "nothing that costs little would say something of it")
@@ -149,7 +149,7 @@ class Asker:
         except TimeoutError:
             return Finding(target.id, "wrong", f"There was no answer within {self._timeout_s:g} s.")
 
-    async def _answer(self, question: Question) -> str:
+    async def _answer(self, question: TargetQuestion) -> str:
         """Ask, and say what is good about the answer. Raises UpstreamError and TimeoutError."""
         target = question.target
         if question.about == "directory":

@@ -21,8 +21,8 @@ class Tally(Struct, frozen=True):
     output_tokens: Count | None = None
 
 
-class Load(Struct, frozen=True):
-    """One line of a replica; see ADR 0006."""
+class LoadReport(Struct, frozen=True):
+    """What a replica reports of itself in one line; see ADR 0006."""
 
     id: str
     model: str
@@ -38,7 +38,7 @@ class Load(Struct, frozen=True):
     ttft_ms: Amount | None = None
 
 
-class Listed(Struct, frozen=True):
+class ListedReplica(Struct, frozen=True):
     """A replica as the directory lists it."""
 
     id: str
@@ -48,7 +48,7 @@ class Listed(Struct, frozen=True):
 class ListedModel(Struct, frozen=True):
     """A model as the directory lists it; with no replicas it is at zero."""
 
-    replicas: tuple[Listed, ...]
+    replicas: tuple[ListedReplica, ...]
     serves: tuple[str, ...]
     usd_per_hour: Amount = 0.0
 
@@ -57,7 +57,7 @@ class FleetReport(Struct, frozen=True, kw_only=True):
     """The replicas of one target at a glance; rates are means over the last minute."""
 
     replicas: Mapping[str, int]
-    """By state: ``ready``, ``draining``, ``lost`` (listed and not heard)."""
+    """By state: ``ready``, ``draining``, ``lost`` (listed, but it sends no reports)."""
     running: int
     """Requests that the engines work on."""
     waiting: int

@@ -19,7 +19,7 @@ from random import Random
 from statistics import mean, quantiles
 
 from gateway.accounting.tokens import estimate_input_tokens
-from gateway.targets.choice.base import Choice, ReplicaView
+from gateway.targets.choice.base import ReplicaChoice, ReplicaView
 from gateway.targets.choice.prefix_aware import PrefixAware
 from gateway.targets.choice.prefix_index import PrefixIndex, fingerprint
 from gateway.targets.choice.registry import CHOICES
@@ -54,7 +54,7 @@ class Sticky(PrefixAware):
         return holders[super().choose(prompt_tokens, [views[index] for index in holders], held)]
 
 
-POLICIES: Mapping[str, Callable[[Random], Choice]] = {**CHOICES, "(sticky)": Sticky}
+POLICIES: Mapping[str, Callable[[Random], ReplicaChoice]] = {**CHOICES, "(sticky)": Sticky}
 
 
 @dataclass

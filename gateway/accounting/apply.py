@@ -10,10 +10,10 @@ from pathlib import Path
 
 from gateway.accounting.base import Rows
 from gateway.accounting.lines import (
-    Frame,
     Line,
     Recorded,
     Settled,
+    StoredLine,
     Summed,
     decode_ending,
     read_frames,
@@ -98,7 +98,7 @@ def _insert(rows: Rows, lines: Sequence[Settled | Recorded | Summed]) -> None:
     )
 
 
-def believe(frames: list[Frame], rejected: Rejected, *, for_sql: bool = False) -> list[Line]:
+def believe(frames: list[StoredLine], rejected: Rejected, *, for_sql: bool = False) -> list[Line]:
     """Return the lines of sound frames, and put damaged ones aside; a torn one never happened.
 
     ``for_sql``: only what becomes a row, and not to be looked into. The others are then not even decoded.

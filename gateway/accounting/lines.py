@@ -77,7 +77,7 @@ _CHECKSUM = b" %08x\n"
 _CHECKSUM_BYTES = 10
 
 
-class Frame(Struct, frozen=True):
+class StoredLine(Struct, frozen=True):
     """One line as read, not yet decoded."""
 
     raw: bytes
@@ -132,15 +132,15 @@ def segment_numbers(journal_dir: Path) -> list[int]:
     return sorted(int(match[1]) for path in journal_dir.iterdir() if (match := _SEGMENT_NAME.fullmatch(path.name)))
 
 
-def read_frames(path: Path, start: int, limit: int) -> list[Frame]:
+def read_frames(path: Path, start: int, limit: int) -> list[StoredLine]:
     """Read up to ``limit`` lines of a segment from an offset on; none: there are no more. Raises OSError.
 
     The last may be without its end: torn, or still being written.
     """
-    frames: list[Frame] = []
+    frames: list[StoredLine] = []
     with path.open("rb", buffering=1 << 17) as file:
         offset = file.seek(start)
         for raw in islice(file, limit):
             offset += len(raw)
-            frames.append(Frame(raw, offset))
+            frames.append(StoredLine(raw, offset))
     return frames

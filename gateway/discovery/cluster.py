@@ -17,7 +17,7 @@ from msgspec import Raw, Struct
 from gateway.clock import Ids
 from gateway.credentials.base import Signer
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.fleet import Amount, Count, Listed, ListedModel, Load
+from gateway.fleet import Amount, Count, ListedModel, ListedReplica, LoadReport
 from gateway.targets.replicas import Fleet, Replica, Replicas
 from gateway.transport.base import Transport, UpstreamStream
 from gateway.types import Secret, UpstreamRequest
@@ -39,7 +39,7 @@ _UNUSABLE = (UpstreamError, TimeoutError, ValueError, RecursionError)
 """No answer, or one that cannot be decoded: all of ``msgspec``'s errors for bytes are among these."""
 
 _log = logging.getLogger("tollway.discovery")
-_load = msgspec.json.Decoder(Load).decode
+_load = msgspec.json.Decoder(LoadReport).decode
 
 
 class Cluster(Struct, frozen=True):
@@ -65,7 +65,7 @@ class _RawModel(Struct):
 
 _listing = msgspec.json.Decoder(_Listing).decode
 _model = msgspec.json.Decoder(_RawModel).decode
-_replica = msgspec.json.Decoder(Listed).decode
+_replica = msgspec.json.Decoder(ListedReplica).decode
 
 
 class Discovery:
@@ -165,7 +165,7 @@ class Discovery:
                         if load.id != replica.id:
                             raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "another replica is there")
                         has_said()
-                        fleet.heard(replica, load)
+                        fleet.reported(replica, load)
                         heard.set()
                         retry_s = RETRY_S
             except _UNUSABLE as error:

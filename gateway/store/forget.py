@@ -22,7 +22,7 @@ _ROW_OVERHEAD_BYTES = 60
 """Headers of a row and its entries in the indexes, about."""
 
 
-class Forgetter:
+class RowForgetter:
     """Deletes rows of one database. Blocking, so never on the event loop."""
 
     def __init__(self, database: Database) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, IntegrityError
 
 from gateway.store.engine import Database
-from gateway.store.forget import Forgetter
+from gateway.store.forget import RowForgetter
 from gateway.store.schema import prepare_schema
 from gateway.store.tables import attempts, calls, refusals
 from gateway.tariff import Amounts
@@ -38,7 +38,7 @@ class Store:
         ``first``: of all that use it; this one makes the file, and looks for damage if it is small enough for that.
         """
         self._database = Database(url, busy_timeout_s=busy_timeout_s, first=first)
-        self.forgetter = Forgetter(self._database)
+        self.forgetter = RowForgetter(self._database)
         """Deletes old rows."""
         dialect = self._database.engine.dialect
         self._insert_attempts = insert_once(attempts, dialect)

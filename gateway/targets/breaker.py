@@ -3,7 +3,7 @@
 *Closed*: all pass. *Open*: none passes until a time. *Half open*: that time is over, and one attempt passes, the
 probe. Its first content closes the breaker, however long the rest takes; its failure before that opens it anew. A probe
 that is still silent after ``LONGEST_PAUSE_S`` no longer keeps the next one from passing, and one that ends without a
-verdict (the caller left, or was at fault) leaves its place at once.
+verdict (the caller left, or was at fault) makes room for the next at once.
 
 *What opens it.* Two kinds of failure (``provocable`` in ``gateway.errors``) are counted apart:
 

@@ -22,8 +22,8 @@ from random import Random
 
 from gateway.clock import Clock
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.fleet import FleetReport, Listed, ListedModel, Load, Tally, nano_usd_per_mtok
-from gateway.targets.choice.base import Choice, ReplicaView
+from gateway.fleet import FleetReport, ListedModel, ListedReplica, LoadReport, Tally, nano_usd_per_mtok
+from gateway.targets.choice.base import ReplicaChoice, ReplicaView
 from gateway.targets.choice.prefix_index import PrefixIndex, fingerprint
 from gateway.targets.choice.registry import CHOICES
 from gateway.types import Call, Target
@@ -38,27 +38,27 @@ _OWN_FAULTS = frozenset((ErrorKind.UPSTREAM_CONNECT.value, ErrorKind.UPSTREAM_CU
 
 
 class Replica:
-    """One replica, as last heard and as this process uses it."""
+    """One replica: its last report, and what this process has sent it."""
 
     __slots__ = ("at_line", "full", "id", "in_flight", "is_listed", "listed", "load", "uncached_tokens", "url")
 
-    def __init__(self, listed: Listed) -> None:
+    def __init__(self, listed: ListedReplica) -> None:
         self.listed = listed
         self.id = listed.id
         self.url = listed.url
         self.is_listed = True
         self.full = False
-        """It has refused a request since its last line."""
-        self.load: Load | None = None
-        """Its last line; None while it is not up."""
+        """It has refused a request since its last report."""
+        self.load: LoadReport | None = None
+        """Its last report; None while it is not up."""
         self.in_flight = 0
         self.at_line = 0
-        """Of ``in_flight``, how much there was when the last line came."""
+        """Of ``in_flight``, how much there was when the last report came."""
         self.uncached_tokens = 0
 
     @property
     def requests(self) -> int:
-        """Everybody's requests there."""
+        """All requests there, ours and those of others."""
         others = self.load.in_flight - self.at_line if self.load is not None else 0
         return self.in_flight + max(0, others)
 
@@ -99,7 +99,7 @@ class Visit:
         replica = self._replica
         replica.in_flight -= 1
         if error_kind in _OWN_FAULTS:
-            # Until it is heard again: its next line, if it lives, comes within 250 ms.
+            # Until its next report, which comes within 250 ms if it lives.
             replica.load = None
         elif error_kind == ErrorKind.UPSTREAM_OVERLOADED.value:
             replica.full = True
@@ -115,14 +115,14 @@ class Fleet:
     def __init__(self, name: str, clock: Clock, random: Random) -> None:
         self.name = name
         self.usd_per_hour = 0.0
-        self.replicas: dict[Listed, Replica] = {}
+        self.replicas: dict[ListedReplica, Replica] = {}
         """By id and address: under the same id at another one, it has begun anew."""
         self._now_ns = clock.monotonic_ns
         self._random = random
         self._waiters: set[asyncio.Future[None]] = set()
         self._wanting = 0
         self._wanted_until_ns = 0
-        self._choices: dict[str, Choice] = {}
+        self._choices: dict[str, ReplicaChoice] = {}
         self._index = PrefixIndex()
 
     def usable(self) -> list[Replica]:
@@ -160,8 +160,8 @@ class Fleet:
             self._index.remember(open_ones[index].id, prompt)
         return Visit(self, open_ones[index], tokens - matched[index])
 
-    def listed(self, replicas: Sequence[Listed]) -> list[Replica]:
-        """Take over the directory's list, and return the new ones. One that is still heard stays until it is not."""
+    def listed(self, replicas: Sequence[ListedReplica]) -> list[Replica]:
+        """Take over the directory's list, and return the new ones. One that still sends reports stays for so long."""
         listed = set(replicas)
         new = {each: Replica(each) for each in listed - self.replicas.keys()}
         self.replicas |= new
@@ -171,8 +171,8 @@ class Fleet:
                 self.lost(replica)
         return list(new.values())
 
-    def heard(self, replica: Replica, load: Load) -> None:
-        """Take in a line of one of the replicas."""
+    def reported(self, replica: Replica, load: LoadReport) -> None:
+        """Take in a report of one of the replicas."""
         if replica.load is None or replica.load.kv_tokens != load.kv_tokens:
             self._index.resize(replica.id, load.kv_tokens)
         replica.load = load
@@ -181,14 +181,14 @@ class Fleet:
         self.wake()
 
     def lost(self, replica: Replica) -> None:
-        """Take a replica for dead that is not heard any more; one that is not listed either is forgotten."""
+        """Take a replica for dead that sends no more reports; one that is not listed either is forgotten."""
         replica.load = None
         self._index.forget(replica.id)
         if not replica.is_listed:
             self.replicas.pop(replica.listed, None)
 
     def want(self) -> Callable[[], None]:
-        """Count somebody who would go here if a replica were there; call what is returned when that is over."""
+        """Count a call that would go here if a replica were up; call what is returned when that is over."""
         self._wanting += 1
         self._wanted_until_ns = self._now_ns() + WANTED_FOR_NS
 
@@ -198,7 +198,7 @@ class Fleet:
         return no_longer
 
     def wanted(self) -> int:
-        """Tell how many requests want a replica while none is ready: one that drains serves them, but not for long."""
+        """Return how many requests want a replica while none is ready: one that drains serves only for a while."""
         if any(each.is_ready for each in self.replicas.values()):
             return 0
         return self._wanting or int(self._now_ns() < self._wanted_until_ns)
@@ -223,7 +223,7 @@ class Fleet:
             self._waiters.discard(waiter)
 
     def wake(self) -> None:
-        """Let all who wait look again."""
+        """Wake every call that waits for a replica."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)

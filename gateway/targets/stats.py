@@ -47,12 +47,12 @@ MARGIN = 1.2
 """How far outside the central 80% they must lie, so that the jitter of a very steady target is no news."""
 REFRESH_NS = 250_000_000
 SOONEST_NS = 20_000_000
-"""A full window's quantiles are not computed more often: with hundreds of samples a second, eight are no news."""
+"""A full window's quantiles are not computed more often: with hundreds of samples a second, eight change nothing."""
 OUTLIER = 5.0
 _MAX_KEEP = (SIZE - 1) / SIZE
 
 
-class Line:
+class FittedLine:
     """A non-negative weighted least-squares line over prompt tokens and load, one update per sample."""
 
     __slots__ = (
@@ -111,7 +111,7 @@ class Window:
 
     def __init__(self) -> None:
         self._samples: deque[tuple[int, float, float, float]] = deque(maxlen=SIZE)
-        self._line = Line()
+        self._line = FittedLine()
         self._shape = self._line.shape()
         self._ratios = (1.0, 1.0, 1.0, 1.0)
         self._low = self._high = 1.0
@@ -177,7 +177,7 @@ class Window:
         kept = list(self._samples)[-newest:]
         self._samples.clear()
         self._samples.extend(kept)
-        self._line = Line()
+        self._line = FittedLine()
         for sample in kept:
             self._line.add(*sample)
         self._run = 0

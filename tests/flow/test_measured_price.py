@@ -9,7 +9,7 @@ import json
 import msgspec
 import pytest
 
-from gateway.fleet import Listed, ListedModel, Load
+from gateway.fleet import ListedModel, ListedReplica, LoadReport
 from gateway.targets.replicas import Replicas
 from tests.ground.virtual_time import VirtualClock, run_virtual
 from workers.config.synthetic import SyntheticSpec
@@ -47,7 +47,7 @@ async def _ask(front: ReplicaFront) -> int:
     return int(json.loads(answer)["usage"]["total_tokens"])
 
 
-async def _minute_and_a_half() -> tuple[Load, int]:
+async def _minute_and_a_half() -> tuple[LoadReport, int]:
     """Run the load on one replica; return its last line and all tokens in the usages."""
     now = asyncio.get_running_loop().time
     engine: OpenEngine
@@ -66,7 +66,7 @@ async def _minute_and_a_half() -> tuple[Load, int]:
             tokens += sum(await asyncio.gather(*(_ask(front) for _ in range(BATCH))))
             await asyncio.sleep((number + 1) * EVERY_S - now())
         sampler.cancel()
-        return msgspec.json.decode(load.line(), type=Load), tokens
+        return msgspec.json.decode(load.line(), type=LoadReport), tokens
 
 
 def test_price_and_utilisation_of_a_known_load_are_right() -> None:
@@ -74,9 +74,9 @@ def test_price_and_utilisation_of_a_known_load_are_right() -> None:
     line, tokens = run_virtual(_minute_and_a_half())
     assert (line.total.prompt_tokens or 0) + (line.total.output_tokens or 0) == tokens
     replicas = Replicas(VirtualClock())
-    listed = ListedModel((Listed("r1", "http://r1"),), ("own",), USD_PER_HOUR)
+    listed = ListedModel((ListedReplica("r1", "http://r1"),), ("own",), USD_PER_HOUR)
     [(fleet, replica)] = replicas.listed("http://cluster", {"own": listed})
-    fleet.heard(replica, line)
+    fleet.reported(replica, line)
     report = fleet.report(None)
     tokens_per_s = BATCH * (PROMPT_TOKENS + OUTPUT_TOKENS) / EVERY_S
     average = USD_PER_HOUR / 3600 / tokens_per_s * 1e6 * 1e9

@@ -13,7 +13,7 @@ class ReplicaView(NamedTuple):
     """Prompt tokens sent there and believed not in its cache, of requests that have no first token yet."""
 
 
-class Choice(Protocol):
+class ReplicaChoice(Protocol):
     """Chooses a replica. One instance serves one model, so it may count; what is random comes from outside."""
 
     @property

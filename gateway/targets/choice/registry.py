@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from random import Random
 from types import MappingProxyType
 
-from gateway.targets.choice.base import Choice
+from gateway.targets.choice.base import ReplicaChoice
 from gateway.targets.choice.least_active import LeastActive
 from gateway.targets.choice.power_of_two import PowerOfTwo
 from gateway.targets.choice.prefix_aware import PrefixAware
 from gateway.targets.choice.round_robin import RoundRobin
 
-CHOICES: Mapping[str, Callable[[Random], Choice]] = MappingProxyType(
+CHOICES: Mapping[str, Callable[[Random], ReplicaChoice]] = MappingProxyType(
     {
         "prefix": PrefixAware,
         "least_active": LeastActive,

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.fleet import Listed, ListedModel, Load, Tally
+from gateway.fleet import ListedModel, ListedReplica, LoadReport, Tally
 from gateway.routing.predictors.cost import RatesTimesTokens
 from gateway.targets.pool import Pool
 from gateway.targets.replicas import MAX_WAITING, WANTED_FOR_NS, Fleet, Replica, Replicas
@@ -20,18 +20,18 @@ TARGET = build_target("own", upstream_model="own", cluster_url=CLUSTER)
 CALL = build_call(route=build_route(TARGET))
 
 
-def load(*, in_flight: int = 0, limit: int = 8, state: str = "ready", **tally: float) -> Load:
+def load(*, in_flight: int = 0, limit: int = 8, state: str = "ready", **tally: float) -> LoadReport:
     spans = Tally(**({"up_s": 60.0, "busy_s": 0.0} | tally))  # type: ignore[arg-type]
-    return Load("r", "own", state, in_flight, limit, spans, spans)  # type: ignore[arg-type]
+    return LoadReport("r", "own", state, in_flight, limit, spans, spans)  # type: ignore[arg-type]
 
 
 def book(*ids: str, clock: HandClock | None = None) -> tuple[Replicas, Fleet, list[Replica]]:
     """Return a book with these replicas, all of them heard once."""
     replicas = Replicas(clock or HandClock())
-    listed = tuple(Listed(each, f"http://{each}.test") for each in ids)
+    listed = tuple(ListedReplica(each, f"http://{each}.test") for each in ids)
     new = replicas.listed(CLUSTER, {"own": ListedModel(listed, ("own", "adapter"), 3.6)})
     for fleet, replica in new:
-        fleet.heard(replica, load())
+        fleet.reported(replica, load())
     fleet = replicas.fleet(TARGET)
     assert fleet is not None
     return replicas, fleet, [replica for _, replica in new]
@@ -40,9 +40,9 @@ def book(*ids: str, clock: HandClock | None = None) -> tuple[Replicas, Fleet, li
 def test_a_replica_takes_requests_from_its_first_line_on() -> None:
     """Listed is not enough: only the replica knows whether it can be reached."""
     replicas = Replicas(HandClock())
-    [(fleet, replica)] = replicas.listed(CLUSTER, {"own": ListedModel((Listed("a", "http://a"),), ("own",))})
+    [(fleet, replica)] = replicas.listed(CLUSTER, {"own": ListedModel((ListedReplica("a", "http://a"),), ("own",))})
     assert fleet.usable() == []
-    fleet.heard(replica, load())
+    fleet.reported(replica, load())
     assert fleet.usable() == [replica]
     fleet.lost(replica)
     assert fleet.usable() == []
@@ -77,7 +77,7 @@ def test_a_model_that_is_listed_no_more_is_forgotten_with_its_last_replica() -> 
 
 def test_draining_ones_take_requests_only_while_no_other_does() -> None:
     _, fleet, [one, two] = book("a", "b")
-    fleet.heard(one, load(state="draining"))
+    fleet.reported(one, load(state="draining"))
     assert fleet.usable() == [two]
     fleet.lost(two)
     assert fleet.usable() == [one]
@@ -87,7 +87,7 @@ def test_requests_of_others_are_counted_once() -> None:
     """A line counts ours too; what we began since comes on top, what ended since comes off."""
     _, fleet, [one] = book("a")
     visit = fleet.visit(CALL, TARGET)
-    fleet.heard(one, load(in_flight=5))  # ours and four others
+    fleet.reported(one, load(in_flight=5))  # ours and four others
     assert one.requests == 5
     other = fleet.visit(CALL, TARGET)
     assert one.requests == 6
@@ -100,12 +100,12 @@ def test_requests_of_others_are_counted_once() -> None:
 
 def test_full_ones_are_passed_over_and_all_full_is_a_refusal() -> None:
     _, fleet, [one, two] = book("a", "b")
-    fleet.heard(one, load(in_flight=8, limit=8))
+    fleet.reported(one, load(in_flight=8, limit=8))
     visit = fleet.visit(CALL, TARGET)
     assert visit is not None
     assert visit.url == two.url
     assert fleet.refusal() is None
-    fleet.heard(two, load(in_flight=8, limit=8))
+    fleet.reported(two, load(in_flight=8, limit=8))
     assert fleet.refusal() == "all 2 replicas have as many requests as they take"
 
 
@@ -116,14 +116,14 @@ def test_a_failure_of_one_of_several_says_nothing_of_the_target() -> None:
     pool = Pool(clock, replicas=replicas)
     for _ in range(5):
         for replica in both:
-            fleet.heard(replica, load())
+            fleet.reported(replica, load())
         lease = pool.begin(TARGET, CALL)
         lease.end(sample(None, ok=False, error_kind=ErrorKind.UPSTREAM_CONNECT.value))
         assert lease.replicas_to_ask
         assert pool.refusal(TARGET, build_call()) is None
     for _ in range(3):
         fleet.lost(both[0])
-        fleet.heard(both[1], load())
+        fleet.reported(both[1], load())
         lease = pool.begin(TARGET, CALL)
         lease.end(sample(None, ok=False, error_kind=ErrorKind.UPSTREAM_CONNECT.value))
         assert not lease.replicas_to_ask
@@ -143,7 +143,7 @@ def test_request_that_ends_replicas_is_closed_to_its_own_key() -> None:
         lease.end(sample(None, ok=False, error_kind=ErrorKind.UPSTREAM_CUT.value, body_digest="x"))
         assert lease.replicas_to_ask == len(all_five)
         for replica in all_five:
-            fleet.heard(replica, load())
+            fleet.reported(replica, load())
     assert pool.refusal(TARGET, killer) is not None
     assert pool.refusal(TARGET, build_call(principal=build_principal("other"))) is None
 
@@ -153,7 +153,7 @@ def test_what_one_call_meets_is_the_load_of_one_replica() -> None:
     clock = HandClock()
     replicas, fleet, all_three = book("a", "b", "c", clock=clock)
     for replica in all_three:
-        fleet.heard(replica, load(in_flight=2))
+        fleet.reported(replica, load(in_flight=2))
     [view] = Pool(clock, replicas=replicas).view(CALL)
     assert (view.share, view.cold) == (pytest.approx(1 / 3), False)
 
@@ -178,11 +178,11 @@ def test_who_goes_to_a_draining_replica_wants_another() -> None:
     clock = HandClock()
     _, fleet, [one, two] = book("a", "b", clock=clock)
     fleet.lost(two)
-    fleet.heard(one, load(state="draining"))
+    fleet.reported(one, load(state="draining"))
     assert fleet.wanted() == 0
     assert fleet.visit(CALL, TARGET) is not None
     assert fleet.wanted() == 1
-    fleet.heard(two, load())
+    fleet.reported(two, load())
     assert fleet.wanted() == 0
     assert fleet.visit(CALL, TARGET) is not None
     fleet.lost(two)
@@ -199,7 +199,7 @@ async def test_so_many_wait_and_no_more() -> None:
     with pytest.raises(UpstreamError) as refused:
         await fleet.wait(60)
     assert refused.value.kind is ErrorKind.UPSTREAM_OVERLOADED
-    fleet.heard(one, load())
+    fleet.reported(one, load())
     await asyncio.gather(*waiting)
 
 
@@ -230,7 +230,7 @@ def test_the_report_adds_up_and_prices_what_was_done() -> None:
     """Two replicas for a minute at $3.60 an hour, busy half the time, 6,000 tokens: $20 and $10 for a million."""
     _, fleet, both = book("a", "b")
     for replica in both:
-        fleet.heard(replica, load(busy_s=30.0, prompt_tokens=2000, cached_tokens=500, output_tokens=1000))
+        fleet.reported(replica, load(busy_s=30.0, prompt_tokens=2000, cached_tokens=500, output_tokens=1000))
     report = fleet.report(None)
     assert (report.utilisation, report.nano_usd_per_hour) == (0.5, 7.2e9)
     assert report.average_nano_usd_per_mtok == pytest.approx(20e9)
@@ -245,7 +245,7 @@ def test_the_average_price_is_charged_only_where_the_configuration_says_so() -> 
     clock = HandClock()
     replicas, fleet, both = book("a", "b", clock=clock)
     for replica in both:
-        fleet.heard(replica, load(busy_s=30.0, prompt_tokens=2000, cached_tokens=500, output_tokens=1000))
+        fleet.reported(replica, load(busy_s=30.0, prompt_tokens=2000, cached_tokens=500, output_tokens=1000))
     rates = Rates(hardware_nano_usd_per_hour=3_600_000_000)
     predicted = {}
     for charge in ("marginal", "average"):

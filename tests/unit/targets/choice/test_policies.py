@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.targets.choice.base import Choice, ReplicaView
+from gateway.targets.choice.base import ReplicaChoice, ReplicaView
 from gateway.targets.choice.registry import CHOICES
 
 
@@ -17,11 +17,11 @@ def views(*loads: int, uncached: Sequence[int] = ()) -> list[ReplicaView]:
     return [ReplicaView(load, tokens) for load, tokens in zip_longest(loads, uncached, fillvalue=0)]
 
 
-def policy(name: str, seed: int = 1) -> Choice:
+def policy(name: str, seed: int = 1) -> ReplicaChoice:
     return CHOICES[name](Random(seed))
 
 
-def spread(choice: Choice, seen: Sequence[ReplicaView], times: int = 600) -> Counter[int]:
+def spread(choice: ReplicaChoice, seen: Sequence[ReplicaView], times: int = 600) -> Counter[int]:
     return Counter(choice.choose(100, seen, [0] * len(seen)) for _ in range(times))
 
 
