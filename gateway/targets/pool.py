@@ -33,7 +33,7 @@ from gateway.clock import Clock
 from gateway.errors import ErrorKind
 from gateway.fleet import nano_usd_per_mtok
 from gateway.targets.breaker import LONGEST_PAUSE_S, ORDINARY, Breaker, State
-from gateway.targets.replicas import FULL_RETRY_AFTER_S, Fleet, Replicas, Visit
+from gateway.targets.replicas import FULL_RETRY_AFTER_S, Fleet, ReplicaLease, Replicas
 from gateway.targets.stats import Lengths, Window
 from gateway.types import Call, Quantiles, Sample, Target, TargetView
 
@@ -70,19 +70,19 @@ def reach_of(target: Target) -> str:
 
 
 class Lease:
-    """One attempt's place at a target. Ends once, by ``end`` or ``abandon``; later calls change nothing."""
+    """One attempt at a target. Ends once, by ``end`` or ``abandon``; later calls change nothing."""
 
     __slots__ = (
-        "_began_at_ns", "_breaker", "_key", "_pass", "_pool", "_share_s", "_state", "_target", "_virtual_at_start_ns",
-        "_visit", "in_flight_at_start", "replicas_to_ask", "url",
+        "_began_at_ns", "_breaker", "_key", "_pass", "_pool", "_replica", "_share_s", "_state", "_target",
+        "_virtual_at_start_ns", "in_flight_at_start", "replicas_to_ask", "url",
     )  # fmt: skip
 
-    def __init__(self, pool: "Pool", target: Target, state: "_State", *, visit: Visit | None, key: str | None) -> None:
+    def __init__(self, pool: "Pool", target: Target, state: "_State", at: ReplicaLease | None, key: str | None) -> None:
         self._pool = pool
         self._target = target
         self._state = state
-        self._visit = visit
-        self.url = None if visit is None else visit.url
+        self._replica = at
+        self.url = None if at is None else at.url
         """Of the replica that was chosen; None: the target has one address."""
         self.replicas_to_ask = 0
         """Known at the end: of how many replicas it was one that failed by itself, if another could serve."""
@@ -90,7 +90,7 @@ class Lease:
         began_at_ns = self._began_at_ns = pool.now_ns()
         state.advance(began_at_ns)
         self._virtual_at_start_ns = state.virtual_ns
-        breaker = self._breaker = state.breaker  # another one may take its place
+        breaker = self._breaker = state.breaker  # another one may replace it
         self._pass = breaker.admit(began_at_ns, key)
         state.in_flight += 1
         self.in_flight_at_start = state.in_flight + state.in_flight_of_others
@@ -104,7 +104,7 @@ class Lease:
         if not sample.ok and not self._pool.is_current(self._target):
             return self.abandon()  # its address or credential has changed since
         now_ns = self._pool.now_ns()
-        if self._visit is not None and (replicas := self._visit.end(sample.error_kind)):
+        if self._replica is not None and (replicas := self._replica.end(sample.error_kind)):
             self.replicas_to_ask = replicas
             sample = replace(sample, trips_breaker=False)  # no verdict on the target, but on the key, see the breaker
         lesson = Lesson(
@@ -122,14 +122,14 @@ class Lease:
 
     def abandon(self) -> float:
         """Leave without having learnt anything; return this attempt's share in replica-seconds."""
-        if self._visit is not None and self._share_s is None:
-            self._visit.end(None)
+        if self._replica is not None and self._share_s is None:
+            self._replica.end(None)
         return self._leave(self._pool.now_ns(), None) if self._share_s is None else self._share_s
 
     def begun(self) -> None:
         """Note the first token."""
-        if self._visit is not None:
-            self._visit.begun()
+        if self._replica is not None:
+            self._replica.begun()
         if self._pass is not ORDINARY:
             self._breaker.begun(self._pass, self._pool.now_ns(), self._key)
 
@@ -269,8 +269,8 @@ class Pool:
         state = self._state_of(target.id, now_ns)
         stale = self._stale(state, now_ns)
         fleet = self.replicas.fleet(target) if target.cluster_url is not None else None
-        visit = None if fleet is None else fleet.visit(call, target)
-        lease = Lease(self, target, state, visit=visit, key=self._key(call))
+        replica = None if fleet is None else fleet.lease(call, target)
+        lease = Lease(self, target, state, replica, self._key(call))
         if stale and state.probe is None and not lease.is_half_open:  # of those the breaker keeps count
             state.probe = lease
         return lease
@@ -333,7 +333,7 @@ class Pool:
 
         Targets that it does not know are forgotten, except while they have attempts under way; the ``configured`` ones
         never are for names that callers make up behind a wildcard. One that is reached at another address or with
-        another credential starts with a closed breaker. ``several_keys``: breakers can tell callers apart.
+        another credential starts with a closed breaker. ``several_keys``: breakers can distinguish callers.
         """
         before, self._target_of = self._target_of, target_of
         self._several_keys = several_keys
@@ -348,7 +348,7 @@ class Pool:
         self._states = kept
 
     def is_current(self, target: Target) -> bool:
-        """Tell whether the configuration still reaches it in this way; what it no longer knows is taken to be so."""
+        """Return whether the configuration still reaches it in this way; what it no longer knows is taken to be so."""
         current = self._target_of(target.id)
         return current is None or reach_of(current) == reach_of(target)
 
@@ -374,7 +374,7 @@ class Pool:
             # What was measured before and in the outage must not keep it from being tried.
             probe_due = probe_due or (refusal is None and state.breaker.is_half_open(key))
         if fleet is not None:
-            load, cold, average = _at_replicas(fleet, target, state, now_ns)
+            load, cold, average = _replicas(fleet, target, state, now_ns)
             if refusal is None and (refusal := fleet.refusal()):
                 retry_after_s = FULL_RETRY_AFTER_S
         cap = call.output_cap
@@ -427,7 +427,7 @@ class Pool:
             del self._states[idle]
 
 
-def _at_replicas(fleet: Fleet, target: Target, state: _State, now_ns: int) -> tuple[int, bool, float | None]:
+def _replicas(fleet: Fleet, target: Target, state: _State, now_ns: int) -> tuple[int, bool, float | None]:
     """Return the other calls that one more would meet at a replica, whether none is ready, and what its tokens cost."""
     usable = fleet.usable()
     state.advance(now_ns)

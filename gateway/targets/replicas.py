@@ -73,8 +73,8 @@ class Replica:
         return not self.full and (self.load is None or self.requests < self.load.limit)
 
 
-class Visit:
-    """One attempt's stay at a replica. Ends once."""
+class ReplicaLease:
+    """One attempt at a replica. Ends once."""
 
     __slots__ = ("_fleet", "_is_reading", "_replica", "_uncached_tokens", "url")
 
@@ -137,7 +137,7 @@ class Fleet:
             return f"all {len(usable)} replicas have as many requests as they take"
         return None
 
-    def visit(self, call: Call, target: Target) -> Visit | None:
+    def lease(self, call: Call, target: Target) -> ReplicaLease | None:
         """Choose a replica for an attempt that begins now; None when there is none to choose from."""
         usable = self.usable()
         open_ones = [each for each in usable if each.has_room] or usable
@@ -158,7 +158,7 @@ class Fleet:
             self._wanted_until_ns = self._now_ns() + WANTED_FOR_NS
         if prompt is not None:
             self._index.remember(open_ones[index].id, prompt)
-        return Visit(self, open_ones[index], tokens - matched[index])
+        return ReplicaLease(self, open_ones[index], tokens - matched[index])
 
     def listed(self, replicas: Sequence[ListedReplica]) -> list[Replica]:
         """Take over the directory's list, and return the new ones. One that still sends reports stays for so long."""
@@ -198,7 +198,7 @@ class Fleet:
         return no_longer
 
     def wanted(self) -> int:
-        """Return how many requests want a replica while none is ready: one that drains serves only for a while."""
+        """Return how many requests want a replica while none is ready; one that drains does not count."""
         if any(each.is_ready for each in self.replicas.values()):
             return 0
         return self._wanting or int(self._now_ns() < self._wanted_until_ns)

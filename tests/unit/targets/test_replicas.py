@@ -86,14 +86,14 @@ def test_draining_ones_take_requests_only_while_no_other_does() -> None:
 def test_requests_of_others_are_counted_once() -> None:
     """A line counts ours too; what we began since comes on top, what ended since comes off."""
     _, fleet, [one] = book("a")
-    visit = fleet.visit(CALL, TARGET)
+    lease = fleet.lease(CALL, TARGET)
     fleet.reported(one, load(in_flight=5))  # ours and four others
     assert one.requests == 5
-    other = fleet.visit(CALL, TARGET)
+    other = fleet.lease(CALL, TARGET)
     assert one.requests == 6
-    assert visit is not None
+    assert lease is not None
     assert other is not None
-    visit.end(None)
+    lease.end(None)
     other.end(None)
     assert one.requests == 4
 
@@ -101,9 +101,9 @@ def test_requests_of_others_are_counted_once() -> None:
 def test_full_ones_are_passed_over_and_all_full_is_a_refusal() -> None:
     _, fleet, [one, two] = book("a", "b")
     fleet.reported(one, load(in_flight=8, limit=8))
-    visit = fleet.visit(CALL, TARGET)
-    assert visit is not None
-    assert visit.url == two.url
+    lease = fleet.lease(CALL, TARGET)
+    assert lease is not None
+    assert lease.url == two.url
     assert fleet.refusal() is None
     fleet.reported(two, load(in_flight=8, limit=8))
     assert fleet.refusal() == "all 2 replicas have as many requests as they take"
@@ -180,11 +180,11 @@ def test_who_goes_to_a_draining_replica_wants_another() -> None:
     fleet.lost(two)
     fleet.reported(one, load(state="draining"))
     assert fleet.wanted() == 0
-    assert fleet.visit(CALL, TARGET) is not None
+    assert fleet.lease(CALL, TARGET) is not None
     assert fleet.wanted() == 1
     fleet.reported(two, load())
     assert fleet.wanted() == 0
-    assert fleet.visit(CALL, TARGET) is not None
+    assert fleet.lease(CALL, TARGET) is not None
     fleet.lost(two)
     clock.now_ns += WANTED_FOR_NS
     assert fleet.wanted() == 0
@@ -220,8 +220,8 @@ def test_targets_of_one_model_take_turns_together() -> None:
     """Two names for the same replicas: each next request goes to the next one, whichever name it came by."""
     _, fleet, _ = book("a", "b")
     names = [build_target(name, upstream_model="own", replica_choice="round_robin") for name in ("x", "y")]
-    visits = [fleet.visit(CALL, target) for target in names * 3]
-    urls = [visit.url for visit in visits if visit is not None]
+    leases = [fleet.lease(CALL, target) for target in names * 3]
+    urls = [lease.url for lease in leases if lease is not None]
     assert len(set(urls[::2])) == len(set(urls[1::2])) == 1
     assert urls[0] != urls[1]
 
