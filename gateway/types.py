@@ -261,6 +261,7 @@ class Call(Struct, frozen=True, kw_only=True):
     deadline_ns: int
     headers: Mapping[str, str] = {}
     """See ``Inbound.headers``: a format passes on those of its own dialect, by name."""
+    trace_id: str | None = None
 
 
 class Quantiles(Struct, frozen=True):
@@ -333,7 +334,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     """A cold target that would have been first: a replica should start, and whoever serves meanwhile is its bridge."""
 
 
-class Considered(Struct, frozen=True, kw_only=True):
+class Considered(Struct, frozen=True):
     """A candidate as it is remembered: no address, no credential."""
 
     target_id: str

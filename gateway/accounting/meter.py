@@ -12,7 +12,6 @@ from gateway.accounting.measure import OUTCOMES, Measure
 from gateway.clock import Clock
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.tariff import Amounts, Hold, Spent
-from gateway.trace import trace_id_of
 from gateway.types import (
     Call,
     CallRecord,
@@ -68,10 +67,7 @@ class Meter:
         clock = books.clock
         self._inbound = inbound
         self._received_wall_ns = clock.wall_ns() - (clock.monotonic_ns() - inbound.received_at_ns)
-        traceparent = inbound.headers.get("traceparent")
-        self.trace_id = trace_id_of(traceparent) if traceparent is not None else None
-        self.holds: list[Hold] = []
-        """What is reserved until the call ends."""
+        self.holds: list[Hold] = []  # what is reserved until the call ends
         self._attempts: list[Attempt] = []
         self._error: GatewayError | None = None
         self._unlogged: tuple[UpstreamError, Target] | None = None
@@ -196,12 +192,7 @@ def _considered(plan: Plan) -> tuple[Considered, ...]:
     first = plan.candidates[0] if plan.candidates else None
     return tuple(
         [
-            Considered(
-                target_id=each.target.id,
-                prediction=each.prediction,
-                within_ceilings=each.within_ceilings,
-                probe=each.probe_due and each is first,
-            )
+            Considered(each.target.id, each.prediction, each.within_ceilings, each.probe_due and each is first)
             for each in plan.candidates + plan.beyond
         ]
     )

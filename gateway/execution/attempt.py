@@ -65,15 +65,7 @@ class Attempt:
     """An async context that is entered once; leaving it ends the attempt and frees its connection."""
 
     def __init__(
-        self,
-        means: Means,
-        call: Call,
-        candidate: Candidate,
-        prepared: Prepared,
-        *,
-        trace_id: str | None,
-        others: Others,
-        is_probe: bool,
+        self, means: Means, call: Call, candidate: Candidate, prepared: Prepared, *, others: Others, is_probe: bool
     ) -> None:
         self.id = means.ids("att")
         self.target = target = candidate.target
@@ -86,10 +78,10 @@ class Attempt:
         self._has_content = self._ended = False
         self._sending: Sending | None = None
         self._stream: UpstreamStream | None = None
-        now_ns, rates, members = means.clock.wall_ns(), target.rates, call.envelope.members
-        presumed = presume(call.input_tokens_estimate, call.envelope.audio_ms, members)
+        now_ns, rates, envelope = means.clock.wall_ns(), target.rates, call.envelope
+        presumed = presume(call.input_tokens_estimate, envelope.audio_ms, envelope.members)
         if rates.variants:
-            rates = rates.in_force(now_ns, members)
+            rates = rates.in_force(now_ns, envelope.members)
         self._rates = rates
         self._entry = LedgerEntry(
             attempt_id=self.id,
@@ -105,14 +97,11 @@ class Attempt:
             cost_origin="estimated",
             price_version=rates.version,
             outcome="interrupted",
-            trace_id=trace_id,
+            trace_id=call.trace_id,
         )
         """As it would be billed should the gateway die now; once the attempt has ended, as it is billed."""
-        means.ledger.dispatch(
-            Dispatch(
-                entry=self._entry, rates=rates, operation=call.envelope.endpoint.operation, stream=call.envelope.stream
-            )
-        )
+        operation, stream = envelope.endpoint.operation, envelope.stream
+        means.ledger.dispatch(Dispatch(entry=self._entry, rates=rates, operation=operation, stream=stream))
         self._lease = lease = means.pool.begin(target, call)
         self._address = target if lease.url is None else replace(target, base_url=f"{lease.url}/v1")
         # A half-open breaker finds out for all routes, so no ceiling of one bounds what it lets through.
@@ -207,10 +196,7 @@ class Attempt:
             measured = self.measure.stop(outcome, error, sent=self._sending is not None and self._sending.sent)
             share_s = self._lease.abandon() if measured.sample is None else self._lease.end(measured.sample)
         except Exception:
-            self._lease.abandon()  # its lease is not to be kept by a fault of ours, and a row is better than none
-            self._ended = True
-            self._entry = replace(self._entry, outcome="failed", error_kind=ErrorKind.INTERNAL.value)
-            means.ledger.settle(self._entry)
+            self._end_at_fault()
             raise
         if measured.dropped_events:
             error = error or malformed(measured.dropped_events)
@@ -234,6 +220,13 @@ class Attempt:
         means.ledger.settle(entry)
         means.observer.attempt_ended(entry, measured.gaps_s)
         return entry
+
+    def _end_at_fault(self) -> None:
+        """Free the place of an attempt that a fault of ours ends, and write a row all the same."""
+        self._lease.abandon()
+        self._ended = True
+        self._entry = replace(self._entry, outcome="failed", error_kind=ErrorKind.INTERNAL.value)
+        self._means.ledger.settle(self._entry)
 
     def _journal(self, bound_tokens: int) -> None:
         """Note how many output tokens may be sent on from here, unless enough have been noted (0)."""

@@ -39,9 +39,7 @@ class Attempts:
         refusal = means.pool.refusal(target, call)  # nothing may be awaited between this and the lease
         if refusal is not None:
             raise UpstreamError(ErrorKind.BREAKER_OPEN, refusal)
-        attempt = Attempt(
-            means, call, candidate, prepared, trace_id=self._meter.trace_id, others=others, is_probe=is_probe
-        )
+        attempt = Attempt(means, call, candidate, prepared, others=others, is_probe=is_probe)
         self._meter.began(attempt)
         return attempt
 

@@ -39,11 +39,7 @@ async def begin(
     wants_stream = call.envelope.stream
     measure.status = stream.status
     if not measure.has_succeeded:
-        body = await _read_error_body(stream, patience)
-        error = adapter.failure(stream.status, stream.headers, body, call.envelope.endpoint.operation)
-        if measure.streamed and not wants_stream and refuses_stream(error, body):
-            error = StreamRefusedError(stream.status)
-        raise error
+        raise await _refusal(call, adapter, stream, patience, measure)
     decoder = adapter.decoder(call, measure.target)
     if not wants_stream and measure.streamed and "json" in stream.headers.get("content-type", ""):
         measure.streamed = False  # it does not stream, which is what the caller asked for
@@ -63,6 +59,17 @@ async def begin(
     if decoder.dropped_events and not wants_stream and patience.others:
         raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an event that cannot be read.")
     return Begun(decoder, held[0] if len(held) == 1 else b"".join(held), ended)
+
+
+async def _refusal(
+    call: Call, adapter: Format, stream: UpstreamStream, patience: Patience, measure: Measure
+) -> UpstreamError:
+    """Read an answer that is an error."""
+    body = await _read_error_body(stream, patience)
+    error = adapter.failure(stream.status, stream.headers, body, call.envelope.endpoint.operation)
+    if measure.streamed and not call.envelope.stream and refuses_stream(error, body):
+        error = StreamRefusedError(stream.status)
+    return error
 
 
 async def _read_whole(decoder: Decoder, stream: UpstreamStream, patience: Patience, measure: Measure) -> Begun:

@@ -106,20 +106,24 @@ class Exchange:
         ``hold`` is called with how many bytes are to be kept, before they are; not for a small body.
         """
         if not self.received or self._size_bytes > min(limit_bytes, _AHEAD_BYTES):
-            self._limit_bytes, self._hold = limit_bytes, hold or _hold_any
-            self._allowed_bytes = min(self._allowed_bytes, limit_bytes)
-            try:
-                # The parser has seen to its being a number.
-                self._allow(max(self._size_bytes, int(self.headers.get("content-length", "0"))))
-                if not self.received:
-                    await self._receive(timeout_s)
-            except GatewayError:
-                self._body = None  # it will not be read
-                raise
-            finally:
-                self._hold = _hold_any
+            await self._receive(limit_bytes, timeout_s, hold or _hold_any)
         body, self._body = self._body or b"", None
         return body if isinstance(body, bytes) else body.getvalue()
+
+    async def _receive(self, limit_bytes: int, timeout_s: float, hold: Callable[[int], None]) -> None:
+        """Make room for the body and wait until it has come."""
+        self._limit_bytes, self._hold = limit_bytes, hold
+        self._allowed_bytes = min(self._allowed_bytes, limit_bytes)
+        try:
+            # The parser has seen to its being a number.
+            self._allow(max(self._size_bytes, int(self.headers.get("content-length", "0"))))
+            if not self.received:
+                await self._wait(timeout_s)
+        except GatewayError:
+            self._body = None  # it will not be read
+            raise
+        finally:
+            self._hold = _hold_any
 
     def _allow(self, size_bytes: int) -> None:
         """See that there is room for a body of this size. Raises GatewayError."""
@@ -129,8 +133,7 @@ class Exchange:
             self._hold(size_bytes)
             self._allowed_bytes = size_bytes
 
-    async def _receive(self, timeout_s: float) -> None:
-        """Wait until the body has come."""
+    async def _wait(self, timeout_s: float) -> None:
         self._line.resume_reading()
         if self.modern and self.headers.get("expect", "").lower() == "100-continue":
             self._line.write(_CONTINUE)
@@ -151,21 +154,21 @@ class Exchange:
         if not self._size_bytes:
             self._body = data
         else:
-            if isinstance(self._body, bytes):
-                self._body = self._more_than(self._body)
-            self._body.write(data)
-            if self._size_bytes > _AT_ONCE_BYTES:
-                self._line.wait_turn()
+            self._append(self._body, data)
         self._size_bytes += len(data)
         if self._size_bytes > self._allowed_bytes:
             self._outgrown()
 
-    def _more_than(self, piece: bytes) -> BytesIO:
-        """Make room for a body that comes in pieces, so that the whole is never copied."""
-        length = int(self.headers.get("content-length", "0"))
-        body = BytesIO(bytes(min(length, self._allowed_bytes)))  # zeros that are not touched are no memory yet
+    def _append(self, body: bytes | BytesIO, piece: bytes) -> None:
+        """Take one more piece of a body, of which the whole is never copied."""
+        if isinstance(body, bytes):
+            length = int(self.headers.get("content-length", "0"))
+            self._body = BytesIO(bytes(min(length, self._allowed_bytes)))  # zeros not touched are no memory yet
+            self._body.write(body)
+            body = self._body
         body.write(piece)
-        return body
+        if self._size_bytes > _AT_ONCE_BYTES:
+            self._line.wait_turn()
 
     def _outgrown(self) -> None:
         """Make room for more of a body without a length, or take no more of it."""
@@ -183,9 +186,6 @@ class Exchange:
     def complete(self) -> None:
         """Note that the whole body has come."""
         self.received = True
-        self._wake()
-
-    def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from gateway.config.snapshot import Snapshot, Wildcard
 from gateway.errors import ErrorKind, GatewayError
 from gateway.tariff import Rates
+from gateway.trace import trace_id_of
 from gateway.types import Call, Envelope, Inbound, Principal, Route
 
 PriceOf = Callable[[str, str], Rates | None]
@@ -42,6 +43,7 @@ def resolve(
     Raises GatewayError: PERMISSION, or MODEL_NOT_FOUND when there is none or a wildcard's model has no known price.
     """
     route = _route(envelope.model, principal, snapshot, price_of)
+    traceparent = inbound.headers.get("traceparent")
     limit = envelope.max_output_tokens
     return Call(
         id=inbound.id,
@@ -55,6 +57,7 @@ def resolve(
         received_at_ns=inbound.received_at_ns,
         deadline_ns=inbound.received_at_ns + round(route.timeouts.total_s * 1e9),
         headers=inbound.headers,
+        trace_id=None if traceparent is None else trace_id_of(traceparent),
     )
 
 

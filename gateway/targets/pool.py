@@ -403,16 +403,18 @@ class Pool:
 
     def _learn(self, lesson: Lesson, state: _State) -> None:
         state.learn(lesson)
-        if not lesson.sample.ok:
-            if lesson.sample.trips_breaker or state.is_failing:
-                state.is_failing = True
-                # Due as soon as a breaker would let one through, however few calls have looked at it.
-                state.asked = self._probe_every
-                due_ns = lesson.began_at_ns + round(LONGEST_PAUSE_S * 1e9)
-                state.learnt_at_ns = due_ns - self._probe_interval_ns
-        else:
+        sample = lesson.sample
+        if sample.ok:
             state.is_failing = False
-            self._all_lengths.add(lesson.ended_at_ns, lesson.sample.output_tokens, lesson.sample.max_output_tokens)
+            self._all_lengths.add(lesson.ended_at_ns, sample.output_tokens, sample.max_output_tokens)
+        elif sample.trips_breaker or state.is_failing:
+            self._expect_recovery(lesson.began_at_ns, state)
+
+    def _expect_recovery(self, failed_began_at_ns: int, state: _State) -> None:
+        """Let a probe be due as soon as a breaker would let one through, however few calls have looked at it."""
+        state.is_failing = True
+        state.asked = self._probe_every
+        state.learnt_at_ns = failed_began_at_ns + round(LONGEST_PAUSE_S * 1e9) - self._probe_interval_ns
 
     def _stale(self, state: _State, now_ns: int) -> bool:
         return (

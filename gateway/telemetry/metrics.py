@@ -9,6 +9,7 @@ lock and several calls each, which for some twenty of them is more than all else
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import asdict, astuple
@@ -202,6 +203,9 @@ class _RouteSeries:
         self.ends: dict[tuple[str, int], int] = {}
 
 
+_Series = TypeVar("_Series", _TargetSeries, _RouteSeries)
+
+
 def _histogram(figures: Figures, declared: _Declared, *labels: str) -> Histogram:
     return figures.histogram(declared.name, labels, declared.bounds)
 
@@ -233,7 +237,9 @@ class Metrics:
         self, in_flight: Callable[[], Mapping[str, int]], breaker_states: Callable[[], Mapping[str, str]]
     ) -> None:
         """Export the pool's gauges too."""
-        gauges = TargetGauges(in_flight, breaker_states, lambda target: self._series_of(target).label)
+        gauges = TargetGauges(
+            in_flight, breaker_states, lambda target: self._find(self._targets, target, _TargetSeries).label
+        )
         self._gauges.append(gauges)
         self.registry.register(gauges)
 
@@ -253,7 +259,7 @@ class Metrics:
 
     def attempt_ended(self, entry: LedgerEntry, gaps_s: list[float]) -> None:
         """Count one attempt. The counters add what its ledger entry says, so that the two agree exactly."""
-        series, values = self._series_of(entry.target_id), self._values
+        series, values = self._find(self._targets, entry.target_id, _TargetSeries), self._values
         cell = series.outcomes.get(entry.outcome)
         if cell is None:
             cell = self._figures.counter(_ATTEMPTS.name, (series.label, entry.outcome))
@@ -287,7 +293,7 @@ class Metrics:
 
     def call_ended(self, record: CallRecord) -> None:
         """Count one call."""
-        series = self._route_of(record.route or NO_ROUTE_LABEL)
+        series = self._find(self._routes, record.route or NO_ROUTE_LABEL, _RouteSeries)
         end = (record.outcome, record.status)
         cell = series.ends.get(end)
         if cell is None:
@@ -298,7 +304,7 @@ class Metrics:
         if record.overhead_ms is not None:
             self._overhead.observe(record.overhead_ms / 1e3)
         if record.bridged_for is not None:
-            label = self._series_of(record.bridged_for).label
+            label = self._find(self._targets, record.bridged_for, _TargetSeries).label
             self._values[self._figures.counter(_BRIDGED.name, (label,))] += 1.0
             self._values[self._figures.counter(_BRIDGE_COST.name, (label,))] += record.cost_nano_usd
 
@@ -306,20 +312,12 @@ class Metrics:
         """Count a request that was no call yet."""
         self._values[self._figures.counter(_REFUSALS.name, (str(status),))] += 1.0
 
-    def _series_of(self, target_id: str) -> _TargetSeries:
-        series = self._targets.get(target_id)
-        if series is None:
-            label = self._label_of(target_id)
-            series = self._targets.get(label)
-            if series is None:
-                series = self._targets[label] = _TargetSeries(self._figures, label)
-        return series
-
-    def _route_of(self, name: str) -> _RouteSeries:
-        series = self._routes.get(name)
+    def _find(self, kept: dict[str, _Series], name: str, make: Callable[[Figures, str], _Series]) -> _Series:
+        """Return the series of a name, or of the label that stands for it."""
+        series = kept.get(name)
         if series is None:
             label = self._label_of(name)
-            series = self._routes.get(label)
+            series = kept.get(label)
             if series is None:
-                series = self._routes[label] = _RouteSeries(self._figures, label)
+                series = kept[label] = make(self._figures, label)
         return series
