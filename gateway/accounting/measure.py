@@ -168,15 +168,18 @@ class Measure:
 
     def _usage(self, outcome: Outcome, *, billed: bool) -> Usage:
         """Trust the upstream's count of a complete answer; otherwise never report less than what was seen."""
-        progress, call = self._progress, self._call
+        progress = self._progress
         reported = progress.usage if progress is not None else None
         # Zero tokens beside content are no count.
         saw = progress is not None and progress.content_events
         counted = reported is not None and outcome == "ok" and bool(reported.written_tokens or not saw)
         if reported is not None and counted and reported.origin == "provider":
             return replace(reported, origin="engine") if self.target.own_hardware else reported
-        if not billed:
-            return Usage(origin="estimated")
+        return self._estimate(reported, counted=counted) if billed else Usage(origin="estimated")
+
+    def _estimate(self, reported: Usage | None, *, counted: bool) -> Usage:
+        """Return what was used at least. ``counted``: the output that was reported is that of the whole answer."""
+        progress, call = self._progress, self._call
         seen = estimate_output_tokens(progress.content_events, progress.content_bytes) if progress else 0
         if reported is None:
             presumed = presume(call.input_tokens_estimate, call.envelope.audio_ms, call.envelope.members)

@@ -241,8 +241,10 @@ class Attempt:
         if self._stream is not None and self._sending is not None:
             self._stream = None
             await self._sending.__aexit__(None, None, None)
-        if self._ended:
-            return
+        if not self._ended:
+            self._end_with(error)
+
+    def _end_with(self, error: BaseException | None) -> None:
         if error is None or isinstance(error, asyncio.CancelledError):
             self.end("cancelled")
         elif isinstance(error, GatewayError):

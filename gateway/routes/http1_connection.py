@@ -29,7 +29,7 @@ from gateway.routes.http1_head import (
     TOO_LARGE,
     TOO_LONG,
     RefusedHeadError,
-    check_host,
+    check_head,
 )
 from gateway.shortage import own_failure
 from gateway.transport.http1_fields import read_fields
@@ -195,14 +195,11 @@ class Connection(asyncio.Protocol):
             raise RefusedHeadError(*self._too_large())
         version = parser.get_http_version()
         modern = version == "1.1"
-        if not modern and version != "1.0":
-            raise RefusedHeadError(505, HTTP_VERSIONS)
         names, headers = read_fields(fields[-2::-2], fields[::-2]) if fields else ([], {})
-        if headers.get("host") != self._host or len(headers) < len(names):
-            check_host(names, headers, modern=modern)
+        is_plain = modern and len(headers) == len(names) and "transfer-encoding" not in headers
+        if not is_plain or headers.get("host") != self._host:
+            check_head(version, names, headers)
             self._host = headers.get("host")
-        if "transfer-encoding" in headers and not (modern and headers["transfer-encoding"].lower() == "chunked"):
-            raise RefusedHeadError(400, "Of Transfer-Encoding only 'chunked' is understood, and in HTTP/1.1.")
         exchange = self._incoming = Exchange(
             self,
             parser.get_method(),
@@ -322,15 +319,18 @@ class Connection(asyncio.Protocol):
                 raise
             # No task waits for this one: kept in it, the error would keep the frames, and with them the request.
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
-            ours = own_failure(error)
-            if exchange.started or exchange.left:
-                self.refused(ours, ours.status)
-            else:
-                exchange.persistent = False
-                await exchange.refuse(ours)
-            ours.detached()
+            await self._fail(exchange, own_failure(error))
         finally:
             self._served(exchange)
+
+    async def _fail(self, exchange: Exchange, error: GatewayError) -> None:
+        """Answer with an error of ours, or note it where an answer has begun and breaks off."""
+        if exchange.started or exchange.left:
+            self.refused(error, error.status)
+        else:
+            exchange.persistent = False
+            await exchange.refuse(error)
+        error.detached()
 
     def _served(self, exchange: Exchange) -> None:
         self._current = None

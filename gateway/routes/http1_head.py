@@ -26,13 +26,20 @@ class RefusedHeadError(Exception):
         self.sentence = sentence
 
 
-def check_host(names: list[str], headers: dict[str, str], *, modern: bool) -> None:
-    """Raise RefusedHeadError for a Host that is none, missing or repeated (RFC 9112, 3.2); HTTP/1.0 may do without."""
-    count = names.count("host")
+def check_head(version: str, names: list[str], headers: dict[str, str]) -> None:
+    """Raise RefusedHeadError for another HTTP than 1.1 and 1.0, for another coding, and for a Host that is none.
+
+    In HTTP/1.1 there must be exactly one Host (RFC 9112, 3.2); HTTP/1.0 may do without. ``names``: with repeated ones.
+    """
+    if version not in {"1.1", "1.0"}:
+        raise RefusedHeadError(505, HTTP_VERSIONS)
+    modern, count = version == "1.1", names.count("host")
     if count > 1 or (modern and not count):
         raise RefusedHeadError(400, f"Send the header Host exactly once; it came {count} times.")
     if count and not HOST.fullmatch(headers["host"]):
         raise RefusedHeadError(400, "The header Host is not a host name or address with an optional port.")
+    if "transfer-encoding" in headers and not (modern and headers["transfer-encoding"].lower() == "chunked"):
+        raise RefusedHeadError(400, "Of Transfer-Encoding only 'chunked' is understood, and in HTTP/1.1.")
 
 
 def authority_of(target: bytes) -> str | None:

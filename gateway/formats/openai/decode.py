@@ -231,15 +231,16 @@ def _typed(decoder: Callable[[bytes], _Read], text: bytes, outline: Outline | No
         if outline is not None:
             outline.check_grammar()
         path = _path(error)
-        zero = path == "max_tokens" and decoder is _decode_completions
-        _refuse(path, f"must be an integer from 0 to {MAX_OUTPUT_TOKENS}" if zero else _must_be(path))
+        _refuse(path, _must_be(path, may_be_zero=decoder is _decode_completions))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if outline is None:
             raise  # it has been proved before
         raise outline.fault(error) from None
 
 
-def _must_be(path: str) -> str:
+def _must_be(path: str, *, may_be_zero: bool) -> str:
+    if path == "max_tokens" and may_be_zero:
+        return f"must be an integer from 0 to {MAX_OUTPUT_TOKENS}"
     return _MUST_BE.get(path) or ("must be a string" if path.endswith(".role") else "must be an object")
 
 
