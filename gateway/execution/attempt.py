@@ -52,7 +52,7 @@ class Means(NamedTuple):
     signers: Mapping[str, Signer]
 
 
-class Answer(Struct, kw_only=True):
+class AttemptReply(Struct, kw_only=True):
     """An answer that has begun, a ``Reply`` once it has a reason."""
 
     content_type: str
@@ -124,7 +124,7 @@ class Attempt:
         """Of how many replicas it was one that failed by itself, if another could serve; else 0."""
         return self._lease.replicas_to_ask
 
-    async def send(self, *, fresh: bool = False) -> Answer:
+    async def send(self, *, fresh: bool = False) -> AttemptReply:
         """Send the request, on a ``fresh`` connection if asked to, and wait for what can go to the caller.
 
         That is the first content of a stream, or the whole answer. Raises UpstreamError for an answer that is an error
@@ -148,7 +148,7 @@ class Attempt:
         except BaseException as error:
             await self._leave(error)
             raise
-        return Answer(content_type=begun.decoder.content_type, target_id=target.id, pour=self._pour)
+        return AttemptReply(content_type=begun.decoder.content_type, target_id=target.id, pour=self._pour)
 
     async def _pour(self, write: Write, drained: Drained) -> bytes:
         """See ``Reply.pour``. The attempt has ended before its last bytes are written: clients hang up behind them."""

@@ -53,8 +53,8 @@ _OTHER_VERSIONS = ("Invalid HTTP version", "Expected dot", "Pause on PRI/Upgrade
 """What the parser says of HTTP/1.2, of HTTP/2 and of HTTP/2's preface."""
 
 
-class Connection(asyncio.Protocol):
-    """One connection from a caller. Implements ``Line``."""
+class Http1Connection(asyncio.Protocol):
+    """One connection from a caller. Implements ``ClientConnection``."""
 
     def __init__(
         self,
@@ -64,8 +64,8 @@ class Connection(asyncio.Protocol):
         date: Callable[[], bytes],
         refused: Refused,
         turns: Turns,
-        on_made: Callable[["Connection"], None],
-        on_lost: Callable[["Connection"], None],
+        on_made: Callable[["Http1Connection"], None],
+        on_lost: Callable[["Http1Connection"], None],
     ) -> None:
         self._loop = loop
         self._handler = handler

@@ -25,7 +25,7 @@ STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.enco
 _FIELD = b"%b: %b\r\n"
 
 
-class Line(Protocol):
+class ClientConnection(Protocol):
     """What an exchange needs of its connection."""
 
     full: bool
@@ -56,23 +56,26 @@ class Line(Protocol):
         """Note a refusal of what never became a call."""
 
 
+Fields = dict[str, str]
+"""See ``Inbound.headers``."""
+
+
 class Exchange:
     """A request whose head is there, and the ``Sink`` of its answer. ``end`` follows the answer's last bytes."""
 
     __slots__ = (
-        "_allowed_bytes", "_body", "_bodyless", "_chunked", "_head", "_hold", "_limit_bytes", "_line", "_owed_bytes",
+        "_allowed_bytes", "_body", "_bodyless", "_chunked", "_client", "_head", "_hold", "_limit_bytes", "_owed_bytes",
         "_size_bytes", "_waiter", "answered", "further", "headers", "left", "method", "modern", "persistent",
         "received", "started", "target",
     )  # fmt: skip
 
     def __init__(
-        self, line: Line, method: bytes, target: bytes, headers: dict[str, str], *, modern: bool, persistent: bool
+        self, client: ClientConnection, method: bytes, target: bytes, headers: Fields, *, modern: bool, persistent: bool
     ) -> None:
         self.method = method
         self.target = target
         """As sent: mostly a path and a query."""
         self.headers = headers
-        """See ``Inbound.headers``."""
         self.modern = modern
         """HTTP/1.1, which knows chunks; the end of an answer of unknown length to HTTP/1.0 is the connection's."""
         self.persistent = persistent
@@ -85,7 +88,7 @@ class Exchange:
         """The caller has gone, and the handler's task was cancelled because of it."""
         self.further = b""
         """Lines that the answer's head is to have besides the handler's, each with its end."""
-        self._line = line
+        self._client = client
         self._body: bytes | BytesIO | None = b""
         self._size_bytes = 0
         self._allowed_bytes = self._limit_bytes = _AHEAD_BYTES
@@ -134,9 +137,9 @@ class Exchange:
             self._allowed_bytes = size_bytes
 
     async def _wait(self, timeout_s: float) -> None:
-        self._line.resume_reading()
+        self._client.resume_reading()
         if self.modern and self.headers.get("expect", "").lower() == "100-continue":
-            self._line.write(_CONTINUE)
+            self._client.write(_CONTINUE)
         loop = asyncio.get_running_loop()
         waiter = self._waiter = loop.create_future()
         timer = loop.call_later(timeout_s, _give_up, waiter, timeout_s)
@@ -149,7 +152,7 @@ class Exchange:
     def take(self, data: bytes) -> None:
         """Keep a piece of the body, unless it is one too many or no longer to be read."""
         if self._body is None:
-            self._line.discard(len(data))
+            self._client.discard(len(data))
             return
         if not self._size_bytes:
             self._body = data
@@ -168,13 +171,13 @@ class Exchange:
             body = self._body
         body.write(piece)
         if self._size_bytes > _AT_ONCE_BYTES:
-            self._line.wait_turn()
+            self._client.wait_turn()
 
     def _outgrown(self) -> None:
         """Make room for more of a body without a length, or take no more of it."""
         waiter = self._waiter
         if waiter is None:
-            self._line.pause_reading()
+            self._client.pause_reading()
             return
         try:
             self._allow(max(self._size_bytes, min(self._size_bytes + _STEP_BYTES, self._limit_bytes)))
@@ -194,7 +197,7 @@ class Exchange:
         self.started = True
         if not self.received and "expect" in self.headers:
             self.persistent = False  # it is not known whether the body will still come
-        lines = [STATUS_LINES.get(status) or unregistered(status), self._line.date(), self.further]
+        lines = [STATUS_LINES.get(status) or unregistered(status), self._client.date(), self.further]
         lines += map(_FIELD.__mod__, headers)
         length = dict(headers).get(b"content-length")
         if self.method == b"HEAD" or status in (204, 304):
@@ -209,7 +212,7 @@ class Exchange:
 
     def write(self, data: bytes, *, last: bool = False) -> bool:
         """See ``Sink.write``."""
-        line = self._line
+        client = self._client
         if not data or self.left or self._bodyless:
             return True
         head, self._head = self._head, b""
@@ -223,13 +226,13 @@ class Exchange:
             self._head = data
             asyncio.get_running_loop().call_soon(self._flush)  # unless the end comes first, and they leave as one
         else:
-            line.write(data)
-        return not line.full
+            client.write(data)
+        return not client.full
 
     async def drained(self) -> None:
         """See ``Sink.drained``."""
-        if self._line.full and not self.left:
-            await self._line.drained()
+        if self._client.full and not self.left:
+            await self._client.drained()
 
     def end(self) -> None:
         """End the answer; one that is shorter or longer than its head says stays unanswered."""
@@ -248,7 +251,7 @@ class Exchange:
 
         ``body``: in the dialect of the path, where that is known.
         """
-        self._line.refused(error, error.status)
+        self._client.refused(error, error.status)
         body = openai_error(error, "") if body is None else body
         framing = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         await self.start(error.status, [*framing, *headers])
@@ -257,7 +260,7 @@ class Exchange:
 
     def _flush(self) -> None:
         if self._head and not self.left:
-            self._line.write(self._head)
+            self._client.write(self._head)
         self._head = b""
 
 

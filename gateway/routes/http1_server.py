@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from socket import IPPROTO_TCP, TCP_NODELAY, socket
 
-from gateway.routes.http1_connection import Connection
+from gateway.routes.http1_connection import Http1Connection
 from gateway.routes.http1_exchange import Date, Handler, Refused
 from gateway.shortage import own_failure
 from gateway.turns import Turns
@@ -34,7 +34,7 @@ class HttpServer:
     """Has one handler answer all requests, on sockets that are handed in."""
 
     def __init__(self, handler: Handler, refused: Refused) -> None:
-        self._connections: set[Connection] = set()
+        self._connections: set[Http1Connection] = set()
         self._handler = handler
         self._refused = refused
         self._listening: list[socket] = []
@@ -47,7 +47,7 @@ class HttpServer:
         """Accept connections on bound sockets, which are closed with the server."""
         loop = self._loop = asyncio.get_running_loop()
         connection = partial(
-            Connection,
+            Http1Connection,
             loop,
             handler=self._handler,
             date=Date(loop),
@@ -62,7 +62,7 @@ class HttpServer:
             self._listening.append(listener)
             loop.add_reader(listener, self._accept, listener, connection)
 
-    def _accept(self, listener: socket, connection: Callable[[], Connection]) -> None:
+    def _accept(self, listener: socket, connection: Callable[[], Http1Connection]) -> None:
         try:
             accepted, _ = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -94,7 +94,7 @@ class HttpServer:
         if not task.cancelled():
             task.exception()  # a caller may have left already, which is no failure
 
-    def _accept_again(self, listener: socket, connection: Callable[[], Connection]) -> None:
+    def _accept_again(self, listener: socket, connection: Callable[[], Http1Connection]) -> None:
         if listener in self._listening:
             self._loop.add_reader(listener, self._accept, listener, connection)
 
@@ -124,7 +124,7 @@ class HttpServer:
         if self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
 
-    def _lost(self, connection: Connection) -> None:
+    def _lost(self, connection: Http1Connection) -> None:
         """Forget a connection that has ended."""
         self._connections.discard(connection)
         if self._empty is not None and not self._connections and not self._empty.done():

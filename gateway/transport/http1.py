@@ -15,7 +15,7 @@ from gateway.errors import ErrorKind, UpstreamError
 from gateway.transport.base import STALE_SHOWS_WITHIN_S, Sending, UpstreamStream
 from gateway.transport.coding import decoded
 from gateway.transport.http1_connect import connect, connect_error, default_tls
-from gateway.transport.http1_connection import Answer, Connection, failed
+from gateway.transport.http1_connection import UpstreamAnswer, UpstreamConnection, failed
 from gateway.transport.http1_request import Pool, address_of, head_of
 from gateway.transport.resolver import Resolver
 from gateway.turns import Turns
@@ -44,8 +44,8 @@ class HttpTransport:
         self.address_of = lru_cache(_ADDRESSES_REMEMBERED)(address_of)
         self._turns = Turns()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._open: set[Connection] = set()
-        self._idle: defaultdict[Pool, list[Connection]] = defaultdict(list)
+        self._open: set[UpstreamConnection] = set()
+        self._idle: defaultdict[Pool, list[UpstreamConnection]] = defaultdict(list)
         """The longest idle first; the last is taken first, so that what is not needed grows old."""
         self._sweep: asyncio.TimerHandle | None = None
 
@@ -70,9 +70,9 @@ class HttpTransport:
 
     def send(self, request: UpstreamRequest, *, connect_timeout_s: float, fresh: bool = False) -> Sending:
         """Send and wait for the status line and headers: see ``Transport.send``."""
-        return _Exchange(self, request, connect_timeout_s, fresh=fresh)
+        return _HttpSending(self, request, connect_timeout_s, fresh=fresh)
 
-    def take_idle(self, pool: Pool) -> Connection | None:
+    def take_idle(self, pool: Pool) -> UpstreamConnection | None:
         """Take the connection that was used last, if it is neither closed nor too old and has kept silent."""
         idle = self._idle.get(pool)
         if not idle or self._loop is None:
@@ -86,7 +86,7 @@ class HttpTransport:
             connection.drop()
         return None
 
-    async def connect(self, pool: Pool, timeout_s: float) -> Connection:
+    async def connect(self, pool: Pool, timeout_s: float) -> UpstreamConnection:
         """Open a connection. Raises UpstreamError: UPSTREAM_CONNECT, OWN_SHORTAGE."""
         if self._loop is None:
             raise RuntimeError("HttpTransport.send needs start() first")
@@ -99,7 +99,7 @@ class HttpTransport:
                     origin,
                     addresses,
                     tls,
-                    partial(Connection, pool, self._turns, self._open.discard),
+                    partial(UpstreamConnection, pool, self._turns, self._open.discard),
                 )
         except (OSError, UnicodeError, MemoryError) as error:
             failure = connect_error(error)
@@ -112,7 +112,7 @@ class HttpTransport:
             raise connect_error(ConnectionError()) from None
         return connection
 
-    def close(self, connection: Connection) -> None:
+    def close(self, connection: UpstreamConnection) -> None:
         """Keep the connection for its pool's next request, or drop it if its answer has not come to its end."""
         if self._loop is None:
             connection.drop()
@@ -121,7 +121,7 @@ class HttpTransport:
             if self._sweep is None:
                 self._sweep = self._loop.call_later(self._keepalive_s, self._drop_expired)
 
-    def why(self, connection: Connection, answer: Answer) -> UpstreamError:
+    def why(self, connection: UpstreamConnection, answer: UpstreamAnswer) -> UpstreamError:
         """Say why there is no answer: the connection broke, was stale, or carried what is no answer to the request."""
         kind = answer.failure
         assert kind is not None  # noqa: S101 - what wait_for_head waits for
@@ -137,7 +137,7 @@ class HttpTransport:
             return
         oldest_s = self._loop.time() - self._keepalive_s
         for pool, idle in list(self._idle.items()):
-            kept: list[Connection] = []
+            kept: list[UpstreamConnection] = []
             for connection in idle:
                 if connection.open and connection.since_s > oldest_s:
                     kept.append(connection)
@@ -151,7 +151,7 @@ class HttpTransport:
             self._sweep = self._loop.call_at(first_s + self._keepalive_s, self._drop_expired)
 
 
-class _Exchange:
+class _HttpSending:
     """One request on its way: see ``Sending``. A generator's context would cost a third of a short exchange."""
 
     __slots__ = ("_connect_timeout_s", "_connection", "_fresh", "_request", "_transport", "sent")
@@ -164,7 +164,7 @@ class _Exchange:
         self._request: UpstreamRequest | None = request
         self._connect_timeout_s = connect_timeout_s
         self._fresh = fresh
-        self._connection: Connection | None = None
+        self._connection: UpstreamConnection | None = None
 
     async def __aenter__(self) -> UpstreamStream:
         request, self._request = self._request, None
@@ -198,13 +198,13 @@ class _Exchange:
             if connection.unsent:
                 self.sent = False
 
-    def _decoded(self, answer: Answer, coding: str, connection: Connection) -> UpstreamStream:
+    def _decoded(self, answer: UpstreamAnswer, coding: str, connection: UpstreamConnection) -> UpstreamStream:
         try:
             return decoded(answer, coding)
         except UpstreamError:
             self._drop(connection)
             raise
 
-    def _drop(self, connection: Connection) -> None:
+    def _drop(self, connection: UpstreamConnection) -> None:
         connection.drop()
         self.sent = not connection.unsent

@@ -11,7 +11,7 @@ from itertools import chain, zip_longest
 
 from gateway.errors import Cause, ErrorKind, UpstreamError
 from gateway.shortage import ShortageError, lack_of
-from gateway.transport.http1_connection import Connection
+from gateway.transport.http1_connection import UpstreamConnection
 from gateway.transport.http1_request import Origin
 from gateway.transport.resolver import HostAddress
 
@@ -36,8 +36,8 @@ def default_tls() -> ssl.SSLContext:
 
 
 async def connect(
-    origin: Origin, addresses: Sequence[HostAddress], tls: ssl.SSLContext | None, make: Callable[[], Connection]
-) -> Connection:
+    origin: Origin, addresses: Sequence[HostAddress], tls: ssl.SSLContext | None, make: Callable[[], UpstreamConnection]
+) -> UpstreamConnection:
     """Open a connection to one of the origin's addresses. Raises what ``connect_error`` makes an UpstreamError of."""
     loop = asyncio.get_running_loop()
     opened = await _open_socket(addresses, origin.port)

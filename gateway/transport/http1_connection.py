@@ -27,7 +27,7 @@ _BARREN_LIMIT_BYTES = 1 << 16
 """So much may come that is no body: heads, interim answers, chunk extensions, trailers."""
 
 
-class Answer:
+class UpstreamAnswer:
     """What comes back: parsed as it arrives, kept until it is read. Implements ``UpstreamStream``."""
 
     __slots__ = (
@@ -36,7 +36,7 @@ class Answer:
         "on_header", "status",
     )  # fmt: skip
 
-    def __init__(self, connection: "Connection") -> None:
+    def __init__(self, connection: "UpstreamConnection") -> None:
         self.status = 0
         self.headers: Mapping[str, str] = {}
         self.began = False
@@ -213,10 +213,10 @@ class Answer:
             raise ValueError("an interim answer has no body")
 
 
-class Connection(asyncio.Protocol):
+class UpstreamConnection(asyncio.Protocol):
     """A connection that knows whether it can carry one more request. ``on_lost`` is called at its very end."""
 
-    def __init__(self, pool: Pool, turns: Turns, on_lost: Callable[["Connection"], None]) -> None:
+    def __init__(self, pool: Pool, turns: Turns, on_lost: Callable[["UpstreamConnection"], None]) -> None:
         self.pool = pool
         self.used = False
         """It has carried a request before, so the next may find it stale."""
@@ -227,15 +227,15 @@ class Connection(asyncio.Protocol):
         self.open = False
         self._turns = turns
         self._on_lost = on_lost
-        self._answer: Answer | None = None
+        self._answer: UpstreamAnswer | None = None
         self._unsent = memoryview(b"")
         self._may_write = True
         self._transport: asyncio.Transport
         self._arrivals: select.poll | None = None
 
-    def exchange(self, head: bytes, body: bytes) -> Answer:
+    def exchange(self, head: bytes, body: bytes) -> UpstreamAnswer:
         """Send a request; its answer has yet to arrive."""
-        answer = self._answer = Answer(self)
+        answer = self._answer = UpstreamAnswer(self)
         if len(body) <= _WHOLE_WRITE_LIMIT_BYTES:
             self._transport.write(head + body)
         else:

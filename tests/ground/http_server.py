@@ -8,7 +8,7 @@ from socket import create_server, socket
 from gateway.config.snapshot import Current, Server, Snapshot
 from gateway.errors import GatewayError
 from gateway.routes.front import Front
-from gateway.routes.http1_connection import Connection
+from gateway.routes.http1_connection import Http1Connection
 from gateway.routes.http1_exchange import Exchange
 from gateway.routes.http1_server import HttpServer
 from gateway.telemetry.failures import FailureLog
@@ -49,12 +49,12 @@ class Served:
             writer.write(data)
             return await asyncio.wait_for(reader.read(-1), 5)
 
-    async def accepted(self) -> Connection:
+    async def accepted(self) -> Http1Connection:
         """Wait for a connection, and return the server's end of it."""
         await until(lambda: bool(self.server._connections))
         return self.only()
 
-    def only(self) -> Connection:
+    def only(self) -> Http1Connection:
         """Return the server's end of the one connection there is."""
         (connection,) = self.server._connections
         return connection

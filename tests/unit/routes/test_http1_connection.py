@@ -3,7 +3,7 @@
 import asyncio
 import gc
 
-from gateway.routes.http1_connection import Connection
+from gateway.routes.http1_connection import Http1Connection
 from gateway.routes.http1_exchange import Exchange
 from gateway.turns import Turns
 
@@ -27,7 +27,7 @@ async def _wait_for_ever(_: Exchange) -> None:
 
 async def test_request_whose_caller_leaves_at_once_is_ended_and_freed() -> None:
     """The request and the end of the connection are read in one turn, before the request's task has taken a step."""
-    connection = Connection(
+    connection = Http1Connection(
         asyncio.get_running_loop(),
         handler=_wait_for_ever,
         date=lambda: b"",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.transport.http1_connection import Answer, Connection
+from gateway.transport.http1_connection import UpstreamAnswer, UpstreamConnection
 from gateway.transport.http1_request import Origin, Pool
 from gateway.turns import Turns
 
@@ -44,9 +44,9 @@ class Pouring:
             return goes_on(self.taken)
 
         self.network = Network()
-        self.connection = Connection(Pool(ORIGIN, "test"), 8190, Turns(), lambda _: None)
+        self.connection = UpstreamConnection(Pool(ORIGIN, "test"), Turns(), lambda _: None)
         self.connection.connection_made(self.network)
-        self.answer: Answer = self.connection.exchange(b"", b"")
+        self.answer: UpstreamAnswer = self.connection.exchange(b"", b"")
         self.connection.data_received(HEAD + b"0")
         self.task = asyncio.create_task(self.answer.pour(take))
 
@@ -131,7 +131,7 @@ class Flood(Network):
 
     def __init__(self, turns: Turns) -> None:
         self.heaps = 0
-        self.connection = Connection(Pool(ORIGIN, "test"), 8190, turns, lambda _: None)
+        self.connection = UpstreamConnection(Pool(ORIGIN, "test"), turns, lambda _: None)
         self.connection.connection_made(self)
         answer = self.connection.exchange(b"", b"")
         self.connection.data_received(HEAD)
