@@ -13,7 +13,7 @@ from tests.ground.model import ScriptedModel
 from tests.ground.upstream import ScriptedUpstream
 
 PACKAGE = "gateway."
-MAX_LINES_ENTERED = 2_600
+MAX_LINES_ENTERED = 2_520
 MAX_LINES_OF_A_FILE = 500
 
 
@@ -25,7 +25,7 @@ async def test_a_streamed_chat_enters_few_lines(tmp_path: Path) -> None:
     entered: set[CodeType] = set()
 
     def hook(frame: FrameType, event: str, _argument: object) -> None:
-        if event == "call" and frame.f_globals.get("__name__", "").startswith(PACKAGE):
+        if event == "call" and frame.f_globals.get("__name__", "").startswith(PACKAGE) and not _is_applier(frame):
             entered.add(frame.f_code)
 
     model = ScriptedModel(tokens=20)
@@ -46,6 +46,13 @@ async def test_a_streamed_chat_enters_few_lines(tmp_path: Path) -> None:
     assert any(file.endswith("pipeline.py") for file, _ in lines)
     by_file = {file: sum(each == file for each, _ in lines) for file, _ in lines}
     assert len(lines) <= MAX_LINES_ENTERED, sorted(by_file.items(), key=lambda item: -item[1])
+
+
+def _is_applier(frame: FrameType | None) -> bool:
+    """Whether this takes a report of the process that fills the database: no part of a chat, whenever one comes."""
+    while frame is not None and frame.f_globals.get("__name__") != "gateway.accounting.applier_process":
+        frame = frame.f_back
+    return frame is not None
 
 
 def _lines_of(code: CodeType) -> range:
