@@ -28,7 +28,7 @@ def foreign(monkeypatch: pytest.MonkeyPatch) -> Iterator[Child]:
         yield head
 
 
-async def test_somebody_elses_ray_is_left_alone_and_not_asked(foreign: Child, tmp_path: Path) -> None:
+async def test_foreign_ray_is_left_alone_and_not_asked(foreign: Child, tmp_path: Path) -> None:
     before = _session(foreign._process.pid)
     with running_cluster(tmp_path, WORKERS) as cluster:
         async with viewing(cluster) as view:
@@ -40,7 +40,7 @@ async def test_somebody_elses_ray_is_left_alone_and_not_asked(foreign: Child, tm
 
 
 @pytest.mark.timeout(600)
-def test_what_a_killed_run_has_left_makes_way_for_the_next_one(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_run_make_way_for_the_next(tmp_path: Path) -> None:
     """The gateway would keep its port for ever, and agents of Ray their memory."""
     ports = free_port(18780), free_port(18790)
     config = tmp_path / "tollway.yaml"

@@ -19,7 +19,7 @@ WORKERS = {
 }
 
 
-async def test_what_the_directory_and_the_replica_say_is_true(cluster: Cluster) -> None:
+async def test_reports_of_directory_and_replica_are_true(cluster: Cluster) -> None:
     async with viewing(cluster) as view:
         await view.until(lambda: bool(view.ready("told")))
         [replica] = view.listed("told")
@@ -40,7 +40,7 @@ async def test_what_the_directory_and_the_replica_say_is_true(cluster: Cluster) 
         assert 0 < after["busy_s"] - before["busy_s"] <= after["up_s"] - before["up_s"]
 
 
-async def test_without_the_clusters_token_nothing_is_told_and_nothing_is_served(cluster: Cluster) -> None:
+async def test_request_without_the_clusters_token_is_refused(cluster: Cluster) -> None:
     async with viewing(cluster) as view, aiohttp.ClientSession() as stranger:
         await view.until(lambda: bool(view.ready("told")))
         [url] = view.listed("told").values()

@@ -31,7 +31,7 @@ def test_every_pin_has_a_hash(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["gateway", "synthetic", "worker-cpu"])
-def test_what_is_installed_is_what_is_tested(name: str) -> None:
+def test_installed_packages_are_the_tested_ones(name: str) -> None:
     assert versions(name).items() <= versions("dev").items()
 
 

@@ -24,7 +24,7 @@ async def test_the_official_client_works_unchanged(case: Case, running: Running)
         await play(case)
 
 
-def test_what_only_vllm_can_do_passes_through(running: Running) -> None:
+def test_features_of_vllm_alone_pass_through(running: Running) -> None:
     """A choice, a regular expression and vLLM's own sampling members reach the engine as written."""
     with openai.OpenAI(base_url=f"{running.gateway}/v1", api_key="-", max_retries=0, timeout=120) as client:
         chosen = client.chat.completions.create(

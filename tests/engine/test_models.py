@@ -109,7 +109,7 @@ def _likeness(left: list[float], right: list[float]) -> float:
 
 
 @pytest.mark.parametrize("wrong", ["model", "adapter"])
-def test_what_only_the_engine_finds_ends_in_one_sentence(wrong: str, tmp_path: Path, home: Path) -> None:
+def test_problem_that_only_the_engine_finds_is_one_sentence(wrong: str, tmp_path: Path, home: Path) -> None:
     """A download that broke off, an adapter of no weights: the check sees the files, vLLM what is in them."""
     spec = {"source": "bundled:smollm2-135m-instruct", **SMALL}
     if wrong == "model":

@@ -157,7 +157,7 @@ def test_one_call_probes_a_half_open_breaker(tmp_path: Path) -> None:
     run_virtual(scenario())
 
 
-def test_who_comes_back_when_told_is_served(tmp_path: Path) -> None:
+def test_caller_that_waits_for_retry_after_is_served(tmp_path: Path) -> None:
     """Retry-After is in whole seconds; what is left of the breaker's pause is not."""
 
     async def scenario() -> None:

@@ -258,7 +258,7 @@ async def test_address_of_a_replica_is_not_shown(
     assert (code, lines[1].endswith('It said: "(address) is down"')) == (1, True)
 
 
-async def test_missing_credential_asks_nobody(
+async def test_missing_credential_sends_no_question(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is said as of a file that is wrong."""
@@ -270,7 +270,7 @@ async def test_missing_credential_asks_nobody(
     assert "is not set" in capsys.readouterr().err
 
 
-async def test_check_alone_asks_nobody(
+async def test_check_without_online_sends_no_question(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KEY", SECRET)

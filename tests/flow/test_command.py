@@ -117,7 +117,7 @@ async def test_a_second_gateway_on_a_state_directory_is_refused(tmp_path: Path) 
                 assert answer.status == 200
 
 
-async def test_an_open_door_is_refused(tmp_path: Path) -> None:
+async def test_address_beyond_loopback_without_keys_is_refused(tmp_path: Path) -> None:
     """Another address than loopback without keys: exit code 1, and why."""
     config = write_config(tmp_path, one_model("http://127.0.0.1:1"))
     code, _, err = await _tollway("serve", "--config", config, "--host", "0.0.0.0", "--port", "0")
@@ -150,7 +150,7 @@ async def test_sighup_reloads_and_a_bad_file_changes_nothing(tmp_path: Path) -> 
                     assert await _status(client, gateway, "second") == 200
 
 
-async def test_a_stream_under_way_ends_whole_when_the_gateway_is_told_to_stop(tmp_path: Path) -> None:
+async def test_stream_under_way_ends_whole_when_the_gateway_is_stopped(tmp_path: Path) -> None:
     """SIGTERM: nobody new is let in, who is being served is served to the end, and the exit code is 0."""
     async with ScriptedUpstream() as upstream:
         upstream.model.tokens, upstream.model.tpot_s = 50, 0.02
@@ -166,7 +166,7 @@ async def test_a_stream_under_way_ends_whole_when_the_gateway_is_told_to_stop(tm
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_who_is_not_done_when_the_drain_ends_is_told_so(stream: bool, tmp_path: Path) -> None:
+async def test_request_beyond_the_drain_ends_in_an_error(stream: bool, tmp_path: Path) -> None:
     """An error in the caller's dialect, and no record that says the caller left."""
     async with ScriptedUpstream() as upstream:
         upstream.model.tokens, upstream.model.tpot_s = 10_000, 0.02

@@ -42,7 +42,7 @@ async def _page(client: aiohttp.ClientSession, running: RunningGateway, headers:
         return page
 
 
-async def test_what_an_embedding_cost_is_the_same_everywhere(tmp_path: Path) -> None:
+async def test_cost_of_an_embedding_is_the_same_everywhere(tmp_path: Path) -> None:
     """Header, page, ledger and Prometheus: the upstream's own count, at the price of input, and no token of output."""
     async with ScriptedUpstream() as upstream, running_gateway(one_model(upstream.url), tmp_path) as running:
         async with aiohttp.ClientSession() as client:
@@ -78,7 +78,7 @@ async def test_an_upstream_that_does_not_count_is_estimated(tmp_path: Path) -> N
     assert (usage["input_tokens"], usage["output_tokens"], usage["origin"]) == (5, 0, "estimated")  # 17 bytes
 
 
-async def test_both_ways_bytes_stay_as_they_are(tmp_path: Path) -> None:
+async def test_bytes_of_embeddings_stay_as_they_are_both_ways(tmp_path: Path) -> None:
     """Only ``model`` changes on the way up; an answer is the upstream's own, down to its spaces."""
     sent = b'{ "input":[[1, 2],[3]],"encoding_format":"base64", "model" : "auto","user":"u","x":{"y":[1]} }'
     answer_bytes = b'{"data": [ {"embedding":"AAAAPw==","index":0} ],\n "usage":{"total_tokens":3} }'
@@ -163,7 +163,7 @@ async def test_a_target_that_fails_to_embed_is_left_alone(tmp_path: Path, monkey
     assert len(upstream.seen) == 3
 
 
-async def test_keys_and_their_limits_hold(tmp_path: Path) -> None:
+async def test_keys_and_limits_hold_for_embeddings(tmp_path: Path) -> None:
     """No key, no vectors; three a minute are three a minute, refused ones too; and a key's routes are its routes."""
     async with ScriptedUpstream() as upstream:
         config = one_model(upstream.url)
@@ -188,7 +188,9 @@ async def test_keys_and_their_limits_hold(tmp_path: Path) -> None:
         ({"model": ""}, "model"),
     ],
 )
-async def test_what_is_no_request_is_refused_here(members: dict[str, Any], param: str, tmp_path: Path) -> None:
+async def test_malformed_embeddings_request_is_refused_here(
+    members: dict[str, Any], param: str, tmp_path: Path
+) -> None:
     """A 400 that names the member, and nothing goes upstream."""
     async with ScriptedUpstream() as upstream, running_gateway(one_model(upstream.url), tmp_path) as running:
         async with aiohttp.ClientSession() as client:
@@ -197,7 +199,7 @@ async def test_what_is_no_request_is_refused_here(members: dict[str, Any], param
     assert upstream.seen == []
 
 
-async def test_what_only_the_model_can_judge_is_left_to_it(tmp_path: Path) -> None:
+async def test_member_that_only_the_model_can_judge_is_passed_on(tmp_path: Path) -> None:
     """An empty text, too many dimensions: the upstream's own words and status."""
     async with ScriptedUpstream() as upstream, running_gateway(one_model(upstream.url), tmp_path) as running:
         upstream.then(error_answer(422, "This model supports at most 384 dimensions."))
@@ -227,7 +229,7 @@ async def test_own_hardware_is_paid_by_its_time_and_predicted_from_it(tmp_path: 
     assert [page["attempts"][0]["ttft_ms"] for page in pages] == [None, None]
 
 
-async def test_the_faster_of_two_is_learnt(tmp_path: Path) -> None:
+async def test_faster_target_of_two_is_learnt(tmp_path: Path) -> None:
     """With ``objective: latency`` the time to the vectors is what counts."""
     vectors = json.dumps(VECTORS).encode()
     async with ScriptedUpstream() as slow, ScriptedUpstream() as fast:

@@ -54,7 +54,7 @@ async def test_a_fault_before_the_first_byte_goes_to_the_next_target(fault: str,
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_an_answer_that_breaks_off_is_rescued_or_told(stream: bool, tmp_path: Path) -> None:
+async def test_answer_that_breaks_off_is_rescued_or_ends_in_an_error(stream: bool, tmp_path: Path) -> None:
     """Cut after three chunks: without a stream the next target answers; in a stream the caller gets an error event."""
     async with ScriptedUpstream() as bad, ScriptedUpstream() as good:
         bad.then(lambda seen: replace(bad.model.answer(seen), cut_after=3))

@@ -165,7 +165,7 @@ async def test_a_scrape_of_many_names_is_written_beside_the_loop(tmp_path: Path,
 @pytest.mark.parametrize(
     "readers", [pytest.param(20, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.soak)]
 )
-async def test_readers_who_stop_hold_their_upstream_back_and_nobody_else(readers: int, tmp_path: Path) -> None:
+async def test_stopped_reader_holds_back_its_own_upstream_alone(readers: int, tmp_path: Path) -> None:
     """Of 200 MB to each, no more is taken than small buffers hold, while another stream keeps its pace."""
     endless = Answer(headers=(("content-type", "text/event-stream"),), chunks=(PIECE,) * (200_000_000 // PIECE_BYTES))
     paced = ScriptedModel(tokens=50, tpot_s=0.02)

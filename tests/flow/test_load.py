@@ -175,7 +175,7 @@ async def test_a_replay_sends_when_a_request_is_due_whether_or_not_the_others_ar
     assert run.count("LATE", "stream auto") == run.count("POST", "stream auto") == 4
 
 
-async def test_what_a_replay_has_no_answer_for_at_its_end_has_failed(
+async def test_replayed_request_without_an_answer_at_the_end_has_failed(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     def silence(_seen: Seen) -> Answer:

@@ -59,7 +59,7 @@ def outcome(running: VirtualGateway, answered: Answered) -> tuple[int, str, str 
 
 
 @pytest.mark.parametrize("lack", LACKS)
-def test_shortage_at_one_target_is_told_and_goes_on_to_the_next(
+def test_shortage_at_one_target_is_logged_and_the_next_is_tried(
     lack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A flood of them leaves the breaker closed, the statistics empty, no bill, and one line at ERROR."""
@@ -86,7 +86,7 @@ def test_shortage_at_one_target_is_told_and_goes_on_to_the_next(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_call_that_only_a_shortage_kept_from_an_answer_is_told_so(
+def test_call_that_only_a_shortage_kept_from_an_answer_gets_its_own_503(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, stream: bool
 ) -> None:
     """Whatever became of the other target: without the shortage this one might have answered."""
@@ -215,7 +215,7 @@ async def test_process_without_a_free_descriptor_says_so_and_recovers(tmp_path: 
 
 
 @pytest.mark.slow
-async def test_idle_callers_make_room_for_those_who_wait(tmp_path: Path) -> None:
+async def test_idle_connections_make_room_for_waiting_ones(tmp_path: Path) -> None:
     """Kept connections of callers, which may have all descriptors, are closed within seconds."""
     async with (
         ScriptedUpstream() as upstream,

@@ -119,9 +119,7 @@ async def test_models_health_and_docs_are_there(upstream: ScriptedUpstream, tmp_
             assert "/v1/chat/completions" in (await answer.json())["paths"]
 
 
-async def test_a_body_that_never_ends_behind_a_whole_answer_holds_nobody_up(
-    upstream: ScriptedUpstream, tmp_path: Path
-) -> None:
+async def test_endless_body_behind_a_whole_answer_delays_no_caller(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     """The answer's own end is what counts, streamed on or assembled; the call is ok, not stalled."""
     config = {**one_model(upstream.url), "timeouts": {"idle_s": 30}}
     config["providers"]["upstream"]["always_stream"] = True

@@ -42,7 +42,7 @@ async def test_a_good_file_is_swapped_in_and_a_bad_one_is_not(tmp_path: Path, ca
             assert await target() == "cheap"
 
 
-async def test_what_cannot_change_while_running_refuses_the_reload(
+async def test_key_that_cannot_change_while_running_refuses_the_reload(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Another port or state directory needs a restart, and the log says so."""

@@ -103,7 +103,7 @@ async def test_a_dead_replica_costs_no_request(tmp_path: Path) -> None:
         await until(lambda: made.ready() == 2)
 
 
-async def test_a_replica_that_dies_within_streams_is_told_and_left(tmp_path: Path) -> None:
+async def test_replica_that_dies_within_streams_ends_them_in_an_error_and_is_left(tmp_path: Path) -> None:
     """Its streams end in an error event without an end marker; those of the other go on, and so do new calls."""
     async with ground(tmp_path, 2, tpot_ms=20) as made:
         calls = [asyncio.create_task(made.chat(stream=True, max_tokens=30, ignore_eos=True)) for _ in range(6)]
@@ -136,7 +136,7 @@ async def test_a_draining_replica_gets_no_new_requests(tmp_path: Path) -> None:
         assert b"[DONE]" in (await first)[2]
 
 
-async def test_a_draining_replica_that_is_alone_serves_and_the_cluster_is_told_to_start_another(tmp_path: Path) -> None:
+async def test_lone_draining_replica_serves_and_another_is_wanted(tmp_path: Path) -> None:
     """Nothing wants one before: a model at rest goes to zero."""
     async with ground(tmp_path, 1) as made:
         [last] = made.cluster.replicas
@@ -195,7 +195,7 @@ async def test_a_model_at_zero_is_bridged_until_a_replica_is_ready(tmp_path: Pat
             assert (await told.json())["bridged_for"] == "own"
 
 
-async def test_with_nothing_else_a_request_waits_for_the_first_replica(tmp_path: Path) -> None:
+async def test_request_without_another_target_waits_for_the_first_replica(tmp_path: Path) -> None:
     async with ground(tmp_path) as made:
         call = asyncio.create_task(made.chat())
         await until(lambda: "own" in made.cluster.woken)
@@ -232,7 +232,7 @@ async def test_the_price_of_tokens_is_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("direct", [True, False], ids=["no directory there", "told not to ask"])
-async def test_without_a_directory_everything_goes_through_the_proxy(tmp_path: Path, direct: bool) -> None:
+async def test_requests_go_through_the_proxy_without_a_directory(tmp_path: Path, direct: bool) -> None:
     """Another's applications on Ray Serve, or a gateway that cannot reach replicas."""
     async with ScriptedUpstream() as proxy:
         config = clustered(proxy.url)

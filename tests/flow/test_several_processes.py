@@ -123,7 +123,7 @@ async def test_a_limit_counts_once_for_all(tmp_path: Path) -> None:
         assert sorted(status for status, _, _ in answers) == [200] * 25 + [429] * 35
 
 
-async def test_any_of_them_tells_the_truth_about_all(tmp_path: Path) -> None:
+async def test_every_process_reports_on_all_of_them(tmp_path: Path) -> None:
     """Metrics, the page of every single request, and the database agree with what was asked."""
     async with ScriptedUpstream() as upstream, several(tmp_path, upstream) as ground:
         answers = await asyncio.gather(*(ground.chat(stream=number % 2 == 0) for number in range(60)))
@@ -178,7 +178,7 @@ async def test_processes_are_replaced_without_a_lost_stream(tmp_path: Path) -> N
         await until(nothing_runs)
 
 
-async def test_the_signal_to_replace_harms_nobody_who_cannot(tmp_path: Path) -> None:
+async def test_replace_signal_changes_nothing_in_a_gateway_of_one_process(tmp_path: Path) -> None:
     """Sent to a gateway of one process, or to one that serves among several, it changes nothing."""
     async with ScriptedUpstream() as upstream, several(tmp_path, upstream, workers=1) as ground:
         ground.gateway.signal(signal.SIGUSR2)
@@ -216,7 +216,7 @@ async def test_a_process_that_is_killed_is_started_again(tmp_path: Path) -> None
         assert await ground.rows() == {"ok": 10 + whole, "interrupted": len(running) - whole}
 
 
-async def test_what_a_process_held_is_free_even_if_none_can_follow(tmp_path: Path) -> None:
+async def test_limits_held_by_a_dead_process_are_free_without_a_successor(tmp_path: Path) -> None:
     """The file names another state_dir by now: nobody starts on that, and the places of the dead are the others'."""
     model = ScriptedModel(tokens=400, tpot_s=0.05)
     async with ScriptedUpstream(model) as upstream, several(tmp_path, upstream, concurrency=9) as ground:
@@ -262,7 +262,7 @@ async def test_new_credential_is_used_by_all_of_them_at_once(tmp_path: Path) -> 
             await until(answered)
 
 
-async def test_they_do_not_outlive_the_first_process(tmp_path: Path) -> None:
+async def test_processes_do_not_outlive_their_supervisor(tmp_path: Path) -> None:
     """Killed at once, it can tell nobody; they see it, finish and end, and the next gateway can start."""
     async with ScriptedUpstream() as upstream:
         async with several(tmp_path, upstream) as ground:

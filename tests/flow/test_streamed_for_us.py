@@ -169,7 +169,7 @@ def test_target_that_refuses_to_stream_is_asked_once_more_without(refusal: Answe
     play(scenario, tmp_path, upstream, config())
 
 
-def test_caller_who_streams_is_told_of_the_refusal(tmp_path: Path) -> None:
+def test_caller_who_streams_gets_the_refusal(tmp_path: Path) -> None:
     """In the provider's words: it is what was asked for. Plain calls are answered before and after."""
     upstream = refusing_to_stream(UNVERIFIED)
 

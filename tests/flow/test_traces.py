@@ -139,7 +139,7 @@ async def test_a_refusal_before_any_target_is_no_part_of_it(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-async def test_it_is_known_after_a_kill(tmp_path: Path) -> None:
+async def test_trace_is_known_after_a_kill(tmp_path: Path) -> None:
     """The journal says of a call which trace it is part of before it is sent: recovery books it there."""
     async with ScriptedUpstream() as upstream:
         upstream.model.tokens, upstream.model.tpot_s = 1000, 0.02

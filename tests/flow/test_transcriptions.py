@@ -90,7 +90,7 @@ async def test_a_recording_over_the_limit_is_refused(tmp_path: Path) -> None:
     assert upstream.seen == []
 
 
-async def test_json_is_no_form(tmp_path: Path) -> None:
+async def test_json_body_is_refused_for_a_transcription(tmp_path: Path) -> None:
     """A clear 400."""
     async with ScriptedUpstream() as upstream, running_gateway(config_of(upstream.url), tmp_path) as running:
         async with aiohttp.ClientSession() as client:

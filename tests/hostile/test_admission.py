@@ -84,7 +84,7 @@ async def attack(url: str, key: str, kind: str, round_s: float) -> AsyncIterator
 
 
 @pytest.mark.alone
-async def test_uploads_of_one_key_slow_nobody_down(tmp_path: Path) -> None:
+async def test_uploads_of_one_key_slow_no_other_call(tmp_path: Path) -> None:
     """Median of five rounds: p99 of small and of 300 KB requests within three times that without the attack."""
     await measure(tmp_path, "prose", round_s=3.0)
 
@@ -92,7 +92,7 @@ async def test_uploads_of_one_key_slow_nobody_down(tmp_path: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", BODIES)
-async def test_uploads_of_any_kind_slow_nobody_down(kind: str, tmp_path: Path) -> None:
+async def test_uploads_of_any_kind_slow_no_other_call(kind: str, tmp_path: Path) -> None:
     """The same with each way to be slow to read, and for longer."""
     await measure(tmp_path, kind, round_s=10.0)
 

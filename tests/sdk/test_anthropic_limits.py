@@ -78,7 +78,7 @@ async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Grou
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("member", IMPOSSIBLE)
-async def test_alone_it_is_refused_by_name(member: str, stream: bool, ground: Ground) -> None:
+async def test_member_that_anthropic_lacks_is_refused_by_name(member: str, stream: bool, ground: Ground) -> None:
     """A BadRequestError whose ``param`` is the member; the provider hears nothing of it."""
     heard = len(ground.claude.seen)
     with pytest.raises(BadRequestError) as caught:
@@ -91,7 +91,7 @@ async def test_alone_it_is_refused_by_name(member: str, stream: bool, ground: Gr
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("member", [name for name in IMPOSSIBLE if name not in {"prediction", "min_p"}])
-async def test_on_a_route_another_target_serves_it(member: str, ground: Ground) -> None:
+async def test_other_target_of_a_route_serves_what_anthropic_lacks(member: str, ground: Ground) -> None:
     """The target that can do it answers, dearer as it is, and the explanation says what ruled the other out."""
     answer, told, reason = await ground.ask("auto", **IMPOSSIBLE[member])
     assert answer.id == "chatcmpl-1"
@@ -105,7 +105,7 @@ async def test_on_a_route_another_target_serves_it(member: str, ground: Ground) 
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_what_both_can_do_goes_to_the_cheaper(ground: Ground) -> None:
+async def test_request_that_both_targets_can_serve_goes_to_the_cheaper(ground: Ground) -> None:
     """Without such a member, the same route asks Anthropic; nothing is dropped."""
     answer, told, _ = await ground.ask("auto", temperature=0.5)
     assert answer.id.startswith("msg_")

@@ -110,7 +110,7 @@ async def test_an_upstreams_word_on_the_request_is_passed_on(
     assert "temperature must be positive" in error.message
 
 
-async def test_no_target_is_a_503_that_the_client_retries_when_it_was_told_to(
+async def test_missing_target_is_a_503_that_the_client_retries_on_retry_after(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     """An upstream that asks for three seconds of peace: a 503 at once; with a retry, the answer after those."""
@@ -150,7 +150,7 @@ async def test_a_stream_that_breaks_raises_in_the_middle(
     assert error.code == ("upstream_error" if fault == "error event" else "upstream_cut")
 
 
-async def test_the_same_in_the_asynchronous_client(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+async def test_asynchronous_client_sees_the_same_errors(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     """The pieces before the fault arrive, then APIError."""
     upstream.model.error_after, upstream.model.tpot_s = 3, 0.02
     got: list[str] = []

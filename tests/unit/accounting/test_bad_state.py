@@ -160,7 +160,7 @@ GOES_BAD: dict[str, tuple[Callable[[Ground], None], str, Callable[[Ground], None
 
 
 @pytest.mark.parametrize("kind", GOES_BAD)
-async def test_database_that_goes_bad_is_told_and_loses_no_row(kind: str, tmp_path: Path) -> None:
+async def test_bad_database_is_reported_and_loses_no_row(kind: str, tmp_path: Path) -> None:
     """Calls go on meanwhile; when it is good again, or a copy of before is there, every row is in it by itself."""
     harm, words, mend = GOES_BAD[kind]
     async with ground(tmp_path) as here:

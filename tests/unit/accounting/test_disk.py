@@ -59,7 +59,7 @@ def test_level_of_the_disk_depends_on_what_is_free(
         assert re.search(sentence, alarms[0])
 
 
-def test_room_that_comes_and_goes_is_told_once(disk: FileSystem) -> None:
+def test_alternating_room_is_reported_once(disk: FileSystem) -> None:
     """A little above a bound is not yet above it; a tenth is."""
     alarms: list[str] = []
     watched = Disk(Path("/"), lambda: 64 * MB, alarms.append)
@@ -76,7 +76,7 @@ def test_room_that_comes_and_goes_is_told_once(disk: FileSystem) -> None:
     assert (watched.room, watched.failure()) == (Room.ALL, None)
 
 
-def test_no_bound_gives_nothing_up(disk: FileSystem) -> None:
+def test_disk_without_a_bound_gives_nothing_up(disk: FileSystem) -> None:
     watched = Disk(Path("/"), lambda: 0, pytest.fail)
     disk.free_mb = 0
     watched.check()

@@ -49,7 +49,7 @@ def lines_of(journal: Journal, number: int) -> list[Line | None]:
     return [frame.line for frame in read_frames(journal._path(number), 0, 20_000)]
 
 
-def test_what_was_appended_is_read_back(tmp_path: Path) -> None:
+def test_appended_lines_are_read_back(tmp_path: Path) -> None:
     """Lines come back equal and in order, from several segments."""
     with opened(tmp_path, segment_bytes=1000) as journal:
         for number in range(10):
@@ -106,7 +106,7 @@ def test_a_full_disk_refuses_dispatches_and_keeps_the_rest_in_order(tmp_path: Pa
     assert len(alarms) == 1
 
 
-def test_only_records_that_cost_nothing_are_dropped_and_that_is_told(tmp_path: Path) -> None:
+def test_records_that_cost_nothing_alone_are_dropped_and_reported(tmp_path: Path) -> None:
     """With the disk full, refused calls beyond a bound are counted and told of; what was spent is always kept."""
     alarms: list[str] = []
     with opened(tmp_path, alarms, segment_bytes=1 << 30) as journal:
@@ -120,7 +120,7 @@ def test_only_records_that_cost_nothing_are_dropped_and_that_is_told(tmp_path: P
     assert alarms[1] == "5 records of refused calls were lost while the journal was unwritable"
 
 
-def test_lines_that_could_never_be_written_are_told_of_at_the_end(tmp_path: Path) -> None:
+def test_lines_never_written_are_reported_at_the_end(tmp_path: Path) -> None:
     """Closing with lines still in memory is an alarm, not silence."""
     alarms: list[str] = []
     with opened(tmp_path, alarms) as journal, file_size_limit(0):
@@ -153,7 +153,7 @@ def test_the_directory_is_for_its_owner_alone(tmp_path: Path) -> None:
         assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "state").iterdir())
 
 
-def test_sync_without_a_free_descriptor_is_told_and_made_up_for(tmp_path: Path) -> None:
+def test_sync_without_a_free_descriptor_is_reported_and_made_up_for(tmp_path: Path) -> None:
     """Nothing counts as synced that was not, and the descriptor of the segment before is not lost."""
     alarms: list[str] = []
     with opened(tmp_path, alarms) as journal:

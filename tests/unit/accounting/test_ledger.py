@@ -296,7 +296,7 @@ async def test_a_locked_database_delays_rows_and_loses_none(tmp_path: Path) -> N
     assert len(alarms) == 1
 
 
-async def test_what_sql_did_not_take_before_the_stop_is_taken_at_the_next_start(tmp_path: Path) -> None:
+async def test_rows_not_applied_before_the_stop_are_applied_at_the_next_start(tmp_path: Path) -> None:
     """A stop during an outage leaves the journal, however long, and the next start puts all of it into SQL."""
     async with running_ledger(tmp_path, alarm=lambda _: None, flush_timeout_s=0.01) as ledger:
         other = sqlite3.connect(tmp_path / "ledger.sqlite3", isolation_level=None)

@@ -236,7 +236,7 @@ def test_the_price_book_names_its_version() -> None:
     assert rates_of("openai", "text-embedding-3-small").cost(Usage(output_tokens=1_000_000)) == USD // 50
 
 
-def test_what_the_book_cannot_price_is_none_rather_than_free() -> None:
+def test_model_that_the_book_cannot_price_has_no_price() -> None:
     """Unknown names, and a model whose book entry prices no tokens, must not look like free ones."""
     assert price_of("openai", "no-such-model") is None
     assert price_of("no-such-provider", "gpt-5-mini") is None

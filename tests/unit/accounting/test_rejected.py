@@ -50,7 +50,7 @@ def test_rejected_lines_are_bounded_and_the_oldest_go(bound: int, tmp_path: Path
     assert len(alarms) == 200
 
 
-def test_rejected_line_beyond_the_bound_is_only_told_of(tmp_path: Path) -> None:
+def test_rejected_line_beyond_the_bound_is_only_reported(tmp_path: Path) -> None:
     alarms: list[str] = []
     aside = rejected(tmp_path, alarms, 10)
     aside.reject(b"x" * 100, "no reason")

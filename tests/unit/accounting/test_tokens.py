@@ -23,7 +23,7 @@ def test_a_prompt_is_its_bytes_its_messages_and_its_images() -> None:
     ("value", "tokens"),
     [("a" * 41, 11), (["a", "b", "c"], 3), (["a" * 400, "b"], 101), ([7] * 9, 9), ([[1, 2], [3]], 3)],
 )
-def test_what_is_embedded_has_no_template_around_it(value: Any, tokens: int) -> None:
+def test_embedded_text_has_no_template_around_it(value: Any, tokens: int) -> None:
     """Four bytes a token, token ids as they are, and at least one token a text."""
     envelope = EMBEDDINGS.decode(json.dumps({"model": "m", "input": value}).encode())
     assert estimate_prompt_tokens(envelope) == tokens

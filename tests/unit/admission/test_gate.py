@@ -109,7 +109,7 @@ async def test_the_rate_is_exact_under_concurrency(new_gate: NewGate) -> None:
     assert sum(hold is not None for hold in holds) == 10
 
 
-async def test_a_refused_call_is_told_when_to_come_back_and_then_gets_in(new_gate: NewGate) -> None:
+async def test_refused_call_is_admitted_after_its_retry_after(new_gate: NewGate) -> None:
     """Retry-After is the moment when the oldest admission leaves the window: not a nanosecond sooner."""
     clock = HandClock()
     gate = new_gate(clock)
@@ -160,7 +160,7 @@ async def test_no_sixty_seconds_hold_more_than_the_limit(new_gate: NewGate, limi
         assert sum(start <= other < start + 60 * SECOND_NS for other in admitted) <= limit
 
 
-async def test_concurrency_is_exact_and_a_place_is_given_back_once(new_gate: NewGate) -> None:
+async def test_concurrency_is_exact_and_given_back_once(new_gate: NewGate) -> None:
     """Settling frees one place, however often it is called."""
     gate = new_gate(HandClock())
     key = a_key(at_a_time=2)
@@ -271,7 +271,7 @@ async def test_counts_survive_a_reload_with_another_limit(new_gate: NewGate) -> 
     assert (await refusal(gate, a_key(per_minute=1))).retry_after_s == 60
 
 
-async def test_a_silent_key_leaves_nothing_behind() -> None:
+async def test_silent_key_leaves_nothing_behind() -> None:
     """A thousand keys that called once are forgotten after a minute, at the next admission of any other."""
     clock = HandClock()
     gate = InProcessGate(clock)
@@ -332,7 +332,7 @@ async def test_a_limit_is_exact_over_processes_at_the_same_moment(tmp_path: Path
     assert sum(counts) == 300, counts
 
 
-async def test_the_places_of_a_dead_process_are_free_again(tmp_path: Path) -> None:
+async def test_limits_held_by_a_dead_process_are_free_again(tmp_path: Path) -> None:
     """For whoever takes its slot starts with nothing running; the others keep theirs, and the rate stays counted."""
     key = a_key(per_minute=3, at_a_time=2)
     dead, other = started(tmp_path, 0, HandClock()), started(tmp_path, 1, HandClock())

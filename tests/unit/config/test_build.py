@@ -328,7 +328,9 @@ models:
         ),
     ],
 )
-def test_what_would_fail_at_the_first_request_is_refused(tmp_path: Path, added: str, problem: str) -> None:
+def test_configuration_that_would_fail_at_the_first_request_is_refused(
+    tmp_path: Path, added: str, problem: str
+) -> None:
     """With its line, like every other mistake."""
     assert problems(tmp_path, LOCAL + added + "\n") == [f"tollway.yaml:{problem}"]
 
@@ -467,7 +469,7 @@ def test_a_version_changes_when_the_price_book_does(tmp_path: Path) -> None:
     assert cheap.routes["x"].version != dear.routes["x"].version
 
 
-def test_what_a_reload_cannot_change_is_named(tmp_path: Path) -> None:
+def test_key_that_a_reload_cannot_change_is_named(tmp_path: Path) -> None:
     """Address and state directory belong to the process; everything else may change."""
     old = snapshot_of(tmp_path, LOCAL)
     assert frozen_changes(old, snapshot_of(tmp_path, LOCAL + "  y: {provider: local, price: free}\n")) == []

@@ -35,7 +35,7 @@ TOO_LARGE = "not valid YAML: the number of a character ('\\U...') or of '%YAML' 
         ("a: 1\n<<: 3\n", "f:2: '<<' can merge only plain mappings without a '<<' of their own"),
     ],
 )
-def test_what_is_not_allowed_is_told_with_its_line(text: str, problem: str) -> None:
+def test_forbidden_yaml_is_reported_with_its_line(text: str, problem: str) -> None:
     """Errors of the syntax, and things of YAML that a configuration has no use for."""
     with pytest.raises(ConfigError) as caught:
         read(text, "f")

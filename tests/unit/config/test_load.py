@@ -218,7 +218,7 @@ NO_ORIGIN = "should be one origin, such as https://app.example.com, without a pa
         ),
     ],
 )
-def test_a_mistake_is_told_with_its_line(tmp_path: Path, added: str, problem: str) -> None:
+def test_mistake_is_reported_with_its_line(tmp_path: Path, added: str, problem: str) -> None:
     """One sentence for one mistake: the file, the line, the place, and what to write."""
     assert problems(tmp_path, GOOD + added + "\n") == [f"tollway.yaml:{problem}"]
 
@@ -276,13 +276,13 @@ def test_a_mistake_is_told_with_its_line(tmp_path: Path, added: str, problem: st
         ),
     ],
 )
-def test_a_wrong_provider_is_told_without_its_secret(tmp_path: Path, provider: str, problem: str) -> None:
+def test_wrong_provider_is_reported_without_its_secret(tmp_path: Path, provider: str, problem: str) -> None:
     """What may be a credential is never repeated, wherever it was written."""
     text = f"providers:\n  p: {provider}\nmodels:\n  m: {{provider: p}}\n"
     assert problems(tmp_path, text) == [f"tollway.yaml:{problem}"]
 
 
-def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+def test_mistakes_are_reported_together_in_the_order_of_the_file(tmp_path: Path) -> None:
     """A broken section hides neither the next one nor a name that leads nowhere."""
     text = """\
 server: {prot: 1}
@@ -314,7 +314,7 @@ def test_an_empty_file_says_what_is_missing(tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_unreadable_file_is_reported(tmp_path: Path) -> None:
     """No file, a directory and bytes that are no text each get a sentence."""
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"a: 1\nb: \xff\n")
@@ -391,7 +391,7 @@ _JUNK = st.recursive(
 @given(
     section=st.sampled_from(["server", "providers", "models", "routes", "timeouts", "state_dir", "keys"]), junk=_JUNK
 )
-def test_any_value_in_any_section_is_accepted_or_told(
+def test_any_value_in_any_section_is_accepted_or_reported(
     tmp_path_factory: pytest.TempPathFactory, section: str, junk: object
 ) -> None:
     """A section of the wrong shape is a problem, never a crash; JSON is YAML."""

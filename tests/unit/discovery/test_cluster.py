@@ -135,7 +135,7 @@ def test_a_replica_with_another_address_is_followed_there() -> None:
     run(lambda: Ground(Book(A), a=Scripted(line("a")), b=Scripted(line("a"))), story)
 
 
-def test_one_that_is_listed_twice_is_heard_once_and_ends_once() -> None:
+def test_replica_listed_twice_is_followed_once_and_ends_once() -> None:
     """Nothing of it stays when it is struck off and falls silent."""
 
     async def story(made: Ground) -> None:
@@ -153,7 +153,7 @@ def test_one_that_is_listed_twice_is_heard_once_and_ends_once() -> None:
     run(lambda: Ground(Book(A, A), a=gone), story)
 
 
-def test_one_that_takes_the_connection_and_is_silent_is_asked_again() -> None:
+def test_replica_silent_on_its_connection_is_asked_again() -> None:
     """As after a pause of its machine: the answer that never came is not waited for."""
 
     async def story(made: Ground) -> None:
@@ -165,7 +165,7 @@ def test_one_that_takes_the_connection_and_is_silent_is_asked_again() -> None:
     run(lambda: Ground(Book(A), a=silent), story)
 
 
-def test_one_that_falls_silent_is_out_within_a_second_and_a_half_and_not_before_a_second() -> None:
+def test_silent_replica_is_out_after_one_second_and_before_one_and_a_half() -> None:
     async def story(made: Ground) -> None:
         loop = asyncio.get_running_loop()
         for offset in range(10):  # of the silence's beginning to the beats
@@ -199,7 +199,7 @@ def test_a_pause_of_the_gateways_own_is_no_silence_of_the_replicas(held_s: float
     run(lambda: Ground(Book(A, B), a=Scripted(line("a")), b=Scripted(line("b"))), story)
 
 
-def test_another_behind_the_same_address_is_not_taken_for_it() -> None:
+def test_other_replica_at_the_same_address_is_not_mistaken_for_it() -> None:
     """A port that is free again may be another model's."""
     run(lambda: Ground(Book(A), a=Scripted(line("z"))), lambda made: _urls_stay(made, []))
 
@@ -223,13 +223,13 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("said", NONSENSE.values(), ids=NONSENSE)
-def test_a_replica_that_talks_nonsense_costs_only_itself(said: bytes) -> None:
+def test_replica_that_sends_nonsense_costs_only_itself(said: bytes) -> None:
     """The other one is used throughout."""
     run(lambda: Ground(Book(A, B), a=Scripted(said), b=Scripted(line("b"))), lambda made: _urls_stay(made, [B[1]]))
 
 
 @pytest.mark.parametrize("body", [b"hello", b'{"version": 1, "models": {"\xff": 1}}', b'{"x":' + b"[" * 100_000])
-def test_a_directory_that_talks_nonsense_changes_nothing(body: bytes) -> None:
+def test_directory_that_sends_nonsense_changes_nothing(body: bytes) -> None:
     """What is known stays."""
 
     async def story(made: Ground) -> None:

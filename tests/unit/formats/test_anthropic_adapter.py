@@ -198,7 +198,7 @@ def test_an_error_code_about_our_account_is_not_the_callers_fault() -> None:
     assert ADAPTER.failure(400, {}, body).kind is ErrorKind.UPSTREAM_CREDENTIALS
 
 
-def test_half_a_character_in_a_body_is_a_protocol_error_and_in_an_error_no_news() -> None:
+def test_half_a_character_is_a_protocol_error_and_in_an_error_body_ignored() -> None:
     """Bad UTF-8 is nonsense like any other."""
     decoder = ADAPTER.decoder(build_call(), build_target())
     decoder.feed(b'{"id":"\xc3","model":"c"}')

@@ -88,7 +88,7 @@ def test_a_stream_passes_through_as_the_same_objects() -> None:
     assert decoder.content_type == "text/event-stream; charset=utf-8"
 
 
-def test_a_usage_event_nobody_asked_for_is_removed_whole() -> None:
+def test_unrequested_usage_event_is_removed_whole() -> None:
     """The caller sees the stream that was asked for, and the gateway still counts."""
     decoder = streaming()
     assert played(decoder, text("a"), final(), usage_event(), DONE) == text("a") + final() + DONE
@@ -147,7 +147,7 @@ def test_chunking_changes_nothing(cuts: list[int], line_end: bytes) -> None:
     assert (decoder.usage, decoder.content_events) == (Usage(input_tokens=5, output_tokens=9), 2)
 
 
-def test_what_follows_the_end_marker_is_dropped() -> None:
+def test_bytes_behind_the_end_marker_are_dropped() -> None:
     """In the same chunk or later."""
     decoder = streaming()
     assert decoder.feed(text("a") + DONE + text("b")) == text("a") + DONE
@@ -361,7 +361,7 @@ def test_embeddings_pass_through_untouched() -> None:
         ("5", None),
     ],
 )
-def test_what_embeddings_cost_is_what_the_upstream_counted(usage: Any, input_tokens: int | None) -> None:
+def test_embeddings_are_billed_by_the_upstreams_count(usage: Any, input_tokens: int | None) -> None:
     """Some upstreams count only in total, some not at all."""
     decoder = decoder_for(operation="embeddings")
     decoder.feed(json.dumps({"data": [{"embedding": "AAAA"}], "usage": usage}).encode())
@@ -383,7 +383,7 @@ def test_what_embeddings_cost_is_what_the_upstream_counted(usage: Any, input_tok
         (b'{"object":"error","message":"too long","code":400}', ErrorKind.UPSTREAM_REJECTED),
     ],
 )
-def test_what_holds_no_vectors_is_never_a_success(body: bytes, kind: ErrorKind) -> None:
+def test_embeddings_answer_without_vectors_is_never_a_success(body: bytes, kind: ErrorKind) -> None:
     """A cut answer, a page, a chat, an error with status 200."""
     assert kind_of(decoder_for(operation="embeddings"), *([body] if body else [])) is kind
 

@@ -68,7 +68,7 @@ CASES: dict[str, tuple[int, Any, ErrorKind]] = {
 
 
 @pytest.mark.parametrize(("status", "body", "kind"), CASES.values(), ids=CASES)
-def test_faults_are_told_apart(status: int, body: Any, kind: ErrorKind) -> None:
+def test_kinds_of_failure_are_distinguished(status: int, body: Any, kind: ErrorKind) -> None:
     """The caller's mistakes end the request; model name, key, quota and server are ours to work around."""
     error = failure(status, body)
     assert (error.kind, error.upstream_status) == (kind, status)

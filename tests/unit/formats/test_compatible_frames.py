@@ -181,7 +181,7 @@ def test_a_known_frame_is_read_as_if_it_were_decoded(reads: list[bytes], stream:
 
 @pytest.mark.parametrize("frame", LEARNT.values(), ids=LEARNT)
 @pytest.mark.parametrize("contents", [(b"b",), (b"b", rb"\n\"", "é".encode(), rb"\u00e9", b" ")], ids=["one", "five"])
-def test_what_an_engine_repeats_is_decoded_once(
+def test_events_that_an_engine_repeats_are_decoded_once(
     frame: bytes, contents: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After one event of a frame, no other is given to the JSON decoder: escapes, tools and reasoning included."""

@@ -43,7 +43,7 @@ def test_completions_have_their_own_path() -> None:
     assert CompatibleAdapter().prepare(call)(target, "att_1").url == "http://up.test/v1/completions"
 
 
-def test_nothing_to_change_copies_nothing() -> None:
+def test_request_without_a_change_is_not_copied() -> None:
     """A caller who asked for the upstream's own model has the very bytes sent."""
     call = chat_call(model="up")
     assert sent(call).body is call.envelope.body
@@ -85,7 +85,7 @@ def test_own_hardware_is_streamed_although_the_caller_does_not_stream() -> None:
 
 
 @pytest.mark.parametrize("members", [{}, {"use_beam_search": True}, {"stream": False}])
-def test_what_is_not_streamed_is_not_made_a_stream(members: dict[str, Any]) -> None:
+def test_plain_request_that_need_not_stream_stays_plain(members: dict[str, Any]) -> None:
     """A provider is not asked to stream for us, nor an engine for what it cannot stream."""
     call = chat_call(**members)
     body = json.loads(sent(call, always_stream="use_beam_search" in members).body)

@@ -251,7 +251,7 @@ def test_an_embeddings_request_is_read() -> None:
     ("value", "prompts", "content_bytes"),
     [("häh", 1, 4), (["ab", "c"], 2, 3), ([1, 2, 3], 1, 12), ([[1, 2], [3]], 2, 12), ("", 1, 0)],
 )
-def test_what_is_embedded_is_counted(value: Any, prompts: int, content_bytes: int) -> None:
+def test_embedded_texts_are_counted(value: Any, prompts: int, content_bytes: int) -> None:
     """A string, token ids, or several of either."""
     envelope = embeddings(input=value)
     assert (envelope.prompts, envelope.content_bytes) == (prompts, content_bytes)
@@ -299,7 +299,7 @@ def test_needs_are_read(members: dict[str, Any], need: str) -> None:
     assert chat(**members).needs == {"chat", need}
 
 
-def test_what_only_wire_formats_lack_is_no_need() -> None:
+def test_member_that_only_wire_formats_lack_is_no_need() -> None:
     """A model listed without them still takes n, seed and parallel calls: the adapters refuse those by name."""
     assert chat(n=2, seed=0, parallel_tool_calls=True).needs == {"chat"}
 
@@ -332,7 +332,7 @@ def test_log_probabilities_of_completions_are_a_number() -> None:
         ({"kv_transfer_params": {"do_remote_decode": True}}, False),
     ],
 )
-def test_what_an_engine_cannot_stream_is_known(members: dict[str, Any], streamable: bool) -> None:
+def test_member_that_an_engine_cannot_stream_is_known(members: dict[str, Any], streamable: bool) -> None:
     """An engine refuses to stream beam search and prompt log-probabilities, and loses the rest of these in a stream."""
     assert completions(**members).streamable is streamable
 

@@ -75,7 +75,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("body", REFUSED.values(), ids=REFUSED)
-def test_what_two_readers_could_cut_differently_is_refused(body: bytes) -> None:
+def test_ambiguous_form_is_refused(body: bytes) -> None:
     """Each is a 400, and says nothing of the content."""
     with pytest.raises(GatewayError) as caught:
         parts_of(body)
@@ -83,7 +83,7 @@ def test_what_two_readers_could_cut_differently_is_refused(body: bytes) -> None:
 
 
 @given(st.binary(max_size=60), st.integers(0, 2**32))
-def test_anything_else_is_cut_or_refused(noise: bytes, seed: int) -> None:
+def test_any_form_is_cut_or_refused(noise: bytes, seed: int) -> None:
     """No other exception, wherever the noise is put."""
     at = random.Random(seed).randrange(len(FORM))
     body = FORM[:at] + noise + FORM[at + len(noise) :]

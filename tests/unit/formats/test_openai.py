@@ -66,7 +66,7 @@ def test_half_a_surrogate_pair_is_content() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"<html>", b"[]", b'"x"', b'{"choices":5}', b'{"choices":["x"]}', b"[" * 100_000]
 )
-def test_what_is_no_chunk_is_a_protocol_error(data: bytes) -> None:
+def test_malformed_chunk_is_a_protocol_error(data: bytes) -> None:
     """The upstream's nonsense is the upstream's fault, whatever it is."""
     with pytest.raises(UpstreamError) as caught:
         Tap().read(data)
@@ -180,7 +180,7 @@ def test_a_tools_name_comes_once_in_pieces_or_again(names: list[str | None]) -> 
     ]
 
 
-def test_tool_calls_without_an_index_are_told_apart_by_id() -> None:
+def test_tool_calls_without_an_index_are_distinguished_by_id() -> None:
     """Gemini's compatible endpoint sends whole calls and no index."""
     calls = [{"id": i, "type": "function", "function": {"name": "f", "arguments": i}} for i in ("a", "b")]
     answer = assembled("chat", [chat_chunk(choice({"tool_calls": [call]}, finish_reason="stop")) for call in calls])

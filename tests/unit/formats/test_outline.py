@@ -100,7 +100,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("before", [0, 5, LARGE, LARGE + 7])
 @pytest.mark.parametrize(("fault", "expected"), FAULTS.values(), ids=FAULTS)
-def test_fault_within_a_long_string_is_told_with_its_place(fault: bytes, expected: str, before: int) -> None:
+def test_fault_within_a_long_string_is_reported_with_its_position(fault: bytes, expected: str, before: int) -> None:
     """As in a short one."""
     body = request(("é" * before).encode() + fault + b"x" * LARGE)
     with pytest.raises(GatewayError) as caught:
@@ -109,7 +109,7 @@ def test_fault_within_a_long_string_is_told_with_its_place(fault: bytes, expecte
 
 
 @pytest.mark.parametrize("tail", [b'"}]]', b'"}]', b'","x":1,}]}', b'"}],"n":1}}', b'"}]]}', b"", b'","x', b'"}]}{}'])
-def test_fault_behind_a_long_string_is_told_with_its_place(tail: bytes) -> None:
+def test_fault_behind_a_long_string_is_reported_with_its_position(tail: bytes) -> None:
     """In the body, not in its outline."""
     body = b"\n" + request(b"two words " * (LARGE // 10), tail)
     with pytest.raises(GatewayError) as caught:

@@ -118,7 +118,7 @@ def answered(body: bytes, **fields: Any) -> tuple[bytes, Usage | None, str]:
         ({}, None),
     ],
 )
-def test_what_the_upstream_counted_is_billed(members: dict[str, Any], usage: Usage | None) -> None:
+def test_transcript_is_billed_by_the_upstreams_count(members: dict[str, Any], usage: Usage | None) -> None:
     """Seconds or tokens, whichever it reports; the answer's bytes stay as they are."""
     body = json.dumps({"text": "hi"} | members, indent=1).encode()
     assert answered(body) == (body, usage, "application/json")
@@ -144,7 +144,7 @@ def test_plain_formats_pass_through(response_format: str, body: bytes) -> None:
         (b'{"error":{"message":"x","code":"server_error"}}', {"response_format": "verbose_json"}),
     ],
 )
-def test_what_is_no_transcript_is_never_a_success(body: bytes, fields: dict[str, Any]) -> None:
+def test_malformed_transcript_is_never_a_success(body: bytes, fields: dict[str, Any]) -> None:
     """Another target is tried."""
     with pytest.raises(UpstreamError) as caught:
         answered(body, **fields)

@@ -103,7 +103,7 @@ def test_an_unstreamed_answers_cost_is_in_its_header() -> None:
         read_whole(b"<html>", None)
 
 
-def test_a_refusal_is_told_by_its_message_or_else_by_its_body() -> None:
+def test_refusal_is_named_by_its_message_or_else_by_its_body() -> None:
     assert refusal(429, b'{"error":{"message":"slow down","code":"x"}}') == "429: slow down"
     assert refusal(502, b"<html>") == "502: <html>"
 

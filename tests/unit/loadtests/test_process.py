@@ -62,7 +62,7 @@ def test_leaving_ends_the_whole_tree_even_a_frozen_one(tmp_path: Path) -> None:
     assert not fields or fields[0] in {"Z", "X"}
 
 
-def test_a_program_that_ends_is_told_by_its_last_words(tmp_path: Path) -> None:
+def test_program_that_ends_is_reported_with_its_last_output(tmp_path: Path) -> None:
     with (
         _start(tmp_path, "-c", "print('first'); raise SystemExit('no licence')") as process,
         pytest.raises(StartError, match="ended with 1: no licence"),

@@ -47,14 +47,14 @@ def test_an_idle_engine_answers_after_a_step_and_its_prefill() -> None:
     assert result.tpot_ms == pytest.approx([500.0] * 20)
 
 
-def test_in_the_simulation_prefixes_meet_their_cache_and_ttft_falls() -> None:
+def test_simulation_shows_lower_ttft_with_cached_prefixes() -> None:
     figures = {"replicas": 4, "requests": 400, "per_s": 2.0, "engine": Engine(), "seed": 1}
     aware, blind = (play("prefix-heavy", policy, **figures) for policy in ("prefix", "least_active"))  # type: ignore[arg-type]
     assert aware.hit_ratio > blind.hit_ratio + 0.1
     assert median(aware.ttft_ms) < median(blind.ttft_ms)
 
 
-def test_in_the_simulation_nothing_is_lost_where_nothing_is_shared() -> None:
+def test_simulation_shows_no_loss_without_shared_prefixes() -> None:
     figures = {"replicas": 4, "requests": 400, "per_s": 2.0, "engine": Engine(), "seed": 1}
     aware, least = (play("unshared", policy, **figures) for policy in ("prefix", "least_active"))  # type: ignore[arg-type]
     assert aware.hit_ratio == 0
@@ -88,7 +88,7 @@ async def test_a_replay_asks_every_turn_with_the_answers_it_got(capsys: pytest.C
     assert len({messages[0]["content"].split()[0] for messages in asked}) == 2
 
 
-async def test_in_every_round_each_model_is_asked_the_same_in_turn(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_models_are_asked_the_same_in_turn_in_every_round(capsys: pytest.CaptureFixture[str]) -> None:
     async with ScriptedUpstream().on_path("/v1/chat/completions", caching_model(4)) as upstream:
         run = [*RUN, "--url", upstream.url, "--models", "a,b", "--rounds", "2", "--traces", "unshared"]
         await asyncio.to_thread(main, run)

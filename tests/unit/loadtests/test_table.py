@@ -80,7 +80,7 @@ def test_commit_as_contender_is_compared_with_the_tree(tmp_path: Path) -> None:
     assert _row(text, "chat-16", "CPU/request")[2] == "1.00"
 
 
-def test_unknown_commit_is_told_in_one_line() -> None:
+def test_unknown_commit_is_reported_in_one_line() -> None:
     with pytest.raises(InstallError, match="Needed a single revision"):
         commit_of("no-such-commit")
 

@@ -198,7 +198,7 @@ async def test_an_idle_connection_is_kept_for_a_while(monkeypatch: pytest.Monkey
         b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nxx\r\n",
     ],
 )
-async def test_what_two_parsers_could_read_in_two_ways_is_refused(sent: bytes) -> None:
+async def test_ambiguous_request_is_refused(sent: bytes) -> None:
     """400 in the shape of every other error, and no request begins that a client could have hidden."""
     async with serving() as served:
         got = await served.send(sent + GET % b"/hidden")
@@ -256,7 +256,7 @@ async def test_a_large_head_behind_another_request_is_no_smaller() -> None:
     assert b"\r\n\r\n/ body" in got
 
 
-async def test_what_comes_behind_the_last_request_is_no_request() -> None:
+async def test_bytes_behind_the_last_request_are_no_request() -> None:
     """``Connection: close`` made it the last, and it is answered all the same."""
     async with serving() as served:
         got = await served.send(
@@ -266,7 +266,7 @@ async def test_what_comes_behind_the_last_request_is_no_request() -> None:
     assert got.endswith(b"/1 ")
 
 
-async def test_an_answer_that_nobody_takes_holds_no_connection_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unread_answer_holds_no_connection_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Although its handler is done, and the connection is only being closed."""
     monkeypatch.setattr(http1_connection, "HEADER_TIMEOUT_S", 1)
     monkeypatch.setattr(http1_connection, "READER_TIMEOUT_S", 0.2)
@@ -312,12 +312,12 @@ async def test_a_route_is_found_by_its_path_however_it_is_written(target: bytes)
 
 
 @pytest.mark.parametrize("target", [b"/", b"/a/", b"/A", b"http://b/c", b"http://b", b"//a", b"/%zz%ff"])
-async def test_any_other_target_goes_to_the_rest(target: bytes) -> None:
+async def test_other_targets_go_to_the_application(target: bytes) -> None:
     async with serving(a=Held()) as served:
         assert (await served.send(b"OPTIONS %b HTTP/1.0\r\n\r\n" % target)).endswith(b"\r\n\r\n%b " % target)
 
 
-async def test_of_repeated_headers_the_first_counts() -> None:
+async def test_first_of_repeated_headers_counts() -> None:
     async def show(exchange: Exchange) -> None:
         await exchange.start(200, [])
         exchange.write(exchange.headers["authorization"].encode())
@@ -457,7 +457,7 @@ async def test_a_status_without_a_registered_phrase_is_sent(status: int) -> None
     assert got.endswith(b"\r\n\r\nok")
 
 
-async def test_a_failure_is_told_to_head_without_a_body() -> None:
+async def test_failure_of_a_head_request_has_no_body() -> None:
     async def fail(exchange: Exchange) -> None:
         raise ValueError
 

@@ -114,7 +114,7 @@ async def test_an_answer_that_still_leaves_is_not_shortened_by_a_stop(
 
 
 @pytest.mark.parametrize("state", ["answered early", "refused"])
-async def test_who_still_sends_while_the_server_stops_gets_his_answer(
+async def test_caller_who_still_sends_while_the_server_stops_gets_an_answer(
     state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that is closed on him would take it from him again."""
@@ -140,7 +140,7 @@ async def test_who_still_sends_while_the_server_stops_gets_his_answer(
         await asyncio.wait_for(stopping, 5)
 
 
-async def test_who_still_sends_keeps_nobody_when_the_drain_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_caller_who_still_sends_is_cut_when_the_drain_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http1_server, "_LAST_WORD_S", 60.0)
 
     async def refuse(exchange: Exchange) -> None:
@@ -154,7 +154,7 @@ async def test_who_still_sends_keeps_nobody_when_the_drain_has_ended(monkeypatch
         await asyncio.wait_for(served.server.stop(0), 5)
 
 
-async def test_half_a_head_behind_an_answer_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_half_a_head_behind_an_answer_does_not_delay_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that came while another request ran are no reason to wait as long as for a new head, or an idle caller."""
     monkeypatch.setattr(http1_connection, "LAST_CALL_S", 0.05)
     held = Held()
@@ -168,7 +168,7 @@ async def test_half_a_head_behind_an_answer_keeps_nobody(monkeypatch: pytest.Mon
         await asyncio.wait_for(served.server.stop(30), 5)
 
 
-async def test_told_twice_to_stop_the_server_does_not_wait_for_a_reader_who_has_stopped(
+async def test_second_stop_does_not_wait_for_a_stopped_reader(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(http1_server, "_LAST_WORD_S", 0.05)
@@ -193,7 +193,7 @@ async def test_told_twice_to_stop_the_server_does_not_wait_for_a_reader_who_has_
         await asyncio.wait_for(stopping, 5)
 
 
-async def test_a_request_that_is_cut_before_its_first_step_is_told_so() -> None:
+async def test_request_cut_before_its_first_step_gets_an_error() -> None:
     """It has begun and its task has not run: cancelled there and then, it would stay for ever."""
 
     async def never(exchange: Exchange) -> None:
@@ -223,7 +223,7 @@ async def test_a_head_that_is_arriving_keeps_its_time_when_the_server_stops(monk
         await stopping
 
 
-async def test_who_is_cut_off_begins_nothing_more() -> None:
+async def test_connection_that_is_cut_begins_no_request() -> None:
     held = Held()
 
     async def in_pieces(exchange: Exchange) -> None:
@@ -242,7 +242,7 @@ async def test_who_is_cut_off_begins_nothing_more() -> None:
         assert not held.begun
 
 
-async def test_who_is_not_done_when_the_drain_ends_is_cancelled_and_may_say_so() -> None:
+async def test_request_beyond_the_drain_is_cancelled_and_may_say_so() -> None:
     begun = asyncio.Event()
 
     async def last_word(exchange: Exchange) -> None:

@@ -77,7 +77,7 @@ async def processes(directory: Path, count: int) -> AsyncIterator[list[Process]]
         yield made
 
 
-async def test_what_one_process_measured_the_others_predict(tmp_path: Path) -> None:
+async def test_measurement_of_one_process_is_predicted_by_the_others(tmp_path: Path) -> None:
     """TTFT, TPOT and length of an answer that one process served, in the views of two others."""
     async with processes(tmp_path, 3) as (one, *others):
         one.pool.begin(TARGET, build_call()).end(sample())
@@ -115,7 +115,7 @@ async def test_calls_in_other_processes_count_as_load_until_they_end(tmp_path: P
         mine.abandon()
 
 
-async def test_what_a_dead_process_had_under_way_is_forgotten(tmp_path: Path) -> None:
+async def test_running_attempts_of_a_dead_process_are_forgotten(tmp_path: Path) -> None:
     """Its socket file is still there, nobody behind it; the next thing said to it shows that."""
     async with processes(tmp_path, 2) as (one, other):
         one.pool.begin(TARGET, build_call())
@@ -130,7 +130,7 @@ async def test_what_a_dead_process_had_under_way_is_forgotten(tmp_path: Path) ->
         await until(lambda: other.running == 0)
 
 
-async def test_the_others_write_their_journals_out_when_asked(tmp_path: Path) -> None:
+async def test_peers_apply_their_journals_on_request(tmp_path: Path) -> None:
     """Before the answer comes each of them has done it; one that never tells delays nobody for long."""
     async with processes(tmp_path, 3) as (one, *others):
         await one.channel.flush_others()
@@ -138,7 +138,7 @@ async def test_the_others_write_their_journals_out_when_asked(tmp_path: Path) ->
         assert one.flushed == 0
 
 
-async def test_who_asks_for_the_journals_meanwhile_asks_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_flush_asked_for_meanwhile_is_a_flush_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For a flush that has begun may not know what he looks for; and when the first gives up, that is his alone."""
     monkeypatch.setattr(peer_channel, "_FLUSH_TIMEOUT_S", 60)
     async with processes(tmp_path, 2) as (one, other):
@@ -163,7 +163,7 @@ async def test_a_directory_of_any_depth_will_do(tmp_path: Path) -> None:
         await until(lambda: other.view.ttft_ms is not None)
 
 
-async def test_of_many_good_answers_the_last_are_told_and_of_bad_ones_all(tmp_path: Path) -> None:
+async def test_lessons_sent_are_the_last_good_ones_and_all_bad_ones(tmp_path: Path) -> None:
     """A busy process does not make the others learn what says nothing new; failures keep their order."""
     async with processes(tmp_path, 2) as (one, other):
         heard: list[Lesson] = []
@@ -209,7 +209,7 @@ async def test_lesson_that_cannot_be_encoded_is_left_out_alone(
     assert [record.levelname for record in caplog.records if record.name == "tollway.siblings"] == ["ERROR"]
 
 
-async def test_process_without_a_free_descriptor_still_tells_the_others(tmp_path: Path) -> None:
+async def test_process_without_a_free_descriptor_still_sends_lessons(tmp_path: Path) -> None:
     """The directory cannot be read then; they are where they were, and none is taken for gone."""
     async with processes(tmp_path, 2) as (one, other):
         lease = one.pool.begin(TARGET, build_call())
@@ -241,7 +241,7 @@ async def test_lesson_that_cannot_be_learnt_stops_no_other(tmp_path: Path) -> No
         assert other.channel.left_out == 1
 
 
-async def test_more_than_fits_into_a_datagram_is_cut_and_sent(tmp_path: Path) -> None:
+async def test_update_beyond_a_datagram_is_cut_and_sent(tmp_path: Path) -> None:
     """With thousands of targets under way the busiest are told, and no process is taken for a dead one."""
     async with processes(tmp_path, 2) as (one, other):
         names = [f"{number:04}-{'long-name-of-a-model-' * 10}" for number in range(2_000)]

@@ -105,7 +105,7 @@ async def test_a_stop_lets_replaced_processes_finish(tmp_path: Path) -> None:
         assert ground.said.count("0 term") == 1
 
 
-async def test_who_connects_after_a_stop_has_begun_is_refused(tmp_path: Path) -> None:
+async def test_caller_who_connects_after_a_stop_has_begun_is_refused(tmp_path: Path) -> None:
     """Nobody accepts any more, and the system would let them wait until the last stream has ended."""
     (tmp_path / "busy").touch()
     async with supervised(tmp_path, 1) as ground:
@@ -134,7 +134,7 @@ async def test_a_stop_while_one_is_being_replaced_cuts_neither(tmp_path: Path) -
         assert ground.said.count("0 term") == 1
 
 
-async def test_told_twice_to_stop_it_tells_them_twice(tmp_path: Path) -> None:
+async def test_second_stop_is_forwarded_to_the_processes(tmp_path: Path) -> None:
     """So that an operator's second Ctrl-C does what it does with a single process."""
     (tmp_path / "busy").touch()
     async with supervised(tmp_path, 1) as ground:

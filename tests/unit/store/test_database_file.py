@@ -36,7 +36,9 @@ def put_another_there(path: Path) -> None:
     ("change", "state"),
     [(vacuum, "same"), (cut, "other"), (write_over, "other"), (put_another_there, "other"), (os.unlink, "gone")],
 )
-def test_file_is_told_from_another(change: Callable[[Path], None], state: FileState, tmp_path: Path) -> None:
+def test_database_file_is_distinguished_from_another(
+    change: Callable[[Path], None], state: FileState, tmp_path: Path
+) -> None:
     """One that VACUUM made shorter stays the same: its log must not be taken from under the other processes."""
     path = tmp_path / "ledger.sqlite"
     with closing(sqlite3.connect(path, isolation_level=None)) as database:

@@ -341,7 +341,7 @@ def test_first_content_of_others_closes_nothing() -> None:
 
 @pytest.mark.parametrize("named", [result(retry_after_s=100), CREDENTIALS])
 @pytest.mark.parametrize("late", [FAILED, result(kind=ErrorKind.UPSTREAM_CONNECT), None, CALLERS_FAULT])
-def test_earlier_probe_does_not_shorten_what_a_later_one_was_told(named: Sample, late: Sample | None) -> None:
+def test_earlier_probe_does_not_shorten_the_pause_of_a_later_one(named: Sample, late: Sample | None) -> None:
     breaker = opened()
     silent = breaker.admit(S)
     attempt(breaker, 9 * S, named)
@@ -390,14 +390,14 @@ def test_answer_in_another_process_closes_it_only_if_it_began_since(opening: Seq
     assert (breaker.state(5 * S + 1) == "open") == (began_s < 5)
 
 
-def test_answer_in_another_process_does_not_wipe_what_a_probe_was_told_since() -> None:
+def test_answer_in_another_process_does_not_end_the_pause_of_a_later_probe() -> None:
     breaker = opened()
     attempt(breaker, 5 * S, NAMED)
     breaker.settle_other(3 * S, 7 * S, OK)
     assert breaker.retry_after_s(7 * S) == pytest.approx(98)
 
 
-def test_failures_in_another_process_that_are_told_late_do_not_open_it_again() -> None:
+def test_late_lessons_of_failures_do_not_open_it_again() -> None:
     """Neither to all nor to their key: they are of the outage that is over."""
     breaker = opened()
     attempt(breaker, 5 * S, OK)

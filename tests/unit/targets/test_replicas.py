@@ -55,7 +55,7 @@ def test_every_served_name_finds_the_same_replicas() -> None:
     assert replicas.fleet(build_target("x", upstream_model="stranger", cluster_url=CLUSTER)) is None
 
 
-def test_one_that_is_struck_off_stays_until_it_falls_silent() -> None:
+def test_unlisted_replica_stays_until_it_falls_silent() -> None:
     """It may be draining, and a directory may be wrong."""
     replicas, fleet, [one] = book("a")
     assert replicas.listed(CLUSTER, {"own": ListedModel((), ("own",))}) == []
@@ -75,7 +75,7 @@ def test_a_model_that_is_listed_no_more_is_forgotten_with_its_last_replica() -> 
     assert replicas.fleets(CLUSTER) == {}
 
 
-def test_draining_ones_take_requests_only_while_no_other_does() -> None:
+def test_draining_replicas_take_requests_only_while_no_other_does() -> None:
     _, fleet, [one, two] = book("a", "b")
     fleet.reported(one, load(state="draining"))
     assert fleet.usable() == [two]
@@ -98,7 +98,7 @@ def test_requests_of_others_are_counted_once() -> None:
     assert one.requests == 4
 
 
-def test_full_ones_are_passed_over_and_all_full_is_a_refusal() -> None:
+def test_full_replicas_are_passed_over_and_all_full_is_a_refusal() -> None:
     _, fleet, [one, two] = book("a", "b")
     fleet.reported(one, load(in_flight=8, limit=8))
     lease = fleet.lease(CALL, TARGET)
@@ -148,7 +148,7 @@ def test_request_that_ends_replicas_is_closed_to_its_own_key() -> None:
     assert pool.refusal(TARGET, build_call(principal=build_principal("other"))) is None
 
 
-def test_what_one_call_meets_is_the_load_of_one_replica() -> None:
+def test_load_that_a_call_meets_is_that_of_one_replica() -> None:
     """Six requests over three replicas are two each; the next pays for a third of one."""
     clock = HandClock()
     replicas, fleet, all_three = book("a", "b", "c", clock=clock)
@@ -173,7 +173,7 @@ def test_a_wanted_model_stays_wanted_for_a_while() -> None:
     assert fleet.wanted() == 0
 
 
-def test_who_goes_to_a_draining_replica_wants_another() -> None:
+def test_call_at_a_draining_replica_wants_another() -> None:
     """It serves until it may no longer, so somebody has to ask for the next one before; a ready one ends that."""
     clock = HandClock()
     _, fleet, [one, two] = book("a", "b", clock=clock)
@@ -190,7 +190,7 @@ def test_who_goes_to_a_draining_replica_wants_another() -> None:
     assert fleet.wanted() == 0
 
 
-async def test_so_many_wait_and_no_more() -> None:
+async def test_calls_that_wait_for_a_replica_have_a_bound() -> None:
     """Nothing queues without limit; all that wait go on with the first line."""
     _, fleet, [one] = book("a")
     fleet.lost(one)
@@ -203,7 +203,7 @@ async def test_so_many_wait_and_no_more() -> None:
     await asyncio.gather(*waiting)
 
 
-async def test_who_waits_for_a_cluster_that_is_forgotten_waits_no_longer() -> None:
+async def test_call_that_waits_for_a_forgotten_cluster_waits_no_longer() -> None:
     """After a reload with another token its replicas are found anew, and not by these."""
     clock = HandClock()
     replicas, fleet, [one] = book("a", clock=clock)

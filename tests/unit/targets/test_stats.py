@@ -103,7 +103,7 @@ def test_old_samples_weigh_less() -> None:
     assert window.predict(LATER).p50 == pytest.approx(160)  # type: ignore[union-attr]
 
 
-def test_old_news_beats_none() -> None:
+def test_old_samples_beat_none() -> None:
     """An hour without samples leaves the prediction; the first new one drops it."""
     window = Window()
     for number in range(10):

@@ -124,7 +124,7 @@ def test_fault_of_ours_is_one_record_with_its_traceback(caplog: pytest.LogCaptur
     ]
 
 
-def test_kinds_that_are_told_apart_have_a_bound(caplog: pytest.LogCaptureFixture) -> None:
+def test_distinct_kinds_of_failure_have_a_bound(caplog: pytest.LogCaptureFixture) -> None:
     """Beyond it the failures of all other targets are one flood: neither memory nor the log grows without end."""
 
     async def scenario() -> int:

@@ -64,7 +64,7 @@ def test_processes_are_added_up_while_they_live_and_after(tmp_path: Path) -> Non
     }
 
 
-def test_whoever_opens_the_same_path_goes_on_counting(tmp_path: Path) -> None:
+def test_reopened_figures_go_on_counting(tmp_path: Path) -> None:
     """A counter never goes back, though the process that kept it died; a name that was cut short is none."""
     path = tmp_path / "worker-0"
     _count(path, 3)
@@ -105,7 +105,7 @@ def test_a_name_that_the_disk_refuses_is_written_with_the_next(tmp_path: Path) -
     assert read_all([path]) == {("requests", ("refused",)): [3], ("requests", ("late",)): [0]}
 
 
-def test_what_has_no_size_yet_counts_nothing(tmp_path: Path) -> None:
+def test_figures_without_a_size_count_nothing(tmp_path: Path) -> None:
     """A scrape may come while a process starts."""
     (tmp_path / "0.figures").touch()
     assert read_all([tmp_path / "0.figures"]) == {}

@@ -196,7 +196,7 @@ async def test_huge_headers_are_a_protocol_error(ground: Ground, headers: tuple[
 
 
 @pytest.mark.parametrize("reset", [False, True])
-async def test_stale_connection_is_told_and_nothing_is_sent_twice(ground: Ground, reset: bool) -> None:
+async def test_stale_connection_is_reported_and_nothing_is_sent_twice(ground: Ground, reset: bool) -> None:
     """A used connection that closes without a byte is an error of its own: to send anew is its caller's decision."""
     await ground.exchange()
     ground.upstream.then(Answer(hang_up=True, reset=reset), THREE)

@@ -130,7 +130,7 @@ async def test_half_closing_ends_a_body_without_length(ground: Ground) -> None:
 
 @pytest.mark.parametrize("surplus", [b"garbage", OK, b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nforged"])
 @pytest.mark.parametrize("answer", [OK, CHUNKED + b"2\r\nok\r\n0\r\n\r\n"], ids=["length", "chunked"])
-async def test_bytes_behind_an_answer_reach_nobody(ground: Ground, answer: bytes, surplus: bytes) -> None:
+async def test_bytes_behind_an_answer_reach_no_caller(ground: Ground, answer: bytes, surplus: bytes) -> None:
     """They neither spoil the answer nor become the next one's: their connection is not used again."""
     transport, upstream = ground
     upstream.turns.append(answer + surplus)
@@ -189,7 +189,7 @@ async def test_extensions_and_trailers_are_passed_over(ground: Ground, body: byt
     ],
     ids=["header", "status line", "interim", "extension", "trailer", "trailers"],
 )
-async def test_what_never_ends_is_given_up(ground: Ground, head: bytes, more: bytes, kind: ErrorKind) -> None:
+async def test_endless_answer_is_given_up(ground: Ground, head: bytes, more: bytes, kind: ErrorKind) -> None:
     """Bytes without end that are no body fill no memory and hold nobody."""
     transport, upstream = ground
     upstream.turns.append(endless(head, more))

@@ -63,7 +63,7 @@ async def test_bytes_are_taken_while_they_are_received() -> None:
 
 
 @pytest.mark.parametrize("turns", [0, 1])
-async def test_what_comes_behind_a_refusal_waits_for_whoever_asks_next(turns: int) -> None:
+async def test_bytes_behind_a_refusal_wait_for_the_next_reader(turns: int) -> None:
     """In order, and once there is much of it the upstream is held back."""
     pouring = Pouring(lambda taken: len(taken) < 2)
     await asyncio.sleep(0)
@@ -98,7 +98,7 @@ async def test_a_heap_is_left_to_the_task() -> None:
     pouring.task.cancel()
 
 
-async def test_what_is_raised_while_taking_is_raised_where_it_is_poured() -> None:
+async def test_error_while_taking_is_raised_where_it_is_poured() -> None:
     """And the connection does not notice."""
 
     def refuse(taken: list[bytes]) -> bool:
@@ -115,7 +115,7 @@ async def test_what_is_raised_while_taking_is_raised_where_it_is_poured() -> Non
     assert await pouring.answer.read() == b"2"
 
 
-async def test_nothing_is_taken_for_a_task_that_was_cancelled() -> None:
+async def test_cancelled_task_takes_no_bytes() -> None:
     """Bytes may come before it learns of that."""
     pouring = Pouring()
     await asyncio.sleep(0)

@@ -159,7 +159,7 @@ async def test_failure_holds_for_a_second(system: System) -> None:
 
 
 @virtual
-async def test_hanging_host_is_told_in_time(system: System) -> None:
+async def test_hanging_host_fails_in_time(system: System) -> None:
     """It is the target's trouble, and takes the connect timeout."""
     error = await failure(system.ask(timeout_s=0.7))
     assert (error.kind, error.cause) == (ErrorKind.UPSTREAM_CONNECT, "dns")
@@ -219,7 +219,7 @@ async def test_hundreds_of_hanging_hosts_leave_known_hosts_alone(system: System)
 
 
 @virtual
-async def test_burst_of_new_hosts_waits_for_places(system: System) -> None:
+async def test_burst_of_new_hosts_waits_for_running_look_ups(system: System) -> None:
     """A gateway that starts with a hundred hosts has all of them looked up, 64 at a time."""
     asking = [system.ask(f"h{number}.test") for number in range(100)]
     await asyncio.sleep(BEGIN_WITHIN_S / 2)
@@ -233,7 +233,7 @@ async def test_burst_of_new_hosts_waits_for_places(system: System) -> None:
 
 
 @virtual
-async def test_hosts_that_hang_twice_leave_places_to_others(system: System) -> None:
+async def test_hosts_that_hang_twice_leave_look_ups_to_others(system: System) -> None:
     """A second look-up takes no place of the other half."""
     for _round in range(2):
         asking = [system.ask(f"h{number}.test", timeout_s=0.1) for number in range(40)]

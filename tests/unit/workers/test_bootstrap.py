@@ -62,7 +62,7 @@ def test_torch_comes_from_the_named_index_otherwise(
     assert "torch==2.13.0+cpu comes from https://example.test/cpu" in capsys.readouterr().out
 
 
-def test_without_either_it_says_so(answers: Answers, lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_source_of_torch_is_reported(answers: Answers, lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCH_CPU_INDEX", raising=False)
     assert answers.pip_config == ""
     with pytest.raises(SetupError, match="TORCH_CPU_INDEX is not set"):

@@ -95,7 +95,7 @@ def test_prompts_sent_there_and_not_computed_yet_count_as_work_before_ours() -> 
     assert policy("prefix").choose(1000, views(1, 1, uncached=[1000, 0]), [900, 0]) == 1
 
 
-def test_of_equal_products_the_smaller_load_is_chosen() -> None:
+def test_smaller_load_of_equal_products_is_chosen() -> None:
     assert policy("prefix").choose(300, views(2, 1), [100, 0]) == 1  # 200 x 3 and 300 x 2
 
 
@@ -110,7 +110,7 @@ def test_a_prompt_that_is_cached_everywhere_goes_where_the_load_is_least() -> No
     tokens=st.integers(0, 9999),
     seed=st.integers(0, 99),
 )
-def test_without_shared_prefixes_and_queued_prompts_it_is_least_active(
+def test_policy_without_shared_prefixes_and_queued_prompts_is_least_active(
     loads: list[int], tokens: int, seed: int
 ) -> None:
     seen, nothing = views(*loads), [0] * len(loads)

@@ -28,7 +28,7 @@ def matched(index: PrefixIndex, wanted: Prompt, *replica_ids: str) -> list[int]:
 
 
 @pytest.mark.parametrize("size", [64, 200, KIB, 8 * KIB, 512 * KIB])
-def test_a_match_is_told_to_within_a_block_or_a_sixteenth(size: int) -> None:
+def test_match_is_exact_to_a_block_or_a_sixteenth(size: int) -> None:
     index = PrefixIndex()
     index.resize("a", 10**6)
     index.remember("a", prompt(varied(size)))
@@ -105,7 +105,7 @@ def test_an_images_bytes_count_as_its_tokens() -> None:
     assert matched(index, text)[0] > 0.9 * text.tokens
 
 
-def test_what_was_used_longest_ago_is_forgotten_first() -> None:
+def test_prefix_used_longest_ago_is_forgotten_first() -> None:
     index = PrefixIndex()
     index.resize("a", 600)
     one, two, three = (prompt(name + varied(KIB)) for name in (b"one-----", b"two-----", b"three---"))

@@ -48,5 +48,5 @@ def test_one_request_keeps_a_replica_whatever_the_target(target: float, requests
     assert ScalingPolicy(target, None)(Reading(requests=[requests]))[0] == wanted
 
 
-def test_without_a_target_the_ttft_does_not_matter() -> None:
+def test_ttft_does_not_matter_without_a_target() -> None:
     assert ScalingPolicy(4, None)(Reading(requests=[1], ttft_ms=[9000]))[0] == 1

@@ -50,7 +50,7 @@ def test_a_child_ends_when_its_standard_input_closes(tmp_path: Path) -> None:
     assert not is_alive(left)
 
 
-def test_what_a_crashed_child_left_is_swept(tmp_path: Path) -> None:
+def test_leftovers_of_a_crashed_child_are_swept(tmp_path: Path) -> None:
     child, left = start(tmp_path, "__import__('os')._exit(3)")
     while child.exit_code is None:
         time.sleep(0.01)
@@ -96,7 +96,7 @@ def test_a_process_that_cannot_be_ended_is_named(monkeypatch: pytest.MonkeyPatch
         end_all(lambda: [process.pid], 0.0)
 
 
-def test_semaphores_that_nobody_has_any_more_are_removed(tmp_path: Path) -> None:
+def test_unused_semaphores_are_removed(tmp_path: Path) -> None:
     """A killed engine cannot remove its own; those of a living process, and older ones, stay."""
     shared = Path("/dev/shm")
     older = shared / f"sem.mp-older{os.getpid()}"

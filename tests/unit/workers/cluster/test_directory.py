@@ -41,7 +41,7 @@ def test_an_entry_that_is_not_renewed_for_three_seconds_goes() -> None:
     assert "http" not in str(directory.view())
 
 
-def test_it_listens_for_a_while_from_the_first_call_that_reached_it() -> None:
+def test_directory_listens_for_a_while_from_its_first_call() -> None:
     clock = Clock()
     directory = Directory(MODELS, clock)
     clock.now_s = 100.0
@@ -77,7 +77,7 @@ async def served(token: str | None = None) -> AsyncIterator[tuple[DirectoryApp, 
         yield app, woken, client
 
 
-async def test_who_waits_for_another_version_hears_of_a_change_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_long_poll_returns_at_once_on_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
     # It would not look by itself, and answers in any case after ten seconds.
     monkeypatch.setattr("workers.cluster.directory._EXPIRY_STEP_S", 600.0)
     async with served() as (app, _, client):
@@ -101,7 +101,7 @@ async def test_a_directory_that_has_just_started_listens_before_it_answers() -> 
         assert (await answer).json()["models"]["m"]["replicas"]
 
 
-async def test_a_model_that_somebody_waits_for_is_woken() -> None:
+async def test_wanted_model_is_woken() -> None:
     """Also one with a replica in the list: it may be draining for minutes, or have been killed a second ago."""
     async with served() as (app, woken, client):
         app.directory.announce("m", "a", "http://1")
@@ -123,13 +123,13 @@ async def test_a_model_that_somebody_waits_for_is_woken() -> None:
         b'{"x": ' + b"[" * 60_000,
     ],
 )
-async def test_what_is_not_a_hint_is_refused(body: bytes) -> None:
+async def test_malformed_hint_is_refused(body: bytes) -> None:
     async with served() as (_, woken, client):
         assert (await client.post("/tollway/demand", content=body)).status_code == 400
         assert woken == []
 
 
-async def test_with_a_token_the_directory_asks_for_it() -> None:
+async def test_directory_with_a_token_asks_for_it() -> None:
     async with served("s3cret") as (_, woken, client):
         assert (await client.get("/tollway/replicas")).status_code == 401
         hint = {"gateway": "g", "waiting": {"z": 1}}

@@ -92,7 +92,7 @@ def test_the_size_is_that_of_the_config_as_vllm_overrides_it(tmp_path: Path) -> 
     assert "4,096 is beyond the model's 2,048 tokens" in problem
 
 
-def test_of_a_config_within_only_what_is_named_is_overridden(tmp_path: Path) -> None:
+def test_nested_config_is_overridden_only_where_it_is_named(tmp_path: Path) -> None:
     """With its rope still of the kind that reaches further, 4,096 tokens are not beyond the model."""
     within = CONFIG | {"rope_parameters": {"rope_type": "yarn", "factor": 1.0}}
     source = model_at(tmp_path / "nested", text_config=within)
@@ -223,7 +223,7 @@ def test_an_adapter_needs_its_two_files(tmp_path: Path) -> None:
         ({"available_bytes": 900 * GIB}, {"kv_cache_memory": None}, "without `kv_cache_memory`, m takes most"),
     ],
 )
-def test_more_than_the_machine_has_is_named(
+def test_demand_beyond_the_machine_is_named(
     tmp_path: Path, machine: dict[str, int], spec: dict[str, Any], said: str
 ) -> None:
     """On a cluster elsewhere it is no problem of this machine."""
@@ -266,7 +266,7 @@ def test_weights_and_cache_must_fit_the_named_gpu(tmp_path: Path) -> None:
     assert found(tmp_path, source=large, accelerator="H100-80GB", tensor_parallel=4, kv_cache_memory=None) == []
 
 
-def test_a_gpu_that_nobody_knows_is_a_note(tmp_path: Path) -> None:
+def test_unknown_gpu_is_a_note(tmp_path: Path) -> None:
     notes: list[str] = []
     assert found(tmp_path, notes=notes, accelerator="V100") == []
     assert "memory was not checked" in notes[0]
@@ -278,7 +278,7 @@ def test_a_model_that_is_not_here_yet_is_a_note(tmp_path: Path) -> None:
     assert notes == ["m: the model is not on this machine yet; its size was not checked."]
 
 
-def test_without_vllm_the_check_says_what_it_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_without_vllm_says_what_it_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "read_catalogue", lambda: None)
     notes: list[str] = []
     assert found(tmp_path, notes=notes, engine_args={"max_num_seq": 1}) == []
@@ -291,7 +291,7 @@ def test_the_synthetic_engine_needs_no_model(tmp_path: Path) -> None:
     assert notes == []
 
 
-def test_every_problem_of_a_file_is_told_and_a_start_names_the_first(tmp_path: Path) -> None:
+def test_every_problem_of_a_file_is_reported_and_a_start_names_the_first(tmp_path: Path) -> None:
     config = tmp_path / "tollway.yaml"
     config.write_text("workers:\n  a: {source: /nowhere/a}\n  b: {source: /nowhere/b}\n", encoding="utf-8")
     assert len(check_file(config, None, [].append)) == 2
@@ -306,7 +306,7 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     assert check(tmp_path / "missing.yaml") == [f"{tmp_path / 'missing.yaml'}: No such file or directory."]
 
 
-def test_the_machine_is_left_out_where_ray_is_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_is_left_out_where_ray_runs_on_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tmp_path / "tollway.yaml"
     config.write_text("workers: {m: {source: x, engine: synthetic, cpus_per_replica: 100000}}", encoding="utf-8")
     assert "CPUs" in check(config)[0]

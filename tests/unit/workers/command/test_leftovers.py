@@ -68,7 +68,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_what_a_killed_run_has_left_is_ended_and_removed(parent: Path) -> None:
+def test_leftovers_of_a_killed_run_are_ended_and_removed(parent: Path) -> None:
     """The child ignores SIGTERM and is in a session of its own: it is known by its environment alone."""
     said: list[str] = []
     with a_run(parent) as (run, directory, child):
@@ -136,7 +136,7 @@ def test_a_given_directory_may_have_two_names(parent: Path) -> None:
     assert list(given.iterdir()) == []
 
 
-def test_what_this_process_runs_under_is_not_ended(parent: Path) -> None:
+def test_parents_of_this_process_are_not_ended(parent: Path) -> None:
     """Such as a shell that was started by a run now killed, and starts the next one."""
     directory = killed(parent)
     ask = "import sys; from pathlib import Path; from workers.command import leftovers"
@@ -156,7 +156,7 @@ def test_a_directory_without_processes_is_removed_and_said(parent: Path) -> None
     assert not directory.exists()
 
 
-def test_run_that_ends_while_it_is_looked_at_is_not_told_as_killed(
+def test_run_that_ends_while_it_is_looked_at_is_not_reported_as_killed(
     parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its directory goes, and then its lock, between the look at its marker and the try for the lock."""
@@ -192,7 +192,7 @@ def test_odd_entries_are_passed_over(parent: Path) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can make what is another user's")
 @pytest.mark.parametrize("entry", [".", MARKER])
-def test_what_is_another_users_is_left_alone(parent: Path, entry: str) -> None:
+def test_directory_of_another_user_is_left_alone(parent: Path, entry: str) -> None:
     directory = killed(parent)
     os.chown(directory / entry, 12345, 12345)
     end_leftovers(pytest.fail)

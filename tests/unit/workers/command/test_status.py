@@ -170,7 +170,7 @@ def test_the_table_has_a_row_for_each_model(capsys: pytest.CaptureFixture[str]) 
     assert " 0.00 " in rows[0], "nothing runs, nothing is paid for"
 
 
-def test_no_model_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_without_a_model_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(200, {"version": 1, "models": {}}) as url:
         assert run("--url", url) == 0
     assert "serve no model" in capsys.readouterr().out
@@ -197,7 +197,7 @@ def test_the_token_goes_to_the_directory_and_the_replicas(
         (200, b'{"models": {"m": {"replicas": [1]}}}', "something else than replicas"),
     ],
 )
-def test_something_else_at_the_address_is_one_sentence(
+def test_other_server_at_the_address_is_one_sentence(
     code: int, body: bytes, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(code, body) as url:
@@ -207,7 +207,7 @@ def test_something_else_at_the_address_is_one_sentence(
     assert error.count("\n") == 1
 
 
-def test_nothing_at_the_address_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_address_without_a_server_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
     assert run("--url", url) == 1
@@ -217,7 +217,7 @@ def test_nothing_at_the_address_is_one_sentence(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "127.0.0.1:8000"])
-def test_only_http_is_asked(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_address_other_than_http_is_not_asked(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither the user nor a directory can make it read a file."""
     assert run("--url", url) == 1
     assert "begins with http://" in capsys.readouterr().err

@@ -124,7 +124,7 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, text: str | 
         ({"synthetic": {"start_s": float("inf")}}, "workers.m.synthetic.start_s: input should be a finite number"),
     ],
 )
-def test_a_mistake_is_told_so_that_it_can_be_mended(spec: dict[str, object], said: str) -> None:
+def test_mistake_is_reported_with_how_to_mend_it(spec: dict[str, object], said: str) -> None:
     with pytest.raises(WorkerError) as caught:
         parse_workers({"m": {"source": "x", **spec}})
     assert said in str(caught.value)

@@ -67,7 +67,7 @@ def in_flight(made: Replica, count: int) -> Callable[[], bool]:
     return lambda: made.app._load is not None and made.app._load.in_flight == count
 
 
-async def test_one_request_above_the_limit_is_refused_and_told_when_to_come_back() -> None:
+async def test_request_above_the_limit_is_refused_with_retry_after() -> None:
     async with replica() as (made, client):
         open_ = [asyncio.create_task(stream(client, 50)) for _ in range(2)]
         await until(in_flight(made, 2))
@@ -80,7 +80,7 @@ async def test_one_request_above_the_limit_is_refused_and_told_when_to_come_back
         assert all("[DONE]" in text for text in await asyncio.gather(*open_))
 
 
-async def test_the_load_is_told_at_once_when_it_changes_and_else_four_times_a_second() -> None:
+async def test_load_is_reported_at_each_change_and_four_times_a_second() -> None:
     async with replica() as (made, client):
         begun = asyncio.get_running_loop().time()
         async with client.stream("GET", "/tollway/load") as lines:
@@ -132,7 +132,7 @@ async def test_a_drain_ends_after_its_time_and_cuts_what_is_left() -> None:
 
 
 @pytest.mark.slow
-async def test_who_listens_hears_the_end_of_a_drain_before_the_port_closes_and_who_still_comes_is_served() -> None:
+async def test_end_of_a_drain_is_reported_before_the_port_closes_and_late_requests_are_served() -> None:
     """What a gateway has sent before it hears the end is on its way."""
     async with replica() as (made, client):
         async with client.stream("GET", "/tollway/load") as lines:
@@ -145,7 +145,7 @@ async def test_who_listens_hears_the_end_of_a_drain_before_the_port_closes_and_w
         assert (await late).count('"text"') == 701
 
 
-async def test_when_its_engine_has_died_a_replica_is_gone_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_replica_is_gone_at_once_when_its_engine_has_died(monkeypatch: pytest.MonkeyPatch) -> None:
     """It says nothing more, its port closes and its streams break, so no gateway sends anything more.
 
     Serve sees it at its next look.
@@ -178,9 +178,7 @@ async def test_when_its_engine_has_died_a_replica_is_gone_at_once(monkeypatch: p
 
 
 @pytest.mark.slow
-async def test_nobody_waits_for_long_streams_when_everything_stops(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_long_streams_are_cut_when_everything_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(STOP_FILE, str(tmp_path / "stopping"))
     async with replica(drain_s=600) as (made, client):
         running = asyncio.create_task(stream(client, 100_000))
@@ -192,7 +190,7 @@ async def test_nobody_waits_for_long_streams_when_everything_stops(
                 await running
 
 
-async def test_with_a_token_everything_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_replica_with_a_token_asks_for_it_on_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOLLWAY_REPLICA_TOKEN", "s3cret")
     async with replica() as (_, client):
         for path in ("/tollway/load", "/metrics", "/v1/models", "/health"):

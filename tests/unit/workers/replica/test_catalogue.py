@@ -24,7 +24,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return calls
 
 
-def test_it_is_asked_once(asked: Path) -> None:
+def test_vllm_is_asked_once(asked: Path) -> None:
     assert catalogue.read_catalogue() == catalogue.read_catalogue()
     assert asked.read_text() == "x"
 
@@ -40,7 +40,7 @@ def test_a_broken_answer_is_asked_for_again(asked: Path, tmp_path: Path) -> None
     assert asked.read_text() == "xx"
 
 
-def test_where_nothing_can_be_kept_it_is_asked_each_time(asked: Path, tmp_path: Path) -> None:
+def test_vllm_is_asked_each_time_where_no_answer_can_be_kept(asked: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     assert catalogue.read_catalogue() is not None
     assert catalogue.read_catalogue() is not None

@@ -71,7 +71,7 @@ def test_a_reason_is_one_line() -> None:
     assert reason(ValueError("no room\nand more")) == "ValueError: no room"
 
 
-def test_the_reason_of_a_validation_is_told_and_not_only_that_there_is_one() -> None:
+def test_reason_of_a_validation_error_is_reported() -> None:
     """The configuration of vLLM is pydantic's, too."""
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(Annotated[int, Field(le=8)]).validate_python(9)

@@ -94,7 +94,7 @@ async def test_scaling_goes_by_what_is_open_here_or_what_the_engine_has(
     assert load.demand() == (wanted, 0.0)
 
 
-async def test_a_change_is_in_the_next_line_and_wakes_who_waits_for_it() -> None:
+async def test_change_is_in_the_next_line_and_wakes_what_waits_for_it() -> None:
     load = Engine().load()
     assert json.loads(load.line())["state"] == "ready"
     changed = load.changed

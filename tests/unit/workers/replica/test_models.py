@@ -89,7 +89,7 @@ def test_a_step_that_fails_leaves_nothing_that_could_be_used(programs: Programs,
     assert [path.name for path in cache_dir().iterdir()] == [".lock"]
 
 
-def test_what_a_killed_process_left_is_removed(programs: Programs) -> None:
+def test_leftovers_of_a_killed_process_are_removed(programs: Programs) -> None:
     left = cache_dir() / f".{NAME}-killed"
     left.mkdir(parents=True)
     prepare(f"bundled:{NAME}", lambda _: None)
@@ -97,7 +97,7 @@ def test_what_a_killed_process_left_is_removed(programs: Programs) -> None:
     assert programs.ran == ["fetch", "convert"]
 
 
-def test_an_unknown_bundled_name_is_told_what_there_is() -> None:
+def test_unknown_bundled_name_is_answered_with_the_known_ones() -> None:
     with pytest.raises(WorkerError, match=NAME):
         prepare("bundled:llama", lambda _: None)
 

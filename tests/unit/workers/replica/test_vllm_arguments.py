@@ -96,12 +96,12 @@ def test_further_arguments_come_last_so_that_they_win() -> None:
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) and "--" not in next(iter(value)) else "",
 )
-def test_what_a_section_says_becomes_vllms_own_option(fields: dict[str, Any], expected: dict[str, str | None]) -> None:
+def test_key_of_a_section_becomes_vllms_own_option(fields: dict[str, Any], expected: dict[str, str | None]) -> None:
     said = pairs(engine_arguments("m", "x", spec(**fields)))
     assert {option: said.get(option, "missing") for option in expected} == expected
 
 
-def test_what_is_not_said_is_left_to_vllm() -> None:
+def test_absent_key_is_left_to_vllm() -> None:
     """A short section is a short command line."""
     said = pairs(engine_arguments("m", "x", spec()))
     assert said.keys() == {

@@ -93,7 +93,7 @@ def test_an_unknown_family_is_counted_like_llama_and_said() -> None:
     ],
     ids=["empty", "no-width", "encoder", "encoder-decoder", "recurrent", "linear"],
 )
-def test_what_cannot_be_sized_is_one_sentence_that_says_why(config: dict[str, Any], said: str) -> None:
+def test_model_that_cannot_be_sized_is_one_sentence_that_says_why(config: dict[str, Any], said: str) -> None:
     with pytest.raises(WorkerError) as caught:
         parse(config)
     assert said in str(caught.value)

@@ -57,7 +57,7 @@ def test_a_config_of_ones_own_is_read(what: str, tmp_path: Path, capsys: pytest.
         ("bloom", 176e9, None),
     ],
 )
-def test_it_says_what_is_published(
+def test_size_states_what_is_published(
     name: str, parameters: float, cache_bytes: float | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The sources, opened on 2026-11-22, are named in test_published.py."""
@@ -68,7 +68,7 @@ def test_it_says_what_is_published(
         assert answer["chosen"]["kv_bytes_per_token"] == pytest.approx(cache_bytes, rel=0.05)
 
 
-def test_ones_own_price_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+def test_stated_price_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("mixtral-8x7b", "--context", "8k", "--usd-per-hour", "2.5", "--json") == 0
     chosen = json.loads(capsys.readouterr().out)["chosen"]
     assert chosen["usd_per_hour"] == 2.5 * chosen["gpus"]

@@ -114,7 +114,7 @@ def test_a_model_larger_than_eight_gpus_spans_machines() -> None:
     assert made.replica.split == (8, 2)
 
 
-def test_what_fits_nowhere_says_so() -> None:
+def test_model_that_fits_nowhere_says_so() -> None:
     made = plan(shape("deepseek-v3"), PLAIN["float32"], GPUS["T4"], Workload(8192, 1))
     assert (made.gpus, made.replica) == (0, None)
     assert made.reason == "not one request of 8,192 tokens fits on 128 GPUs"

@@ -62,7 +62,7 @@ def test_a_slow_reader_does_not_slow_the_engine() -> None:
     assert run_virtual(main()) == (pytest.approx(0.025), 0), "all was made, and the place was free, before it was read"
 
 
-def test_more_than_max_running_wait_and_more_than_max_waiting_are_refused() -> None:
+def test_requests_beyond_max_running_wait_and_beyond_max_waiting_are_refused() -> None:
     async def main() -> None:
         engine = engine_of(max_running=1, max_waiting=1)
         first, second = asyncio.create_task(arrivals(engine, 1, 2)), asyncio.create_task(arrivals(engine, 1, 2))
@@ -78,7 +78,7 @@ def test_more_than_max_running_wait_and_more_than_max_waiting_are_refused() -> N
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["running", "waiting"])
-def test_who_leaves_is_not_counted_any_more_and_the_next_may_come(which: int) -> None:
+def test_client_that_leaves_frees_its_slot_for_the_next(which: int) -> None:
     async def main() -> None:
         engine = engine_of(max_running=1)
         tasks = [asyncio.create_task(arrivals(engine, 1, 1000)) for _ in range(3)]
@@ -145,7 +145,7 @@ def test_the_same_prompt_again_is_read_but_for_its_last_block_and_never_without_
     assert run_virtual(cached(caching=False)) == 0
 
 
-def test_of_the_cached_prompts_the_one_that_was_left_longest_ago_goes_first() -> None:
+def test_cached_prompt_left_longest_ago_is_evicted_first() -> None:
     async def main() -> list[int]:
         engine = engine_of(kv_blocks=5, block_size=16)
         found = []

@@ -179,7 +179,7 @@ async def test_the_metrics_are_those_of_the_usages() -> None:
 
 
 @pytest.mark.parametrize("taken", [1, 7])
-async def test_what_a_caller_who_left_was_told_is_what_was_counted(taken: int) -> None:
+async def test_tokens_sent_to_a_client_that_left_are_counted(taken: int) -> None:
     spec = SyntheticSpec(ttft_ms=0, tpot_ms=0)
     engine = SyntheticEngine(spec)
     usages = []

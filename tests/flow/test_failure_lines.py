@@ -63,7 +63,7 @@ def test_failed_attempt_leaves_a_line_and_its_cause(
     assert "prompt" not in line
 
 
-def test_call_that_nobody_could_answer_has_the_last_cause(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unanswered_call_has_the_last_cause(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Each attempt has its line, the last of which says that the caller was told."""
 
     async def scenario() -> dict[str, Any]:
