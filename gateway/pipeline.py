@@ -1,4 +1,4 @@
-"""One request, on one page: authenticate, admit, read and decode once, plan, reserve, execute, relay, account.
+"""One request, on one page: authenticate, admit, read and decode once, plan, execute, relay, account.
 
 No provider's name, no HTTP framework and no socket in here; each stage is one verb of a module of its own.
 """
@@ -93,7 +93,6 @@ class Pipeline:
             meter.no_longer_wanted = self._pool.want(plan.wanted)
         if not plan.candidates:
             raise self._router.refusal(call, plan)
-        meter.holds.append(await self._gate.reserve(call, plan))
         attempts = Attempts(self._means, call, meter)
         async with self._strategies[call.route.strategy].answer(plan, call, attempts) as reply:
             await relay(reply, sink, call, meter)

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from gateway.tariff import Hold
-from gateway.types import BodyBudget, Call, Plan, Principal
+from gateway.types import BodyBudget, Principal
 
 
 class Admission(Hold, Protocol):
@@ -27,6 +27,3 @@ class Gate(Protocol):
         refused here is not counted; one that is let in counts, also if its body turns out to be bad. ``budget`` is what
         ``take_body`` goes by. Raises GatewayError with ``retry_after_s``: RATE_LIMITED, TOO_MANY_CONCURRENT.
         """
-
-    async def reserve(self, call: Call, plan: Plan) -> Hold:
-        """Set aside what the dearest target of the plan may use, until the hold is settled."""

@@ -20,19 +20,12 @@ from typing import Protocol
 from gateway.admission.base import Admission
 from gateway.clock import Clock
 from gateway.errors import ErrorKind, GatewayError
-from gateway.tariff import Hold, Spent
-from gateway.types import BodyBudget, Call, Plan, Principal
+from gateway.tariff import Spent
+from gateway.types import BodyBudget, Principal
 
 WINDOW_NS = 60_000_000_000
 _CONCURRENCY_RETRY_S = 1.0
 _BODIES_RETRY_S = 2.0
-
-
-class _Nothing:
-    """A hold on nothing; one serves all."""
-
-    def settle(self, spent: Spent) -> None:
-        """Do nothing."""
 
 
 class Counts(Protocol):
@@ -67,9 +60,6 @@ class Admitted:
         counts, self._counts = self._counts, None
         if counts is not None:
             counts.leave(self._key, self._body_bytes)
-
-
-NOTHING = _Nothing()
 
 
 class InProcessGate:
@@ -111,10 +101,6 @@ class InProcessGate:
         if body_bytes:
             _subtract(self._body_bytes, key.key_id, body_bytes)
             self._all_body_bytes -= body_bytes
-
-    async def reserve(self, call: Call, plan: Plan) -> Hold:  # noqa: ARG002 - budgets are not there yet
-        """Hold nothing: there are no budgets yet."""
-        return NOTHING
 
     def _check_rate(self, key_id: str, limit: int, now_ns: int) -> None:
         window = self._windows.get(key_id)

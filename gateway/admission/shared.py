@@ -21,11 +21,10 @@ from types import TracebackType
 from typing import Self
 
 from gateway.admission.base import Admission
-from gateway.admission.gate import NOTHING, WINDOW_NS, Admitted, check_body, rate_limited, too_many_concurrent
+from gateway.admission.gate import WINDOW_NS, Admitted, check_body, rate_limited, too_many_concurrent
 from gateway.clock import Clock
 from gateway.errors import ErrorKind, GatewayError
-from gateway.tariff import Hold
-from gateway.types import BodyBudget, Call, Plan, Principal
+from gateway.types import BodyBudget, Principal
 
 SLOTS = 64
 """Processes that can share a limit."""
@@ -95,10 +94,6 @@ class SharedGate:
             of_all = self._counts_of(None)
             with of_all:
                 of_all.cells[_BODIES + self._slot] -= body_bytes
-
-    async def reserve(self, call: Call, plan: Plan) -> Hold:  # noqa: ARG002 - budgets are not there yet
-        """Hold nothing: there are no budgets yet."""
-        return NOTHING
 
     def stop(self) -> None:
         """Let go of the files."""

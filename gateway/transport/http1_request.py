@@ -61,21 +61,17 @@ def address_of(url: str) -> Address:
 
 def head_of(request: UpstreamRequest, address: Address) -> bytes:
     """Write request line and headers. Raises UpstreamError: UPSTREAM_PROTOCOL when they would not be what they say."""
-    method, body = request.method, request.body
-    if method in {"HEAD", "CONNECT"} or not _METHOD.fullmatch(method):
+    method, body, headers = request.method, request.body, request.headers
+    names = {name.lower() for name, _ in headers}
+    if not _OURS.isdisjoint(names):
+        headers = tuple([(name, value) for name, value in headers if name.lower() not in _OURS])
+    fields = [f"{name}: {value}" for name, value in headers]
+    if method in {"HEAD", "CONNECT"} or not (_METHOD.fullmatch(method) and all(map(_HEADER.fullmatch, fields))):
         raise _unsendable()
     lines = [f"{method} {address.target} HTTP/1.1"]
-    names = set()
-    for name, value in request.headers:
-        lowered = name.lower()
-        names.add(lowered)
-        if lowered not in _OURS:
-            line = f"{name}: {value}"
-            if not _HEADER.fullmatch(line):
-                raise _unsendable()
-            lines.append(line)
     if "host" not in names:
-        lines.insert(1, f"host: {address.host_header}")
+        lines.append(f"host: {address.host_header}")
+    lines += fields
     if "user-agent" not in names:
         lines.append("user-agent: tollway")
     if body or method != "GET":

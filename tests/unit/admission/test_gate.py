@@ -16,15 +16,14 @@ from gateway.admission.gate import InProcessGate
 from gateway.admission.shared import SharedGate
 from gateway.clock import Clock, SystemClock
 from gateway.errors import ErrorKind, GatewayError
-from gateway.tariff import Amounts, Hold, Spent
-from gateway.types import BodyBudget, Call, Plan, Principal
-from tests.ground.builders import build_call, build_principal
+from gateway.tariff import Amounts, Spent
+from gateway.types import BodyBudget, Principal
+from tests.ground.builders import build_principal
 
 SECOND_NS = 1_000_000_000
 NewGate = Callable[[Clock], Gate]
 BUDGET = BodyBudget(per_key_bytes=100, in_all_bytes=150)
 SPENT = Spent(Amounts(), 0)
-PLAN = Plan(candidates=(), dropped=(), reason="")
 
 
 class HandClock:
@@ -55,10 +54,6 @@ class InTurn:
     async def admit(self, key: Principal, budget: BodyBudget) -> Admission:
         """Ask the next one."""
         return await next(self._gates).admit(key, budget)
-
-    async def reserve(self, call: Call, plan: Plan) -> Hold:
-        """Ask the next one."""
-        return await next(self._gates).reserve(call, plan)
 
 
 def started(directory: Path, slot: int, clock: Clock) -> SharedGate:
@@ -297,13 +292,12 @@ async def test_a_busy_key_does_not_keep_a_silent_one() -> None:
 
 
 async def test_a_key_without_limits_is_not_recorded() -> None:
-    """Nor is anything held for it, and a reservation holds nothing yet."""
+    """Nor is anything held for it."""
     gate = InProcessGate(HandClock())
     for _ in range(1_000):
         hold = await gate.admit(a_key(), BUDGET)
     hold.settle(SPENT)
     hold.settle(SPENT)
-    (await gate.reserve(build_call(), PLAN)).settle(SPENT)
     assert not gate._windows
     assert not gate._running
 
