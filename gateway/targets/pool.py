@@ -13,7 +13,7 @@ clock runs as many times faster, as if requests were spread evenly.
 Probes
 ------
 A target that is passed over gets no samples, so its bad prediction would stand for ever. When nothing was learnt of
-it for ``probe_interval_s`` and ``probe_every`` calls have looked at it since (so that with one call a minute not
+it for 10 s and ``probe_every`` calls have looked at it since (so that with one call a minute not
 every call becomes a probe), it is due: routing may send it one call, and while that one runs it is not due again. A
 sample that is surprisingly low makes the next probe due at once, so a recovered target is back after a few calls
 instead of minutes. After a failure it is due 8 s after that attempt began, and whenever its breaker is half open: what
@@ -37,7 +37,7 @@ from gateway.targets.replicas import FULL_RETRY_AFTER_S, Fleet, ReplicaLease, Re
 from gateway.targets.stats import Lengths, Window
 from gateway.types import Call, Quantiles, Sample, Target, TargetView
 
-PROBE_INTERVAL_S = 10.0
+_PROBE_INTERVAL_NS = 10_000_000_000
 PROBE_EVERY = 10
 MAX_TARGETS = 4096
 """Wildcards let callers invent names; beyond this the target that was idle longest is forgotten."""
@@ -229,7 +229,6 @@ class Pool:
         self,
         clock: Clock,
         *,
-        probe_interval_s: float = PROBE_INTERVAL_S,
         probe_every: int = PROBE_EVERY,
         publish: Callable[[Lesson], None] | None = None,
         replicas: Replicas | None = None,
@@ -237,7 +236,6 @@ class Pool:
         self.now_ns = clock.monotonic_ns
         self.replicas = replicas or Replicas(clock)
         self._publish = publish
-        self._probe_interval_ns = round(probe_interval_s * 1e9)
         self._probe_every = probe_every
         self._states: dict[str, _State] = {}
         self._configured: Collection[str] = ()
@@ -414,13 +412,13 @@ class Pool:
         """Let a probe be due as soon as a breaker would let one through, however few calls have looked at it."""
         state.is_failing = True
         state.asked = self._probe_every
-        state.learnt_at_ns = failed_began_at_ns + round(LONGEST_PAUSE_S * 1e9) - self._probe_interval_ns
+        state.learnt_at_ns = failed_began_at_ns + round(LONGEST_PAUSE_S * 1e9) - _PROBE_INTERVAL_NS
 
     def _stale(self, state: _State, now_ns: int) -> bool:
         return (
             state.learnt_at_ns is None
             or state.probe_soon
-            or (state.asked >= self._probe_every and now_ns - state.learnt_at_ns >= self._probe_interval_ns)
+            or (state.asked >= self._probe_every and now_ns - state.learnt_at_ns >= _PROBE_INTERVAL_NS)
         )
 
     def _forget_one(self) -> None:

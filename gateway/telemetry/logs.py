@@ -11,7 +11,7 @@ from structlog.processors import ExceptionRenderer
 from structlog.tracebacks import ExceptionDictTransformer
 
 
-def configure(*, level: int = logging.INFO) -> None:
+def configure() -> None:
     """Send every logger of the process through structlog; called once, by the command line."""
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
@@ -36,6 +36,6 @@ def configure(*, level: int = logging.INFO) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level)
+    root.setLevel(logging.INFO)
     # It logs each step at the level at which we log the whole.
     logging.getLogger("alembic").setLevel(logging.WARNING)
