@@ -426,6 +426,8 @@ class CallRecord(Struct, frozen=True, kw_only=True):
     """The target that would have answered but had no replica: the call's cost is what bridging the gap cost."""
     cause: str | None = None
     """Of a failure; see ``LedgerEntry``."""
+    left_out: tuple[str, ...] = ()
+    """What the answering target was not asked, or not for so much of it, though the caller did: members by name."""
 
 
 class Refused(Struct, frozen=True, kw_only=True):

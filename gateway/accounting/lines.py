@@ -55,11 +55,12 @@ Line = Dispatched | Progress | Settled | Recorded | Summed
 
 
 class _UnreadRecord(CallRecord, frozen=True, kw_only=True):
-    """A record on its way to SQL, where these three are JSON again: they are not decoded and encoded in between."""
+    """A record on its way to SQL, where these are JSON again: they are not decoded and encoded in between."""
 
     considered: msgspec.Raw  # type: ignore[assignment]
     dropped: msgspec.Raw  # type: ignore[assignment]
     attempt_ids: msgspec.Raw  # type: ignore[assignment]
+    left_out: msgspec.Raw = msgspec.Raw(b"[]")  # type: ignore[assignment]
 
 
 class _RecordedUnread(Recorded, frozen=True, tag="recorded"):

@@ -4,7 +4,7 @@ What an attempt took is measured in ``measure``. Nothing here awaits, so cancell
 used and its line in the ledger.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from gateway.accounting.base import Failures, Ledger, Observer
@@ -59,6 +59,8 @@ class Meter:
     target_id: str | None = None
     """Whose answer the caller gets."""
     reason: str | None = None
+    left_out: Sequence[str] = ()
+    """See ``CallRecord``."""
     is_delivered = False
     """The caller was sent all of the answer, its end included."""
 
@@ -169,6 +171,7 @@ class Meter:
             bridged_for=_bridged_for(plan, self.target_id),
             overhead_ms=(dispatched_ns - received_ns) / _NS_PER_MS if dispatched_ns is not None else None,
             cause=_cause(error, entries) if error is not None else None,
+            left_out=tuple(self.left_out) if self.left_out else (),
         )
 
 

@@ -56,6 +56,8 @@ class Attempts:
             except UpstreamError as refusal:
                 made = refusal.detached()
             self._prepared[name] = made
+        if self._call.envelope.limit_is_bound:
+            self._meter.left_out = getattr(made, "left_out", ())
         if isinstance(made, UpstreamError):
             raise made
         return made

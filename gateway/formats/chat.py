@@ -165,6 +165,9 @@ class AnswerWriter(Protocol):
 class Translatable(Endpoint, Protocol):
     """An endpoint whose calls can be said in another format."""
 
+    hint_headers: tuple[str, ...]
+    """Of the dialect: they tune what its own upstreams do, and are left out elsewhere."""
+
     def conversation(self, envelope: Envelope, *, small: bool = False) -> Conversation:
         """Read a body, or of that only what is ``small``: no turn and no tool. Raises UntranslatableError."""
 

@@ -29,15 +29,19 @@ VLLM_MEMBERS = frozenset(
 # each one's own reference of its chat endpoint.
 ADAPTERS: dict[str, Format] = {
     "anthropic": AnthropicAdapter(),
-    "openai": CompatibleAdapter(refused_members=VLLM_MEMBERS, plain=PlainShape(message={"annotations": []})),
-    "vllm": CompatibleAdapter(),
+    "openai": CompatibleAdapter(
+        refused_members=VLLM_MEMBERS,
+        plain=PlainShape(message={"annotations": []}),
+        says=frozenset(("files", "tier", "user")),
+    ),
+    "vllm": CompatibleAdapter(says=frozenset(("prefill",))),
     "compatible": CompatibleAdapter(),
     "compatible-max-tokens": CompatibleAdapter(limit="max_tokens", limited=ANY_MODEL),
     "compatible-without-stream-options": CompatibleAdapter(asks_usage=False, limit="max_tokens", limited=ANY_MODEL),
     "deepseek": CompatibleAdapter(
         facts=DEEPSEEK, limit="max_tokens", limited=ANY_MODEL, plain=PlainShape(as_streamed=True)
     ),
-    "openrouter": CompatibleAdapter(facts=OPENROUTER),
+    "openrouter": CompatibleAdapter(facts=OPENROUTER, says=frozenset(("files", "user"))),
     "xai": CompatibleAdapter(facts=XAI),
 }
 

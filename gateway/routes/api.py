@@ -200,6 +200,7 @@ def explain(record: CallRecord, entries: tuple[LedgerEntry, ...]) -> dict[str, A
         "duration_ms": record.duration_ms,
         "overhead_ms": record.overhead_ms,
         "bridged_for": record.bridged_for,
+        "left_out": record.left_out,
         "considered": record.considered,
         "dropped": record.dropped,
         "attempts": [asdict(each) | {"usage": asdict(each.usage)} for each in entries],

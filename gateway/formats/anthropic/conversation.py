@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 import msgspec
 from msgspec import Raw, Struct
 
+from gateway.formats.anthropic.written import engines_tool_id
 from gateway.formats.chat import (
     Conversation,
     Document,
@@ -288,11 +289,11 @@ class _Reader:
         if isinstance(block, _Document):
             return self._document(block, place)
         if isinstance(block, _ToolUse):
-            return [ToolCall(block.id, block.name, block.input)]
+            return [ToolCall(engines_tool_id(block.id), block.name, block.input)]
         parts = self._blocks(block.content, "user", f"{place}.content")
         if any(isinstance(part, ToolResult) for part in parts):
             raise UntranslatableError(f"{place}.content", "a result of a tool holds none")
-        return [ToolResult(block.tool_use_id, parts, failed=bool(block.is_error))]
+        return [ToolResult(engines_tool_id(block.tool_use_id), parts, failed=bool(block.is_error))]
 
     def _image(self, source: _Source, place: str) -> Image:
         if source.type == "url":

@@ -136,6 +136,7 @@ class MessagesEndpoint:
     summary = "Create a message (Anthropic's dialect)"
     has_tokens = True
     id_header = b"request-id"
+    hint_headers = ("anthropic-beta",)
     schema: Mapping[str, Any] = {
         "messages": {
             "type": "array",

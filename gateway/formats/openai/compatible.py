@@ -10,16 +10,20 @@ from functools import partial
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway.errors import UpstreamError
 from gateway.formats.base import Decoder, Prepared, refusal, streams_upstream
+from gateway.formats.chat import Translatable, UntranslatableError, endpoint_of
 from gateway.formats.classify import COMPATIBLE, Facts
 from gateway.formats.openai.answer import PlainShape
-from gateway.formats.openai.decode import EMBEDDINGS
+from gateway.formats.openai.chat_request import Changes, Says, Translated, write_chat
+from gateway.formats.openai.decode import CHAT, EMBEDDINGS
 from gateway.formats.openai.failure import failure_of_answer
 from gateway.formats.openai.stream import AnswerDecoder, StreamDecoder
 from gateway.formats.openai.transcript import EmbeddingsDecoder, TranscriptDecoder, form_for
 from gateway.formats.openai.transcription import TRANSCRIPTIONS
+from gateway.formats.openai.translated import TranslatedDecoder
 from gateway.formats.splice import asks_nothing, members_of, splice
 from gateway.types import Call, Envelope, Operation, Target, UpstreamRequest
 
@@ -36,7 +40,7 @@ class CompatibleAdapter:
     ``refused_members`` are those the upstream is known to answer with 400. ``asks_usage`` is False for an upstream that
     refuses ``stream_options`` and counts in its last chunk anyway. ``limit``: the name by which alone it knows a chat's
     output limit, at the models that ``limited`` matches. ``facts``: what its errors mean. ``plain``: what its plain
-    answers look like, for those that are put together from a stream.
+    answers look like, for those that are put together from a stream. ``says``: what it can be told in translation.
     """
 
     dialect = "openai"
@@ -50,6 +54,7 @@ class CompatibleAdapter:
         limited: re.Pattern[str] = REASONS,
         facts: Facts = COMPATIBLE,
         plain: PlainShape | None = None,
+        says: frozenset[Says] = frozenset(),
     ) -> None:
         self._refused_members = refused_members
         self._asks_usage = asks_usage
@@ -58,6 +63,7 @@ class CompatibleAdapter:
         self._limited = limited
         self._facts = facts
         self._plain = plain or PlainShape()
+        self._says = says
 
     def refuses(self, call: Call) -> str | None:
         """Name the members of the request that this upstream does not take, if there are any."""
@@ -70,15 +76,38 @@ class CompatibleAdapter:
     def prepare(self, call: Call) -> Prepared:
         """Take the caller's own body, of which single members change, and none of the caller's headers."""
         if call.envelope.endpoint.dialect != self.dialect:
-            raise refusal("'model' names a target that does not speak Anthropic's Messages.")
+            return self._translated(call)
         return partial(self._request, call)
 
-    def _request(self, call: Call, target: Target, attempt_id: str) -> UpstreamRequest:
+    def _translated(self, call: Call) -> Prepared:
+        """Say a call of another dialect as a chat completion."""
+        endpoint, envelope = call.envelope.endpoint, call.envelope
+        if not isinstance(endpoint, Translatable):
+            raise refusal(f"'{endpoint.path}' is not translated for a target that is OpenAI-compatible.")
+        try:
+            conversation = endpoint.conversation(envelope)
+            body, left_out = write_chat(
+                conversation,
+                model=envelope.model,
+                limit=envelope.max_output_tokens,
+                stream=envelope.stream,
+                says=self._says,
+            )
+        except UntranslatableError as error:
+            why = f": {error.why}" if error.why else ""
+            raise refusal(f"'{error.place}' cannot be said to a target that is OpenAI-compatible{why}.") from None
+        chat = replace(call, envelope=CHAT.decode(body))
+        if (refused := self.refuses(chat)) is not None:
+            raise refusal(f"{refused} is not taken by this provider.")
+        hints = [name for name in endpoint.hint_headers if name in call.headers]
+        return Translated(self._request, chat, conversation.effort, [*hints, *conversation.left_out, *left_out])
+
+    def _request(self, call: Call, target: Target, attempt_id: str, changes: Changes | None = None) -> UpstreamRequest:
         path = call.envelope.endpoint.path
         if path == TRANSCRIPTIONS.path:
             content_type, body = form_for(call.envelope, target.upstream_model)
         else:
-            content_type, body = _JSON, self._body(call, target)
+            content_type, body = _JSON, self._body(call, target, changes)
         return UpstreamRequest(
             method="POST",
             url=target.base_url.rstrip("/") + path.removeprefix("/v1"),
@@ -89,8 +118,11 @@ class CompatibleAdapter:
 
     def decoder(self, call: Call, target: Target) -> Decoder:
         """Make the decoder: pass a stream or an object through, or make the one from the other."""
-        if call.envelope.endpoint.path in _WHOLE:
-            return _WHOLE[call.envelope.endpoint.path](call.envelope)
+        endpoint = call.envelope.endpoint
+        if endpoint.dialect != self.dialect:
+            return TranslatedDecoder(call, target.rates, endpoint_of(call).writer(call.envelope, 0))
+        if endpoint.path in _WHOLE:
+            return _WHOLE[endpoint.path](call.envelope)
         if call.envelope.stream:
             return StreamDecoder(call, target.rates)
         return AnswerDecoder(call, target.rates, self._plain)
@@ -101,9 +133,9 @@ class CompatibleAdapter:
         """Classify an answer with an error status."""
         return failure_of_answer(status, headers, body, operation, self._facts)
 
-    def _body(self, call: Call, target: Target) -> bytes:
+    def _body(self, call: Call, target: Target, changes: Changes | None) -> bytes:
         envelope = call.envelope
-        changes: dict[str, bytes | None] = {}
+        changes = changes or {}
         if envelope.model != target.upstream_model:
             changes["model"] = msgspec.json.encode(target.upstream_model)
         if self._other_limit in envelope.members and self._limited.match(target.upstream_model):
@@ -122,14 +154,15 @@ class CompatibleAdapter:
                 changes["stream_options"] = splice(options, members_of(options), {"include_usage": b"true"})
         return splice(envelope.body, envelope.members, changes)
 
-    def _rename_limit(self, call: Call, changes: dict[str, bytes | None]) -> None:
+    def _rename_limit(self, call: Call, changes: Changes) -> None:
         """Give a chat's output limit the name that the upstream knows; of two, the newer one counts."""
         if call.envelope.endpoint.operation != "chat":
             return
         members = call.envelope.members
-        values = (members.get(name, b"null") for name in ("max_completion_tokens", "max_tokens"))
+        values = (changes.get(name) or members.get(name, b"null") for name in ("max_completion_tokens", "max_tokens"))
+        value = next((each for each in values if each != b"null"), None)
         changes[self._other_limit] = None
-        if (value := next((each for each in values if each != b"null"), None)) is not None:
+        if value is not None:
             changes[self._limit] = value
 
 

@@ -179,6 +179,8 @@ class JsonEndpoint(Struct, kw_only=True):
 class ChatEndpoint(JsonEndpoint):
     """Chat completions, which other formats can say too."""
 
+    hint_headers: tuple[str, ...] = ()
+
     def conversation(self, envelope: Envelope, *, small: bool = False) -> Conversation:
         """See ``Translatable.conversation``."""
         return read_conversation(envelope.members, small=small)

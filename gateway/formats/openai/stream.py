@@ -7,6 +7,7 @@ handed on in the form asked. What a chunk means is read in ``answer``, what an e
 import re
 from abc import abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.base import check_size
@@ -27,7 +28,7 @@ from gateway.formats.sse import Splitter, data_of
 from gateway.tariff import Rates
 from gateway.types import Call
 
-_EVENT_STREAM = "text/event-stream; charset=utf-8"
+EVENT_STREAM = "text/event-stream; charset=utf-8"
 _JSON = "application/json"
 _BLANKS = b" \t\r\n\xef\xbb\xbf"
 """And a byte order mark."""
@@ -234,7 +235,7 @@ class Events(_Reader):
 class StreamDecoder(Events):
     """Pass a stream through, without the usage that only the gateway asked for."""
 
-    content_type = _EVENT_STREAM
+    content_type = EVENT_STREAM
 
     def __init__(self, call: Call, rates: Rates) -> None:
         super().__init__(call, rates)
@@ -278,7 +279,32 @@ class StreamDecoder(Events):
         return chunk
 
 
-class AnswerDecoder(Events):
+class Merging(Events):
+    """Read each event as an object, and several of the known frame as one with all their contents."""
+
+    @abstractmethod
+    def _add(self, value: dict[str, Any]) -> None:
+        """Take a parsed chunk."""
+
+    def _take_known(self, events: bytes) -> bool:
+        if self._frame is None or not self._frame.merges:
+            return False
+        contents = self._recognise(events)
+        if contents is None:
+            return False
+        self._add(parse(data_of(self._frame.write(contents)) or b""))
+        return True
+
+    def _take_event(self, event: bytes, data: bytes) -> Chunk:
+        value = parse(data)
+        chunk = self.read_object(value)
+        if self.has_failed or _is_failure(chunk, event):
+            raise failure_in_stream(value)
+        self._add(value)
+        return chunk
+
+
+class AnswerDecoder(Merging):
     """Give the caller who wants no stream the whole answer at its end: put together, or the upstream's own bytes."""
 
     def __init__(self, call: Call, rates: Rates, plain: PlainShape) -> None:
@@ -300,23 +326,8 @@ class AnswerDecoder(Events):
         whole = None if self.complete else self._last()
         return self._assembler.finish(self.reported) if whole is None else whole
 
-    def _take_known(self, events: bytes) -> bool:
-        """Add events of the known frame as one with all their contents."""
-        if self._frame is None or not self._frame.merges:
-            return False
-        contents = self._recognise(events)
-        if contents is None:
-            return False
-        self._assembler.add(parse(data_of(self._frame.write(contents)) or b""))
-        return True
-
-    def _take_event(self, event: bytes, data: bytes) -> Chunk:
-        value = parse(data)
-        chunk = self.read_object(value)
-        if self.has_failed or _is_failure(chunk, event):
-            raise failure_in_stream(value)
+    def _add(self, value: dict[str, Any]) -> None:
         self._assembler.add(value)
-        return chunk
 
 
 def _is_failure(chunk: Chunk, event: bytes) -> bool:

@@ -1,0 +1,244 @@
+"""Write a conversation of another dialect as the body of a chat completion, or name what cannot be said there.
+
+Decides what stands in for what OpenAI's dialect has no word for: an image that a tool returned follows as a message of
+the user's, a tool's failure is said in its text, a document of plain text is text. What differs from target to target
+(effort, and a limit that does not fit) is decided when the request is addressed. Texts go up byte for byte.
+
+Sources: platform.openai.com/docs/api-reference/chat/create; docs.vllm.ai, "OpenAI-Compatible Server" (what goes on with
+an answer that has begun).
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Raw
+
+from gateway.formats.chat import (
+    Conversation,
+    Document,
+    Image,
+    Part,
+    Refused,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+    Turn,
+    UntranslatableError,
+)
+from gateway.types import Call, Target, UpstreamRequest
+
+Says = Literal["files", "prefill", "tier", "user"]
+"""What a provider's chat can say beyond what all do: a PDF, the beginning of an answer, ``service_tier``, ``user``."""
+_MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+")
+_LONGEST_USER = 64
+_EFFORTS = {"xhigh": "high", "max": "high"}
+"""Not every model that reasons knows more than ``high``."""
+_BETWEEN = rb"\n\n"
+"""Two line ends, as JSON writes them."""
+
+Changes = dict[str, bytes | None]
+
+
+def write_chat(
+    conversation: Conversation, *, model: str, limit: int | None, stream: bool, says: frozenset[Says]
+) -> tuple[bytes, tuple[str, ...]]:
+    """Write the body, and name what is left out beside what the conversation names. Raises UntranslatableError."""
+    if conversation.rest:
+        raise UntranslatableError(next(iter(conversation.rest)))
+    left_out: list[str] = []
+    turns = _merged(conversation.turns)
+    messages = [_message("system", conversation.system)] if conversation.system else []
+    for turn in turns:
+        messages += _said(turn, says)
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": messages,
+        "max_tokens": limit,
+        "stream": stream or None,
+        "temperature": conversation.temperature,
+        "top_p": conversation.top_p,
+        "top_k": conversation.top_k,
+        "stop": conversation.stop or None,
+        **_tools(conversation),
+    }
+    if conversation.schema is not None:
+        schema = {"name": "answer", "schema": conversation.schema, "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if turns and turns[-1].role == "assistant":
+        if "prefill" not in says:
+            why = "only an own engine goes on with an answer that has begun"
+            raise UntranslatableError(f"messages[{len(conversation.turns) - 1}]", why)
+        body |= {"continue_final_message": True, "add_generation_prompt": False}
+    if conversation.standard_service:
+        _say_if("tier" in says, body, {"service_tier": "default"}, "service_tier", left_out)
+    if conversation.user:
+        _say_if("user" in says, body, {"user": _user(conversation.user)}, "metadata.user_id", left_out)
+    written = msgspec.json.encode({name: value for name, value in body.items() if value is not None})
+    return written, tuple(left_out)
+
+
+class Translated:
+    """A translated call: what writes the request to one target (``formats.base.Prepared``)."""
+
+    def __init__(
+        self,
+        request: Callable[[Call, Target, str, Changes], UpstreamRequest],
+        call: Call,
+        effort: str | None,
+        left_out: Iterable[str],
+    ) -> None:
+        self._request = request
+        self._call = call
+        self._effort = effort
+        self._always = tuple(left_out)
+        self.left_out = list(self._always)
+        """What was not said, or lowered, to the target that was asked last."""
+
+    def __call__(self, target: Target, attempt_id: str) -> UpstreamRequest:
+        """Write the request: with the effort to what is known to reason, and with a limit that fits."""
+        changes: Changes = {}
+        self.left_out[:] = self._always
+        effort = None if self._effort is None else _EFFORTS.get(self._effort, self._effort)
+        if effort is not None and "reasoning" in (target.capabilities or ()):
+            changes["reasoning_effort"] = msgspec.json.encode(effort)
+        if self._effort is not None and ("reasoning_effort" not in changes or effort != self._effort):
+            self.left_out.append("effort")
+        limit = _fitting(self._call, target)
+        if limit != self._call.max_output_tokens:
+            changes["max_tokens"] = None if limit is None else b"%d" % limit
+            self.left_out.append("max_tokens")
+        return self._request(self._call, target, attempt_id, changes)
+
+
+def _fitting(call: Call, target: Target) -> int | None:
+    """Return the output limit for a target; None: what is left of its context, which it knows better than we do.
+
+    A prompt's estimate is right within about a third.
+    """
+    limit, context = call.max_output_tokens, target.context_length
+    if limit is None:
+        return None
+    if target.max_output_tokens is not None:
+        limit = min(limit, target.max_output_tokens)
+    if context is None:
+        return limit
+    estimate = call.input_tokens_estimate
+    room = context - estimate - estimate // 3
+    if room >= limit:
+        return limit
+    return room if room > 0 and limit + estimate // 2 <= context else None
+
+
+def _say_if(can: bool, body: dict[str, Any], members: dict[str, Any], name: str, left_out: list[str]) -> None:  # noqa: FBT001 - said by what is passed
+    if can:
+        body |= members
+    else:
+        left_out.append(name)
+
+
+def _user(user: str) -> str:
+    """Return a user's id as OpenAI takes it: of a longer one its digest."""
+    return user if len(user) <= _LONGEST_USER else hashlib.sha256(user.encode()).hexdigest()
+
+
+def _merged(turns: list[Turn]) -> list[Turn]:
+    """Make one turn of neighbours with one role: many chat templates want them to alternate."""
+    merged: list[Turn] = []
+    for turn in turns:
+        if merged and merged[-1].role == turn.role:
+            merged[-1] = Turn(turn.role, [*merged[-1].parts, *turn.parts])
+        elif turn.parts:
+            merged.append(turn)
+    return merged
+
+
+def _said(turn: Turn, says: frozenset[Says]) -> list[dict[str, Any]]:
+    if turn.role == "assistant":
+        return [_answer(turn.parts)]
+    results = [part for part in turn.parts if isinstance(part, ToolResult)]
+    messages = [_result(each) for each in results]
+    shown = [part for each in results for part in each.parts if not isinstance(part, Text)]
+    rest = shown + [part for part in turn.parts if not isinstance(part, ToolResult)]
+    return messages + ([_message(turn.role, rest, says)] if rest else [])
+
+
+def _message(role: str, parts: Iterable[Part], says: frozenset[Says] = frozenset()) -> dict[str, Any]:
+    """Write a message: one text where there is nothing else, for not every chat template takes a list."""
+    parts = list(parts)
+    texts = [part.text for part in parts if isinstance(part, Text)]
+    content = _joined(texts, _BETWEEN) if len(texts) == len(parts) else [_part(part, says) for part in parts]
+    return {"role": role, "content": content}
+
+
+def _answer(parts: list[Part]) -> dict[str, Any]:
+    texts = [part.text for part in parts if isinstance(part, Text | Refused)]
+    message: dict[str, Any] = {"role": "assistant", "content": _joined(texts, b"") if texts else None}
+    calls = [
+        {
+            "id": part.call_id,
+            "type": "function",
+            "function": {"name": part.name, "arguments": bytes(part.arguments).decode()},
+        }
+        for part in parts
+        if isinstance(part, ToolCall)
+    ]
+    return message | ({"tool_calls": calls} if calls else {})
+
+
+def _result(result: ToolResult) -> dict[str, Any]:
+    texts = [part.text for part in result.parts if isinstance(part, Text)]
+    if result.failed:
+        texts.insert(0, Raw(b'"Error:"'))
+    return {
+        "role": "tool",
+        "tool_call_id": result.call_id,
+        "content": _joined(texts, b" " if result.failed and len(texts) == 2 else _BETWEEN),
+    }
+
+
+def _part(part: Part, says: frozenset[Says]) -> dict[str, Any]:
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    if isinstance(part, Image):
+        return {"type": "image_url", "image_url": {"url": _url(part)}}
+    if isinstance(part, Document) and part.media_type == "application/pdf" and "files" in says:
+        return {"type": "file", "file": {"filename": "document.pdf", "file_data": _url(part)}}
+    raise UntranslatableError(getattr(part, "place", "messages"), "it reads no such documents")
+
+
+def _url(part: Image | Document) -> Raw:
+    if part.media_type is None:
+        return part.source
+    if not _MEDIA_TYPE.fullmatch(part.media_type):
+        raise UntranslatableError(f"{part.place}.media_type", "it is no media type")
+    return Raw(b'"data:%b;base64,%b' % (part.media_type.encode(), bytes(part.source)[1:]))
+
+
+def _joined(texts: list[Raw], between: bytes) -> Raw:
+    """Join JSON strings without decoding them."""
+    return Raw(b'"%b"' % between.join(bytes(text)[1:-1] for text in texts))
+
+
+def _tools(conversation: Conversation) -> dict[str, Any]:
+    if not conversation.tools:
+        return {}
+    choice: Any = conversation.tool_choice
+    if conversation.named_tool is not None:
+        choice = {"type": "function", "function": {"name": conversation.named_tool}}
+    tools = [_tool(tool) for tool in conversation.tools]
+    parallel = None if conversation.parallel_tools or choice == "none" else False
+    return {"tools": tools, "tool_choice": choice, "parallel_tool_calls": parallel}
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    function: dict[str, Any] = {"name": tool.name}
+    if tool.description:
+        function["description"] = tool.description
+    function["parameters"] = tool.schema or Raw(b'{"type":"object","properties":{}}')
+    if tool.strict:
+        function["strict"] = True
+    return {"type": "function", "function": function}

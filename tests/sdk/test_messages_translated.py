@@ -1,0 +1,293 @@
+"""Anthropic's Messages as its SDK speaks them, towards an OpenAI-compatible upstream: events, tools, usage, errors."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+
+import aiohttp
+import anthropic
+import pytest
+import pytest_asyncio
+
+from gateway.formats.anthropic.written import UNSIGNED
+from tests.ground.gateway import RunningGateway, running_gateway
+from tests.ground.script import Answer, error_answer, json_answer, play
+from tests.ground.upstream import ScriptedUpstream
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+PRICE = {"input": 1.0, "cached_input": 0.1, "output": 5.0}
+ASKED: dict[str, Any] = {"model": "own", "max_tokens": 50, "messages": [{"role": "user", "content": "Hi"}]}
+TOOLS = [{"name": "look", "input_schema": {"type": "object", "properties": {"n": {"type": "integer"}}}}]
+USAGE = {
+    "prompt_tokens": 1010,
+    "completion_tokens": 20,
+    "total_tokens": 1030,
+    "prompt_tokens_details": {"cached_tokens": 1000},
+}
+COST_NANO_USD = 10 * 1_000 + 1_000 * 100 + 20 * 5_000
+
+
+def _chunk(delta: dict[str, Any] | None = None, finish: str | None = None, **members: Any) -> bytes:
+    choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish, **members}]
+    usage = USAGE if delta is None else None
+    top = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": choices}
+    return b"data: " + json.dumps(top | {"usage": usage}).encode() + b"\n\n"
+
+
+def _function(index: int, arguments: str, call_id: str | None = None) -> dict[str, Any]:
+    named = {} if call_id is None else {"id": call_id, "type": "function"}
+    function = {"arguments": arguments} | ({} if call_id is None else {"name": "look"})
+    return {"tool_calls": [{"index": index, **named, "function": function}]}
+
+
+_DONE = [_chunk(), b"data: [DONE]\n\n"]
+_ROLE = _chunk({"role": "assistant", "content": ""})
+TEXT = [_ROLE, *[_chunk({"content": word}) for word in ("Grüße, ", "你好 ", "👋")], _chunk({}, "stop"), *_DONE]
+CALLS = [
+    _ROLE,
+    _chunk({"reasoning_content": "Let me "}),
+    _chunk({"reasoning_content": "look."}),
+    _chunk({"content": "I look."}),
+    _chunk(_function(0, "", "functions.look:0")),
+    _chunk(_function(0, '{"n"')),
+    _chunk(_function(0, ": 1}")),
+    _chunk(_function(1, '{"n": 2}', "functions.look:1")),
+    _chunk({}, "tool_calls"),
+    *_DONE,
+]
+CONTENT = [
+    {"type": "thinking", "thinking": "Let me look.", "signature": UNSIGNED},
+    {"type": "text", "text": "I look."},
+    {"type": "tool_use", "id": "functions_2e_look_3a_0", "name": "look", "input": {"n": 1}},
+    {"type": "tool_use", "id": "functions_2e_look_3a_1", "name": "look", "input": {"n": 2}},
+]
+
+
+class Ground(NamedTuple):
+    """A gateway in front of one compatible upstream."""
+
+    running: RunningGateway
+    upstream: ScriptedUpstream
+    client: anthropic.AsyncAnthropic
+    session: aiohttp.ClientSession
+
+    async def events(self, *, at_a_time: int | None = None, chunks: list[bytes]) -> list[tuple[str, dict[str, Any]]]:
+        """Return the events of a stream, which the upstream sends in pieces of so many bytes."""
+        body = b"".join(chunks)
+        pieces = [body[at : at + at_a_time] for at in range(0, len(body), at_a_time)] if at_a_time else chunks
+        self.upstream.then(Answer(headers=(("content-type", "text/event-stream"),), chunks=pieces))
+        asked = json.dumps({**ASKED, "stream": True, "tools": TOOLS})
+        async with self.session.post(f"{self.running.url}/v1/messages", data=asked) as answer:
+            assert answer.status == 200
+            text = (await answer.read()).decode()
+        found = []
+        for event in text.split("\n\n"):
+            if event.startswith("event: "):
+                name, data = event.removeprefix("event: ").split("\ndata: ")
+                found.append((name, json.loads(data)))
+                assert found[-1][1]["type"] == name
+        return found
+
+    async def explained(self, call_id: str) -> Any:
+        """Return what GET /v1/requests/{id} says."""
+        async with self.session.get(f"{self.running.url}/v1/requests/{call_id}") as answer:
+            return await answer.json()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", name="ground")
+async def run_ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ground]:
+    """Run the gateway and make the clients."""
+    async with ScriptedUpstream() as upstream, aiohttp.ClientSession() as session:
+        own = {"type": "vllm", "base_url": f"{upstream.url}/v1"}
+        far = {"type": "anthropic", "base_url": upstream.url, "api_key": "env:KEY"}
+        config = {
+            "providers": {"own": own, "far": far},
+            "models": {
+                "own": {"provider": "own", "upstream": "m", "price": PRICE},
+                "broken": {"provider": "own", "price": PRICE},
+                "claude": {"provider": "far", "price": PRICE},
+            },
+            "routes": {"auto": {"models": ["own", "claude"]}},
+        }
+        path = tmp_path_factory.mktemp("gateway")
+        async with running_gateway(config, path, environ={"KEY": "theirs"}) as running:
+            async with anthropic.AsyncAnthropic(base_url=running.url, api_key="unused", max_retries=0) as client:
+                yield Ground(running, upstream, client, session)
+
+
+def _kept(message: Any) -> list[dict[str, Any]]:
+    return [block.model_dump(exclude_none=True) for block in message.content]
+
+
+async def test_official_client_streams_text(ground: Ground) -> None:
+    """Characters of any length, the reason, and usage in Anthropic's counting, billed as it is."""
+    ground.upstream.then(play(b"".join(TEXT)))
+    async with ground.client.messages.stream(**ASKED) as stream:
+        texts = [text async for text in stream.text_stream]
+        message = await stream.get_final_message()
+    assert "".join(texts) == "Grüße, 你好 👋"
+    assert (message.id, message.model, message.stop_reason) == ("msg_chatcmpl-1", "m", "end_turn")
+    usage = message.usage
+    assert (usage.input_tokens, usage.cache_read_input_tokens, usage.output_tokens) == (10, 1000, 20)
+    explained = await ground.explained(stream.response.headers["request-id"])
+    assert explained["cost_nano_usd"] == COST_NANO_USD
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_official_client_gets_thinking_and_parallel_tools(stream: bool, ground: Ground) -> None:
+    """Ids as Anthropic takes them, arguments as objects; sent back, the engine gets its own ids again."""
+    ground.upstream.then(play(b"".join(CALLS)))
+    if stream:
+        async with ground.client.messages.stream(**ASKED, tools=TOOLS) as running:
+            message: Any = await running.get_final_message()
+    else:
+        message = await ground.client.messages.create(**ASKED, tools=TOOLS)
+    assert _kept(message) == CONTENT
+    assert message.stop_reason == "tool_use"
+    results = [{"type": "tool_result", "tool_use_id": each["id"], "content": "7"} for each in CONTENT[2:]]
+    history = [
+        *ASKED["messages"],
+        {"role": "assistant", "content": message.content},
+        {"role": "user", "content": results},
+    ]
+    ground.upstream.then(play(b"".join(TEXT)))
+    answer = await ground.client.messages.create(**{**ASKED, "messages": history}, tools=TOOLS)
+    assert _kept(answer) == [{"type": "text", "text": "Grüße, 你好 👋"}]
+    sent = ground.upstream.seen[-1].json["messages"]
+    assert [each["id"] for each in sent[1]["tool_calls"]] == ["functions.look:0", "functions.look:1"]
+    assert [each["tool_call_id"] for each in sent[2:]] == ["functions.look:0", "functions.look:1"]
+
+
+def _check_grammar(events: list[tuple[str, dict[str, Any]]]) -> None:
+    """Blocks come one after another, numbered, each begun and ended; nothing comes behind the end."""
+    names = [name for name, _ in events if name != "ping"]
+    assert (names[0], names[-2:]) == ("message_start", ["message_delta", "message_stop"])
+    open_block, count = None, 0
+    for name, data in events:
+        if name == "content_block_start":
+            assert (open_block, data["index"]) == (None, count)
+            open_block, count = data["index"], count + 1
+        elif name == "content_block_delta":
+            assert data["index"] == open_block
+        elif name == "content_block_stop":
+            assert data["index"] == open_block
+            open_block = None
+    assert open_block is None
+
+
+@pytest.mark.parametrize("at_a_time", [1, 13, None, 100_000])
+@pytest.mark.parametrize("chunks", [TEXT, CALLS])
+async def test_events_follow_the_grammar_however_the_stream_is_cut(
+    chunks: list[bytes], at_a_time: int | None, ground: Ground
+) -> None:
+    """Tokens that arrive together may leave as one delta; put together they say the same."""
+    events = await ground.events(at_a_time=at_a_time, chunks=chunks)
+    _check_grammar(events)
+    deltas = [data["delta"] for name, data in events if name == "content_block_delta"]
+    pieces = ("text", "thinking", "partial_json")
+    together = "".join(delta[name] for delta in deltas for name in pieces if name in delta)
+    assert together == ("Grüße, 你好 👋" if chunks is TEXT else 'Let me look.I look.{"n": 1}{"n": 2}')
+    usage = events[-2][1]["usage"]
+    assert (usage["input_tokens"], usage["cache_read_input_tokens"], usage["output_tokens"]) == (10, 1000, 20)
+
+
+@pytest.mark.parametrize(
+    ("last", "reason", "sequence"),
+    [
+        (_chunk({}, "length"), "max_tokens", None),
+        (_chunk({}, "content_filter"), "refusal", None),
+        (_chunk({}, "stop", stop_reason="END"), "stop_sequence", "END"),
+        (_chunk({}, "stop", stop_reason=2), "end_turn", None),
+        (_chunk({}, "tool_calls"), "tool_use", None),
+    ],
+)
+async def test_stop_reason_is_anthropics(last: bytes, reason: str, sequence: str | None, ground: Ground) -> None:
+    """VLLM says which stop sequence it was."""
+    events = await ground.events(chunks=[_ROLE, _chunk({"content": "a"}), last, *_DONE])
+    assert events[-2][1]["delta"] == {"stop_reason": reason, "stop_sequence": sequence}
+
+
+async def test_tool_call_behind_finish_reason_stop_is_tool_use(ground: Ground) -> None:
+    """A forced call ends in ``stop`` at OpenAI; a client of Anthropic's runs tools only behind ``tool_use``."""
+    events = await ground.events(chunks=[_ROLE, _chunk(_function(0, "{}", "c")), _chunk({}, "stop"), *_DONE])
+    assert events[-2][1]["delta"]["stop_reason"] == "tool_use"
+
+
+async def test_answer_in_one_piece_becomes_events(ground: Ground) -> None:
+    """A server that does not stream, and reasoning in vLLM's newer member."""
+    message = {"role": "assistant", "content": "a", "reasoning": "hm"}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    ground.upstream.then(json_answer({"id": "1", "model": "m", "choices": [choice], "usage": USAGE}))
+    async with ground.client.messages.stream(**ASKED) as stream:
+        got = await stream.get_final_message()
+    assert [block.type for block in got.content] == ["thinking", "text"]
+
+
+async def test_cut_stream_ends_in_an_error_event(ground: Ground) -> None:
+    """Never as if it were whole."""
+    events = await ground.events(chunks=[_ROLE, _chunk({"content": "a"})])
+    assert events[-1][0] == "error"
+    assert "message_stop" not in [name for name, _ in events]
+
+
+_BEGUN = [_chunk(_function(index, "", f"c{index}")) for index in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("calls", "stream"),
+    [([*_BEGUN, _chunk(_function(0, "{}"))], True), ([_chunk(_function(0, "[1", "c"))], False)],
+)
+async def test_call_that_messages_cannot_hold_is_no_answer(calls: list[bytes], stream: bool, ground: Ground) -> None:
+    """A block that is closed takes no more, and an ``input`` is an object; another target may do better."""
+    broken = play(b"".join([_ROLE, *calls, _chunk({}, "tool_calls"), *_DONE]))
+    ground.upstream.on_model("broken", broken)
+    with pytest.raises(anthropic.InternalServerError):
+        answer: Any = await ground.client.messages.create(**{**ASKED, "model": "broken"}, tools=TOOLS, stream=stream)
+        async for _ in answer:
+            pass
+
+
+async def test_halves_of_a_character_are_joined(ground: Ground) -> None:
+    """Some engines cut an escape between the halves of a surrogate pair."""
+    halves = [_chunk({"content": "X"}).replace(b'"X"', half) for half in (b'"a\\ud83d"', b'"\\udc4bb"')]
+    events = await ground.events(chunks=[_ROLE, *halves, _chunk({}, "stop"), *_DONE])
+    deltas = [data["delta"].get("text", "") for name, data in events if name == "content_block_delta"]
+    assert "".join(deltas) == "a👋b"
+
+
+async def test_what_was_left_out_stands_in_the_record(ground: Ground) -> None:
+    """By name, also for the betas that only Anthropic knows."""
+    ground.upstream.then(play(b"".join(TEXT)))
+    block = {"type": "text", "text": "s", "cache_control": {"type": "ephemeral"}}
+    raw = await ground.client.beta.messages.with_raw_response.create(**ASKED, system=[block], betas=["one"])
+    explained = await ground.explained(raw.headers["request-id"])
+    assert explained["left_out"] == ["anthropic-beta", "cache_control"]
+
+
+async def test_what_one_target_cannot_be_told_goes_to_the_next(ground: Ground) -> None:
+    """A tool of Anthropic's own; without another target it is refused by name, in Anthropic's shape."""
+    tools: Any = [{"type": "web_search_20250305", "name": "web_search"}]
+    message = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "c",
+        "content": [{"type": "text", "text": "a"}],
+    }
+    ground.upstream.then(
+        json_answer(message | {"stop_reason": "end_turn", "usage": {"input_tokens": 1, "output_tokens": 1}})
+    )
+    got = await ground.client.messages.create(**{**ASKED, "model": "auto"}, tools=tools)
+    assert _kept(got) == [{"type": "text", "text": "a"}]
+    with pytest.raises(anthropic.BadRequestError, match=r"tools\[0\]\.type"):
+        await ground.client.messages.create(**ASKED, tools=tools)
+
+
+async def test_upstreams_refusal_is_written_in_anthropics_shape(ground: Ground) -> None:
+    """With its own words."""
+    ground.upstream.then(error_answer(400, "too warm"))
+    with pytest.raises(anthropic.BadRequestError) as caught:
+        await ground.client.messages.create(**ASKED)
+    body: Any = caught.value.body
+    assert body["error"] == {"type": "invalid_request_error", "message": "too warm"}
+    assert body["request_id"] == caught.value.request_id

@@ -1,0 +1,298 @@
+"""Anthropic's Messages are said to an OpenAI-compatible upstream as a chat completion, or refused by name."""
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.errors import ErrorKind, UpstreamError
+from gateway.formats.anthropic.decode import MESSAGES
+from gateway.formats.anthropic.written import engines_tool_id, tool_id
+from gateway.formats.openai.chat_request import Translated
+from gateway.providers.registry import ADAPTERS
+from gateway.types import Call
+from tests.ground.builders import build_call, build_target
+
+_PNG = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBO"}}
+_SEEN = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO"}}
+_PDF = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBE"}}
+_CALL = {"type": "tool_use", "id": "t1", "name": "look", "input": {"n": 1.50, "s": "ü"}}
+_TOOL = {"name": "look", "description": "Look.", "input_schema": {"type": "object", "properties": {}}}
+_FUNCTION = {
+    "type": "function",
+    "function": {"name": "look", "description": "Look.", "parameters": _TOOL["input_schema"]},
+}
+_BRIEF = {"role": "system", "content": "Now be brief."}
+_STRICT = {"name": "look", "parameters": {"type": "object"}, "strict": True}
+_ASKS = {"role": "user", "content": "Hi"}
+
+
+def _call(**members: Any) -> Call:
+    body = {"model": "auto", "max_tokens": 9, "messages": [_ASKS]} | members
+    return build_call(MESSAGES.decode(json.dumps(body, ensure_ascii=False).encode()))
+
+
+def _sent(
+    adapter: str = "vllm", target: dict[str, Any] | None = None, **members: Any
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the body that a target gets, without what every one has, and what was left out."""
+    prepared = ADAPTERS[adapter].prepare(_call(**members))
+    assert isinstance(prepared, Translated)
+    request = prepared(build_target(adapter=adapter, **target or {}), "att_1")
+    assert request.url.endswith("/v1/chat/completions")
+    body = json.loads(request.body)
+    assert body.pop("model") == "small-upstream"
+    return body, prepared.left_out
+
+
+def _messages(*turns: dict[str, Any], adapter: str = "vllm", **members: Any) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = _sent(adapter, messages=list(turns), **members)[0]["messages"]
+    return messages
+
+
+def _user(*blocks: Any) -> dict[str, Any]:
+    return {"role": "user", "content": list(blocks)}
+
+
+def _said(*blocks: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": list(blocks)}
+
+
+def _text(text: str, **members: Any) -> dict[str, Any]:
+    return {"type": "text", "text": text, **members}
+
+
+def _result(content: Any = None, **members: Any) -> dict[str, Any]:
+    return {"type": "tool_result", "tool_use_id": "t1", "content": content, **members}
+
+
+_USES = [_ASKS, _said(_text("I look."), _CALL)]
+_CALLED = {
+    "role": "assistant",
+    "content": "I look.",
+    "tool_calls": [{"id": "t1", "type": "function", "function": {"name": "look", "arguments": '{"n": 1.5, "s": "ü"}'}}],
+}
+
+
+@pytest.mark.parametrize(
+    ("turns", "expected"),
+    [
+        ([_ASKS], [_ASKS]),
+        ([_user(_text("a"), _text('b "ü"\n'))], [{"role": "user", "content": 'a\n\nb "ü"\n'}]),
+        ([_ASKS, _ASKS], [{"role": "user", "content": "Hi\n\nHi"}]),
+        ([_user(_text("a"), _PNG)], [{"role": "user", "content": [_text("a"), _SEEN]}]),
+        (
+            [_user({"type": "image", "source": {"type": "url", "url": "https://a.test/b.png"}})],
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://a.test/b.png"}}]}],
+        ),
+        (
+            [
+                _user(
+                    {
+                        "type": "document",
+                        "source": {"type": "text", "media_type": "text/plain", "data": "D"},
+                        "title": "T",
+                    }
+                )
+            ],
+            [{"role": "user", "content": "T\n\nD"}],
+        ),
+        (
+            [_ASKS, _BRIEF],
+            [_ASKS, _BRIEF],
+        ),
+        ([*_USES, _user(_result("ok"))], [_ASKS, _CALLED, {"role": "tool", "tool_call_id": "t1", "content": "ok"}]),
+        ([*_USES, _user(_result())], [_ASKS, _CALLED, {"role": "tool", "tool_call_id": "t1", "content": ""}]),
+        (
+            [*_USES, _user(_result([_text("no"), _PNG], is_error=True), _text("and?"))],
+            [
+                _ASKS,
+                _CALLED,
+                {"role": "tool", "tool_call_id": "t1", "content": "Error: no"},
+                {"role": "user", "content": [_SEEN, _text("and?")]},
+            ],
+        ),
+        (
+            [_ASKS, _said({"type": "thinking", "thinking": "hm", "signature": "Eq"}, _text("a"), _text("b")), _ASKS],
+            [_ASKS, {"role": "assistant", "content": "ab"}, _ASKS],
+        ),
+        (
+            [
+                _ASKS,
+                _said(
+                    {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}},
+                    {"type": "web_search_tool_result", "tool_use_id": "s", "content": []},
+                    _text("x", citations=[{"type": "web_search_result_location"}]),
+                ),
+                _ASKS,
+            ],
+            [_ASKS, {"role": "assistant", "content": "x"}, _ASKS],
+        ),
+    ],
+)
+def test_turns_are_said_in_openais_words(turns: list[Any], expected: list[Any]) -> None:
+    """Texts and arguments byte for byte; what a tool showed follows as the user's; thinking stays with its provider."""
+    assert _messages(*turns) == expected
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ({"stream": True}, {"stream": True, "stream_options": {"include_usage": True}}),
+        ({"temperature": 0.5, "top_p": 0.9, "top_k": 5}, {"temperature": 0.5, "top_p": 0.9, "top_k": 5}),
+        ({"stop_sequences": ["END"]}, {"stop": ["END"]}),
+        ({"tools": [_TOOL]}, {"tools": [_FUNCTION]}),
+        ({"tools": [_TOOL], "tool_choice": {"type": "auto"}}, {"tools": [_FUNCTION]}),
+        ({"tools": [_TOOL], "tool_choice": {"type": "any"}}, {"tools": [_FUNCTION], "tool_choice": "required"}),
+        ({"tools": [_TOOL], "tool_choice": {"type": "none"}}, {"tools": [_FUNCTION], "tool_choice": "none"}),
+        (
+            {"tools": [_TOOL], "tool_choice": {"type": "tool", "name": "look", "disable_parallel_tool_use": True}},
+            {
+                "tools": [_FUNCTION],
+                "tool_choice": {"type": "function", "function": {"name": "look"}},
+                "parallel_tool_calls": False,
+            },
+        ),
+        (
+            {"tools": [{"name": "look", "type": "custom", "input_schema": {"type": "object"}, "strict": True}]},
+            {
+                "tools": [
+                    {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}, "strict": True}}
+                ]
+            },
+        ),
+        (
+            {"output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}}},
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "answer", "schema": {"type": "object"}, "strict": True},
+                }
+            },
+        ),
+        ({"thinking": {"type": "disabled"}, "tools": [], "metadata": {}, "stop_sequences": None}, {}),
+    ],
+)
+def test_members_are_said_in_openais_words(members: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Each as OpenAI's reference names it; a default needs no word."""
+    body, left_out = _sent(**members)
+    assert {name: value for name, value in body.items() if name not in {"messages", "max_tokens"}} == expected
+    assert left_out == []
+
+
+def test_system_blocks_become_one_message_without_the_billing_header() -> None:
+    """A client's version in the first block would spoil the prefix cache of an engine."""
+    header = _text("x-anthropic-billing-header: cc_version=2.1.197; cch=1;")
+    mark = {"cache_control": {"type": "ephemeral"}}
+    body, left_out = _sent(system=[header, _text("a", **mark), _text("b")])
+    assert body["messages"][0] == {"role": "system", "content": "a\n\nb"}
+    assert left_out == ["cache_control", "system[0]"]
+    assert _sent(system="s")[0]["messages"][0] == {"role": "system", "content": "s"}
+
+
+@pytest.mark.parametrize(
+    ("members", "left_out"),
+    [
+        ({"cache_control": {"type": "ephemeral"}}, ["cache_control"]),
+        ({"context_management": {"edits": [{}]}}, ["context_management"]),
+        ({"service_tier": "standard_only"}, ["service_tier"]),
+        ({"service_tier": "auto"}, []),
+        ({"metadata": {"user_id": "u"}}, ["metadata.user_id"]),
+        ({"tools": [{**_TOOL, "cache_control": {}, "eager_input_streaming": True}]}, ["eager_input_streaming"]),
+        ({"thinking": {"type": "enabled", "budget_tokens": 2000}}, ["effort"]),
+        ({"output_config": {"effort": "max"}}, ["effort"]),
+        ({"thinking": {"type": "adaptive"}}, []),
+    ],
+)
+def test_hints_are_left_out_and_named(members: dict[str, Any], left_out: list[str]) -> None:
+    """The answer is the same without them."""
+    assert _sent(**members)[1] == left_out
+
+
+def test_openai_is_told_the_user_the_tier_and_a_pdf() -> None:
+    """A user's id that is longer than OpenAI takes goes up as a digest, the same each time."""
+    body, left_out = _sent(
+        "openai", metadata={"user_id": "u" * 65}, service_tier="standard_only", messages=[_user(_PDF)]
+    )
+    assert (len(body["user"]), body["service_tier"], left_out) == (64, "default", [])
+    file = {"filename": "document.pdf", "file_data": "data:application/pdf;base64,JVBE"}
+    assert body["messages"][0]["content"] == [{"type": "file", "file": file}]
+
+
+@pytest.mark.parametrize(
+    ("members", "effort"),
+    [
+        ({"output_config": {"effort": "low"}}, "low"),
+        ({"output_config": {"effort": "max"}}, "high"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 10_000}}, "medium"),
+    ],
+)
+def test_effort_goes_to_what_is_known_to_reason(members: dict[str, Any], effort: str) -> None:
+    """A budget of thinking is said as the effort that it stands for."""
+    target = {"capabilities": frozenset(("chat", "reasoning"))}
+    assert _sent(target=target, **members)[0]["reasoning_effort"] == effort
+
+
+@pytest.mark.parametrize(
+    ("target", "limit"),
+    [
+        ({}, 32_000),
+        ({"max_output_tokens": 4_096}, 4_096),
+        ({"context_length": 8_192}, None),
+        ({"context_length": 40_000}, 32_000),
+        ({"context_length": 32_008, "max_output_tokens": 16_000}, 16_000),
+    ],
+)
+def test_limit_is_lowered_to_what_fits(target: dict[str, Any], limit: int | None) -> None:
+    """Beside a prompt that fills the context together with it, the engine knows best what is left."""
+    body, left_out = _sent(target=target, max_tokens=32_000)
+    assert body.get("max_tokens") == limit
+    assert left_out == ([] if limit == 32_000 else ["max_tokens"])
+
+
+def test_lowered_limit_has_the_name_that_the_model_knows() -> None:
+    """GPT-5 takes it as max_completion_tokens only."""
+    target = {"max_output_tokens": 8, "upstream_model": "gpt-5"}
+    request = ADAPTERS["openai"].prepare(_call())(build_target(**target), "att_1")
+    body = json.loads(request.body)
+    assert (body.get("max_tokens"), body["max_completion_tokens"]) == (None, 8)
+
+
+def test_answer_that_has_begun_is_continued_by_an_own_engine() -> None:
+    """VLLM goes on with it; of no other provider that is known."""
+    body, _ = _sent(messages=[_ASKS, {"role": "assistant", "content": "{"}])
+    assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "members", "place"),
+    [
+        ("openai", {"top_k": 5}, "top_k"),
+        ("vllm", {"mcp_servers": [{"url": "https://a.test"}]}, "mcp_servers"),
+        ("vllm", {"not_invented_yet": 1}, "not_invented_yet"),
+        ("vllm", {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
+        ("vllm", {"tools": [{**_TOOL, "allowed_callers": ["code_execution_20250825"]}]}, "tools[0].allowed_callers"),
+        ("vllm", {"messages": [_user(_PDF)]}, "messages[0].content[0].source"),
+        ("vllm", {"messages": [_user({**_PDF, "citations": {"enabled": True}})]}, "messages[0].content[0].citations"),
+        ("vllm", {"messages": [_user({"type": "image", "source": {"type": "file", "file_id": "f"}})]}, "content[0]"),
+        ("vllm", {"messages": [_user({"type": "invented"})]}, "messages[0].content[0]"),
+        ("vllm", {"messages": [_user(_result("x"))]}, "messages[0].content[0].tool_use_id"),
+        ("vllm", {"messages": [_user({**_text("x"), "y": 1})]}, "messages[0].content[0].y"),
+        ("openai", {"messages": [_ASKS, {"role": "assistant", "content": "{"}]}, "messages[1]"),
+        ("vllm", {"tool_choice": {"type": "tool"}}, "tool_choice.name"),
+    ],
+)
+def test_what_cannot_be_said_is_refused_by_name(adapter: str, members: dict[str, Any], place: str) -> None:
+    """As true of this target only: Anthropic's own may follow on the route."""
+    with pytest.raises(UpstreamError) as caught:
+        _sent(adapter, **members)
+    assert caught.value.kind is ErrorKind.UPSTREAM_UNSUPPORTED
+    assert place in caught.value.message
+
+
+@pytest.mark.parametrize("given", ["call_1", "functions.look:0", "a_2e_b", "ü/\U0001f600"])
+def test_engines_tool_id_survives(given: str) -> None:
+    """Anthropic's clients and servers take letters, digits, ``_`` and ``-`` only."""
+    written = tool_id(given)
+    assert written.isascii()
+    assert engines_tool_id(written) == (given if given != "a_2e_b" else "a.b")
