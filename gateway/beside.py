@@ -33,7 +33,7 @@ class Beside:
 
     async def run(self, body: bytes, work: Callable[[], _Made]) -> _Made:
         """Return what ``work``, which reads all of ``body``, makes; raises what it raises."""
-        if is_quick(body):
+        if len(body) <= _ALWAYS_QUICK_BYTES or _is_quick(body):
             return work()
         lane = self._ordinary if len(body) <= _ORDINARY_BYTES else self._large
         return await lane.run(self._now_s() + len(body) / _BYTES_PER_S, work)
@@ -67,10 +67,6 @@ class Lane:
             del future, work  # the error holds this frame, and would hold itself and the body
 
 
-def is_quick(body: bytes) -> bool:
+def _is_quick(body: bytes) -> bool:
     """Return whether a body is decoded sooner than a thread would begin with it."""
-    if len(body) <= _ALWAYS_QUICK_BYTES:
-        return True
-    if len(body) > _MAYBE_QUICK_BYTES:
-        return False
-    return body.count(b'"') + body.count(b"[") + body.count(b"{") <= _QUICK_PARTS
+    return len(body) <= _MAYBE_QUICK_BYTES and sum(map(body.count, (b'"', b"[", b"{"))) <= _QUICK_PARTS

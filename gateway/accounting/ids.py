@@ -18,8 +18,13 @@ def random_ids(prefix: str) -> str:
     try:
         tail = _tails.pop()
     except IndexError:
-        # One system call for 256 of them.
-        digits = os.urandom(_TAIL_DIGITS // 2 * 256).hex()
-        tail, *others = (digits[at : at + _TAIL_DIGITS] for at in range(0, len(digits), _TAIL_DIGITS))
-        _tails.extend(others)
+        tail = _draw()
     return f"{prefix}_{time.time_ns() // 1_000_000:012x}{tail}"
+
+
+def _draw() -> str:
+    """Draw 256 random endings with one system call; return one and keep the others."""
+    digits = os.urandom(_TAIL_DIGITS // 2 * 256).hex()
+    tail, *others = (digits[at : at + _TAIL_DIGITS] for at in range(0, len(digits), _TAIL_DIGITS))
+    _tails.extend(others)
+    return tail

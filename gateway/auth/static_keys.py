@@ -30,7 +30,7 @@ class StaticKeys:
             return _ANONYMOUS
         principal = keys.get(hashlib.sha256(_key(headers).encode("ascii")).digest())
         if principal is None:
-            raise _refusal(f"This API key is not known here. {_HOW}")
+            raise _refusal("This API key is not known here.")
         return principal
 
 
@@ -40,14 +40,18 @@ def _key(headers: Mapping[str, str]) -> str:
     scheme, _, token = authorization.partition(" ")
     key = token if scheme.lower() == "bearer" else headers.get("x-api-key") or headers.get("api-key", "")
     key = key.strip()
-    if not key:
-        if authorization and scheme.lower() != "bearer":
-            raise _refusal(f"The Authorization header does not hold a bearer token. {_HOW}")
-        raise _refusal(f"An API key is missing. {_HOW}")
-    if len(key) > _MAX_KEY_CHARACTERS or not key.isascii() or not key.isprintable():
-        raise _refusal(f"The API key is malformed: too long, or with characters that no key holds. {_HOW}")
+    if not key or len(key) > _MAX_KEY_CHARACTERS or not (key.isascii() and key.isprintable()):
+        raise _refusal(_fault(key, authorization))
     return key
 
 
-def _refusal(message: str) -> GatewayError:
-    return GatewayError(ErrorKind.AUTHENTICATION, message)
+def _fault(key: str, authorization: str) -> str:
+    if key:
+        return "The API key is malformed: too long, or with characters that no key holds."
+    if authorization and authorization.partition(" ")[0].lower() != "bearer":
+        return "The Authorization header does not hold a bearer token."
+    return "An API key is missing."
+
+
+def _refusal(sentence: str) -> GatewayError:
+    return GatewayError(ErrorKind.AUTHENTICATION, f"{sentence} {_HOW}")

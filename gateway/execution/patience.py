@@ -91,13 +91,16 @@ class Patience:
         task = self._task
         del self._task  # an error that it ends with may hold this
         if self._expired and task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            if self.until_ns >= self._deadline_ns:
-                raise GatewayError(
-                    ErrorKind.DEADLINE, "The request's total time ran out before the answer was complete."
-                ) from None
-            if self._began and self.until_ns < self._limit_ns:
-                raise UpstreamError(ErrorKind.UPSTREAM_STALLED, "The model stopped sending.") from None
-            raise UpstreamError(ErrorKind.UPSTREAM_TIMEOUT, "The model did not answer in time.") from None
+            raise self._expiry() from None
+
+    def _expiry(self) -> GatewayError:
+        """Return the error of the limit that has passed."""
+        if self.until_ns >= self._deadline_ns:
+            sentence = "The request's total time ran out before the answer was complete."
+            return GatewayError(ErrorKind.DEADLINE, sentence)
+        if self._began and self.until_ns < self._limit_ns:
+            return UpstreamError(ErrorKind.UPSTREAM_STALLED, "The model stopped sending.")
+        return UpstreamError(ErrorKind.UPSTREAM_TIMEOUT, "The model did not answer in time.")
 
     def _sleep(self) -> None:
         until_ns, limit_ns = self.until_ns, self._limit_ns

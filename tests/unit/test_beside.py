@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from gateway.beside import Beside, Lane, is_quick
+from gateway.beside import Beside, Lane
 from gateway.errors import ErrorKind, GatewayError
 from gateway.formats.openai.decode import CHAT
 from gateway.types import Envelope
@@ -88,6 +88,7 @@ async def test_refusal_comes_out_of_the_thread() -> None:
         (b"x" * 600_000, False),
     ],
 )
-def test_only_what_is_quick_is_decoded_on_the_loop(body: bytes, quick: bool) -> None:
+async def test_only_what_is_quick_is_decoded_on_the_loop(body: bytes, quick: bool) -> None:
     """By size, and between 64 KB and half a megabyte by what it is made of."""
-    assert is_quick(body) is quick
+    thread = await Beside(lambda: 0.0).run(body, threading.get_ident)
+    assert (thread == threading.get_ident()) is quick
