@@ -24,14 +24,19 @@ from gateway.auth.static_keys import StaticKeys
 from gateway.beside import Beside
 from gateway.clock import Clock, Ids, SystemClock
 from gateway.config.build import build, frozen_changes
+from gateway.config.fields import Name
 from gateway.config.load import load
+from gateway.config.parts import Tools, narrowed, one_of
 from gateway.config.problems import ConfigError
+from gateway.config.schema import Config, RouteSection
 from gateway.config.snapshot import Current, Snapshot, Storage
 from gateway.credentials.registry import signers
 from gateway.discovery.cluster import Cluster, Discovery
 from gateway.errors import GatewayError
 from gateway.execution.attempt import Means
-from gateway.execution.registry import STRATEGIES, strategies
+from gateway.execution.registry import STRATEGIES
+from gateway.execution.retry import Retries
+from gateway.execution.unstreamed import Unstreamed
 from gateway.fleet import FleetReport
 from gateway.formats.registry import ENDPOINTS
 from gateway.pipeline import Pipeline
@@ -41,7 +46,7 @@ from gateway.routes.asgi_bridge import AsgiBridge
 from gateway.routes.front import Front
 from gateway.routes.http1_server import HttpServer
 from gateway.routes.llm import LlmRoute
-from gateway.routing.registry import OBJECTIVES, router
+from gateway.routing.registry import keys, policy
 from gateway.routing.resolve import resolve
 from gateway.siblings.peer_channel import PeerChannel
 from gateway.siblings.process_slot import ProcessSlot, journal_dirs
@@ -63,15 +68,22 @@ def read_snapshot(
     host: str | None = None,
     port: int | None = None,
     workers: int | None = None,
+    clock: Clock | None = None,
 ) -> Snapshot:
     """Read and resolve a configuration file; what is given stands in for the file's own under ``server``.
 
     Raises ConfigError with everything that is wrong in it.
     """
-    choices = {"objective": OBJECTIVES, "strategy": STRATEGIES}
-    config = load(path, environ, provider_types=PROVIDER_TYPES, choices=choices)
+    config = load(path, environ, configuration(), provider_types=PROVIDER_TYPES)
     config = config.with_server(host=host, port=port, workers=workers)
-    return build(config, provider_types=PROVIDER_TYPES, price_of=price_of)
+    tools = Tools(clock or SystemClock(), ADAPTERS)
+    return build(config, provider_types=PROVIDER_TYPES, price_of=price_of, policy_of=partial(policy, tools=tools))
+
+
+def configuration() -> type[Config]:
+    """Return the schema of the file, with the keys of every part that is registered."""
+    route = narrowed(RouteSection, **keys(), strategy=one_of("strategy", *STRATEGIES.items()))
+    return narrowed(Config, routes=dict[Name, route])  # type: ignore[valid-type]  # made here
 
 
 def journal_ledger(
@@ -132,10 +144,11 @@ class Gateway:
             authenticator=authenticator,
             resolve=partial(resolve, estimate_input_tokens=estimate_prompt_tokens, price_of=lru_cache(1024)(price_of)),
             gate=self._shared_gate or InProcessGate(clock),
-            router=router(adapters=ADAPTERS, clock=clock),
-            # The random numbers spread retries and guard nothing.
-            strategies=strategies(clock, Random().random),  # noqa: S311
-            means=Means(clock, ids, self.ledger, self.metrics, self.pool, self.transport, ADAPTERS, beside, signed),
+            means=Means(
+                *(clock, ids, self.ledger, self.metrics, self.pool, self.transport, ADAPTERS, beside, signed),
+                Retries(clock, Random().random),  # noqa: S311 - it spreads them and guards nothing
+                Unstreamed(clock),
+            ),
             failures=self._failures,
         )
         llm_routes = {

@@ -15,6 +15,9 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gateway.app import configuration
+from gateway.clock import SystemClock
+from gateway.config.parts import Tools
 from gateway.config.snapshot import ProviderType, Snapshot
 from gateway.credentials.base import Signer
 from gateway.errors import ErrorKind, UpstreamError, speaks
@@ -25,6 +28,7 @@ from gateway.formats.classify import is_of_another_operation, names_no_model
 from gateway.formats.malformed import UNREADABLE
 from gateway.formats.openai.decode import CHAT, EMBEDDINGS
 from gateway.formats.redaction import cleaner, first_sentence
+from gateway.routing.registry import policy as policy_of
 from gateway.tariff import Usage
 from gateway.transport.base import Transport
 from gateway.types import Call, Endpoint, Principal, Route, Target, UpstreamRequest
@@ -243,6 +247,7 @@ def _request(adapter: Format, call: Call, target: Target) -> UpstreamRequest:
 
 def _call(endpoint: Endpoint, target: Target) -> Call:
     """Make the question of one token as a call of a caller's."""
+    policy = policy_of(configuration().plain_route(), [target], Tools(SystemClock(), {}))
     members = (
         {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1} if endpoint is CHAT else {"input": "Hi"}
     )
@@ -250,7 +255,7 @@ def _call(endpoint: Endpoint, target: Target) -> Call:
     return Call(
         id=_ATTEMPT_ID,
         envelope=envelope,
-        route=Route(name=target.id, targets=(target,)),
+        route=Route(name=target.id, targets=(target,), policy=policy),
         principal=Principal(key_id=_ATTEMPT_ID),
         input_tokens_estimate=_TOKENS.input_tokens,
         max_output_tokens=envelope.max_output_tokens,

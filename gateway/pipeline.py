@@ -5,7 +5,7 @@ No provider's name, no HTTP framework and no socket in here; each stage is one v
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from math import ceil
 
@@ -17,9 +17,7 @@ from gateway.config.snapshot import Current, Snapshot
 from gateway.errors import ErrorKind, GatewayError
 from gateway.execution.attempt import Means
 from gateway.execution.attempts import Attempts
-from gateway.execution.base import Strategy
 from gateway.execution.relay import Sink, relay
-from gateway.routing.router import Router
 from gateway.shortage import own_failure
 from gateway.types import Call, Envelope, Inbound, Principal
 
@@ -39,8 +37,6 @@ class Pipeline:
         authenticator: Authenticator,
         resolve: Resolve,
         gate: Gate,
-        router: Router,
-        strategies: Mapping[str, Strategy],
         means: Means,
         failures: Failures,
     ) -> None:
@@ -48,9 +44,7 @@ class Pipeline:
         self._authenticator = authenticator
         self._resolve = resolve
         self._gate = gate
-        self._router = router
         self._pool = means.pool
-        self._strategies = strategies
         self._means = means
         self._books = Books(means.clock, means.ledger, means.observer, failures)
 
@@ -87,14 +81,14 @@ class Pipeline:
         envelope = await self._means.beside.run(body, partial(inbound.endpoint.decode, body))
         call = self._resolve(inbound, envelope, principal, snapshot)
         meter.call = call
-        plan = self._router.plan(call, self._pool.view(call))
+        policy = call.route.policy
+        plan = policy.plan(call, self._pool.view(call))
         meter.plan = plan
         if plan.wanted is not None:
             meter.no_longer_wanted = self._pool.want(plan.wanted)
         if not plan.candidates:
-            raise self._router.refusal(call, plan)
-        attempts = Attempts(self._means, call, meter)
-        async with self._strategies[call.route.strategy].answer(plan, call, attempts) as reply:
+            raise policy.refusal(call, plan)
+        async with policy.strategy.answer(plan, call, Attempts(self._means, call, meter)) as reply:
             await relay(reply, sink, call, meter)
 
     async def _tell(self, inbound: Inbound, sink: Sink, error: GatewayError) -> None:

@@ -5,7 +5,7 @@ of ours to run when a request makes one. Nothing here decides anything.
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from msgspec import Struct
@@ -200,22 +200,6 @@ class Target(Struct, frozen=True, kw_only=True):
     """Own hardware: whether a prediction counts the call's share of busy time, or the idle time too."""
 
 
-class Ceiling(Struct, frozen=True):
-    """An upper bound on one quantile of a prediction, in the prediction's own unit."""
-
-    quantile: Quantile
-    value: float
-
-
-class Constraints(Struct, frozen=True, kw_only=True):
-    """Ceilings that a candidate must be predicted to keep."""
-
-    ttft_ms: Ceiling | None = None
-    tpot_ms: Ceiling | None = None
-    cost_nano_usd: int | None = None
-    """On the median prediction."""
-
-
 class Dropped(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A target that may not, and why."""
 
@@ -226,19 +210,34 @@ class Dropped(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """When it may be different, where that is a matter of time."""
 
 
+class Policy(Protocol):
+    """How a route chooses among its targets and asks them; made with the snapshot. See ``routing.policy``."""
+
+    targets: tuple[Target, ...]
+    """Those that meet the route's demands, in the order of the configuration, which breaks ties."""
+    ruled_out: tuple[Dropped, ...]
+    """Those that do not, whatever the call."""
+    strategy: Any
+    """An ``execution.base.Strategy``."""
+
+    @property
+    def probe_ms(self) -> float | None:
+        """How long a probe's first token may be waited for; None: as long as any."""
+
+    def plan(self, call: "Call", views: "Sequence[TargetView]") -> "Plan":
+        """Return the targets to try, in order; if none, see ``refusal``. ``views`` are of the route, in its order."""
+
+    def refusal(self, call: "Call", plan: "Plan") -> GatewayError:
+        """Make the error of a plan without a candidate."""
+
+
 class Route(Struct, frozen=True, kw_only=True):
     """A name that apps call as ``model``, and the policy behind it."""
 
     name: str
     targets: tuple[Target, ...]
-    """Those that meet its demands, in the order of the configuration, which breaks ties."""
-    ruled_out: tuple[Dropped, ...] = ()
-    """Those that do not, whatever the call."""
-    objective: str = "cost"
-    """A key of ``routing.registry.OBJECTIVES``."""
-    constraints: Constraints = Constraints()
-    when_none_fits: Literal["best_effort", "reject"] = "best_effort"
-    strategy: str = "in_order"
+    """Those of the policy."""
+    policy: Policy
     timeouts: Timeouts = Timeouts()
     """``total_s`` is that of the whole call."""
     version: str = ""

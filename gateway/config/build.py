@@ -1,22 +1,23 @@
 """Turns a ``Config`` into the immutable ``Snapshot`` that requests run on: names resolved, prices found.
 
 Decides what a target costs and where it is, and refuses what would fail at the first request: a target without a price,
-a provider without its key, an open door without keys. What the provider types are and where prices come from is
-passed in by the composition root.
+a provider without its key, an open door without keys. What the provider types are, where prices come from
+and what a policy is made of is passed in by the composition root.
 """
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
+from functools import partial
 from math import ceil
 from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
 
 import msgspec
+from msgspec.structs import replace
 
-from gateway.config.demands import unmet
 from gateway.config.loopback import is_loopback_address
 from gateway.config.prices import rates_of
 from gateway.config.problems import Problems, unknown
@@ -25,16 +26,18 @@ from gateway.config.schema import (
     KeepSection,
     ModelSection,
     ProviderSection,
-    QuantileSection,
     RouteSection,
     ServerSection,
 )
 from gateway.config.snapshot import Keep, ProviderType, Server, Snapshot, Storage, Wildcard, matches
 from gateway.tariff import Rates
-from gateway.types import BodyBudget, Capability, Ceiling, Constraints, Principal, Route, Secret, Target, Timeouts
+from gateway.types import BodyBudget, Capability, Policy, Principal, Route, Secret, Target, Timeouts
 
 PriceOf = Callable[[str, str], Rates | None]
 """(the price book's id of the provider, the provider's name of the model) -> its rates, or None: not in the book."""
+
+PolicyOf = Callable[[RouteSection, Sequence[Target]], Policy]
+"""Makes a route's policy over these targets."""
 
 _NANO = 1_000_000_000
 _MB = 1_000_000
@@ -42,7 +45,9 @@ _UPSTREAM = "{upstream}"
 _VERSION = re.compile(r"/v[0-9]+$")
 
 
-def build(config: Config, *, provider_types: Mapping[str, ProviderType], price_of: PriceOf) -> Snapshot:
+def build(
+    config: Config, *, provider_types: Mapping[str, ProviderType], price_of: PriceOf, policy_of: PolicyOf
+) -> Snapshot:
     """Resolve a configuration. Raises ConfigError with everything that stands against it."""
     problems = Problems(config.source)
     _check_server(config, problems)
@@ -60,18 +65,19 @@ def build(config: Config, *, provider_types: Mapping[str, ProviderType], price_o
             continue
         kind = types[model.provider]
         if name.endswith("/*"):
-            wildcards.append(_wildcard(name, model, config, kind, problems))
+            wildcards.append(_wildcard(name, model, config, kind, problems, policy_of=policy_of))
         else:
             rates = _configured_rates(name, model, config, kind)
             rates = rates or _booked_rates(name, model, kind, price_of, problems)
             targets[name] = _target(name, model, config, kind, rates)
     problems.raise_if_any()
-    routes = {name: _route(name, section, targets, config, problems) for name, section in config.routes.items()}
-    problems.raise_if_any()
-    timeouts = _timeouts(config)
-    routes |= {
-        name: _versioned(Route(name=name, targets=(target,), timeouts=timeouts)) for name, target in targets.items()
+    route = partial(_route, config=config, problems=problems, policy_of=policy_of)
+    plain = config.plain_route()
+    routes = {
+        **{name: route(name, each, [targets[model] for model in each.models]) for name, each in config.routes.items()},
+        **{name: route(name, plain, [target]) for name, target in targets.items()},
     }
+    problems.raise_if_any()
     server = config.server
     return Snapshot(
         version=_hash([config.model_dump(mode="json"), [_shown(target) for target in targets.values()]]),
@@ -92,7 +98,7 @@ def build(config: Config, *, provider_types: Mapping[str, ProviderType], price_o
         routes=routes,
         wildcards=tuple(wildcards),
         keys=_principals(config),
-        timeouts=timeouts,
+        timeouts=_timeouts(config),
         state_dir=config.state_dir,
         storage=_storage(config),
         provider_types=types,
@@ -214,7 +220,9 @@ def _capabilities(model: ModelSection) -> frozenset[Capability] | None:
     return listed | {"json_object"} if "json_schema" in listed else listed
 
 
-def _wildcard(name: str, model: ModelSection, config: Config, kind: ProviderType, problems: Problems) -> Wildcard:
+def _wildcard(
+    name: str, model: ModelSection, config: Config, kind: ProviderType, problems: Problems, *, policy_of: PolicyOf
+) -> Wildcard:
     """Make the template of ``openai/*``. The file's prices hold for all names; without, each is looked up."""
     rates = _configured_rates(name, model, config, kind)
     if rates is None and kind.price_provider is None:
@@ -224,6 +232,7 @@ def _wildcard(name: str, model: ModelSection, config: Config, kind: ProviderType
     return Wildcard(
         prefix=name.removesuffix("*"),
         template=template,
+        policy=policy_of(config.plain_route(), [template]),
         price_provider=price_provider,
         whole_models=kind.whole_models,
     )
@@ -296,38 +305,24 @@ def _timeouts(
 
 
 def _route(
-    name: str, section: RouteSection, targets: Mapping[str, Target], config: Config, problems: Problems
+    name: str,
+    section: RouteSection,
+    targets: Sequence[Target],
+    config: Config,
+    problems: Problems,
+    *,
+    policy_of: PolicyOf,
 ) -> Route:
-    chosen = tuple(
-        msgspec.structs.replace(
-            target, timeouts=_timeouts(config, provider=config.providers[target.provider], route=section)
-        )
-        for target in (targets[model] for model in section.models)
-    )
-    ruled_out = {target.id: dropped for target in chosen if (dropped := unmet(section.require, target))}
-    if len(ruled_out) == len(chosen):
-        reasons = "; ".join(f"{each.target_id}: {each.reason}" for each in ruled_out.values())
+    chosen = [
+        replace(target, timeouts=_timeouts(config, provider=config.providers[target.provider], route=section))
+        for target in targets
+    ]
+    policy, timeouts = policy_of(section, chosen), _timeouts(config, route=section)
+    if not policy.targets:
+        reasons = "; ".join(f"{each.target_id}: {each.reason}" for each in policy.ruled_out)
         problems.add(("routes", name, "require"), f"none of the models of this route meets this ({reasons})")
-    limits = section.limits
-    route = Route(
-        name=name,
-        targets=tuple(target for target in chosen if target.id not in ruled_out),
-        ruled_out=tuple(ruled_out.values()),
-        objective=section.objective,
-        strategy=section.strategy,
-        constraints=Constraints(
-            ttft_ms=_ceiling(limits.ttft_ms),
-            tpot_ms=_ceiling(limits.tpot_ms),
-            cost_nano_usd=None if limits.usd_per_request is None else _nano(limits.usd_per_request),
-        ),
-        when_none_fits=section.when_none_fits,
-        timeouts=_timeouts(config, route=section),
-    )
-    return _versioned(route)
-
-
-def _ceiling(section: QuantileSection | None) -> Ceiling | None:
-    return None if section is None else Ceiling(*section.given()[0])
+    version = _hash([name, section.model_dump(mode="json"), timeouts, [_shown(target) for target in chosen]])
+    return Route(name=name, targets=policy.targets, policy=policy, timeouts=timeouts, version=version)
 
 
 def _principals(config: Config) -> dict[bytes, Principal]:
@@ -343,16 +338,9 @@ def _principals(config: Config) -> dict[bytes, Principal]:
     }
 
 
-def _versioned(route: Route) -> Route:
-    shown = msgspec.structs.replace(route, targets=tuple(_shown(target) for target in route.targets))
-    return msgspec.structs.replace(route, version=_hash(shown))
-
-
 def _shown(target: Target) -> Target:
     """Return a target without its secrets, some of which are in headers."""
-    return msgspec.structs.replace(
-        target, credential=None, pool="", headers=tuple((name, "***") for name, _ in target.headers)
-    )
+    return replace(target, credential=None, pool="", headers=tuple((name, "***") for name, _ in target.headers))
 
 
 def _hash(content: object) -> str:

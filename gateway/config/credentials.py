@@ -30,8 +30,6 @@ class Surroundings(Struct, frozen=True):
     """Relative paths in the file start here."""
     provider_types: frozenset[str] | None = None
     """None: not checked yet."""
-    choices: Mapping[str, tuple[str, ...]] = {}
-    """By key of a route's section, the names that it may give; a key that is not here is not checked."""
 
     def path(self, written: str) -> Path:
         """Turn a path of the file into one of the machine: ``~`` is the home directory of ``environ``."""

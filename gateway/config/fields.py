@@ -20,9 +20,8 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from gateway.config.credentials import read_key_digest, read_secret, surroundings
+from gateway.config.credentials import read_key_digest, read_secret
 from gateway.config.licences import licence_class
-from gateway.config.problems import unknown
 from gateway.config.snapshot import PageAccess
 from gateway.types import Licence, Secret
 
@@ -41,7 +40,6 @@ _BROADCAST = ip_address("255.255.255.255")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _PORT = re.compile(r":[0-9]{1,5}$")
 _OWN_PORTS = {"http": "80", "https": "443"}
-_NOT_YET = ("quality", "balanced")
 
 
 def _number(value: object) -> object:
@@ -103,17 +101,6 @@ def _origin(origin: str) -> str:
     return f"{scheme}://{host}" if port in ("", _OWN_PORTS.get(scheme)) else f"{scheme}://{authority}"
 
 
-def _choice(value: object, info: ValidationInfo) -> object:
-    name = next(iter(value), None) if isinstance(value, dict) else value
-    key = info.field_name or ""
-    known = surroundings(info).choices.get(key)
-    if not isinstance(name, str) or known is None or name in known:
-        return value
-    if name in _NOT_YET:
-        raise ValueError(f"{key} '{name}' is not there yet; use {' or '.join(repr(each) for each in known)}")
-    raise ValueError(unknown(key, name, known))
-
-
 def price_section(value: object) -> object:
     """Turn ``free`` into prices of zero and leave a mapping as it is. Raises ValueError for any other text."""
     if value == "free":
@@ -158,6 +145,5 @@ PageAccessName = Annotated[PageAccess, BeforeValidator(lambda value: "off" if va
 HostName = Annotated[str, AfterValidator(_host_name)]
 Origin = Annotated[str, AfterValidator(_origin)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
-ChoiceName = Annotated[str, BeforeValidator(_choice)]
 LicenceName = Annotated[Licence, BeforeValidator(licence_class), WithJsonSchema({"type": "string"})]
 Number = BeforeValidator(_number)

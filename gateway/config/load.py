@@ -27,16 +27,12 @@ _PLAIN_WORDS = {
 
 
 def load(
-    path: Path,
-    environ: Mapping[str, str],
-    *,
-    provider_types: Collection[str] | None = None,
-    choices: Mapping[str, Collection[str]] | None = None,
+    path: Path, environ: Mapping[str, str], kind: type[Config], *, provider_types: Collection[str] | None = None
 ) -> Config:
     """Read and validate a configuration file, with the secrets that it names.
 
-    With ``provider_types`` and ``choices`` (see ``Surroundings``), their names are checked along with the rest;
-    ``build`` checks the provider types in any case.
+    ``kind`` has the keys of the parts of a policy, too. With ``provider_types``, their names are checked along with the
+    rest; ``build`` checks them in any case.
     Raises ConfigError with every problem of the file, in its order.
     """
     text = _text(path)
@@ -45,14 +41,13 @@ def load(
     if not isinstance(values, dict):
         raise ConfigError([f"{path}:1: should be a mapping with keys such as providers and models"])
     types = None if provider_types is None else frozenset(provider_types)
-    known = {key: tuple(names) for key, names in (choices or {}).items()}
-    surroundings = Surroundings(environ, path.absolute().parent, types, known)
+    surroundings = Surroundings(environ, path.absolute().parent, types)
     config: Config | None = None
     try:
-        config = Config.model_validate(values, context=surroundings)
+        config = kind.model_validate(values, context=surroundings)
     except ValidationError as error:
         for detail in error.errors(include_url=False, include_input=True):
-            _explain(detail, problems, source)
+            _explain(detail, kind, problems, source)
     _check_references(values, problems)
     if config is not None:
         _check_keys(config, problems)
@@ -77,12 +72,12 @@ def _text(path: Path) -> str:
         raise ConfigError([f"{path}:{line}: not UTF-8 text"]) from None
 
 
-def _explain(detail: ErrorDetails, problems: Problems, source: Source) -> None:
+def _explain(detail: ErrorDetails, config: type[Config], problems: Problems, source: Source) -> None:
     """Put one of pydantic's findings in our words. What was written is shown only where it is one of a few names."""
     place: Place = tuple(part for part in detail["loc"] if part != "[key]")
     kind = detail["type"]
     if kind == "extra_forbidden":
-        message = unknown("key", str(place[-1]), _fields_at(place[:-1]))
+        message = unknown("key", str(place[-1]), _fields_at(config, place[:-1]))
         problems.add(place[:-1], message, line=source.line(place))
     elif kind == "missing":
         problems.add(place[:-1], f"key '{place[-1]}' is missing")
@@ -106,9 +101,9 @@ def _noun(place: Place) -> str:
     return {"capabilities": "capability"}.get(name, name)
 
 
-def _fields_at(place: Place) -> list[str]:
+def _fields_at(config: type[Config], place: Place) -> list[str]:
     """Return the keys that the schema knows at a place."""
-    kind: Any = Config
+    kind: Any = config
     for part in place:
         kind = _within(kind, part)
     return [name for section in _alternatives(kind) if _is_section(section) for name in section.model_fields]

@@ -5,7 +5,7 @@ provider types and the price book to ``build``. An error's sentence is completed
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -19,14 +19,12 @@ from pydantic import (
 from gateway.config.credentials import surroundings
 from gateway.config.fields import (
     BaseUrl,
-    ChoiceName,
     Count,
     HeaderName,
     HeaderValue,
     HostName,
     KeyDigest,
     LicenceName,
-    Milliseconds,
     ModelName,
     Name,
     Number,
@@ -37,11 +35,12 @@ from gateway.config.fields import (
     Usd,
     price_section,
 )
+from gateway.config.parts import Choice, as_written
 from gateway.config.prices import PriceSection
 from gateway.config.problems import Source, unknown
 from gateway.config.section import Section
 from gateway.config.timeouts import ProviderTimeoutsSection, RouteTimeoutsSection, TimeoutsSection
-from gateway.types import Capability, Quantile, Secret
+from gateway.types import Capability, Secret
 
 _OWN_HEADERS = {
     "authorization",
@@ -241,51 +240,17 @@ class ModelSection(Section):
         return self
 
 
-class QuantileSection(Section):
-    """A ceiling on one quantile of what is predicted."""
-
-    p50: Milliseconds | None = Field(default=None, description="The median stays below this, in ms.")
-    p90: Milliseconds | None = Field(default=None, description="90% stay below this, in ms.")
-    p95: Milliseconds | None = Field(default=None, description="95% stay below this, in ms.")
-    p99: Milliseconds | None = Field(default=None, description="99% stay below this, in ms.")
-
-    @model_validator(mode="after")
-    def _one(self) -> "QuantileSection":
-        if len(self.given()) != 1:
-            raise ValueError("give exactly one of p50, p90, p95, p99, such as {p95: 1500}")
-        return self
-
-    def given(self) -> list[tuple[Quantile, float]]:
-        """Return the quantiles that have a ceiling, with it, in ms."""
-        pairs: list[tuple[Quantile, float | None]] = [
-            ("p50", self.p50), ("p90", self.p90), ("p95", self.p95), ("p99", self.p99)
-        ]  # fmt: skip
-        return [(name, value) for name, value in pairs if value is not None]
-
-
-class LimitsSection(Section):
-    """Ceilings that a target must be predicted to keep."""
-
-    ttft_ms: QuantileSection | None = Field(default=None, description="Time to first token: `{p95: 1500}`.")
-    tpot_ms: QuantileSection | None = Field(default=None, description="Time per output token: `{p95: 250}`.")
-    usd_per_request: Annotated[Usd, Field(gt=0)] | None = Field(
-        default=None, description="Cost of the request in USD, at the median prediction."
-    )
-
-
 class RequireSection(Section):
     """What a target must be, whatever it costs."""
 
-    commercial: Literal["allowed", "any"] = Field(
-        default="any", description="`allowed`: only licences under which commercial use is allowed."
-    )
-    hosting: Literal["own", "any"] = Field(default="any", description="`own`: only own hardware; no data leaves it.")
-    region: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = Field(
-        default=(), description="Only models whose `region` is one of these, such as `[eu-*]`; `*` is any text."
-    )
-    quality: dict[Name, Annotated[float, Number, Field(ge=0)]] = Field(
-        default={}, description="Only models whose `quality` has at least these scores: `{mmlu: 0.3}`."
-    )
+
+class PredictorsSection(Section):
+    """How it is predicted what a call would take and cost at a target: what objective and limits look at."""
+
+    output_tokens: Choice = as_written("measured", "The length of the answer.")
+    ttft_ms: Choice = as_written("measured", "Time to first token.")
+    tpot_ms: Choice = as_written("measured", "Time per output token.")
+    cost_nano_usd: Choice = as_written("tariff", "The cost.")
 
 
 class RouteSection(Section):
@@ -294,16 +259,11 @@ class RouteSection(Section):
     models: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
         description="Names from `models`. Their order breaks ties."
     )
-    objective: ChoiceName = Field(
-        default="cost", description="What to make small among the targets that keep the limits: `cost` or `latency`."
-    )
-    strategy: ChoiceName = Field(
-        default="in_order", description="How the targets are asked: `in_order`, the next when one does not answer."
-    )
-    limits: LimitsSection = Field(default=LimitsSection(), description="Ceilings on latency and cost.")
-    require: RequireSection = Field(
-        default=RequireSection(), description="Demands on licence, hosting, region and quality."
-    )
+    objective: Choice = as_written("cost", "What comes first among the targets that keep the limits.")
+    strategy: Choice = as_written("in_order", "How the targets are asked.")
+    predictors: PredictorsSection = as_written({}, "What predicts length, latency and cost.")
+    limits: Any = as_written({}, "Ceilings on latency and cost.")
+    require: RequireSection = as_written({}, "Demands on licence, hosting, region and quality.")
     when_none_fits: Literal["best_effort", "reject"] = Field(
         default="best_effort",
         description="When no target keeps the limits: take the nearest (`best_effort`) or refuse with 503 (`reject`).",
@@ -447,6 +407,12 @@ class Config(Section):
     def source(self) -> Source:
         """Where each value was written, for problems that are found later."""
         return self._source
+
+    @classmethod
+    def plain_route(cls) -> RouteSection:
+        """Return the section of a route with every default: what the name of a single model stands for."""
+        section: type[RouteSection] = get_args(cls.model_fields["routes"].annotation)[1]
+        return section(models=("model",))
 
     def read_from(self, source: Source) -> "Config":
         """Return a copy that knows where its values were written."""

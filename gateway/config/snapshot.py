@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.tariff import Rates
-from gateway.types import BodyBudget, Licence, Principal, Route, Target, Timeouts
+from gateway.types import BodyBudget, Licence, Policy, Principal, Route, Target, Timeouts
 
 
 class ProviderType(Struct, frozen=True, kw_only=True):
@@ -107,6 +107,8 @@ class Wildcard(Struct, frozen=True, kw_only=True):
     """``openai/``."""
     template: Target
     """``id``, ``upstream_model`` and ``rates`` are filled in for each name."""
+    policy: Policy
+    """Of each of its models, called by its own name."""
     price_provider: str | None
     whole_models: tuple[str, ...] = ()
     """Patterns of those that are not streamed to callers who want no stream."""

@@ -22,6 +22,8 @@ from gateway.credentials.base import Signer
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.execution.begin import begin
 from gateway.execution.patience import Patience
+from gateway.execution.retry import Retries
+from gateway.execution.unstreamed import Unstreamed
 from gateway.formats.base import Format, Prepared, streams_upstream
 from gateway.formats.redaction import without_own
 from gateway.shortage import own_failure
@@ -50,6 +52,8 @@ class Means(NamedTuple):
     adapters: Mapping[str, Format]
     beside: Beside
     signers: Mapping[str, Signer]
+    retries: Retries
+    unstreamed: Unstreamed
 
 
 class AttemptReply(Struct, kw_only=True):

@@ -17,7 +17,8 @@ class Attempts:
     """The attempts of one call: a strategy begins them one after another, or several at once in tasks of its own."""
 
     def __init__(self, means: Means, call: Call, meter: Meter) -> None:
-        self._means = means
+        self.means = means
+        """What outlives the call, and a reload: a strategy keeps nothing itself."""
         self._call = call
         self._meter = meter
         self._prepared: dict[str, Prepared | UpstreamError] = {}
@@ -31,7 +32,7 @@ class Attempts:
         format cannot say the call, no replica comes in time or the breaker is open, GatewayError (STORAGE_UNAVAILABLE)
         when it cannot be journalled.
         """
-        means, call, target = self._means, self._call, candidate.target
+        means, call, target = self.means, self._call, candidate.target
         prepared = await self._prepare(target.adapter)
         if target.cluster_url is not None:
             cold_until_ns = means.clock.monotonic_ns() + int(target.timeouts.cold_start_s * 1e9)
@@ -45,14 +46,14 @@ class Attempts:
 
     async def _prepare(self, name: str) -> Prepared:
         """Return the call in a format. Raises UpstreamError (UPSTREAM_UNSUPPORTED) where that cannot say it."""
-        made, call, adapter = self._prepared.get(name), self._call, self._means.adapters[name]
+        made, call, adapter = self._prepared.get(name), self._call, self.means.adapters[name]
         if made is None:
             envelope = call.envelope
             try:
                 if adapter.dialect == envelope.endpoint.dialect:
                     made = adapter.prepare(call)
                 else:
-                    made = await self._means.beside.run(envelope.body, partial(adapter.prepare, call))
+                    made = await self.means.beside.run(envelope.body, partial(adapter.prepare, call))
             except UpstreamError as refusal:
                 made = refusal.detached()
             self._prepared[name] = made

@@ -8,16 +8,16 @@ When no target is left, one may be asked once more (``retry``).
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from gateway.clock import Clock
+from gateway.config.parts import Part
 from gateway.errors import ErrorKind, GatewayError, UpstreamError, speaks
-from gateway.execution.attempt import Attempt
+from gateway.execution.attempt import Attempt, Means
 from gateway.execution.attempts import Attempts
 from gateway.execution.base import Reply
-from gateway.execution.retry import Failure, Retries, Retry
-from gateway.execution.unstreamed import StreamRefusedError, Unstreamed, without_stream
+from gateway.execution.retry import Failure, Retry
+from gateway.execution.unstreamed import StreamRefusedError, without_stream
 from gateway.shortage import ShortageError
 from gateway.types import Call, Candidate, Plan, Target
 
@@ -27,17 +27,13 @@ RETRY_AFTER_S = 1.0
 """When no target has named a time."""
 
 
-class InOrder:
-    """The strategy of plain routes."""
-
-    def __init__(self, clock: Clock, random: Callable[[], float]) -> None:
-        self._now_ns = clock.monotonic_ns
-        self._retries = Retries(clock, random)
-        self._unstreamed = Unstreamed(clock)
+class InOrder(Part):
+    """One target after another, until one answers."""
 
     @asynccontextmanager
     async def answer(self, plan: Plan, call: Call, attempts: Attempts) -> AsyncIterator[Reply]:
         """Yield the first answer; see ``Strategy.answer``."""
+        means = attempts.means
         failures: list[Failure] = []
         answered = False
         retry: Retry | None = None
@@ -45,10 +41,10 @@ class InOrder:
         probe = to_try[0] if to_try[0].probe_due and len(to_try) > 1 else None
         while to_try:
             candidate = to_try.popleft()
-            if candidate.target.always_stream and not call.envelope.stream and self._unstreamed.holds(candidate.target):
+            if candidate.target.always_stream and not call.envelope.stream and means.unstreamed.holds(candidate.target):
                 candidate = without_stream(candidate)
             target = candidate.target
-            began_ns = self._now_ns()
+            began_ns = means.clock.monotonic_ns()
             if began_ns >= call.deadline_ns:
                 raise GatewayError(ErrorKind.DEADLINE, _summary("The request's total time ran out.", failures))
             attempt = None
@@ -56,11 +52,11 @@ class InOrder:
                 if failures:
                     _require_room(target, failures)
                 attempt = await attempts.begin(candidate, others=to_try, is_probe=candidate is probe)
-                self._retries.asked[target.provider] += 1
+                means.retries.asked[target.provider] += 1
                 async with attempt:
                     stale = bool(failures) and failures[-1].error.kind is ErrorKind.STALE_CONNECTION
                     reply = await attempt.send(fresh=stale)
-                    reply.reason = self._reason(plan, failures, retry) if failures else plan.reason
+                    reply.reason = _reason(plan, failures, retry, means) if failures else plan.reason
                     answered = True
                     yield reply
                     return
@@ -68,50 +64,55 @@ class InOrder:
                 if answered or not error.meaning.retryable:
                     attempts.failed(error, target, None)
                     raise
-                failures.append(Failure(candidate, error.detached(), self._is_repeatable(attempt, began_ns, target)))
-                again = self._again(failures, to_try, attempt, None if retry else call)
+                took_s = (means.clock.monotonic_ns() - began_ns) / 1e9
+                failures.append(Failure(candidate, error.detached(), _is_repeatable(attempt, took_s, target)))
+                again = _again(failures, to_try, attempt, None if retry else call, means)
                 attempts.failed(error, target, to_try[0].target if to_try else None)
             if again is not None:
                 retry = again
                 await asyncio.sleep(again.wait_s)
         raise _exhausted(failures)
 
-    def _again(
-        self, failures: list[Failure], to_try: deque[Candidate], attempt: Attempt | None, retried_for: Call | None
-    ) -> Retry | None:
-        """Note a candidate that has failed and is to be asked again, and return how if that needs a pause.
 
-        ``retried_for`` is None when the call has had its retry.
-        """
-        candidate, error, _ = failures[-1]
-        if isinstance(error, StreamRefusedError):
-            to_try.appendleft(without_stream(candidate))
-        elif error.kind is ErrorKind.STALE_CONNECTION and _broken(candidate.target, failures) < MAX_REPLICAS:
-            to_try.appendleft(candidate)  # on a fresh connection, and so no second time; perhaps to another replica
-        elif attempt is not None and may_go_on(candidate.target, failures, attempt.replicas_to_ask):
-            to_try.appendleft(candidate)  # this replica is out until its next report
-        elif not to_try and retried_for is not None:
-            may_be_asked = [each for each in failures if _broken(each.candidate.target, failures) < MAX_REPLICAS]
-            retry = self._retries.after(may_be_asked, retried_for.deadline_ns)
-            if retry is not None:
-                to_try.append(retry.candidate)
-            return retry
-        return None
+def _again(
+    failures: list[Failure],
+    to_try: deque[Candidate],
+    attempt: Attempt | None,
+    retried_for: Call | None,
+    means: Means,
+) -> Retry | None:
+    """Note a candidate that has failed and is to be asked again, and return how if that needs a pause.
 
-    def _reason(self, plan: Plan, failures: list[Failure], retry: Retry | None) -> str:
-        """Say why it is this answer that the caller gets, and learn from it."""
-        candidate, error, _ = failures[-1]
-        if isinstance(error, StreamRefusedError):
-            self._unstreamed.learn(candidate.target)
-        shown = _shown(failures, " ")
-        return f"{'fallback' if retry is None else 'retry'}: {', '.join(shown)}" if shown else plan.reason
+    ``retried_for`` is None when the call has had its retry.
+    """
+    candidate, error, _ = failures[-1]
+    if isinstance(error, StreamRefusedError):
+        to_try.appendleft(without_stream(candidate))
+    elif error.kind is ErrorKind.STALE_CONNECTION and _broken(candidate.target, failures) < MAX_REPLICAS:
+        to_try.appendleft(candidate)  # on a fresh connection, and so no second time; perhaps to another replica
+    elif attempt is not None and may_go_on(candidate.target, failures, attempt.replicas_to_ask):
+        to_try.appendleft(candidate)  # this replica is out until its next report
+    elif not to_try and retried_for is not None:
+        may_be_asked = [each for each in failures if _broken(each.candidate.target, failures) < MAX_REPLICAS]
+        retry = means.retries.after(may_be_asked, retried_for.deadline_ns)
+        if retry is not None:
+            to_try.append(retry.candidate)
+        return retry
+    return None
 
-    def _is_repeatable(self, attempt: Attempt | None, began_ns: int, target: Target) -> bool:
-        """Whether an attempt ended soon and no answer had begun: what has a head is worked on, and may be billed."""
-        if attempt is None:
-            return False
-        took_s = (self._now_ns() - began_ns) / 1e9
-        return not attempt.measure.has_succeeded and took_s < target.timeouts.first_token_s
+
+def _reason(plan: Plan, failures: list[Failure], retry: Retry | None, means: Means) -> str:
+    """Say why it is this answer that the caller gets, and learn from it."""
+    candidate, error, _ = failures[-1]
+    if isinstance(error, StreamRefusedError):
+        means.unstreamed.learn(candidate.target)
+    shown = _shown(failures, " ")
+    return f"{'fallback' if retry is None else 'retry'}: {', '.join(shown)}" if shown else plan.reason
+
+
+def _is_repeatable(attempt: Attempt | None, took_s: float, target: Target) -> bool:
+    """Whether an attempt ended soon and no answer had begun: what has a head is worked on, and may be billed."""
+    return attempt is not None and not attempt.measure.has_succeeded and took_s < target.timeouts.first_token_s
 
 
 def may_go_on(target: Target, failures: list[Failure], replicas: int) -> bool:

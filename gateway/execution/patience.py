@@ -118,9 +118,9 @@ class Patience:
 
     def _bound_probe(self) -> None:
         """Let a probe, behind which others follow, show by the ceiling whether the target is fast again."""
-        ceiling = self._call.route.constraints.ttft_ms
-        if ceiling is not None and streams_upstream(self._call, self._candidate.target):
-            self.until_ns = min(self.until_ns, self._began_ns + ceiling.value * 1e6)
+        probe_ms = self._call.route.policy.probe_ms
+        if probe_ms is not None and streams_upstream(self._call, self._candidate.target):
+            self.until_ns = min(self.until_ns, self._began_ns + probe_ms * 1e6)
             self._extended = True
 
     def _extend(self, now_ns: int) -> bool:

@@ -1,17 +1,12 @@
-"""Every execution strategy. A new one is a file and a line in ``STRATEGIES``."""
+"""Names every execution strategy. A new one is a file and a line here (docs/extend)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Any
 
-from gateway.clock import Clock
 from gateway.execution.base import Strategy
 from gateway.execution.in_order import InOrder
 
-STRATEGIES: dict[str, Callable[[Clock, Callable[[], float]], Strategy]] = {
+STRATEGIES: dict[str, Callable[[Any, Any], Strategy]] = {
     "in_order": InOrder,
 }
-"""By the name that a route gives: what makes one of a clock and a function that draws from [0, 1)."""
-
-
-def strategies(clock: Clock, random: Callable[[], float]) -> Mapping[str, Strategy]:
-    """Make each strategy once."""
-    return {name: make(clock, random) for name, make in STRATEGIES.items()}
+"""By the name that a route gives: what makes one of its options and ``config.parts.Tools``."""

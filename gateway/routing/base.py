@@ -1,27 +1,36 @@
-"""The interfaces of the policy's parts. All are pure: they read a call and a view of a target, and keep nothing."""
+"""The base classes and interfaces of a policy's parts. All are pure: they read a call and a view, and keep nothing."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from msgspec import Struct
 
-from gateway.types import Call, Candidate, Quantiles, TargetView
+from gateway.config.parts import Part
+from gateway.types import Call, Candidate, Quantiles, Target, TargetView
 
 Fault = Literal["request", "context", "route", "health"]
 """To blame when a filter leaves nothing: what the call asks for, its size, the route's own demands, the moment."""
 
 
-class Filter(Protocol):
-    """Rules targets out. ``name`` is stored with the plan; ``fault`` chooses the error if no target remains."""
+class Demand(Part, ABC):
+    """What a route demands of a target whatever the call: decided once, when the snapshot is built."""
 
-    @property
-    def name(self) -> str:
-        """A short word: a label."""
+    @abstractmethod
+    def unmet(self, target: Target) -> str | None:
+        """Return a short reason to leave the target out of the route, shown as a filter's, or None."""
 
-    @property
-    def fault(self) -> Fault:
-        """What a rejection says about the call."""
 
+class Filter(Part, ABC):
+    """Rules targets out for one call. ``fault`` chooses the error if no target remains."""
+
+    fault: ClassVar[Fault]
+
+    def concerns(self, target: Target) -> bool:  # noqa: ARG002 - for those who know better
+        """Tell whether it may ever reject this target: it is not asked on a route where it may reject none."""
+        return True
+
+    @abstractmethod
     def reject(self, call: Call, view: TargetView) -> str | None:
         """Return a short reason, shown to the caller and in explain, or None to let the target pass."""
 
@@ -73,7 +82,7 @@ class Objective(Protocol):
     def order(self, call: Call, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Return all candidates, the preferred one first; ties keep the order given, which is the configuration's.
 
-        Ceilings are the router's business: order as if every candidate kept them. ``candidate.probe_due`` says that
+        Ceilings are the policy's business: order as if every candidate kept them. ``candidate.probe_due`` says that
         nothing was learnt of this target for a while.
         """
 

@@ -1,49 +1,71 @@
 """Names every filter, predictor and objective. A new one is a file and a line here (docs/extend)."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
 
-from gateway.clock import Clock
-from gateway.routing.base import Filter, Objective, Predictors
-from gateway.routing.filters.by_request import Capability, ContextLength, Expressible, Refuser
-from gateway.routing.filters.by_target import Health
+from gateway.config.parts import Part, Tools, all_of, narrowed, one_of
+from gateway.config.schema import PredictorsSection, RequireSection, RouteSection
+from gateway.config.section import Section
+from gateway.routing.base import Demand, Filter, Predictors
+from gateway.routing.ceilings import Ceilings, Options
+from gateway.routing.filters.by_request import Capability, ContextLength, Expressible
+from gateway.routing.filters.demands import Hosting, Licence, Quality, Region
+from gateway.routing.filters.health import Health
 from gateway.routing.objectives.cost import Cheapest
 from gateway.routing.objectives.latency import Fastest
+from gateway.routing.policy import Policy
 from gateway.routing.predictors.cost import RatesTimesTokens
 from gateway.routing.predictors.measured import MeasuredOutputTokens, MeasuredTpot, MeasuredTtft
-from gateway.routing.router import Router
+from gateway.types import Target
 
-OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
-    {
-        "cost": Cheapest(),
-        "latency": Fastest(),
+FILTERS: dict[str, type[Filter | Demand]] = {
+    "licence": Licence,
+    "hosting": Hosting,
+    "region": Region,
+    "quality": Quality,
+    "capability": Capability,
+    "context": ContextLength,
+    "expressible": Expressible,
+    "health": Health,
+}
+"""In order: the first rejection of a target is the one recorded. Their keys stand in a route's ``require``."""
+OUTPUT_TOKENS: dict[str, type[Part]] = {"measured": MeasuredOutputTokens}
+TTFT_MS: dict[str, type[Part]] = {"measured": MeasuredTtft}
+TPOT_MS: dict[str, type[Part]] = {"measured": MeasuredTpot}
+COST_NANO_USD: dict[str, type[Part]] = {"tariff": RatesTimesTokens}
+PREDICTORS: Mapping[str, dict[str, type[Part]]] = {
+    "output_tokens": OUTPUT_TOKENS,
+    "ttft_ms": TTFT_MS,
+    "tpot_ms": TPOT_MS,
+    "cost_nano_usd": COST_NANO_USD,
+}
+"""By what they predict: a route chooses one of each in ``predictors``."""
+OBJECTIVES: dict[str, type[Part]] = {
+    "cost": Cheapest,
+    "latency": Fastest,
+}
+
+
+def keys() -> dict[str, type[Section]]:
+    """Return the kinds of those keys of a route's section that the parts decide."""
+    predictors = {key: one_of(key, *parts.items()) for key, parts in PREDICTORS.items()}
+    return {
+        "objective": one_of("objective", *OBJECTIVES.items()),
+        "predictors": narrowed(PredictorsSection, **predictors),
+        "limits": Options,
+        "require": all_of(RequireSection, *FILTERS.values()),
     }
-)
 
 
-def predictors(clock: Clock) -> Predictors:
-    """Return the predictor of each quantity; the clock is for prices that depend on the hour."""
-    return Predictors(
-        output_tokens=MeasuredOutputTokens(),
-        ttft_ms=MeasuredTtft(),
-        tpot_ms=MeasuredTpot(),
-        cost_nano_usd=RatesTimesTokens(clock.wall_ns),
+def policy(section: RouteSection, targets: Sequence[Target], tools: Tools) -> Policy:
+    """Make the policy that a route's section asks for, over these targets."""
+    filters = {name: part(section.require, tools) for name, part in FILTERS.items()}
+    return Policy(
+        targets=targets,
+        demands={name: part for name, part in filters.items() if isinstance(part, Demand)},
+        filters={name: part for name, part in filters.items() if isinstance(part, Filter)},
+        predictors=Predictors(**{name: choice.made(tools) for name, choice in section.predictors}),
+        ceilings=Ceilings(section.limits),
+        objective=section.objective.made(tools),
+        strategy=section.strategy.made(tools),
+        insists=section.when_none_fits == "reject",
     )
-
-
-def filters(adapters: Mapping[str, Refuser]) -> tuple[Filter, ...]:
-    """Return the filters in order.
-
-    The first rejection of a target is the one recorded, so what never changes comes first.
-    """
-    return (
-        Capability(),
-        ContextLength(),
-        Expressible(adapters),
-        Health(),
-    )
-
-
-def router(*, adapters: Mapping[str, Refuser], clock: Clock) -> Router:
-    """Put the policy together. ``adapters`` know what a target's wire format cannot express of a call."""
-    return Router(filters=filters(adapters), predictors=predictors(clock), objectives=OBJECTIVES)

@@ -96,8 +96,13 @@ def _wildcard_route(name: str, wildcard: Wildcard, snapshot: Snapshot, price_of:
     if rates is None:
         message = f"No price is known for '{_shown(name)}', so it cannot be called; the configuration may name one."
         raise GatewayError(ErrorKind.MODEL_NOT_FOUND, message, param="model")
-    target = wildcard.target(name, rates)
-    return Route(name=name, targets=(target,), version=snapshot.version, timeouts=snapshot.timeouts)
+    return Route(
+        name=name,
+        targets=(wildcard.target(name, rates),),
+        policy=wildcard.policy,
+        version=snapshot.version,
+        timeouts=snapshot.timeouts,
+    )
 
 
 def _not_found(name: str, principal: Principal, snapshot: Snapshot) -> GatewayError:

@@ -11,6 +11,7 @@ from gateway.errors import GatewayError
 from gateway.execution.attempt import Attempt
 from gateway.formats.openai.compatible import CompatibleAdapter
 from gateway.routes.api import explain
+from gateway.routing.policy import Policy
 from gateway.types import LedgerEntry, Outcome
 from tests.ground.configs import one_model, two_models
 from tests.ground.gateway import running_gateway
@@ -140,7 +141,7 @@ def test_fault_of_ours_leaves_one_line_with_its_traceback(
         origins = {"http://a.test": ScriptedUpstream()}
         async with virtual_gateway(one_model("http://a.test"), tmp_path, origins) as running:
             if place == "plan":
-                monkeypatch.setattr(running.gateway.pipeline._router, "plan", fail)
+                monkeypatch.setattr(Policy, "plan", fail)
             else:
                 monkeypatch.setattr(CompatibleAdapter, "decoder", fail)
             assert (await running.chat()).status == 500

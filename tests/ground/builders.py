@@ -2,18 +2,24 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
+from gateway.app import configuration
+from gateway.clock import Clock, SystemClock
+from gateway.config.parts import Tools
+from gateway.config.schema import RouteSection
 from gateway.formats.registry import ENDPOINTS
+from gateway.routing.registry import policy as policy_of
 from gateway.tariff import Rates
-from gateway.types import Call, Envelope, Principal, Quantiles, Route, Target, TargetView, UpstreamRequest
+from gateway.types import Call, Envelope, Policy, Principal, Quantiles, Route, Target, TargetView, UpstreamRequest
 
 ENDPOINT = {each.operation: each for each in reversed(ENDPOINTS)}
+POLICY_KEYS = RouteSection.model_fields.keys() - {"models", "timeouts"}
 RATES = Rates(
     input_nano_usd_per_mtok=100_000_000,
     cached_input_nano_usd_per_mtok=10_000_000,
@@ -65,9 +71,21 @@ def build_view(target: Target | None = None, **overrides: Any) -> TargetView:
     return TargetView(target=target or build_target(), **(fields | overrides))
 
 
-def build_route(*targets: Target, **overrides: Any) -> Route:
-    """Build a route of these targets, or of one default target."""
-    fields: dict[str, Any] = {"name": "auto", "targets": targets or (build_target(),), "version": "v1"}
+def build_policy(
+    section: RouteSection, targets: Sequence[Target], *, adapters: Any = None, clock: Clock | None = None
+) -> Policy:
+    """Build the policy of a route's section, with formats that refuse nothing unless others are given."""
+    return policy_of(
+        section, targets, Tools(clock or SystemClock(), build_adapters() if adapters is None else adapters)
+    )
+
+
+def build_route(*targets: Target, adapters: Any = None, clock: Clock | None = None, **overrides: Any) -> Route:
+    """Build a route of these targets, or of one default target; what is no field is a key of its section."""
+    keys = {key: overrides.pop(key) for key in POLICY_KEYS & overrides.keys()}
+    section = type(configuration().plain_route())(models=("model",), **keys)
+    policy = build_policy(section, targets or (build_target(),), adapters=adapters, clock=clock)
+    fields: dict[str, Any] = {"name": "auto", "targets": policy.targets, "policy": policy, "version": "v1"}
     return Route(**(fields | overrides))
 
 

@@ -15,6 +15,9 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from tests.ground.processes import Program, gateway_process
 from tests.ground.upstream import ScriptedUpstream
@@ -80,16 +83,20 @@ def _with_import(source: str, line: str) -> str:
 
 
 @asynccontextmanager
-async def followed(page: str, path: Path, **origins: ScriptedUpstream) -> AsyncIterator[Program]:
-    """Run, as a process of its own, a gateway that is extended as a page says, with the configuration that it shows.
+async def followed(page: str, path: Path, *more: str, **origins: ScriptedUpstream) -> AsyncIterator[Program]:
+    """Run, as a process of its own, a gateway that is extended as pages say, with the configurations that they show.
 
     ``origins`` are the upstreams, in capitals the words of the configuration that their addresses take the place of.
     """
     shutil.copytree(ROOT / "gateway", path / "gateway", ignore=shutil.ignore_patterns("__pycache__"))
-    config = follow(page, path)
-    for word, upstream in origins.items():
-        config = config.replace(word.upper(), upstream.url)
+    config: dict[str, Any] = {"state_dir": str(path / "state")}
+    for each in (page, *more):
+        text = follow(each, path)
+        for word, upstream in origins.items():
+            text = text.replace(word.upper(), upstream.url)
+        for key, section in yaml.safe_load(text).items():
+            config[key] = {**config.get(key, {}), **section} if isinstance(section, dict) else section
     file = path / "tollway.yaml"
-    file.write_text(f"state_dir: {path / 'state'}\n{config}", encoding="utf-8")
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
     async with gateway_process(file, root=path) as running:
         yield running

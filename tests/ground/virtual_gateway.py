@@ -92,7 +92,7 @@ async def virtual_gateway(
     file = write_config(path, config)
 
     def read() -> Any:
-        return read_snapshot(file, environ or {})
+        return read_snapshot(file, environ or {}, clock=VirtualClock())
 
     ledger = MemoryLedger()
     transport = InMemoryTransport({origin: upstream.serve for origin, upstream in upstreams.items()})

@@ -1,1 +1,1 @@
-"""Filters: ``by_request`` looks at what the call asks for, ``by_target`` at how the target fares."""
+"""Filters: by what the call asks for (``by_request``), what a target is (``demands``), how it fares (``health``)."""

@@ -1,20 +1,20 @@
 """Rules out targets that cannot do what the call asks for. A fact that is not listed rules out nothing."""
 
-from collections.abc import Mapping
-from typing import Protocol
-
-from gateway.routing.base import Fault
-from gateway.types import Call, TargetView
+from gateway.routing.base import Filter
+from gateway.types import Call, Target, TargetView
 
 ESTIMATE_MAY_BE_TOO_HIGH_BY = 2
 """Prompts are estimated from their bytes at about four to a token; the densest real text has about eight."""
 
 
-class Capability:
+class Capability(Filter):
     """Every capability that the call needs is among those that the target is known to have."""
 
-    name = "capability"
-    fault: Fault = "request"
+    fault = "request"
+
+    def concerns(self, target: Target) -> bool:
+        """Leave out a target whose capabilities are not listed."""
+        return target.capabilities is not None
 
     def reject(self, call: Call, view: TargetView) -> str | None:
         """Name the missing capabilities. A target whose capabilities are not listed passes."""
@@ -24,7 +24,7 @@ class Capability:
         return "no " + ", ".join(sorted(call.needs - known))
 
 
-class ContextLength:
+class ContextLength(Filter):
     """The call fits: its output cap into the target's, and the prompt with it into the context.
 
     The prompt's size is an estimate, and refusing a call that fits is worse than sending one that does not: the
@@ -32,8 +32,11 @@ class ContextLength:
     several the mean: the longest is no shorter. An output limit that is only a bound rules nothing out.
     """
 
-    name = "context"
-    fault: Fault = "context"
+    fault = "context"
+
+    def concerns(self, target: Target) -> bool:
+        """Leave out a target of unknown size."""
+        return target.context_length is not None or target.max_output_tokens is not None
 
     def reject(self, call: Call, view: TargetView) -> str | None:
         """Say by how much the call is too big. A target of unknown size passes."""
@@ -53,22 +56,11 @@ class ContextLength:
         )
 
 
-class Refuser(Protocol):
-    """The part of a format that is asked here; see ``formats.base.Format``."""
-
-    def refuses(self, call: Call) -> str | None:
-        """Name what it cannot express of the call, as far as that costs nothing to see."""
-
-
-class Expressible:
+class Expressible(Filter):
     """The target's wire format can say what the call says."""
 
-    name = "expressible"
-    fault: Fault = "request"
-
-    def __init__(self, adapters: Mapping[str, Refuser]) -> None:
-        self._adapters = adapters
+    fault = "request"
 
     def reject(self, call: Call, view: TargetView) -> str | None:
         """Pass on the adapter's own words."""
-        return self._adapters[view.target.adapter].refuses(call)
+        return self.tools.adapters[view.target.adapter].refuses(call)

@@ -1,7 +1,8 @@
-"""Prefer the cheapest, by predicted median cost."""
+"""Orders candidates by predicted cost."""
 
 from collections.abc import Sequence
 
+from gateway.config.parts import Part
 from gateway.types import Call, Candidate
 
 
@@ -9,8 +10,11 @@ def _nano_usd(candidate: Candidate) -> float:
     return candidate.prediction.cost_nano_usd.p50
 
 
-class Cheapest:
-    """Ascending predicted cost. One not measured yet needs no special place: its cost is predicted optimistically."""
+class Cheapest(Part):
+    """The cheapest, by predicted median cost.
+
+    One not measured yet needs no special place: its cost is predicted optimistically.
+    """
 
     superlative = "cheapest"
 

@@ -1,7 +1,8 @@
-"""Prefer the fastest, by the predicted time to the last token."""
+"""Orders candidates by predicted time."""
 
 from collections.abc import Sequence
 
+from gateway.config.parts import Part
 from gateway.types import Call, Candidate
 
 
@@ -19,8 +20,8 @@ def _rank(candidate: Candidate) -> float:
     return -1.0 if candidate.probe_due else _total_ms(candidate)
 
 
-class Fastest:
-    """Ascending predicted time.
+class Fastest(Part):
+    """The fastest, by the predicted time to the last token.
 
     A slower target would never be measured again, and a target never measured has no place in the order. So one of
     which nothing was learnt for a while comes first, once: while that call runs, it is not due again. An unknown target

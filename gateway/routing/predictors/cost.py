@@ -4,8 +4,7 @@ Or, where the configuration says ``charge: average``, by its tokens at what they
 included.
 """
 
-from collections.abc import Callable
-
+from gateway.config.parts import Part
 from gateway.tariff import Rates
 from gateway.types import Call, Quantiles, TargetView
 
@@ -16,11 +15,8 @@ OPTIMISTIC_TPOT_MS = Quantiles(5.0, 5.0, 5.0, 5.0)
 _MS_PER_HOUR = 3.6e6
 
 
-class RatesTimesTokens:
+class RatesTimesTokens(Part):
     """The input estimate and the predicted output at the rates of the moment; on own hardware, time times share."""
-
-    def __init__(self, wall_ns: Callable[[], int]) -> None:
-        self._wall_ns = wall_ns
 
     def predict(
         self,
@@ -38,7 +34,7 @@ class RatesTimesTokens:
             average = round(view.average_nano_usd_per_mtok)
             rates = Rates(input_nano_usd_per_mtok=average, output_nano_usd_per_mtok=average)
         elif rates.variants:
-            rates = rates.in_force(self._wall_ns(), envelope.members)
+            rates = rates.in_force(self.tools.clock.wall_ns(), envelope.members)
         fixed, each = rates.predict(call.input_tokens_estimate, envelope.audio_ms, envelope.members)
         out = view.billed_output_tokens or output_tokens
         return Quantiles(fixed + each * out.p50, fixed + each * out.p90, fixed + each * out.p95, fixed + each * out.p99)

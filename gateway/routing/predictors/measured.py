@@ -1,12 +1,13 @@
 """Predict lengths and latencies as the pool measured them. How samples become quantiles is decided in targets.stats."""
 
+from gateway.config.parts import Part
 from gateway.types import Call, Quantiles, TargetView
 
 PRIOR_OUTPUT_TOKENS = Quantiles(256.0, 768.0, 1024.0, 2048.0)
 """Of one choice, at a target never tried: a paragraph or two, and a long tail."""
 
 
-class MeasuredOutputTokens:
+class MeasuredOutputTokens(Part):
     """As this target answered under such a cap; before the first answer, a prior cut off at the cap."""
 
     def predict(self, call: Call, view: TargetView) -> Quantiles:
@@ -23,7 +24,7 @@ class MeasuredOutputTokens:
         )
 
 
-class MeasuredTtft:
+class MeasuredTtft(Part):
     """As measured at this prompt size and load."""
 
     def predict(self, call: Call, view: TargetView) -> Quantiles | None:  # noqa: ARG002 - the view was read for the call
@@ -31,7 +32,7 @@ class MeasuredTtft:
         return view.ttft_ms
 
 
-class MeasuredTpot:
+class MeasuredTpot(Part):
     """As measured at this load."""
 
     def predict(self, call: Call, view: TargetView) -> Quantiles | None:  # noqa: ARG002 - the view was read for the call

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from gateway.app import configuration
 from gateway.cli import main
 from gateway.config.build import build
 from gateway.config.load import ConfigError, load
 from gateway.providers.registry import PROVIDER_TYPES
+from tests.ground.builders import build_policy
 
 HINT = "should be an address such as"
 ENVIRON = {"KEY": "k"}
@@ -18,8 +20,8 @@ def problem_of(directory: Path, kind: str, url: str) -> str | None:
     models = "models: {m: {provider: p, price: free}}"
     path.write_text(f"providers: {{p: {{type: {kind}, base_url: '{url}', api_key: env:KEY}}}}\n{models}\n", "utf-8")
     try:
-        config = load(path, ENVIRON, provider_types=PROVIDER_TYPES)
-        build(config, provider_types=PROVIDER_TYPES, price_of=lambda *_: None)
+        config = load(path, ENVIRON, configuration(), provider_types=PROVIDER_TYPES)
+        build(config, provider_types=PROVIDER_TYPES, price_of=lambda *_: None, policy_of=build_policy)
     except ConfigError as error:
         (problem,) = error.problems
         return problem.partition("base_url: ")[2]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.app import configuration
 from gateway.config.load import load
 from gateway.config.problems import ConfigError
 from gateway.config.schema import Config
@@ -21,7 +22,7 @@ models:
 def read(directory: Path, text: str) -> Config:
     path = directory / "tollway.yaml"
     path.write_text(text, encoding="utf-8")
-    return load(path, ENVIRON)
+    return load(path, ENVIRON, configuration())
 
 
 def problems(directory: Path, text: str) -> list[str]:

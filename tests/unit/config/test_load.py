@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.app import configuration
 from gateway.config.load import load
 from gateway.config.problems import ConfigError
 from gateway.config.schema import Config
@@ -25,7 +26,7 @@ EXAMPLE = Path(__file__).parents[3] / "deploy" / "examples" / "own-first.yaml"
 def read(directory: Path, text: str) -> Config:
     path = directory / "tollway.yaml"
     path.write_text(text, encoding="utf-8")
-    return load(path, ENVIRON, provider_types=TYPES, choices={"objective": ("cost", "latency")})
+    return load(path, ENVIRON, configuration(), provider_types=TYPES)
 
 
 def problems(directory: Path, text: str) -> list[str]:
@@ -45,7 +46,7 @@ def test_the_shortest_file_gets_its_defaults(tmp_path: Path) -> None:
 
 def test_the_readme_example_loads() -> None:
     """The example that the README shows is a good configuration."""
-    config = load(EXAMPLE, ENVIRON | {"TOLLWAY_DEMO_KEY": "tw-abc"})
+    config = load(EXAMPLE, ENVIRON | {"TOLLWAY_DEMO_KEY": "tw-abc"}, configuration())
     assert config.routes["auto"].models == ("smollm2", "gpt-mini")
 
 
@@ -321,7 +322,7 @@ def test_unreadable_file_is_reported(tmp_path: Path) -> None:
     missing = tmp_path / "none.yaml"
     for path, said in ((missing, "cannot be read"), (tmp_path, "cannot be read"), (binary, ":2: not UTF-8")):
         with pytest.raises(ConfigError, match=said):
-            load(path, {})
+            load(path, {}, configuration())
 
 
 @pytest.mark.parametrize(
@@ -338,7 +339,7 @@ def test_the_state_directory_follows_xdg(tmp_path: Path, written: str, environ: 
     """The file's own goes first, then XDG_STATE_HOME when absolute, then ~/.local/state."""
     path = tmp_path / "tollway.yaml"
     path.write_text(GOOD + written)
-    assert load(path, environ).state_dir == expected
+    assert load(path, environ, configuration()).state_dir == expected
 
 
 def test_the_workers_section_is_not_looked_into(tmp_path: Path) -> None:
@@ -378,7 +379,7 @@ def test_no_text_crashes_the_reader(tmp_path_factory: pytest.TempPathFactory, te
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_text(text, encoding="utf-8", errors="replace")
     with pytest.raises(ConfigError):
-        load(path, {"HOME": "/h"})
+        load(path, {"HOME": "/h"}, configuration())
 
 
 _JUNK = st.recursive(
@@ -399,6 +400,6 @@ def test_any_value_in_any_section_is_accepted_or_reported(
     good = {"providers": {"p": {"type": "openai"}}, "models": {"m": {"provider": "p"}}}
     path.write_text(json.dumps(good | {section: junk}))
     try:
-        load(path, {"HOME": "/h"})
+        load(path, {"HOME": "/h"}, configuration())
     except ConfigError as error:
         assert error.problems  # noqa: PT017 - either outcome is right; a problem must say something

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from gateway.config.reference import render
+from gateway.reference import render
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "configuration.md"
 
 
 def test_the_reference_page_is_up_to_date() -> None:
-    """Run `python -m gateway.config.reference > docs/reference/configuration.md` when this fails."""
+    """Run `python -m gateway.reference > docs/reference/configuration.md` when this fails."""
     assert PAGE.read_text(encoding="utf-8") == render()

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.execution.patience import Patience
-from gateway.types import Call, Candidate, Ceiling, Constraints, Prediction, Quantiles, Timeouts
+from gateway.types import Call, Candidate, Prediction, Quantiles, Timeouts
 from tests.ground.builders import build_call, build_envelope, build_route, build_target, chat_body
 from tests.ground.virtual_time import VirtualClock, run_virtual
 
@@ -19,7 +19,7 @@ PREDICTION = Prediction(output_tokens=NONE, ttft_ms=None, tpot_ms=None, cost_nan
 def streamed_call(**members: object) -> Call:
     return build_call(
         build_envelope(chat_body(stream=True, **members)),
-        build_route(constraints=Constraints(ttft_ms=Ceiling("p95", 1500.0))),
+        build_route(limits={"ttft_ms": {"p95": 1500.0}}),
         deadline_ns=60_000_000_000,
     )
 

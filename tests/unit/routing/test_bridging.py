@@ -3,11 +3,10 @@
 import pytest
 
 from gateway.errors import ErrorKind, GatewayError
-from gateway.types import Ceiling, Constraints
 from tests.ground.builders import build_view
 from tests.unit.routing.test_router import CHEAP, DEAR, flat, order, plan_of
 
-FAST = Constraints(ttft_ms=Ceiling("p95", 1500.0))
+FAST = {"ttft_ms": {"p95": 1500.0}}
 SLOW = flat(3000.0)
 
 
@@ -27,7 +26,7 @@ def test_one_that_would_not_have_been_first_is_not_wanted() -> None:
 
 
 def test_one_beyond_a_ceiling_is_not_wanted() -> None:
-    plan = plan_of(build_view(CHEAP, cold=True, ttft_ms=SLOW), build_view(DEAR), constraints=FAST)
+    plan = plan_of(build_view(CHEAP, cold=True, ttft_ms=SLOW), build_view(DEAR), limits=FAST)
     assert (order(plan), plan.wanted) == (["dear", "cheap"], None)
 
 
@@ -39,18 +38,18 @@ def test_alone_it_is_first_and_wanted() -> None:
 def test_a_route_that_insists_waits_for_the_one_within_its_ceilings() -> None:
     """Refusing would be wrong: a replica that keeps the ceilings can be had."""
     views = (build_view(CHEAP, cold=True), build_view(DEAR, ttft_ms=SLOW))
-    plan = plan_of(*views, constraints=FAST, when_none_fits="reject")
+    plan = plan_of(*views, limits=FAST, when_none_fits="reject")
     assert (order(plan), plan.wanted) == (["cheap"], CHEAP)
 
 
 def test_a_route_that_insists_keeps_none_beyond_a_ceiling_as_its_last_resort() -> None:
     views = (build_view(CHEAP, cold=True, ttft_ms=SLOW), build_view(DEAR))
-    assert order(plan_of(*views, constraints=FAST, when_none_fits="reject")) == ["dear"]
+    assert order(plan_of(*views, limits=FAST, when_none_fits="reject")) == ["dear"]
     with pytest.raises(GatewayError) as refused:
         plan_of(
             build_view(CHEAP, cold=True, ttft_ms=SLOW),
             build_view(DEAR, ttft_ms=SLOW),
-            constraints=FAST,
+            limits=FAST,
             when_none_fits="reject",
         )
     assert refused.value.kind is ErrorKind.NO_TARGET
@@ -61,4 +60,4 @@ def test_each_candidate_is_tried_once() -> None:
     for cold in (True, False):
         for due in (True, False):
             views = (build_view(CHEAP, cold=True, probe_due=due, ttft_ms=SLOW), build_view(DEAR, cold=cold))
-            assert sorted(order(plan_of(*views, constraints=FAST))) == ["cheap", "dear"]
+            assert sorted(order(plan_of(*views, limits=FAST))) == ["cheap", "dear"]

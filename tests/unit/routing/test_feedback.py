@@ -5,11 +5,10 @@ import random
 
 import pytest
 
-from gateway.routing.registry import router
 from gateway.targets.pool import Pool
 from gateway.tariff import Rates
-from gateway.types import Ceiling, Constraints, Sample
-from tests.ground.builders import build_adapters, build_call, build_route, build_target
+from gateway.types import Sample
+from tests.ground.builders import build_call, build_route, build_target
 
 CHEAP = build_target("cheap", rates=Rates(output_nano_usd_per_mtok=100_000_000))
 DEAR = build_target("dear", rates=Rates(output_nano_usd_per_mtok=1_000_000_000))
@@ -19,13 +18,12 @@ class Traffic:
     """One call after the other, two a second, served by targets of a given TTFT."""
 
     def __init__(self, *, objective: str = "cost", ttft_p95_ms: float | None = 1000.0) -> None:
-        ceiling = None if ttft_p95_ms is None else Ceiling("p95", ttft_p95_ms)
-        route = build_route(CHEAP, DEAR, objective=objective, constraints=Constraints(ttft_ms=ceiling))
+        limits = {} if ttft_p95_ms is None else {"ttft_ms": {"p95": ttft_p95_ms}}
+        route = build_route(CHEAP, DEAR, objective=objective, limits=limits, clock=self)
         self.call = build_call(route=route, input_tokens_estimate=100)
         self.now_ns = 0
         self.ttft_ms = {"cheap": 200.0, "dear": 150.0}
         self.pool = Pool(self)
-        self.router = router(adapters=build_adapters(), clock=self)
         self.draw = random.Random(4)
         self.hidden_tokens = {"cheap": 0, "dear": 0}
 
@@ -37,7 +35,7 @@ class Traffic:
 
     def one(self) -> str:
         """Serve one call and return where it went."""
-        target = self.router.plan(self.call, self.pool.view(self.call)).candidates[0].target
+        target = self.call.route.policy.plan(self.call, self.pool.view(self.call)).candidates[0].target
         lease = self.pool.begin(target, build_call())
         ttft_ms = self.ttft_ms[target.id] * self.draw.uniform(0.9, 1.1)
         self.now_ns += round((ttft_ms + 100) * 1e6)
@@ -100,7 +98,7 @@ def test_probing_a_slow_target_is_done_by_one_call_at_a_time() -> None:
     traffic.now_ns += 60_000_000_000
     served = []
     for _ in range(40):
-        target = traffic.router.plan(traffic.call, traffic.pool.view(traffic.call)).candidates[0].target
+        target = traffic.call.route.policy.plan(traffic.call, traffic.pool.view(traffic.call)).candidates[0].target
         traffic.pool.begin(target, build_call())
         served.append(target.id)
     assert served.count("cheap") == 1
@@ -125,7 +123,7 @@ async def test_a_half_open_target_gets_exactly_one_of_a_hundred_concurrent_calls
     traffic.now_ns += 1_000_000_000
 
     async def serve() -> str:
-        plan = traffic.router.plan(traffic.call, traffic.pool.view(traffic.call))
+        plan = traffic.call.route.policy.plan(traffic.call, traffic.pool.view(traffic.call))
         assert plan.candidates[0].target.id == "cheap"
         await asyncio.sleep(0)
         for candidate in plan.candidates:

@@ -22,7 +22,8 @@ async def no_body(_hold: Callable[[int], None]) -> bytes:
 
 def wildcard(prefix: str, price_provider: str | None, **fields: object) -> Wildcard:
     template = build_target(f"{prefix}*", upstream_model="", **fields)
-    return Wildcard(prefix=prefix, template=template, price_provider=price_provider)
+    policy = build_route(template).policy
+    return Wildcard(prefix=prefix, template=template, policy=policy, price_provider=price_provider)
 
 
 SNAPSHOT = Snapshot(

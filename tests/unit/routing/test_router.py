@@ -1,15 +1,14 @@
 """The router: which targets may serve a call, in which order, and what it says when none may."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from gateway.clock import SystemClock
 from gateway.errors import ErrorKind, GatewayError
-from gateway.routing.registry import router
 from gateway.tariff import Rates, Tier, Variant
-from gateway.types import Ceiling, Constraints, Dropped, Plan, Quantiles, Target, TargetView
+from gateway.types import Plan, Quantiles, Target, TargetView
 from tests.ground.builders import (
     build_adapters,
     build_call,
@@ -36,24 +35,24 @@ CHEAP, DEAR = priced("cheap", 0.1), priced("dear", 1.0)
 def plan_of(
     *views: TargetView,
     objective: str = "cost",
-    constraints: Constraints | None = None,
+    limits: Mapping[str, Any] | None = None,
     when_none_fits: str = "best_effort",
     adapters: Any = None,
-    ruled_out: tuple[Dropped, ...] = (),
+    require: Mapping[str, Any] | None = None,
     **call: Any,
 ) -> Plan:
     route = build_route(
         *[view.target for view in views],
         objective=objective,
-        constraints=constraints or Constraints(),
+        limits=limits or {},
         when_none_fits=when_none_fits,
-        ruled_out=ruled_out,
+        require=require or {},
+        adapters=adapters,
     )
-    policy = router(adapters=build_adapters() if adapters is None else adapters, clock=SystemClock())
     made = build_call(route=route, **call)
-    plan = policy.plan(made, views)
+    plan = route.policy.plan(made, [view for view in views if view.target in route.targets])
     if not plan.candidates:
-        raise policy.refusal(made, plan)
+        raise route.policy.refusal(made, plan)
     return plan
 
 
@@ -61,7 +60,7 @@ def order(plan: Plan) -> list[str]:
     return [candidate.target.id for candidate in plan.candidates]
 
 
-TTFT = Constraints(ttft_ms=Ceiling("p95", 1500.0))
+TTFT = {"ttft_ms": {"p95": 1500.0}}
 
 
 def test_cost_puts_the_cheapest_first() -> None:
@@ -102,29 +101,29 @@ def test_latency_tries_an_unknown_target_once() -> None:
 def test_what_breaks_a_ceiling_moves_behind_what_does_not() -> None:
     """The cheap target is predicted too slow: the dearer one serves, the cheap one stays as a fallback."""
     slow = build_view(CHEAP, ttft_ms=Quantiles(900.0, 1800.0, 2100.0, 2500.0))
-    plan = plan_of(slow, build_view(DEAR), constraints=TTFT)
+    plan = plan_of(slow, build_view(DEAR), limits=TTFT)
     assert order(plan) == ["dear", "cheap"]
     assert [candidate.within_ceilings for candidate in plan.candidates] == [True, False]
     assert plan.reason == "cheap predicted ttft p95 2100 ms over 1500 ms: next cheapest"
 
 
 @pytest.mark.parametrize(
-    ("constraints", "text"),
+    ("limits", "text"),
     [
-        (Constraints(tpot_ms=Ceiling("p50", 9.0)), "tpot p50 10 ms over 9 ms"),
-        (Constraints(ttft_ms=Ceiling("p99", 299.0)), "ttft p99 300 ms over 299 ms"),
-        (Constraints(cost_nano_usd=9999), "cost $0.000010 over $0.000010"),
+        ({"tpot_ms": {"p50": 9.0}}, "tpot p50 10 ms over 9 ms"),
+        ({"ttft_ms": {"p99": 299.0}}, "ttft p99 300 ms over 299 ms"),
+        ({"usd_per_request": 0.000009999}, "cost $0.000010 over $0.000010"),
     ],
 )
-def test_each_ceiling_looks_at_its_own_quantile(constraints: Constraints, text: str) -> None:
+def test_each_ceiling_looks_at_its_own_quantile(limits: Mapping[str, Any], text: str) -> None:
     """TTFT, TPOT and cost are compared in their own units, at the quantile that the route names."""
-    assert text in plan_of(build_view(CHEAP), constraints=constraints).reason
+    assert text in plan_of(build_view(CHEAP), limits=limits).reason
 
 
 def test_best_effort_prefers_what_breaks_the_ceilings_least() -> None:
     """None fits: the dear target is 1.5 times over, the cheap one twice."""
     twice, half_more = build_view(CHEAP, ttft_ms=flat(3000.0)), build_view(DEAR, ttft_ms=flat(2250.0))
-    plan = plan_of(twice, half_more, constraints=TTFT)
+    plan = plan_of(twice, half_more, limits=TTFT)
     assert order(plan) == ["dear", "cheap"]
     assert plan.reason == "none within ceilings: dear is predicted ttft p95 2250 ms over 1500 ms"
 
@@ -132,7 +131,7 @@ def test_best_effort_prefers_what_breaks_the_ceilings_least() -> None:
 def test_reject_refuses_and_names_the_ceilings() -> None:
     """A route that insists gets a 503 that says by how much which target breaks which ceiling."""
     with pytest.raises(GatewayError, match=r"cheap: ttft p95 3000 ms over 1500 ms") as caught:
-        plan_of(build_view(CHEAP, ttft_ms=flat(3000.0)), constraints=TTFT, when_none_fits="reject")
+        plan_of(build_view(CHEAP, ttft_ms=flat(3000.0)), limits=TTFT, when_none_fits="reject")
     assert caught.value.kind is ErrorKind.NO_TARGET
     assert caught.value.retry_after_s is not None
 
@@ -140,13 +139,13 @@ def test_reject_refuses_and_names_the_ceilings() -> None:
 def test_reject_keeps_no_fallback_beyond_a_ceiling() -> None:
     """With one target within, a route that insists does not fall back to one beyond."""
     slow = build_view(CHEAP, ttft_ms=flat(3000.0))
-    assert order(plan_of(slow, build_view(DEAR), constraints=TTFT, when_none_fits="reject")) == ["dear"]
+    assert order(plan_of(slow, build_view(DEAR), limits=TTFT, when_none_fits="reject")) == ["dear"]
 
 
 def test_reject_still_lets_a_due_probe_through() -> None:
     """Or a target that broke a ceiling once would be refused for ever."""
     due = build_view(CHEAP, ttft_ms=flat(3000.0), probe_due=True)
-    plan = plan_of(due, constraints=TTFT, when_none_fits="reject")
+    plan = plan_of(due, limits=TTFT, when_none_fits="reject")
     assert order(plan) == ["cheap"]
     assert plan.candidates[0].probe_due
 
@@ -154,14 +153,14 @@ def test_reject_still_lets_a_due_probe_through() -> None:
 def test_a_due_probe_goes_first_with_the_others_behind_it() -> None:
     """A cheaper target that breaks a ceiling and was not heard of for a while is tried again; nobody fails for it."""
     due = build_view(CHEAP, ttft_ms=flat(3000.0), probe_due=True)
-    plan = plan_of(build_view(DEAR), due, constraints=TTFT)
+    plan = plan_of(build_view(DEAR), due, limits=TTFT)
     assert order(plan) == ["cheap", "dear"]
     assert plan.candidates[0].probe_due
     assert not plan.candidates[0].within_ceilings
     assert plan.reason == "cheap is measured again by this call, although predicted ttft p95 3000 ms over 1500 ms"
 
 
-COST = Constraints(cost_nano_usd=20_000)
+COST = {"usd_per_request": 0.00002}
 """Half of what ``DEAR`` is predicted to cost, and ten times what ``CHEAP`` is."""
 
 
@@ -174,7 +173,7 @@ def test_target_too_dear_by_its_price_list_is_never_probed(
     """No try changes a price list: alone it is refused or taken for what it is, and beside another it comes last."""
     never = {} if measured else {"ttft_ms": None, "tpot_ms": None, "output_tokens": None}
     due = build_view(DEAR, probe_due=True, **never)
-    policy = {"objective": objective, "constraints": COST, "when_none_fits": when_none_fits}
+    policy = {"objective": objective, "limits": COST, "when_none_fits": when_none_fits}
     beside = plan_of(due, build_view(CHEAP), **policy)
     assert beside.candidates[0].target is CHEAP
     if when_none_fits == "reject":
@@ -192,7 +191,7 @@ def test_target_too_dear_by_its_price_list_is_never_probed(
 def test_own_hardware_over_a_ceiling_on_cost_is_probed() -> None:
     """It gets cheaper when it gets faster; the reason says whether it was measured before."""
     own = build_target("own", rates=Rates(hardware_nano_usd_per_hour=3_600_000_000), own_hardware=True)
-    policy: dict[str, Any] = {"constraints": COST, "when_none_fits": "reject"}
+    policy: dict[str, Any] = {"limits": COST, "when_none_fits": "reject"}
     again = plan_of(build_view(own, probe_due=True), **policy)
     assert again.reason.startswith("own is measured again by this call, although predicted cost")
     first = plan_of(build_view(own, probe_due=True, ttft_ms=None, tpot_ms=None), **policy)
@@ -202,7 +201,7 @@ def test_own_hardware_over_a_ceiling_on_cost_is_probed() -> None:
 def test_refusal_names_those_over_a_ceiling_and_those_ruled_out() -> None:
     """Both groups stand in the message; later helps because a breaker closes again."""
     with pytest.raises(GatewayError) as caught:
-        plan_of(build_view(DEAR), sick("sick"), constraints=COST, when_none_fits="reject")
+        plan_of(build_view(DEAR), sick("sick"), limits=COST, when_none_fits="reject")
     message = caught.value.message
     assert "dear: cost" in message
     assert "sick: breaker open" in message
@@ -212,7 +211,7 @@ def test_refusal_names_those_over_a_ceiling_and_those_ruled_out() -> None:
 def test_a_target_not_worth_knowing_is_not_probed() -> None:
     """A dearer target beyond a ceiling would not be chosen if it recovered, so no call is spent on it."""
     due = build_view(DEAR, ttft_ms=flat(3000.0), probe_due=True)
-    plan = plan_of(build_view(CHEAP), due, constraints=TTFT)
+    plan = plan_of(build_view(CHEAP), due, limits=TTFT)
     assert order(plan) == ["cheap", "dear"]
     assert not plan.candidates[0].probe_due
 
@@ -220,7 +219,7 @@ def test_a_target_not_worth_knowing_is_not_probed() -> None:
 def test_unknown_latency_keeps_ceilings() -> None:
     """A target never measured is worth a try."""
     cold = build_view(CHEAP, ttft_ms=None, tpot_ms=None, output_tokens=None, probe_due=True)
-    plan = plan_of(build_view(DEAR), cold, constraints=TTFT)
+    plan = plan_of(build_view(DEAR), cold, limits=TTFT)
     assert order(plan) == ["cheap", "dear"]
     assert plan.reason == "cheapest within ceilings ($0.000026 predicted, latency not measured yet)"
 
@@ -251,9 +250,9 @@ def test_the_price_of_the_prompts_length_and_of_the_request_decides() -> None:
     assert order(plan_of(*views, input_tokens_estimate=1001)) == ["flat", "tiered", "flex"]
     asking = build_envelope(chat_body(service_tier="flex"))
     assert order(plan_of(*views, envelope=asking, input_tokens_estimate=1000))[0] == "flex"
-    limit = Constraints(cost_nano_usd=5_000_000)
-    assert plan_of(views[0], constraints=limit, input_tokens_estimate=1000).candidates[0].within_ceilings
-    assert not plan_of(views[0], constraints=limit, input_tokens_estimate=1001).candidates[0].within_ceilings
+    limit = {"usd_per_request": 0.005}
+    assert plan_of(views[0], limits=limit, input_tokens_estimate=1000).candidates[0].within_ceilings
+    assert not plan_of(views[0], limits=limit, input_tokens_estimate=1001).candidates[0].within_ceilings
 
 
 def test_prices_of_input_and_requests_count() -> None:
@@ -319,9 +318,6 @@ def test_an_embedding_is_predicted_to_cost_what_is_read() -> None:
     assert plan.candidates[0].prediction.cost_nano_usd == flat(50_000.0)
 
 
-LICENCE = Dropped(target_id="b", filter="licence", reason="licence is unknown")
-
-
 def sick(target_id: str, **fields: object) -> TargetView:
     target = build_target(target_id, **fields)
     return build_view(target, refusal="breaker open for 4.0 s more", retry_after_s=4.0)
@@ -329,6 +325,7 @@ def sick(target_id: str, **fields: object) -> TargetView:
 
 CHAT_ONLY = {"capabilities": frozenset({"chat"})}
 NEEDS_TOOLS = {"needs": frozenset({"chat", "tools"})}
+COMMERCIAL: dict[str, Any] = {"require": {"commercial": "allowed"}}
 
 
 @pytest.mark.parametrize(
@@ -344,10 +341,10 @@ NEEDS_TOOLS = {"needs": frozenset({"chat", "tools"})}
         ([sick("a", **CHAT_ONLY)], NEEDS_TOOLS, ErrorKind.UNSUPPORTED, "a: no tools"),
         ([build_view(build_target("a", **CHAT_ONLY)), sick("b")], NEEDS_TOOLS, ErrorKind.NO_TARGET, "b: breaker"),
         ([build_view(build_target("a", context_length=9))], {}, ErrorKind.CONTEXT_LENGTH, "too long for every"),
-        ([], {"ruled_out": (LICENCE,)}, ErrorKind.NO_TARGET, "configuration"),
+        ([build_view(build_target("b"))], COMMERCIAL, ErrorKind.NO_TARGET, "configuration"),
         (
-            [build_view(build_target("a", **CHAT_ONLY))],
-            NEEDS_TOOLS | {"ruled_out": (LICENCE,)},
+            [build_view(build_target("a", licence="permissive", **CHAT_ONLY)), build_view(build_target("b"))],
+            NEEDS_TOOLS | COMMERCIAL,
             ErrorKind.UNSUPPORTED,
             "b: licence is unknown; a: no tools",
         ),
@@ -379,6 +376,6 @@ def test_a_member_that_no_target_can_express_is_the_errors_param() -> None:
 
 def test_the_reason_fits_into_a_header() -> None:
     """Target ids may hold anything; a header may not."""
-    plan = plan_of(build_view(build_target("größe\r\nx: y")), constraints=Constraints(ttft_ms=Ceiling("p50", 1.0)))
+    plan = plan_of(build_view(build_target("größe\r\nx: y")), limits={"ttft_ms": {"p50": 1.0}})
     assert plan.reason.isascii()
     assert plan.reason.isprintable()

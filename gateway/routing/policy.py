@@ -1,4 +1,4 @@
-"""Decide the order in which targets are tried for one call, and say why. What was measured comes in, a plan goes out.
+"""Decides the order in which targets are tried for one call, and says why. What was measured comes in, a plan goes out.
 
 Filters rule targets out, predictors say what the call would cost and take at each of the others, the route's objective
 orders them, its ceilings move those that break one behind those that do not. A target whose prediction breaks a ceiling
@@ -11,11 +11,12 @@ import re
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import repeat
-from typing import NamedTuple
+from typing import Any
 
 from gateway.errors import ErrorKind, GatewayError
-from gateway.routing.base import Fault, Filter, Objective, Predictors
-from gateway.types import Call, Candidate, Constraints, Dropped, Plan, Prediction, Target, TargetView
+from gateway.routing.base import Demand, Fault, Filter, Objective, Predictors
+from gateway.routing.ceilings import Ceilings
+from gateway.types import Call, Candidate, Dropped, Plan, Prediction, Target, TargetView
 
 RETRY_AFTER_S = 1.0
 """When nothing better is known: the shortest time a breaker stays open."""
@@ -26,32 +27,45 @@ _SHOWN = 5
 """Targets named in one error message."""
 
 
-class Breach(NamedTuple):
-    """A ceiling that a prediction breaks."""
-
-    excess: float
-    """Prediction over ceiling: 1.4 is 40% too much."""
-    text: str
-
-
-class Router:
-    """The policy's machinery; the policy itself is in the route that a call carries."""
+class Policy:
+    """That of one route, as the snapshot was built: see ``gateway.types.Policy``."""
 
     def __init__(
-        self, *, filters: Sequence[Filter], predictors: Predictors, objectives: Mapping[str, Objective]
+        self,
+        *,
+        targets: Sequence[Target],
+        demands: Mapping[str, Demand],
+        filters: Mapping[str, Filter],
+        predictors: Predictors,
+        ceilings: Ceilings,
+        objective: Objective,
+        strategy: object,
+        insists: bool,
     ) -> None:
-        self._rejecters = tuple((each.reject, each.name) for each in filters)
-        self._faults: dict[str, Fault] = {each.name: each.fault for each in filters}
+        """Decide what no call changes. ``insists``: what breaks a ceiling is tried only to see if it still does."""
+        self.ruled_out = tuple([each for target in targets if (each := _unmet(demands, target)) is not None])
+        out = {each.target_id for each in self.ruled_out}
+        self.targets = tuple([target for target in targets if target.id not in out])
+        # What a moment changes comes last: the first rejection of a target is the one recorded.
+        ordered = sorted(filters.items(), key=lambda item: item[1].fault == "health")
+        concerned = [(name, each) for name, each in ordered if any(map(each.concerns, self.targets))]
+        self._rejecters = [(name, each.reject) for name, each in concerned]
+        self._faults = {name: each.fault for name, each in concerned}
         self._predictors = predictors
-        self._objectives = objectives
+        self._ceilings = ceilings
+        self._objective = objective
+        self.strategy: Any = strategy
+        self._insists = insists
+
+    @property
+    def probe_ms(self) -> float | None:
+        """How long a probe may be waited for: the ceiling on TTFT, by which it shows how the target is."""
+        return None if self._ceilings.ttft_ms is None else self._ceilings.ttft_ms.ms
 
     def plan(self, call: Call, views: Sequence[TargetView]) -> Plan:
         """Return the targets to try, in order; if none, see ``refusal``. ``views`` are of the route, in its order."""
-        route = call.route
         remaining, dropped = self._filter(call, views)
-        candidates = [self._candidate(call, view) for view in remaining]
-        objective = self._objectives[route.objective]
-        preferred = objective.order(call, candidates)
+        preferred = self._objective.order(call, [self._candidate(call, view) for view in remaining])
         cold = [each for each in preferred if each.cold]
         ordered = others = (cold and [each for each in preferred if not each.cold]) or preferred
         probe = None
@@ -59,20 +73,20 @@ class Router:
         over = [each for each in preferred if not each.within_ceilings]
         if over:
             probe = _probe(ordered)
-            others = _within_first(call, ordered) or ([] if probe else _within_first(call, cold))
-            if route.when_none_fits == "reject":
+            others = self._within_first(ordered) or ([] if probe else self._within_first(cold))
+            if self._insists:
                 beyond = tuple([each for each in over if each is not probe])
         if not others and not probe:
             return Plan(candidates=(), beyond=beyond, dropped=tuple(dropped), reason="")
         first = probe or others[0]
         wanted = _wanted(preferred, first) if cold else None
-        reason = _reason(call, objective, ordered, first, len(dropped))
+        reason = self._reason(ordered, first, len(dropped))
         return Plan(
             candidates=(
                 first,
                 *[each for each in others if each is not first],
                 # Those without a replica come last: the others bridge the time until there is one.
-                *(_within_first(call, [each for each in cold if each not in others]) if cold else ()),
+                *(self._within_first([each for each in cold if each not in others]) if cold else ()),
             ),
             beyond=beyond,
             dropped=tuple(dropped),
@@ -86,15 +100,15 @@ class Router:
         UNSUPPORTED or CONTEXT_LENGTH when every target was ruled out for what the call asks for, else NO_TARGET. It
         says when to try again only where that may help: a price list, a licence and a wire format stay as they are.
         """
-        name, constraints = call.route.name, call.route.constraints
+        name, ceilings = call.route.name, self._ceilings
         faults = {self._faults.get(each.filter, "route") for each in plan.dropped}  # the route's own are not a filter
         out = [f"{each.target_id}: {each.reason}" for each in plan.dropped]
-        over = [f"{each.target.id}: {breach(each, constraints).text}" for each in plan.beyond]
+        over = [f"{each.target.id}: {ceilings.breach(each.prediction).text}" for each in plan.beyond]
         details = _listed([*over, *out])
         if not plan.beyond and "health" not in faults:
             return self._never(name, plan, faults, details)
         waits = [each.retry_after_s for each in plan.dropped if each.retry_after_s is not None]
-        if any(not _too_dear(each.target, each.prediction, constraints) for each in plan.beyond):
+        if not all(ceilings.is_too_dear(each.target, each.prediction) for each in plan.beyond):
             waits.append(PROBE_RETRY_AFTER_S)
         if not plan.beyond:
             sentence = f"No target of '{name}' can be reached now; retry later"
@@ -121,7 +135,7 @@ class Router:
         """Ask the filters in turn about what the ones before have left; both lists are in the targets' order."""
         remaining, dropped = list(views), []
         nothing: list[str | None] = [None] * len(remaining)
-        for reject, name in self._rejecters:
+        for name, reject in self._rejecters:
             reasons = list(map(reject, repeat(call), remaining))
             if reasons != nothing:
                 # The wait is None but for what is a matter of time.
@@ -135,7 +149,7 @@ class Router:
         if len(dropped) > 1:
             order = [view.target.id for view in views]
             dropped.sort(key=lambda each: order.index(each.target_id))
-        return remaining, [*call.route.ruled_out, *dropped]
+        return remaining, [*self.ruled_out, *dropped]
 
     def _candidate(self, call: Call, view: TargetView) -> Candidate:
         predictors = self._predictors
@@ -150,36 +164,45 @@ class Router:
             cost_nano_usd=cost_nano_usd,
             billed_output_tokens=view.billed_output_tokens,
         )
-        constraints = call.route.constraints
+        ceilings = self._ceilings
         return Candidate(
             target=view.target,
             prediction=prediction,
-            within_ceilings=_is_within(prediction, constraints),
-            probe_due=view.probe_due and not _too_dear(view.target, prediction, constraints),
+            within_ceilings=ceilings.keeps(prediction),
+            probe_due=view.probe_due and not ceilings.is_too_dear(view.target, prediction),
             cold=view.cold,
         )
 
+    def _within_first(self, ordered: Sequence[Candidate]) -> list[Candidate]:
+        """Move those beyond a ceiling behind the others, the least excess first; on a route that insists, drop them."""
+        within = [each for each in ordered if each.within_ceilings]
+        if self._insists or len(within) == len(ordered):
+            return within
+        beyond = [each for each in ordered if not each.within_ceilings]
+        return within + sorted(beyond, key=lambda each: self._ceilings.breach(each.prediction).excess)
 
-def breach(candidate: Candidate, constraints: Constraints) -> Breach:
-    """Return the ceiling that a candidate breaks worst. Excess is at most 1 when none is; the unknown breaks none."""
-    prediction = candidate.prediction
-    worst = Breach(0.0, "no ceiling")
-    for name, quantiles, ceiling in (
-        ("ttft", prediction.ttft_ms, constraints.ttft_ms),
-        ("tpot", prediction.tpot_ms, constraints.tpot_ms),
-    ):
-        if quantiles is None or ceiling is None:
-            continue
-        value: float = getattr(quantiles, ceiling.quantile)
-        excess = value / ceiling.value if ceiling.value else float("inf")
-        if excess > worst.excess:
-            worst = Breach(excess, f"{name} {ceiling.quantile} {value:.0f} ms over {ceiling.value:.0f} ms")
-    if constraints.cost_nano_usd is not None:
-        cost, limit = prediction.cost_nano_usd.p50, constraints.cost_nano_usd
-        excess = cost / limit if limit else float("inf") if cost else 0.0
-        if excess > worst.excess:
-            worst = Breach(excess, f"cost ${cost / 1e9:.6f} over ${limit / 1e9:.6f}")
-    return worst
+    def _reason(self, ordered: Sequence[Candidate], first: Candidate, dropped: int) -> str:
+        objective, ceilings = self._objective, self._ceilings
+        if not first.within_ceilings:
+            worst = ceilings.breach(first.prediction).text
+            if first.probe_due:
+                times = "again" if first.prediction.ttft_ms is not None else "for the first time"
+                return f"{first.target.id} is measured {times} by this call, although predicted {worst}"
+            return f"none within ceilings: {first.target.id} is predicted {worst}"
+        if len(ordered) == 1:
+            return f"only target left, {dropped} ruled out" if dropped else "only target"
+        if ordered[0] is not first:
+            broken = ceilings.breach(ordered[0].prediction).text
+            return f"{ordered[0].target.id} predicted {broken}: next {objective.superlative}"
+        return f"{objective.superlative}{' within ceilings' if ceilings.any else ''} ({objective.figure(first)})"
+
+
+def _unmet(demands: Mapping[str, Demand], target: Target) -> Dropped | None:
+    """Return the first demand that a target does not meet, as the plan shows it; None: it meets all."""
+    for name, demand in demands.items():
+        if (reason := demand.unmet(target)) is not None:
+            return Dropped(target_id=target.id, filter=name, reason=reason)
+    return None
 
 
 def _wanted(preferred: Sequence[Candidate], first: Candidate) -> Target | None:
@@ -192,24 +215,6 @@ def _wanted(preferred: Sequence[Candidate], first: Candidate) -> Target | None:
     return first.target if first.cold else None
 
 
-def _within_first(call: Call, ordered: Sequence[Candidate]) -> list[Candidate]:
-    """Move those beyond a ceiling behind the others, the least excess first; on a route that insists, drop them."""
-    within = [each for each in ordered if each.within_ceilings]
-    if call.route.when_none_fits == "reject":
-        return within
-    beyond = [each for each in ordered if not each.within_ceilings]
-    return within + sorted(beyond, key=lambda each: breach(each, call.route.constraints).excess)
-
-
-def _is_within(prediction: Prediction, constraints: Constraints) -> bool:
-    ttft, tpot, cost = constraints.ttft_ms, constraints.tpot_ms, constraints.cost_nano_usd
-    if ttft is not None and prediction.ttft_ms is not None and getattr(prediction.ttft_ms, ttft.quantile) > ttft.value:
-        return False
-    if tpot is not None and prediction.tpot_ms is not None and getattr(prediction.tpot_ms, tpot.quantile) > tpot.value:
-        return False
-    return cost is None or prediction.cost_nano_usd.p50 <= cost
-
-
 def _probe(ordered: Sequence[Candidate]) -> Candidate | None:
     """Return the due candidate beyond a ceiling that the objective prefers to all within."""
     for each in ordered:
@@ -218,30 +223,6 @@ def _probe(ordered: Sequence[Candidate]) -> Candidate | None:
         if each.probe_due:
             return each
     return None
-
-
-def _too_dear(target: Target, prediction: Prediction, constraints: Constraints) -> bool:
-    """Whether its price list alone puts a target over the ceiling. Own hardware gets cheaper when it gets faster."""
-    if constraints.cost_nano_usd is None or target.rates.hardware_nano_usd_per_hour is not None:
-        return False
-    return prediction.cost_nano_usd.p50 > constraints.cost_nano_usd
-
-
-def _reason(call: Call, objective: Objective, ordered: Sequence[Candidate], first: Candidate, dropped: int) -> str:
-    constraints = call.route.constraints
-    if not first.within_ceilings:
-        worst = breach(first, constraints).text
-        if first.probe_due:
-            times = "again" if first.prediction.ttft_ms is not None else "for the first time"
-            return f"{first.target.id} is measured {times} by this call, although predicted {worst}"
-        return f"none within ceilings: {first.target.id} is predicted {worst}"
-    if len(ordered) == 1:
-        return f"only target left, {dropped} ruled out" if dropped else "only target"
-    if ordered[0] is not first:
-        return f"{ordered[0].target.id} predicted {breach(ordered[0], constraints).text}: next {objective.superlative}"
-    has_ceilings = (constraints.ttft_ms or constraints.tpot_ms or constraints.cost_nano_usd) is not None
-    scope = " within ceilings" if has_ceilings else ""
-    return f"{objective.superlative}{scope} ({objective.figure(first)})"
 
 
 def _param(dropped: Sequence[Dropped]) -> str | None:

@@ -1,4 +1,4 @@
-"""Writes the reference page of the configuration from the schema: ``python -m gateway.config.reference > PAGE``.
+"""Writes the reference page of the configuration from the schema: ``python -m gateway.reference > PAGE``.
 
 Decides only how the page looks; a test compares it with the page in ``docs/reference/``, so the two cannot part.
 """
@@ -6,12 +6,12 @@ Decides only how the page looks; a test compares it with the page in ``docs/refe
 import sys
 from typing import Any
 
-from gateway.config.schema import Config
+from gateway.app import configuration
 
 _HEAD = """\
 # Configuration reference
 
-Every key of `tollway.yaml`. Made from the schema (`python -m gateway.config.reference`): change it there.
+Every key of `tollway.yaml`. Made from the schema (`python -m gateway.reference`): change it there.
 
 A key that is not listed here is an error, which names the file, the line and the nearest valid spelling. `NAME` stands
 for a name of your choice. Prices are in USD per 1M tokens, times in seconds or milliseconds as their names say.
@@ -22,7 +22,7 @@ _WORDS = {"integer": "whole number", "number": "number", "boolean": "`true` or `
 
 def render() -> str:
     """Return the whole page as Markdown: one table for each section, in the order of the schema."""
-    schema = Config.model_json_schema()
+    schema = configuration().model_json_schema()
     pages = [_HEAD]
     _section("", schema, schema.get("$defs", {}), pages)
     return "\n".join(pages)
@@ -30,16 +30,16 @@ def render() -> str:
 
 def _section(path: str, section: dict[str, Any], definitions: dict[str, Any], pages: list[str]) -> None:
     """Append one section's table, then the sections inside it."""
-    title = f"`{path}`" if path else "Top level"
+    title, description = f"`{path}`" if path else "Top level", section.get("description", "")
     required = set(section.get("required", ()))
-    lines = [f"## {title}\n", f"{section['description']}\n", "| key | value | default | meaning |", "|---|---|---|---|"]
+    lines = [f"## {title}\n", f"{description}\n", "| key | value | default | meaning |", "|---|---|---|---|"]
     inner: list[tuple[str, dict[str, Any]]] = []
     for name, field in section["properties"].items():
         suffix, definition = _nested(field, definitions)
         here = f"{path}.{name}" if path else name
-        if definition is not None:
+        if definition is not None and definition["properties"]:
             inner.append((here + suffix, definition))
-        default = "required" if name in required else _default(field, nested=definition is not None)
+        default = "required" if name in required else _default(field)
         # pydantic leaves a description out where it is the nested section's own.
         meaning = field.get("description") or (definition or {})["description"]
         lines.append(f"| `{name}` | {_kind(field, definitions)} | {default} | {meaning} |")
@@ -69,12 +69,15 @@ def _kind(field: dict[str, Any], definitions: dict[str, Any]) -> str:
 
 
 def _word(part: dict[str, Any], definitions: dict[str, Any]) -> str:
+    if "$ref" in part:
+        definition = definitions[part["$ref"].rsplit("/", 1)[-1]]
+        if definition.get("maxProperties") != 1:
+            return "section" if definition["properties"] else "no options"
+        part = {"enum": list(definition["properties"])}  # one of several parts, by its name
     if "const" in part:
         return f"`{part['const']}`"
     if "enum" in part:
         return ", ".join(f"`{value}`" for value in part["enum"])
-    if "$ref" in part:
-        return "section"
     if part.get("type") == "array":
         return f"list of {_word(part['items'], definitions)}"
     if part.get("type") == "object":
@@ -82,9 +85,9 @@ def _word(part: dict[str, Any], definitions: dict[str, Any]) -> str:
     return _WORDS.get(part.get("type", ""), "text")
 
 
-def _default(field: dict[str, Any], *, nested: bool) -> str:
+def _default(field: dict[str, Any]) -> str:
     value = field.get("default")
-    if nested or value in (None, "", {}, []):
+    if isinstance(value, dict) or value in (None, "", []):
         return ""
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 

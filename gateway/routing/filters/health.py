@@ -1,14 +1,13 @@
-"""Rules out targets by their present state. What they are (licence, hosting, region) is decided with the snapshot."""
+"""Rules out targets by their present state."""
 
-from gateway.routing.base import Fault
+from gateway.routing.base import Filter
 from gateway.types import Call, TargetView
 
 
-class Health:
+class Health(Filter):
     """The breaker lets attempts through."""
 
-    name = "health"
-    fault: Fault = "health"
+    fault = "health"
 
     def reject(self, call: Call, view: TargetView) -> str | None:  # noqa: ARG002 - the protocol's signature
         """Pass on the reason."""
