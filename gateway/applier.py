@@ -32,7 +32,7 @@ _LAST_RETRY_S = 5.0
 
 def main(fd: int) -> None:
     """Serve the gateway at the other end of this socket until it says that this is the end, or is gone."""
-    # Told together with the gateway, it is needed until the last line is applied.
+    # A signal to the whole group stops the gateway; this process is needed until the last line is applied.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.nice(_NICENESS)
@@ -87,7 +87,7 @@ class _Applier:
         deleting = threading.Thread(target=retention.run, args=(self._ending,))
         deleting.start()
         retry_s, opened = _FIRST_RETRY_S, bool(self._begin.recover)
-        # Once more after it is told to end: that rows are where they were put is looked at last.
+        # Once more after the order to end: that rows are where they were put is checked last.
         ends = False
         while not ends:
             ends = self._ending.is_set()

@@ -105,7 +105,7 @@ class Pipeline:
             (b"x-tollway-request-id", request_id),
             (inbound.endpoint.id_header, request_id),
         ]
-        if error.retry_after_s is not None:  # rounded up: who comes earlier is refused again
+        if error.retry_after_s is not None:  # rounded up: a caller that comes earlier is refused again
             headers.append((b"retry-after", str(max(1, ceil(error.retry_after_s))).encode()))
         body = inbound.endpoint.error(error, inbound.id)
         headers.append((b"content-length", str(len(body)).encode()))

@@ -37,7 +37,7 @@ def launch(theirs: socket.socket) -> "subprocess.Popen[bytes]":
 
 
 class ApplierProcess:
-    """Keeps one applier running. All verbs belong to one event loop; ``hear`` is called there with what it reports."""
+    """Keeps one applier running. All verbs belong to one event loop; ``hear`` is called there with each report."""
 
     def __init__(self, again: Callable[[], Begin], hear: Callable[[Report], None]) -> None:
         """``again`` says what one is to do that takes the place of another."""
@@ -67,7 +67,7 @@ class ApplierProcess:
         await self._running
 
     def say(self, message: Begin | Order) -> None:
-        """Tell it something, if it is there."""
+        """Send it a message, if it is there."""
         if self._writer is not None:
             self._writer.write(line_of(message))
 
@@ -103,7 +103,7 @@ class ApplierProcess:
             begin = self._again()
 
     async def _run_one(self, begin: Begin) -> str:
-        """Start one and hear what it reports until its end; return what became of it."""
+        """Start one and read its reports until its end; return what became of it."""
         ours, theirs = socket.socketpair()
         try:
             self._process = await asyncio.to_thread(launch, theirs)

@@ -1,4 +1,4 @@
-"""What a single value of the configuration may be: addresses, amounts of money and time, names, secrets.
+"""The types of single values in the configuration: addresses, amounts of money and time, names, secrets.
 
 Decides the bounds of each, so that an impossible one is refused where it is written. Which key holds what is left to
 ``schema``.

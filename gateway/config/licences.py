@@ -1,4 +1,4 @@
-"""Puts the licences that models come with into the classes that a policy asks for.
+"""Sorts the licences of models into the classes that a route's ``require`` names.
 
 Names are those of the SPDX list (https://spdx.org/licenses/) and, for licences that are not in it, the ones that model
 cards carry. What a class allows is left to routing.

@@ -1,1 +1,1 @@
-"""How a request shows whose it is. Formats know nothing of it: what each kind of provider takes is in its row."""
+"""How a request shows an upstream which account it is from. A provider's row names the signer; formats know none."""

@@ -1,4 +1,4 @@
-"""What a signer is: it takes a finished request and a secret, and returns the request as the provider will take it."""
+"""The interface of a signer: from a finished request and a secret to the request as the provider accepts it."""
 
 from typing import Protocol
 

@@ -1,1 +1,1 @@
-"""How a plan is carried out: which target is tried when, and how its answer reaches the caller."""
+"""Carries out a plan: which target is tried when, and how its answer reaches the caller."""

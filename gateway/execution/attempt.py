@@ -1,4 +1,4 @@
-"""One try of a call at one target, from its line in the journal to its ledger entry.
+"""One attempt of a call at one target, from its line in the journal to its ledger entry.
 
 It is settled exactly once, on every way out: success, refusal, error, a caller who left; and what settles it does not
 await, so that cancellation cannot come between a measurement and its ledger line. Several attempts of a call may run at

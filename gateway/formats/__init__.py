@@ -1,1 +1,1 @@
-"""Wire formats of callers and upstreams: foreign JSON, decoded once and otherwise left as bytes; see ``base``."""
+"""Wire formats of callers and upstreams: everything that knows foreign JSON; see ``base`` for the interface."""

@@ -1,4 +1,4 @@
-"""What an upstream's wire format is to the gateway: values in, bytes out, and back. It does no I/O and holds no state.
+"""The interface of an upstream's wire format: writes requests, reads answers and errors. No I/O, no state.
 
 A new OpenAI-compatible provider is one row of ``providers.registry``; any other one is a file with a ``Format`` and a
 line there.

@@ -1,4 +1,4 @@
-"""A conversation and its answer in words of our own, between a caller's dialect and an upstream's format.
+"""A conversation and its answer as values of our own: what translations between dialects and formats go through.
 
 An endpoint reads a body into a ``Conversation`` and writes the answer with an ``AnswerWriter``; a format writes the one
 and feeds the other. So N dialects and M formats need N + M translations, and none where they are the same. Shaped after

@@ -1,4 +1,4 @@
-"""Errors as the caller's dialect writes them, in a body and at the end of a stream.
+"""Writes errors in the caller's dialect, as a body and as the last event of a stream.
 
 Decides the shape alone; status, type and code come from the table in ``gateway.errors``.
 """

@@ -1,4 +1,4 @@
-"""What a framing is: it cuts the bytes of a streamed answer into events. Most upstreams use that of ``sse``."""
+"""The interface of a framing: cuts the bytes of a streamed answer into events. Most upstreams use that of ``sse``."""
 
 from typing import Protocol
 

@@ -1,4 +1,4 @@
-"""Says of a body why it is no JSON object in UTF-8: where, and never with a word of its content."""
+"""Says why a body is not a JSON object in UTF-8, and where, without a word of its content."""
 
 import codecs
 import re

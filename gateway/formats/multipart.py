@@ -1,4 +1,4 @@
-"""Forms with files (multipart/form-data, RFC 7578): where each part stands, and another value for one of them.
+"""Finds the parts of a form with files (multipart/form-data, RFC 7578), and replaces the value of one.
 
 A recording may be a hundred megabytes, so nothing is copied but small fields. Only forms that every reader cuts in the
 same way are taken: what another parser might see differently (a preamble, a name twice, a folded header, a boundary

@@ -1,4 +1,4 @@
-"""What of an upstream's words may be passed on: not what our configuration holds of it, and nothing shaped like a key.
+"""Takes secrets out of an upstream's words: whatever our configuration holds of it, and whatever is shaped like a key.
 
 Two steps. ``by_shape`` takes out of any text what looks like a credential or an inner address. ``without_own`` takes
 out of an error what its target is known to be configured with, in every form in which an upstream may repeat it, and

@@ -48,7 +48,7 @@ def members_of(body: bytes) -> dict[str, bytes]:
 
 
 def asks_nothing(raw: bytes) -> bool:
-    """Tell whether a member's value stands for its absence: null, false, ``none``, or empty."""
+    """Return whether a member's value stands for its absence: null, false, ``none``, or empty."""
     return raw in _NOTHING or (raw[:1] in (b"[", b"{") and not raw[1:-1].strip())
 
 

@@ -1,4 +1,4 @@
-"""Server-sent events, cut out of a byte stream in any chunking and otherwise left as they are.
+"""Cuts server-sent events out of a byte stream in any chunking, and leaves their bytes as they are.
 
 Decides where an event ends and what its fields hold (WHATWG HTML, section 9.2.6 "Interpreting an event stream"). What
 the data means is left to the dialects.

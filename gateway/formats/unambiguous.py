@@ -1,4 +1,4 @@
-"""Proves that a small body is one JSON object which every reader understands alike, and cuts it into its members.
+"""Proves that a small body is one JSON object that every parser reads alike, and cuts it into its members.
 
 Refused is what two readers may take for two things, or choke on: members twice in one object, text that is not UTF-8,
 halves of surrogate pairs, NaN, numbers beyond a float or 4,300 digits, deep nesting. The grammar is msgspec's, which

@@ -1,4 +1,4 @@
-"""What an upstream says that it counted: the one place where foreign numbers become a ``Usage``.
+"""Turns the token counts that upstreams report into a ``Usage``; nothing else in the gateway reads foreign counts.
 
 Decides what is a count, which names mean the same, what several reports of one answer say together, and how the classes
 of an upstream become disjoint. Where in an answer a report stands is the formats' affair; what stands in where there is

@@ -85,11 +85,11 @@ class Pages:
         return _json(sum_up(trace))
 
     async def healthz(self) -> Response:
-        """Tell that the process is alive."""
+        """Answer that the process is alive."""
         return _json({"status": "ok"})
 
     async def readyz(self) -> Response:
-        """Tell whether requests can be served; 503 with the reasons if not."""
+        """Return whether requests can be served; 503 with the reasons if not."""
         reasons = self._unready()
         return _json({"status": "not ready", "reasons": reasons}, 503) if reasons else _json({"status": "ready"})
 
@@ -125,7 +125,7 @@ class Pages:
             await self._principal(request)
 
     async def refuse(self, _request: Request, error: Exception) -> Response:
-        """Tell a caller of an error of ours, or of an address or method that there is not."""
+        """Answer an error of ours, or an address or method that there is not."""
         headers = {}
         if isinstance(error, HTTPException):
             if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:

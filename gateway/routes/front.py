@@ -1,4 +1,4 @@
-"""The handler of every request: finds out what answers it, after the checks that no route makes for itself.
+"""Handles every request: makes the checks that all routes share, then passes it to the route.
 
 In this order: may it come from there at all (``access``), is it a browser's question before a request (CORS), is its
 body in a form that is read here. An answer to a listed origin carries the headers with which a page may read it, errors

@@ -1,4 +1,4 @@
-"""The model routes: what the server received becomes an ``Inbound``, and the pipeline answers it.
+"""Handles the model routes: turns what the server received into an ``Inbound``, which the pipeline answers.
 
 FastAPI's routing, ``Request`` and ``StreamingResponse`` would cost more than the whole relay, so these routes stand
 beside the FastAPI application rather than inside it (docs/adr/0001), and need no ASGI either (docs/adr/0004).

@@ -28,7 +28,7 @@ person mends, and providers lock accounts that knock too often.
 The result of an attempt that began before the last opening or closing is ignored, unless it is a probe of this opening:
 of fifty requests caught in an outage, three open the breaker and the other forty-seven do not prolong it.
 
-*Several processes.* Each has its own breaker and is told the results of the others' attempts: a failure there counts
+*Several processes.* Each has its own breaker and is sent the results of the others' attempts: a failure there counts
 as one here, with its key or body, and an answer there closes it here; both only if they began since this one last
 opened or closed. A half-open one may let through one probe per process.
 

@@ -7,7 +7,7 @@ The share of own hardware
 -------------------------
 Calls that run at the same time on one replica share its time. Each target has a virtual clock that runs at 1 / (calls
 in flight) of the real one; an attempt's share is how far that clock moved during its life. The shares of all attempts
-therefore add up to the time in which at least one was running, whoever began and ended when. With several replicas the
+therefore add up to the time in which at least one was running, in whatever order they began. With several replicas the
 clock runs as many times faster, as if requests were spread evenly.
 
 Probes

@@ -1,1 +1,1 @@
-"""The only place that touches sockets towards upstreams."""
+"""The HTTP client for upstreams, and the only code that opens sockets to them."""

@@ -1,7 +1,7 @@
-"""The network transport: HTTP/1.1 of our own on httptools (``docs/adr/0003-upstream-client.md`` says why).
+"""The HTTP/1.1 client for upstreams, on httptools (``docs/adr/0003-upstream-client.md`` says why it is our own).
 
-It decides how a connection is opened, kept and closed, who may use it again, and which kind of error each way of
-failing is. How long to wait for an answer, and where a request goes next, is left to the caller. There are no proxies,
+It decides how a connection is opened, kept and closed, which request may use it again, and which kind of error each
+failure is. How long to wait for an answer, and where a request goes next, is left to the caller. There are no proxies,
 no cookies and no redirects. Exceptions of the system and of OpenSSL hold addresses; none of them
 leaves this file.
 """
@@ -56,7 +56,7 @@ class HttpTransport:
         self._loop = asyncio.get_running_loop()
 
     async def stop(self) -> None:
-        """Close every connection; whoever still reads from one gets UPSTREAM_CUT."""
+        """Close every connection; an attempt that still reads from one gets UPSTREAM_CUT."""
         self._loop = None
         if self._sweep is not None:
             self._sweep.cancel()
@@ -131,7 +131,7 @@ class HttpTransport:
         return failed(kind, "before it answered", answer.cause)
 
     def _drop_expired(self) -> None:
-        """Close what nobody has asked for in time, and look again while anything is idle."""
+        """Close connections that were not used again in time, and look again while any is idle."""
         self._sweep = None
         if self._loop is None:
             return

@@ -142,7 +142,7 @@ class UpstreamAnswer:
             return False
         try:
             goes_on = take(self._taken())
-        except Exception as error:  # noqa: BLE001 - whoever waits gets it
+        except Exception as error:  # noqa: BLE001 - the task that waits gets it
             self._wake(error)
             goes_on = False
         if not goes_on:
@@ -331,7 +331,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._answer.end("closed")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Take the connection's end, whatever caused it; an orderly one was told before, by eof_received."""
+        """Take the connection's end, whatever caused it; an orderly one came before, by eof_received."""
         self._note_what_is_unsent()
         answer, self._answer = self._answer, None  # it and this object hold each other
         if answer is not None:

@@ -1,1 +1,1 @@
-"""Anthropic's Messages, on the upstream's side."""
+"""Anthropic's Messages, as a caller's dialect and as an upstream's format."""

@@ -1,4 +1,4 @@
-"""Reads what the gateway must know of a body of Anthropic's Messages, once it is proved to be one unambiguous object.
+"""Reads of a body of Anthropic's Messages what the gateway must know, once it is proved to be one unambiguous object.
 
 Checks the members that routing, limits and accounting depend on. Every other one is the upstream's to judge, or refused
 by name where it has to be translated (``conversation``). Messages name the place, never the content.

@@ -1,4 +1,4 @@
-"""Anthropic's Messages API: a caller's own bytes, or what is said in another dialect.
+"""The format of Anthropic's Messages API, for the upstream: passes a caller's own bytes on, or writes a conversation.
 
 Decides the URL, the headers, which decoder an answer gets, and whose fault a failure is. How requests and answers are
 worded is left to ``request``, ``answer`` and the caller's endpoint.

@@ -1,1 +1,1 @@
-"""OpenAI's dialect, on the caller's side and the upstream's."""
+"""OpenAI's API, as a caller's dialect and as an upstream's format."""

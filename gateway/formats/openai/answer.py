@@ -1,4 +1,4 @@
-"""OpenAI's answers: what accounting reads of them, and one whole answer put together from a stream.
+"""Reads of OpenAI's answers what accounting needs, and puts one whole answer together from a stream.
 
 Decides where a report of usage may stand, which chunk bears content, and how pieces join (OpenAI, "Chat", "The chat
 completion chunk object"; vLLM 0.32, ``vllm/entrypoints/openai``, for the members it adds). Whether an error is the
@@ -65,7 +65,7 @@ class _Report(Struct):
     code: Any = None
 
     def is_error(self, *, beside: bool) -> bool:
-        """Tell whether it does. ``beside``: it came with a part of an answer, whose own members the others may be."""
+        """Return whether it does. ``beside``: it came with a part of an answer, whose own members the others may be."""
         if beside or self.code == 0:  # some providers write "code": 0, "message": "Success" into every chunk
             # An empty error beside an answer is none.
             return _says(self.error) or self.object == "error"
@@ -111,7 +111,7 @@ class Tap:
         self._ended: set[int] = set()
 
     def has_ended(self, choices: int) -> bool:
-        """Tell whether each of so many choices has said why it ends: behind that, a stream needs no end marker."""
+        """Return whether each of so many choices has a finish reason: behind that, a stream needs no end marker."""
         return len(self._ended) >= choices
 
     @property

@@ -1,4 +1,4 @@
-"""OpenAI's dialect on both sides: the caller's own bytes go up, the upstream's own bytes come down.
+"""OpenAI's format for upstreams: the caller's own bytes go up, the upstream's own bytes come down.
 
 Decides which single members of a request change (``model``, and what makes the upstream stream and count). What comes
 back is read in ``stream``, what an error means in ``failure``.

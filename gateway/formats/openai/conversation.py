@@ -1,6 +1,6 @@
 """Read a chat completion's body as a ``Conversation``.
 
-Decides which members ask for nothing (a default that is spelled out, a label, what is empty), and names by its place
+Decides which members ask for nothing (a default that is spelled out, a label, what is empty), and names by its position
 what no conversation has. Not carried over, for the answer is the same without: texts of white space alone, ``name`` of
 a tool message, what earlier answers say beside their text and calls (``_BESIDE``; no provider takes reasoning back
 without its signature, for which this dialect has no room), labels, hints for a prompt cache, and the name of a JSON

@@ -1,4 +1,4 @@
-"""Reads what the gateway must know of a caller's body; that it is one unambiguous JSON object is proved first.
+"""Reads of a caller's body what the gateway must know, once it is proved to be one unambiguous JSON object.
 
 Checks the members that routing, limits and accounting depend on, as OpenAI does: by the types below, so that nothing
 else of a body is ever built. Every other member is the upstream's to judge. Messages name the place, never the content.
@@ -353,12 +353,12 @@ def _count_token_ids(raw: bytes, name: str) -> tuple[int, int]:
 
 
 def _given(members: Mapping[str, bytes], name: str) -> bool:
-    """Tell whether a member is there and not null."""
+    """Return whether a member is there and not null."""
     return members.get(name, b"null") != b"null"
 
 
 def _asked(members: Mapping[str, bytes], name: str) -> bool:
-    """Tell whether a member asks for anything: 0 does not, nor what stands for its absence."""
+    """Return whether a member asks for anything: 0 does not, nor what stands for its absence."""
     raw = members.get(name, b"null")
     return not asks_nothing(raw) and bool(raw.strip(b"-0.eE+"))
 

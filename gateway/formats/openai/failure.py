@@ -1,4 +1,4 @@
-"""Read an error in OpenAI's shape, and say what the caller may know of it and when to come back.
+"""Reads an error in OpenAI's shape: what the caller may know of it, and when to try again.
 
 Whose fault it is, is decided in ``classify``. Only what the caller did wrong is passed on in the upstream's
 words, as far as ``redaction`` lets them pass; of all else the caller learns that it happened.

@@ -1,4 +1,4 @@
-"""The frame that an engine sends around every token, and whole reads told by it without decoding one event.
+"""Reads many events of a stream at once, undecoded, where an engine writes the same text around every token.
 
 The events in the middle of a stream are one text but for their contents: a prefix, the content as JSON writes it, a
 suffix. So the contents of a read can be taken out by position; put back between prefixes and suffixes they must give

@@ -1,4 +1,4 @@
-"""Answers that come in one piece, embeddings and transcripts: the upstream's own bytes come down when all are there."""
+"""Decodes answers that come in one piece, embeddings and transcripts, and passes on the upstream's own bytes."""
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.base import check_size

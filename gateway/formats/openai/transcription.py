@@ -1,4 +1,4 @@
-"""Requests for transcripts of speech and their answers, as OpenAI has them ("Create transcription").
+"""Reads requests for transcripts of speech, and their answers, as OpenAI has them ("Create transcription").
 
 Decides what a form must hold, how long its recording may be, and what of an answer is billed. The recording itself is
 looked at only for its length.

@@ -8,7 +8,7 @@ its cache holds. It may be wrong (another gateway's requests, generated text, an
 same name); then a prefix is computed that was thought to be there, and nothing else happens.
 
 Chunks begin at 64 bytes, about one block of 16 tokens, and grow with the distance from the start: each is at most a
-sixteenth of what precedes it. So a match is told to within 6%, short prompts to within a block, and 128k tokens have
+sixteenth of what precedes it. So a match is exact to within 6%, of short prompts to a block, and 128k tokens have
 119 chunks, where chunks of one size would be thousands or too coarse. Their ends do not depend on the prompt's length.
 
 Hashes are Python's own of bytes: SipHash under a key of this process, so no caller can forge a match, and at 512 KB
