@@ -122,26 +122,23 @@ BLAME: list[tuple[list[str], int, Any, ErrorKind]] = [
     (EVERY, 400, openai("tool 'Incorrect API key provided' has a blank"), CALLER),
     (EVERY, 400, openai("tools[0].name: 'the model x is not available' has a blank"), MODEL),
 ]  # fmt: skip
-ROWS = [
-    pytest.param(adapter, status, body, kind, id=f"{adapter} {status} {json.dumps(body)[:70]}")
-    for adapters, status, body, kind in BLAME
-    for adapter in adapters
-]
+ROWS = [pytest.param(*row, id=f"{row[1]} {json.dumps(row[2])[:70]}") for row in BLAME]
 
 
 def failure(adapter: str, status: int, body: Any) -> UpstreamError:
     return ADAPTERS[adapter].failure(status, {}, json.dumps(body).encode())
 
 
-@pytest.mark.parametrize(("adapter", "status", "body", "kind"), ROWS)
+@pytest.mark.parametrize(("adapters", "status", "body", "kind"), ROWS)
 def test_fault_is_decided_by_status_then_code_then_wording(
-    adapter: str, status: int, body: Any, kind: ErrorKind
+    adapters: list[str], status: int, body: Any, kind: ErrorKind
 ) -> None:
     """What is true of this model, or of this request, counts against no target."""
-    error = failure(adapter, status, body)
-    assert error.kind is kind
-    assert error.trips_breaker is (kind in {OURS, ACCOUNT, RATE})
-    assert error.meaning.retryable is (kind is not CALLER)
+    for adapter in adapters:
+        error = failure(adapter, status, body)
+        assert error.kind is kind, adapter
+        assert error.trips_breaker is (kind in {OURS, ACCOUNT, RATE}), adapter
+        assert error.meaning.retryable is (kind is not CALLER), adapter
 
 
 @pytest.mark.parametrize("adapter", EVERY)
@@ -154,7 +151,6 @@ def test_sentence_about_the_account_says_so_and_closes_no_target(adapter: str) -
     assert (error.kind, error.trips_breaker, error.status) == (ACCOUNT, False, 503)
 
 
-@pytest.mark.parametrize("adapter", EVERY)
 @pytest.mark.parametrize(
     ("body", "message", "param"),
     [
@@ -168,9 +164,10 @@ def test_sentence_about_the_account_says_so_and_closes_no_target(adapter: str) -
         ([{"error": {"message": "bad stop"}}], "bad stop", None),
     ],
 )  # fmt: skip
-def test_words_of_a_refusal_are_read_in_every_shape(adapter: str, body: Any, message: str, param: str | None) -> None:
-    error = failure(adapter, 422, body)
-    assert (error.message, error.param, error.status) == (message, param, 422)
+def test_words_of_a_refusal_are_read_in_every_shape(body: Any, message: str, param: str | None) -> None:
+    for adapter in EVERY:
+        error = failure(adapter, 422, body)
+        assert (error.message, error.param, error.status) == (message, param, 422), adapter
 
 
 @pytest.mark.parametrize("body", ["[" * 200 + "]" * 200, '{"error":' * 300 + "1" + "}" * 300, "[1", "[]", "[{}]"])

@@ -41,13 +41,13 @@ PROVOKED = (
 
 @pytest.mark.parametrize("status", [400, 422])
 @pytest.mark.parametrize("message", PROVOKED)
-@pytest.mark.parametrize("adapter", EVERY_ADAPTER)
-def test_words_about_an_account_stay_the_callers_own_fault(adapter: str, message: str, status: int) -> None:
+def test_words_about_an_account_stay_the_callers_own_fault(message: str, status: int) -> None:
     """What the caller wrote is repeated in the message: neither another target nor the breaker has to do with it."""
-    error = failure(adapter, status, error_of(adapter, message))
-    assert error.kind is REJECTED
-    assert (error.meaning.retryable, error.meaning.trips_breaker) == (False, False)
-    assert error.status == status
+    for adapter in EVERY_ADAPTER:
+        error = failure(adapter, status, error_of(adapter, message))
+        assert error.kind is REJECTED, adapter
+        assert (error.meaning.retryable, error.meaning.trips_breaker) == (False, False), adapter
+        assert error.status == status, adapter
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,10 @@ def test_wording_closes_no_target(adapter: str, message: str, kind: ErrorKind) -
         (502, ErrorKind.UPSTREAM_ERROR),
     ],
 )
-@pytest.mark.parametrize("adapter", EVERY_ADAPTER)
-def test_status_decides(adapter: str, status: int, kind: ErrorKind, message: str) -> None:
+def test_status_decides(status: int, kind: ErrorKind, message: str) -> None:
     """No wording makes the caller's fault of what a status says of the account or the server."""
-    assert failure(adapter, status, error_of(adapter, message)).kind is kind
+    for adapter in EVERY_ADAPTER:
+        assert failure(adapter, status, error_of(adapter, message)).kind is kind, adapter
 
 
 def _azure(inner: Any) -> Any:
