@@ -208,6 +208,7 @@ async def test_member_that_only_the_model_can_judge_is_passed_on(tmp_path: Path)
     assert (status, body["error"]["message"]) == (422, "This model supports at most 384 dimensions.")
 
 
+@pytest.mark.slow
 async def test_own_hardware_is_paid_by_its_time_and_predicted_from_it(tmp_path: Path) -> None:
     """At $3600 an hour a second is a dollar; and what was measured is what the next call is predicted to take."""
     vectors = json.dumps(VECTORS).encode()

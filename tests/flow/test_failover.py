@@ -36,7 +36,9 @@ async def _chat(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(each, marks=[pytest.mark.slow] * (each == "silence")) for each in FAULTS]
+)
 async def test_a_fault_before_the_first_byte_goes_to_the_next_target(fault: str, stream: bool, tmp_path: Path) -> None:
     """Whatever the first target does instead of answering, the caller gets the second one's answer."""
     patience = {"first_token_s": 3.0} if fault == "silence" else None  # the good target's answer must come in it, too
@@ -131,6 +133,7 @@ async def test_killing_one_of_two_targets_loses_no_request_that_had_not_begun(tm
             assert stream.text, "it had not begun, so the other target could have answered"
 
 
+@pytest.mark.slow
 async def test_target_that_never_answers_is_left_even_without_a_stream(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from tests.ground.configs import one_model
 from tests.ground.gateway import running_gateway
@@ -36,6 +37,7 @@ async def test_requests_a_minute_are_counted_exactly(tmp_path: Path) -> None:
     assert len(upstream.seen) == 6
 
 
+@pytest.mark.slow
 async def test_concurrency_is_given_back_on_every_way_out(tmp_path: Path) -> None:
     """With one place: a second call is refused while the first runs, and admitted after it, failed or not."""
     async with ScriptedUpstream() as upstream:

@@ -42,6 +42,7 @@ async def test_open_breaker_of_every_target_is_not_ready(tmp_path: Path, *, besi
                 assert answer.status == (200 if beside_a_wildcard else 503)
 
 
+@pytest.mark.slow
 async def test_configured_names_keep_their_labels_behind_many_invented_ones(tmp_path: Path) -> None:
     """Callers ask for 520 models behind a wildcard: one label for all, and the model configured by name has its own."""
     async with ScriptedUpstream() as upstream:

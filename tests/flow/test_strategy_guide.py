@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from tests.ground.builders import chat_body
 from tests.ground.extend import followed
@@ -10,6 +11,7 @@ from tests.ground.script import Answer
 from tests.ground.upstream import ScriptedUpstream
 
 
+@pytest.mark.slow
 async def test_strategy_of_the_guide_hedges(tmp_path: Path) -> None:
     """The silent target is cancelled and booked, and the caller reads what both cost."""
     async with ScriptedUpstream() as silent, ScriptedUpstream() as other:

@@ -4,14 +4,16 @@ No status of 500 or above but the declared, no wait that does not end, nothing l
 prompt or upstream's address in what a caller is refused with or in the log.
 """
 
+import itertools
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from _pytest.mark import ParameterSet
 
 from gateway.routes import http1_connection
 from tests.ground.gateway import RunningGateway, running_gateway
@@ -52,17 +54,35 @@ def test_names_of_shapes_are_distinct() -> None:
     assert len(SHAPES) >= 300
 
 
+def _groups() -> Iterator[ParameterSet]:
+    """Group neighbours that meet the same gateway: a test apiece would take longer than the caller that it plays."""
+    for gateway, shapes in itertools.groupby(SHAPES, key=lambda shape: shape.gateway):
+        neighbours = list(shapes)
+        for at in range(0, len(neighbours), 12):
+            group = neighbours[at : at + 12]
+            yield pytest.param(gateway, group, id=f"{gateway}, {group[0].name} to {group[-1].name}")
+
+
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+@pytest.mark.parametrize(("gateway", "shapes"), [*_groups()])
 async def test_caller_gets_the_declared_answers(
-    shape: Shape, ground: Ground, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    gateway: str,
+    shapes: list[Shape],
+    ground: Ground,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    if shape.gateway == "hurried":
+    if gateway == "hurried":
         for name in ("HEADER_TIMEOUT_S", "KEEP_ALIVE_S"):
             monkeypatch.setattr(http1_connection, name, 0.1)
-    running = ground.gateways[shape.gateway]
-    await play(shape, running.port, ground.secrets)
-    await until(lambda: not running.gateway.http._connections)
-    await until(lambda: not any(running.gateway.pool.in_flight().values()))
+    running = ground.gateways[gateway]
+    for shape in shapes:
+        try:
+            await play(shape, running.port, ground.secrets)
+            await until(lambda: not running.gateway.http._connections)
+            await until(lambda: not any(running.gateway.pool.in_flight().values()))
+        except Exception as error:
+            error.add_note(f"the caller: {shape.name}")
+            raise
     assert [record.message for record in caplog.records if record.levelno > logging.WARNING] == []
     assert not [secret for secret in ground.secrets if secret in caplog.text]

@@ -241,6 +241,7 @@ def test_names_of_shapes_are_unique() -> None:
 
 
 @pytest.mark.parametrize("group", range(len(in_groups(EVERY))))
+@pytest.mark.slow
 def test_sample_of_misbehaviours_gets_its_declared_answers(
     group: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

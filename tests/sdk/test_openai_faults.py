@@ -110,6 +110,7 @@ async def test_an_upstreams_word_on_the_request_is_passed_on(
     assert "temperature must be positive" in error.message
 
 
+@pytest.mark.slow
 async def test_missing_target_is_a_503_that_the_client_retries_on_retry_after(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
@@ -170,6 +171,7 @@ async def test_asynchronous_client_sees_the_same_errors(upstream: ScriptedUpstre
 
 
 @pytest.mark.parametrize("use", [ask, read])
+@pytest.mark.slow
 async def test_the_clients_timeout_frees_the_upstream(
     use: Callable[[OpenAI], str], upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:

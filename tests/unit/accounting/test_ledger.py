@@ -271,6 +271,7 @@ async def test_a_row_that_sql_refuses_holds_up_no_other(tmp_path: Path) -> None:
     assert "att_bad" not in alarms[0]
 
 
+@pytest.mark.slow
 async def test_a_locked_database_delays_rows_and_loses_none(tmp_path: Path) -> None:
     """While another holds SQLite, requests go on, flush and find give up in time; afterwards every row is there."""
     alarms: list[str] = []
@@ -296,6 +297,7 @@ async def test_a_locked_database_delays_rows_and_loses_none(tmp_path: Path) -> N
     assert len(alarms) == 1
 
 
+@pytest.mark.slow
 async def test_rows_not_applied_before_the_stop_are_applied_at_the_next_start(tmp_path: Path) -> None:
     """A stop during an outage leaves the journal, however long, and the next start puts all of it into SQL."""
     async with running_ledger(tmp_path, alarm=lambda _: None, flush_timeout_s=0.01) as ledger:

@@ -163,6 +163,7 @@ async def test_a_caller_who_reads_nothing_is_let_go(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "sent", [b"", b"\r\n\r\n", b"GET / HTTP/1.1\r\nhost: a\r\nx: "], ids=["nothing", "blanks", "half a head"]
 )
+@pytest.mark.slow
 async def test_a_head_has_its_time(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only one who has begun to ask is told so."""
     monkeypatch.setattr(http1_connection, "HEADER_TIMEOUT_S", 1)
@@ -171,6 +172,7 @@ async def test_a_head_has_its_time(sent: bytes, monkeypatch: pytest.MonkeyPatch)
     assert (b" 408 " in got) == sent.startswith(b"GET")
 
 
+@pytest.mark.slow
 async def test_an_idle_connection_is_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """Longer than a head may take."""
     monkeypatch.setattr(http1_connection, "HEADER_TIMEOUT_S", 1)

@@ -63,6 +63,7 @@ async def test_chunks_are_handed_on_as_they_arrive(ground: Ground) -> None:
         assert await answer.read() == b"one"
 
 
+@pytest.mark.slow
 async def test_slow_headers_are_awaited_without_a_limit(ground: Ground) -> None:
     """Time to the headers is the caller's to limit, and does not count as connecting."""
     ground.upstream.then(replace(THREE, first_byte_delay_s=1.05))

@@ -56,6 +56,7 @@ def test_the_configuration_is_printed_as_serve_takes_it(config: Path, capsys: py
         ("127.0.0.1:1", "Got an unexpected address"),
     ],
 )
+@pytest.mark.slow
 def test_a_cluster_that_cannot_be_reached_is_one_sentence(
     command: list[str], address: str, said: str, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

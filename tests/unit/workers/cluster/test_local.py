@@ -77,6 +77,7 @@ def test_an_upgrade_that_did_not_come_up_is_taken_back(told: list[str]) -> None:
     assert told == ["run tollway"]
 
 
+@pytest.mark.slow
 def test_another_number_of_replicas_or_another_price_leaves_those_that_run(
     told: list[str], versions: dict[str, str]
 ) -> None:
