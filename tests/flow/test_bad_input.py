@@ -169,6 +169,7 @@ _chat = st.fixed_dictionaries(
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(body=st.one_of(st.binary(max_size=200), _chat.map(lambda value: json.dumps(value).encode("utf-8", "replace"))))
+@pytest.mark.slow
 def test_no_body_makes_a_5xx(body: bytes, fuzzed: "Fuzzed") -> None:
     """Random bytes, and requests with random members: a healthy upstream and never a 5xx."""
     assert fuzzed.post(body) < 500

@@ -230,6 +230,7 @@ async def test_own_hardware_is_paid_by_its_time_and_predicted_from_it(tmp_path: 
     assert [page["attempts"][0]["ttft_ms"] for page in pages] == [None, None]
 
 
+@pytest.mark.slow
 async def test_faster_target_of_two_is_learnt(tmp_path: Path) -> None:
     """With ``objective: latency`` the time to the vectors is what counts."""
     vectors = json.dumps(VECTORS).encode()

@@ -334,6 +334,7 @@ def _check_latency(run: Run) -> None:
     assert tpot_off[-1 - len(tpot_off) // 4] <= 1, tpot_off
 
 
+@pytest.mark.slow
 async def test_callers_cannot_make_series(tmp_path: Path) -> None:
     """Invented models, keys, paths, methods and bodies: after one of each, two hundred more add no series."""
     dice = random.Random(5)

@@ -25,6 +25,7 @@ from tests.unit.accounting.test_retention import StoodClock
 ROUNDS = 30
 
 
+@pytest.mark.slow
 async def test_applier_killed_at_random_points_loses_and_doubles_nothing(tmp_path: Path) -> None:
     """The gateway goes on and starts another, which says how far it is; what is asked meanwhile is answered."""
     moments, alarms, calls = random.Random(5), list[str](), 0

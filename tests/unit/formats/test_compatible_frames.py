@@ -167,6 +167,7 @@ def _framed(frame: bytes, *contents: bytes) -> bytes:
 @example(
     [_framed(LEARNT["token ids"], b"a"), _framed(LEARNT["token ids"], b"b", b"c"), b"data: [DONE]\n\n"], False, False
 )
+@pytest.mark.slow
 def test_a_known_frame_is_read_as_if_it_were_decoded(reads: list[bytes], stream: bool, include_usage: bool) -> None:
     """Bytes, counts, usage, end and errors are those of a decoder that remembers no frame, after every read."""
 

@@ -149,6 +149,7 @@ _VALUE = st.recursive(
 
 @settings(max_examples=30)  # of hundreds of kilobytes
 @given(st.dictionaries(_TEXT, _VALUE, max_size=5), st.booleans(), st.integers(0, 2))
+@pytest.mark.slow
 def test_members_of_a_large_body_are_those_of_any(values: Mapping[str, object], ascii_only: bool, blanks: int) -> None:
     """Cut out where they stand, and edited there, whatever lies between."""
     padding = " " * (LARGE * blanks // 2)

@@ -268,6 +268,7 @@ async def test_bytes_behind_the_last_request_are_no_request() -> None:
     assert got.endswith(b"/1 ")
 
 
+@pytest.mark.slow
 async def test_unread_answer_holds_no_connection_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Although its handler is done, and the connection is only being closed."""
     monkeypatch.setattr(http1_connection, "HEADER_TIMEOUT_S", 1)

@@ -13,6 +13,7 @@ from tests.ground.waiting import until
 GET = b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n"
 
 
+@pytest.mark.slow
 async def test_stopping_closes_the_idle_and_waits_for_the_running() -> None:
     held = Held()
     async with serving(slow=held) as served, served.connected() as idle, served.connected() as busy:

@@ -77,6 +77,7 @@ async def served(token: str | None = None) -> AsyncIterator[tuple[DirectoryApp, 
         yield app, woken, client
 
 
+@pytest.mark.slow
 async def test_long_poll_returns_at_once_on_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
     # It would not look by itself, and answers in any case after ten seconds.
     monkeypatch.setattr("workers.cluster.directory._EXPIRY_STEP_S", 600.0)
@@ -92,6 +93,7 @@ async def test_long_poll_returns_at_once_on_a_change(monkeypatch: pytest.MonkeyP
         assert second["models"]["m"]["replicas"] == [{"id": "a", "url": "http://1"}]
 
 
+@pytest.mark.slow
 async def test_a_directory_that_has_just_started_listens_before_it_answers() -> None:
     async with served() as (app, _, client):
         answer = asyncio.create_task(client.get("/tollway/replicas"))

@@ -80,6 +80,7 @@ async def test_request_above_the_limit_is_refused_with_retry_after() -> None:
         assert all("[DONE]" in text for text in await asyncio.gather(*open_))
 
 
+@pytest.mark.slow
 async def test_load_is_reported_at_each_change_and_four_times_a_second() -> None:
     async with replica() as (made, client):
         begun = asyncio.get_running_loop().time()
@@ -117,6 +118,7 @@ async def test_a_draining_replica_says_so_serves_what_still_comes_and_ends_after
             await client.get("/health")
 
 
+@pytest.mark.slow
 async def test_a_drain_ends_after_its_time_and_cuts_what_is_left() -> None:
     """Who has seen nothing of an answer is told 503, by which a gateway tries another replica."""
     async with replica(drain_s=0.2) as (made, client):
