@@ -8,7 +8,7 @@ ENGINE ?= vllm
 # A GPU is seen by the same sign as in workers/bootstrap.py.
 CONFIG ?= deploy/quickstart/tollway$(if $(filter vllm,$(ENGINE)),$(shell nvidia-smi -L >/dev/null 2>&1 && echo -gpu)).yaml
 PYTEST ?= .venv/bin/python -m pytest
-FAST    = -n 2 -m "not soak and not engine and not slow and not alone"
+FAST    = -n 3 -m "not soak and not engine and not slow and not alone"
 
 LOAD_URL     ?= http://127.0.0.1:$(PORT)
 LOAD_USER    ?= mixed

@@ -14,6 +14,7 @@ MINUTE = {"access_token": "short-lived", "expires_in": 60}
 HOUR = {"access_token": "long-lived", "expires_in": 3600}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "fetched", "shown"),
     [

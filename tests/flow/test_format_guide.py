@@ -15,6 +15,7 @@ DETAILS = {"finish_reason": "length", "generated_tokens": 2, "prefill": [{"id": 
 MESSAGES = json.loads(chat_body())["messages"]
 
 
+@pytest.mark.slow
 async def test_adapter_of_the_guide_answers_refuses_and_fails(tmp_path: Path) -> None:
     """An answer becomes a chat completion, an error of any status one of ours, what it cannot express a 400."""
     async with ScriptedUpstream() as tgi, followed("format.md", tmp_path, upstream=tgi) as gateway:

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import openai
+import pytest
 
 from tests.ground.extend import followed
 from tests.ground.upstream import ScriptedUpstream
 
 
+@pytest.mark.slow
 async def test_provider_is_one_row(tmp_path: Path) -> None:
     """Its servers get the name of the limit and the header that the row says."""
     (tmp_path / "credential").write_text("sk-row")

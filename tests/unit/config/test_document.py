@@ -1,5 +1,6 @@
 """Reading YAML: what is refused, and at which line."""
 
+import sys
 import time
 
 import pytest
