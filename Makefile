@@ -84,7 +84,8 @@ check: setup-dev
 	.venv/bin/lint-imports
 	.venv/bin/vulture
 
-# Two at a time but for the tests of Ray clusters, each of which takes both cores to start; last and one by one the
+# The fast ones three at a time, for a third of the time they wait; the slow ones two at a time; one by one the tests of
+# Ray clusters, each of which takes both cores to start; last and one by one the
 # engine's, which needs all of them too, and what measures by the clock.
 test: check
 	@deploy/system-packages
