@@ -214,7 +214,7 @@ class Asker:
             raise _WrongError(_sentence(error, replica)) from None  # the address to be left out is the replica's
 
     async def _get(self, target: Target, url: str) -> bytes:
-        """Ask for an address under the target's credential, once for all who ask the same."""
+        """Ask for an address under the target's credential, once for all that ask the same."""
         chat = _request(self._adapters[target.adapter], _call(CHAT, target), target)
         headers = tuple(each for each in chat.headers if each[0] not in {"content-type", "x-tollway-attempt-id"})
         request = UpstreamRequest(method="GET", url=url, headers=headers, body=b"", pool=target.pool)

@@ -153,7 +153,7 @@ class GatewayError(Exception):
         return self.cause
 
     def detached(self) -> Self:
-        """Drop its traceback and what led to it; who keeps an error keeps this, or its frames keep the request."""
+        """Drop its traceback and what led to it; keep an error without them, or its frames keep the request."""
         self.__traceback__ = self.__cause__ = self.__context__ = None
         return self
 

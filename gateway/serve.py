@@ -107,16 +107,16 @@ def _in_uvloop(work: Coroutine[Any, Any, None]) -> None:
 
 async def _run(gateway: Gateway, listener: socket.socket, *, ready_fd: int = -1, life_fd: int = -1) -> None:
     """Serve until a signal or, in a process of several, the end of the first one."""
-    told = asyncio.Event()
+    stopping = asyncio.Event()
 
     def stop() -> None:
-        if told.is_set():
+        if stopping.is_set():
             gateway.http.cut()  # a second signal: wait for no request
-        told.set()
+        stopping.set()
 
     def orphaned() -> None:
         loop.remove_reader(life_fd)
-        told.set()
+        stopping.set()
 
     reloads: set[asyncio.Task[bool]] = set()
 
@@ -140,7 +140,7 @@ async def _run(gateway: Gateway, listener: socket.socket, *, ready_fd: int = -1,
             os.close(ready_fd)
         else:
             _announce(listener)
-        await told.wait()
+        await stopping.wait()
     finally:
         for task in reloads:
             task.cancel()

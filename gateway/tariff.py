@@ -46,7 +46,7 @@ class Amounts(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     input_tokens: int = 0
-    """Read at full price: neither from a cache nor written to one. Text, and what is not told apart from it."""
+    """Read at full price: neither from a cache nor written to one. Text, and what is not counted apart from it."""
     cached_input_tokens: int = 0
     cache_write_tokens: int = 0
     """For the provider's usual time: five minutes at Anthropic."""

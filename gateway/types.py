@@ -330,7 +330,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     reason: str
     """One short sentence for the first candidate: ``x-tollway-reason``."""
     wanted: Target | None = None
-    """A cold target that would have been first: a replica should start, and whoever serves meanwhile is its bridge."""
+    """A cold target that would have been first: a replica should start; the one that serves meanwhile is its bridge."""
 
 
 class Considered(Struct, frozen=True):

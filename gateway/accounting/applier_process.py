@@ -37,12 +37,12 @@ def launch(theirs: socket.socket) -> "subprocess.Popen[bytes]":
 
 
 class ApplierProcess:
-    """Keeps one applier running. All verbs belong to one event loop; ``hear`` is called there with each report."""
+    """Keeps one applier running. All verbs belong to one event loop; ``on_report`` is called there with each report."""
 
-    def __init__(self, again: Callable[[], Begin], hear: Callable[[Report], None]) -> None:
+    def __init__(self, again: Callable[[], Begin], on_report: Callable[[Report], None]) -> None:
         """``again`` says what one is to do that takes the place of another."""
         self._again = again
-        self._hear = hear
+        self._on_report = on_report
         self._process: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._asked: dict[int, tuple[Order, asyncio.Future[Report]]] = {}
@@ -95,7 +95,7 @@ class ApplierProcess:
                     await self._end()
             if self._stopping.is_set():
                 return
-            self._hear(Report(stuck=f"the process that writes the ledger's database {cause}"))
+            self._on_report(Report(stuck=f"the process that writes the ledger's database {cause}"))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), self._pause_s)
                 return
@@ -134,6 +134,6 @@ class ApplierProcess:
         if report.applied is not None and report.applied > NOTHING_APPLIED:
             self._pause_s = _FIRST_PAUSE_S
         if (asked := self._asked.get(report.answered or 0)) is None:
-            self._hear(report)
+            self._on_report(report)
         elif not asked[1].done():
             asked[1].set_result(report)

@@ -89,7 +89,7 @@ class JournalLedger:
             delete_interval_s=delete_interval_s,
         )
         self._makes_database = makes_database
-        self._applier = ApplierProcess(lambda: replace(self._begin, storage=storage()), self._hear)
+        self._applier = ApplierProcess(lambda: replace(self._begin, storage=storage()), self._take_report)
         self._leftovers = leftovers
         self._storage = storage
         self._clock = clock
@@ -284,7 +284,7 @@ class JournalLedger:
                 self._journal.delete(number)
         self._journal.close()
 
-    def _hear(self, report: Report) -> None:
+    def _take_report(self, report: Report) -> None:
         """Take note of what the applier reports."""
         if not self._began.done() and (report.applied or report.stuck):
             self._began.set_result(report)

@@ -73,7 +73,7 @@ class Meter:
         self._attempts: list[Attempt] = []
         self._error: GatewayError | None = None
         self._unlogged: tuple[UpstreamError, Target] | None = None
-        """The last failure of a target, behind which no other was tried: its line says what the caller was told."""
+        """The last failure of a target, behind which no other was tried: its log line says what the caller got."""
         self._left = False
         self._first_dispatch_ns: int | None = None
 

@@ -20,7 +20,7 @@ LARGEST_BALANCE = 10.0
 JITTER_S = 0.5
 """The wait is a random part of it, behind what the upstream asks for."""
 LONGEST_NAMED_WAIT_S = 2.0
-"""A caller who is told a longer one can do something else meanwhile."""
+"""With a longer one a caller can do something else meanwhile."""
 
 _PASSING = frozenset(
     {

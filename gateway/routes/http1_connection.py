@@ -37,7 +37,7 @@ from gateway.turns import Turns
 
 HEADER_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 75.0
-"""Longer than the 60 s of common load balancers: who reuses connections should be the one who closes them."""
+"""Longer than the 60 s of common load balancers: the side that reuses connections should close them."""
 LAST_CALL_S = 1.0
 """With the server about to stop, a request may be under way on a connection that looks idle, or has just been made."""
 READER_TIMEOUT_S = 60.0
@@ -269,7 +269,7 @@ class Http1Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def discard(self, size_bytes: int) -> None:
-        """Let a caller wait now and then who sends what is not read: it is work without an admission."""
+        """Make a caller wait now and then who sends what is not read: it is work without an admission."""
         self._discarded_bytes += size_bytes
         if self._discarded_bytes >= _DISCARDED_BYTES:
             self._discarded_bytes = 0

@@ -15,7 +15,7 @@ from gateway.errors import ErrorKind, GatewayError
 from gateway.formats.errors import openai_error
 
 _AHEAD_BYTES = 1 << 16
-"""So much of a body is taken before anybody has asked for it, and so much of one is too little to be counted."""
+"""So much of a body is taken before a handler reads it, and so little of one is not counted."""
 _STEP_BYTES = 1 << 20
 """By so much the count of a body without a length grows."""
 _AT_ONCE_BYTES = 1 << 18
@@ -273,7 +273,7 @@ Refused = Callable[[GatewayError, int], None]
 
 
 class Date:
-    """Returns the header ``Date`` when called: HTTP wants it of who has a clock (RFC 9110, 6.6.1)."""
+    """Returns the header ``Date`` when called: HTTP wants it of every server with a clock (RFC 9110, 6.6.1)."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._time = loop.time

@@ -18,7 +18,7 @@ from gateway.shortage import own_failure
 from gateway.turns import Turns
 
 _LAST_WORD_S = 6.0
-"""For those who are cut off at the end to be told so, and to take it."""
+"""For the last answers of requests that are cut off at the end, and for their callers to read them."""
 _BACKLOG = 2048
 _BODIES_PAUSE_S = 0.001
 """Between two reads of large bodies, each of up to 256 KB: as long as one takes, so half of the time is others'."""

@@ -44,7 +44,7 @@ HORIZON_NS = 300_000_000_000
 RUN = 4
 """Samples in a row on one side that make a new regime."""
 MARGIN = 1.2
-"""How far outside the central 80% they must lie, so that the jitter of a very steady target is no news."""
+"""How far outside the central 80% they must lie, so that the jitter of a very steady target changes nothing."""
 REFRESH_NS = 250_000_000
 SOONEST_NS = 20_000_000
 """A full window's quantiles are not computed more often: with hundreds of samples a second, eight change nothing."""

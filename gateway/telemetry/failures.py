@@ -11,9 +11,9 @@ from typing import NamedTuple
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 
 PAUSE_S = 10.0
-"""After a line, failures like it are counted for so long and then told in one."""
+"""After a line, failures like it are counted for so long and then logged as one."""
 MAX_KINDS = 1_000
-"""Failures that are told apart at a time, a wildcard having many targets; beyond, those of all targets are alike."""
+"""Failures that are kept apart at a time, a wildcard having many targets; beyond, those of all targets are alike."""
 
 _log = logging.getLogger("tollway.failures")
 
