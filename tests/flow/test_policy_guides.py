@@ -7,6 +7,7 @@ from pathlib import Path
 from subprocess import run
 
 import aiohttp
+import pytest
 
 from tests.ground.builders import chat_body
 from tests.ground.extend import followed
@@ -16,6 +17,7 @@ KEY = {"authorization": "Bearer research-key"}
 PAGES = ("objective.md", "predictor.md")
 
 
+@pytest.mark.slow
 async def test_parts_of_the_guides_decide(tmp_path: Path) -> None:
     """A file and a line each: the configuration names them with their options, and requests go by them."""
     async with (
