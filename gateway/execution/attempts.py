@@ -4,12 +4,13 @@ A translation reads all of a body. So none is made for a target that is not trie
 format, and that of a large body is made beside the event loop.
 """
 
+import asyncio
 from functools import partial
 
 from gateway.accounting.meter import Meter
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.execution.attempt import Attempt, Means, Others
-from gateway.formats.base import Prepared
+from gateway.formats.base import Format, Prepared
 from gateway.types import Call, Candidate, Target
 
 
@@ -23,6 +24,7 @@ class Attempts:
         self._meter = meter
         self._prepared: dict[str, Prepared | UpstreamError] = {}
         """By wire format: the request, or why it cannot be said."""
+        self._translating = asyncio.Lock()
 
     async def begin(self, candidate: Candidate, *, others: Others = (), is_probe: bool = False) -> Attempt:
         """Begin an attempt: from here on there is a line in the journal, and a context to be entered.
@@ -46,18 +48,16 @@ class Attempts:
 
     async def _prepare(self, name: str) -> Prepared:
         """Return the call in a format. Raises UpstreamError (UPSTREAM_UNSUPPORTED) where that cannot say it."""
-        made, call, adapter = self._prepared.get(name), self._call, self.means.adapters[name]
-        if made is None:
-            envelope = call.envelope
-            try:
-                if adapter.dialect == envelope.endpoint.dialect:
-                    made = adapter.prepare(call)
-                else:
-                    made = await self.means.beside.run(envelope.body, partial(adapter.prepare, call))
-            except UpstreamError as refusal:
-                made = refusal.detached()
-            self._prepared[name] = made
-        if self._call.envelope.limit_is_bound:
+        prepared, call, adapter = self._prepared, self._call, self.means.adapters[name]
+        if name not in prepared:
+            if adapter.dialect == call.envelope.endpoint.dialect:
+                prepared[name] = _said(adapter, call)
+            else:
+                async with self._translating:  # of attempts that begin at once, one translates for all
+                    if name not in prepared:
+                        prepared[name] = await self.means.beside.run(call.envelope.body, partial(_said, adapter, call))
+        made = prepared[name]
+        if call.envelope.limit_is_bound:
             self._meter.left_out = getattr(made, "left_out", ())
         if isinstance(made, UpstreamError):
             raise made
@@ -66,3 +66,11 @@ class Attempts:
     def failed(self, error: UpstreamError, target: Target, next_target: Target | None) -> None:
         """Note that a target failed or might not be tried, and which one is tried then; None: none is left."""
         self._meter.attempt_failed(error, target, next_target)
+
+
+def _said(adapter: Format, call: Call) -> Prepared | UpstreamError:
+    """Say a call in a format, or why it cannot be said there."""
+    try:
+        return adapter.prepare(call)
+    except UpstreamError as refusal:
+        return refusal.detached()

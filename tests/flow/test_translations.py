@@ -1,14 +1,21 @@
 """A translation is made for a target that is tried, once for all that speak its format, and for no other."""
 
+import asyncio
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from gateway.beside import Beside
+from gateway.execution.attempts import Attempts
 from gateway.formats.anthropic import messages
+from gateway.providers.registry import ADAPTERS
 from tests.contract.exchange import ROOT, load
+from tests.ground.builders import build_call, build_envelope, build_target, chat_body
 from tests.ground.script import json_answer
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.virtual_gateway import Answered, VirtualGateway, virtual_gateway
@@ -94,3 +101,19 @@ def test_refusal_of_a_format_is_an_error_only_where_no_target_is_left(tmp_path: 
             assert len(running.ledger.records[-1].attempt_ids) == 1  # nothing was sent to the other
 
     run_virtual(scenario())
+
+
+async def test_attempts_that_begin_at_once_translate_once(made: list[bytes]) -> None:
+    """One that is cancelled meanwhile takes nothing from the others."""
+    call = build_call(build_envelope(chat_body(messages=[{"role": "user", "content": "word " * 200_000}])))
+    means: Any = SimpleNamespace(adapters=ADAPTERS, beside=Beside(time.monotonic))
+    attempts = Attempts(means, call, meter=cast("Any", None))
+    gone, *others = [asyncio.create_task(attempts._prepare("anthropic")) for _ in range(3)]
+    first, second = await asyncio.gather(*others)
+    assert (first, len(made)) == (second, 1)
+    await gone
+    attempts = Attempts(means, call, meter=cast("Any", None))
+    gone, other = [asyncio.create_task(attempts._prepare("anthropic")) for _ in range(2)]
+    await asyncio.sleep(0)
+    gone.cancel()
+    assert (await other)(build_target(), "att").body == first(build_target(), "att").body
