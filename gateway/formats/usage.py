@@ -66,6 +66,8 @@ _NAMES: dict[str, str | dict[str, str]] = {
 """What the members of a report are; of those that mean the same the largest counts."""
 _ANTHROPIC = frozenset(("cache_read_input_tokens", "cache_creation_input_tokens"))
 """Beside ``input_tokens``; below ``prompt_tokens``, as others have them, they are parts of it."""
+_OWN_ROUNDS = (None, "message", "compaction")
+"""Of iterations, those of the model itself (platform.claude.com/docs/en/build-with-claude/compaction)."""
 _LEVELS = 4
 """How deep reports are merged; none that is read has more than three."""
 _RARE = frozenset(("audio_read", "image_read", "audio_wrote", "image_wrote", "written_1h", "searches", "price"))
@@ -85,7 +87,7 @@ def _together(known: dict[str, Any], report: dict[str, Any], levels: int) -> dic
         before = together.get(name)
         if isinstance(value, dict):
             together[name] = merged(before if isinstance(before, dict) else None, value, levels)
-        elif before is None or (_is_number(value) and not (_is_number(before) and before >= value)):
+        elif before is None or before == [] or (_is_number(value) and not (_is_number(before) and before >= value)):
             together[name] = value
     return together
 
@@ -96,14 +98,17 @@ def usage_of(report: dict[str, Any] | None, rates: Rates = NO_RATES) -> Usage | 
     A prompt without a count and a value that is no count make the usage an estimate.
     """
     counts: dict[str, int] = {}
-    sound = _count(report or {}, _NAMES, counts)
+    rounds = report.get("iterations") if report else None
+    if rounds and isinstance(rounds, list):
+        report = merged(report, _added_up(rounds))
+    sound = _count(report or {}, _NAMES, counts) and not (rounds and _has_other_models(rounds))
     if not (report and counts):
         return None
     count = counts.get
     prompt, output, reasoning = count("prompt", 0), count("output", 0), count("reasoning", 0)
     cache = count("cached", 0) + count("written", 0)
     if count("total", 0) > prompt + output:
-        prompt, output, reasoning = _by_total(counts)
+        prompt, output, reasoning = _by_total(counts, sound=sound)
     elif cache and "prompt_tokens" not in report and not _ANTHROPIC.isdisjoint(report):
         prompt += cache
     usage = _usage(counts, prompt, output, reasoning)
@@ -111,6 +116,24 @@ def usage_of(report: dict[str, Any] | None, rates: Rates = NO_RATES) -> Usage | 
         sound = sound and bool(usage.upstream_cost_nano_usd)
         usage = _by_price(usage, counts, (prompt, output, reasoning), rates)
     return usage if sound and prompt else replace(usage, origin="estimated")
+
+
+def _added_up(rounds: list[Any], levels: int = 2) -> dict[str, Any]:
+    """Add up the iterations of an answer (Anthropic): those that compact the context are in no other count of it."""
+    added: dict[str, Any] = {}
+    for each in rounds:
+        for name, value in each.items() if isinstance(each, dict) else ():
+            before = added.get(name, 0)
+            if isinstance(value, dict) and levels and (not before or isinstance(before, dict)):
+                added[name] = _added_up([before, value], levels - 1)
+            elif _is_number(value) and _is_number(before) and value > 0:
+                added[name] = before + value
+    return added
+
+
+def _has_other_models(rounds: list[Any]) -> bool:
+    """Whether some iterations are an adviser's or another model's, which costs what that does."""
+    return any(isinstance(each, dict) and each.get("type") not in _OWN_ROUNDS for each in rounds)
 
 
 def audio_ms(seconds: Any) -> int:
@@ -144,14 +167,17 @@ def _count(report: dict[str, Any], names: dict[str, Any], counts: dict[str, int]
     return sound
 
 
-def _by_total(counts: dict[str, int]) -> tuple[int, int, int]:
+def _by_total(counts: dict[str, int], *, sound: bool) -> tuple[int, int, int]:
     """Return prompt, output and reasoning where the total is more than the first two: what stands beside them.
 
-    As a rule the prompt includes what was read from a cache or written to one, and the output its reasoning.
+    As a rule the prompt includes what was read from a cache or written to one, and the output its reasoning. Where
+    something cannot be read, the total says one side by the other, and nothing of their parts.
     """
     count = counts.get
     prompt, output, reasoning = count("prompt", 0), count("output", 0), count("reasoning", 0)
     rest = counts["total"] - prompt - output
+    if not sound:
+        return prompt or rest * bool(output), output or rest * bool(prompt), reasoning
     cache = count("cached", 0) + count("written", 0)
     for thought, cached, audio in product((0, reasoning), (0, cache), (0, count("audio_read", 0))):
         if thought + cached + audio == rest:  # xAI's reasoning, a cache, Mistral's audio

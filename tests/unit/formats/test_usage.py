@@ -39,6 +39,8 @@ def classes(read: int, cached: int, wrote: int, thought: int = 0, written: int =
 
 
 ZEROS = of(0, 0, 0, cached=0, reasoning=0)
+ROUND = {"input_tokens": 40, "output_tokens": 20, "cache_read_input_tokens": 60, "cache_creation_input_tokens": 8}
+COMPACTION = {"type": "compaction", "input_tokens": 600, "output_tokens": 50}
 BEHIND = {"cache_read_input_tokens": 900, "cache_creation_input_tokens": 40}
 NESTED: dict[str, Any] = {}
 for _ in range(2_000):
@@ -112,6 +114,40 @@ REPORTS: dict[str, tuple[list[Any], Usage, int]] = {
         [of(100, 20, 120, cached=500, cost=0.00035)],
         classes(100, 500, 20, upstream_cost_nano_usd=350_000),
         350_000,
+    ),
+    "prompt that is no count": (
+        [of(None, 20, 120, prompt_tokens="?")], classes(100, 0, 20, origin="estimated"), 300_000,
+    ),
+    "output that is no count": (
+        [of(100, None, 120, completion_tokens=-1)], classes(100, 0, 20, origin="estimated"), 300_000,
+    ),
+    "neither is a count": (
+        [of(None, None, 120, prompt_tokens="?", completion_tokens=-1)], classes(0, 0, 0, origin="estimated"), 0,
+    ),
+    "prompt that is no count beside thinking as long": (
+        [of(None, 20, 30, prompt_tokens="?", reasoning=10)], classes(10, 0, 10, 10, origin="estimated"), 210_000,
+    ),
+    "part that is no count beside a longer total": (
+        [of(479, 373, 14_164, cached="?")], classes(479, 0, 373, origin="estimated"), 4_209_000,
+    ),
+    "one iteration": ([ROUND | {"iterations": [ROUND]}], classes(40, 60, 20, written=8), 256_000),
+    "compacted": (
+        [{"input_tokens": 40, "output_tokens": 1}, ROUND | {"iterations": [COMPACTION, ROUND]}],
+        classes(640, 60, 70, written=8),
+        1_356_000,
+    ),
+    "iterations behind none": (
+        [ROUND | {"iterations": []}, {"iterations": [ROUND, ROUND]}], classes(80, 120, 40, written=16), 512_000,
+    ),
+    "advised": (
+        [ROUND | {"iterations": [ROUND, {"type": "advisor_message", "input_tokens": 100, "output_tokens": 10}]}],
+        classes(140, 60, 30, written=8, origin="estimated"),
+        456_000,
+    ),
+    "iterations that are none": (
+        [ROUND | {"iterations": [7, {"output_tokens": -9, "cache_creation": 1}, None]}],
+        classes(40, 60, 20, written=8),
+        256_000,
     ),
     "prompt of zero": ([of(0, 20, 20)], classes(0, 0, 20, origin="estimated"), 200_000),
     "no prompt": ([of(None, 20)], classes(0, 0, 20, origin="estimated"), 200_000),
