@@ -38,24 +38,14 @@ _FIELDS = (b":", b"data", b"event", b"id", b"retry", b"\xef\xbb\xbf")
 _ERROR_EVENT = re.compile(rb"^event: ?error\b", re.MULTILINE)
 
 
-class _Reader(Tap):
-    """Read what accounting needs, and raise what the upstream reports in an answer with status 200."""
-
-    content_type = _JSON
-
-    def read(self, data: bytes, event: bytes = b"") -> Chunk:
-        chunk = super().read(data)
-        if self.has_failed or _is_failure(chunk, event):
-            raise failure_in_stream(parse(data))
-        return chunk
-
-
-class Events(_Reader):
+class Events(Tap):
     """Cut the stream, tell a stream from what only has status 200, and decide where an answer is whole.
 
     ``_object`` is the answer when it is one JSON object and no stream. ``_is_text``: it is still of use with a piece
     missing, as JSON is not.
     """
+
+    content_type = _JSON
 
     def __init__(self, call: Call, rates: Rates) -> None:
         super().__init__(rates)
@@ -66,6 +56,17 @@ class Events(_Reader):
         self._object: bytearray | None = None
         self._frame: Frame | None = None
         self._lessons = _LESSONS
+
+    def _succeeded(self, chunk: Chunk, event: bytes, data: bytes) -> Chunk:
+        """Return a chunk, unless it says that something failed: by itself, or by the name of its event."""
+        if chunk.choices:
+            failed = self.has_failed or chunk.is_error(beside=True)
+        else:
+            named = b"event" in event and _ERROR_EVENT.search(event) is not None
+            failed = named or chunk.is_error(beside=bool(chunk.usage))
+        if failed:
+            raise failure_in_stream(parse(data))
+        return chunk
 
     def _recognise(self, whole: bytes) -> list[bytes] | None:
         """Count whole events of the known frame and return their contents; None for anything else, yet to be read."""
@@ -170,7 +171,7 @@ class Events(_Reader):
         """
         if self._object is not None:
             whole = bytes(self._object).removeprefix(b"\xef\xbb\xbf")
-            self._require_answer(self.read(whole))
+            self._require_answer(self._succeeded(self.read(whole), b"", whole))
             self.complete = True
             return whole
         for event in self._splitter.finish():
@@ -271,7 +272,7 @@ class StreamDecoder(Events):
         self._passed.append(event)
 
     def _take_event(self, event: bytes, data: bytes) -> Chunk:
-        chunk = self.read(data, event)
+        chunk = self._succeeded(self.read(data), event, data)
         if chunk.usage is None or self._keeps_usage:
             self._passed.append(event)
         elif chunk.choices:
@@ -297,9 +298,7 @@ class Merging(Events):
 
     def _take_event(self, event: bytes, data: bytes) -> Chunk:
         value = parse(data)
-        chunk = self.read_object(value)
-        if self.has_failed or _is_failure(chunk, event):
-            raise failure_in_stream(value)
+        chunk = self._succeeded(self.read_object(value), event, data)
         self._add(value)
         return chunk
 
@@ -328,14 +327,6 @@ class AnswerDecoder(Merging):
 
     def _add(self, value: dict[str, Any]) -> None:
         self._assembler.add(value)
-
-
-def _is_failure(chunk: Chunk, event: bytes) -> bool:
-    """Whether a chunk says that something failed: by itself, or by the name of its event."""
-    if chunk.choices:
-        return chunk.is_error(beside=True)
-    named = b"event" in event and _ERROR_EVENT.search(event) is not None
-    return named or chunk.is_error(beside=bool(chunk.usage))
 
 
 def _not_a_stream() -> UpstreamError:
