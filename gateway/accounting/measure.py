@@ -84,6 +84,11 @@ class Measure:
         return self.status is not None and 200 <= self.status < 300
 
     @property
+    def service_tier(self) -> str | None:
+        """See ``Decoder.service_tier``."""
+        return None if self._progress is None else self._progress.service_tier
+
+    @property
     def first_content_ns(self) -> int | None:
         """When the first content came; None: none came, or not as a stream."""
         return self._arrivals_ns[0] if self._arrivals_ns and self.streamed else None

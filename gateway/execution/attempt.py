@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import NamedTuple, Self
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -202,6 +203,9 @@ class Attempt:
         except Exception:
             self._end_at_fault()
             raise
+        if self.target.rates.variants and (tier := self.measure.service_tier):
+            members = {**self._call.envelope.members, "service_tier": msgspec.json.encode(tier)}
+            rates = self.target.rates.in_force(self._entry.started_at_ns, members)
         if measured.dropped_events:
             error = error or malformed(measured.dropped_events)
         is_hourly, usage = rates.hardware_nano_usd_per_hour is not None, measured.usage

@@ -38,6 +38,10 @@ class Decoder(Protocol):
     """The answer's own end was seen (``[DONE]`` or ``message_stop``; for JSON, the whole object)."""
 
     @property
+    def service_tier(self) -> str | None:
+        """What the upstream says that it served the answer at, which need not be what was asked for; None: nothing."""
+
+    @property
     def usage(self) -> Usage | None:
         """The upstream's own count, of all its reports together. None until it has been seen."""
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.ground.script import json_answer
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.virtual_gateway import virtual_gateway
 from tests.ground.virtual_time import run_virtual
@@ -48,3 +49,39 @@ def test_request_is_billed_at_its_price(
     told, costs = run_virtual(run())
     assert costs == [nano_usd, nano_usd]
     assert told == f"0.{nano_usd:09d}"
+
+
+@pytest.mark.parametrize(
+    ("asked", "served", "nano_usd"),
+    [
+        ({}, None, 300_000),
+        ({"service_tier": "flex"}, None, 150_000),
+        ({"service_tier": "flex"}, "flex", 150_000),
+        ({"service_tier": "flex"}, "default", 300_000),
+        ({"service_tier": "auto"}, "flex", 150_000),
+        ({}, "flex", 150_000),
+        ({"service_tier": "flex"}, 7, 150_000),
+    ],
+)
+def test_tier_that_served_an_answer_decides_its_price(
+    asked: dict[str, Any], served: object, nano_usd: int, tmp_path: Path
+) -> None:
+    """A provider may serve at another tier than was asked for, and bills that (OpenAI, ``service_tier``)."""
+    setup = {
+        "providers": {"one": {"type": "openai-compatible", "base_url": f"{HOSTED}/v1"}},
+        "models": {"hosted": {"provider": "one", "price": {"input": 1, "output": 10, "variants": [FLEX]}}},
+    }
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
+    upstream = ScriptedUpstream()
+    upstream.on_path(
+        "/v1/chat/completions",
+        json_answer({"id": "1", "choices": [choice], "usage": usage, "service_tier": served}),
+    )
+
+    async def run() -> list[int]:
+        async with virtual_gateway(setup, tmp_path, {HOSTED: upstream}) as running:
+            await running.chat(stream=False, model="hosted", **asked)
+        return [each.cost_nano_usd for each in (*running.ledger.records, *running.ledger.entries)]
+
+    assert run_virtual(run()) == [nano_usd, nano_usd]

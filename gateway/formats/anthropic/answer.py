@@ -118,6 +118,12 @@ class Answer:
         self.complete = False
 
     @property
+    def service_tier(self) -> str | None:
+        """See ``Decoder.service_tier``."""
+        tier = (self._reported or {}).get("service_tier")
+        return tier if isinstance(tier, str) else None
+
+    @property
     def usage(self) -> Usage | None:
         """The tokens in disjoint classes; None before Anthropic has said anything about them.
 

@@ -78,6 +78,7 @@ class Chunk(_Report):
 
     choices: list[Choice] | None = None
     usage: Any = None
+    service_tier: Any = None
     x_groq: Any = None
     """Groq's own, with the usage of a stream."""
 
@@ -100,6 +101,8 @@ class Tap:
     ``_ended`` are the choices with a reason to be at their end. ``rates`` are what the target is charged at, for counts
     that leave more than one reading open.
     """
+
+    service_tier: str | None = None
 
     def __init__(self, rates: Rates = NO_RATES) -> None:
         self._rates = rates
@@ -176,6 +179,8 @@ class Tap:
         groq = chunk.x_groq.get("usage") if isinstance(chunk.x_groq, dict) else None
         for report in (chunk.usage, groq, *(choice.usage for choice in chunk.choices or ())):
             self.reported = merged(self.reported, report)
+        if type(chunk.service_tier) is str:
+            self.service_tier = chunk.service_tier
 
 
 def parse(data: bytes) -> _Object:
