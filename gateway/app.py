@@ -38,11 +38,13 @@ from gateway.execution.registry import STRATEGIES
 from gateway.execution.retry import Retries
 from gateway.execution.unstreamed import Unstreamed
 from gateway.fleet import FleetReport
+from gateway.formats.anthropic.decode import COUNT_TOKENS
 from gateway.formats.registry import ENDPOINTS
 from gateway.pipeline import Pipeline
 from gateway.providers.registry import ADAPTERS, PROVIDER_TYPES
 from gateway.routes.api import Pages, create_api
 from gateway.routes.asgi_bridge import AsgiBridge
+from gateway.routes.count_tokens import CountTokens
 from gateway.routes.front import Front
 from gateway.routes.http1_server import HttpServer
 from gateway.routes.llm import LlmRoute
@@ -139,21 +141,27 @@ class Gateway:
         self._discovery = Discovery(self.pool.replicas, self.transport, ids, signed)
         authenticator = StaticKeys()
         beside = Beside(lambda: clock.monotonic_ns() / 1e9)
+        gate = self._shared_gate or InProcessGate(clock)
+        resolved = partial(resolve, estimate_input_tokens=estimate_prompt_tokens, price_of=lru_cache(1024)(price_of))
+        means = Means(
+            *(clock, ids, self.ledger, self.metrics, self.pool, self.transport, ADAPTERS, beside, signed),
+            Retries(clock, Random().random),  # noqa: S311 - it spreads them and guards nothing
+            Unstreamed(clock),
+        )
         self.pipeline = Pipeline(
             current=self.current,
             authenticator=authenticator,
-            resolve=partial(resolve, estimate_input_tokens=estimate_prompt_tokens, price_of=lru_cache(1024)(price_of)),
-            gate=self._shared_gate or InProcessGate(clock),
-            means=Means(
-                *(clock, ids, self.ledger, self.metrics, self.pool, self.transport, ADAPTERS, beside, signed),
-                Retries(clock, Random().random),  # noqa: S311 - it spreads them and guards nothing
-                Unstreamed(clock),
-            ),
+            resolve=resolved,
+            gate=gate,
+            means=means,
             failures=self._failures,
         )
         llm_routes = {
             each.path: LlmRoute(self.pipeline, each, current=self.current, clock=clock, ids=ids) for each in ENDPOINTS
         }
+        count_tokens = CountTokens(
+            current=self.current, authenticator=authenticator, gate=gate, resolve=resolved, means=means
+        )
         pages = Pages(
             current=self.current,
             authenticator=authenticator,
@@ -165,7 +173,9 @@ class Gateway:
             refused=self._refused,
         )
         api = create_api(pages, version=version("tollway"))
-        self.http = HttpServer(Front(llm_routes, AsgiBridge(api, self.current), self.current), self._refused)
+        pages_of_fastapi = AsgiBridge(api, self.current)
+        front = Front({**llm_routes, COUNT_TOKENS.path: count_tokens}, pages_of_fastapi, self.current)
+        self.http = HttpServer(front, self._refused)
 
     async def start(self, listeners: Sequence[socket] = ()) -> None:
         """Take the state directory, recover what a dead gateway left, and serve on these bound sockets."""

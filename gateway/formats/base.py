@@ -6,7 +6,7 @@ line there.
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.tariff import Usage
@@ -99,6 +99,17 @@ class Format(Protocol):
         and 529 are overload (with ``Retry-After``); what the model cannot do at all is UPSTREAM_UNSUPPORTED; the rest
         is UPSTREAM_ERROR. What the codes of a provider add is a table in ``classify``.
         """
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A format whose upstreams can say how many tokens a call's prompt has."""
+
+    def count(self, call: Call) -> Prepared | None:
+        """Write the question; None: this one cannot be asked, or not about this call."""
+
+    def counted(self, body: bytes) -> int | None:
+        """Read the answer; None: it says nothing."""
 
 
 def refusal(reason: str) -> UpstreamError:

@@ -32,9 +32,9 @@ ADAPTERS: dict[str, Format] = {
     "openai": CompatibleAdapter(
         refused_members=VLLM_MEMBERS,
         plain=PlainShape(message={"annotations": []}),
-        says=frozenset(("files", "tier", "user")),
+        says=frozenset(("files", "instructions", "tier", "user")),
     ),
-    "vllm": CompatibleAdapter(says=frozenset(("prefill",))),
+    "vllm": CompatibleAdapter(says=frozenset(("prefill", "tokenize"))),
     "compatible": CompatibleAdapter(),
     "compatible-max-tokens": CompatibleAdapter(limit="max_tokens", limited=ANY_MODEL),
     "compatible-without-stream-options": CompatibleAdapter(asks_usage=False, limit="max_tokens", limited=ANY_MODEL),

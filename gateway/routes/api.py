@@ -16,7 +16,7 @@ from gateway.clock import Ids
 from gateway.config.snapshot import Current
 from gateway.errors import ErrorKind, GatewayError
 from gateway.execution.relay import usd
-from gateway.formats.errors import openai_error
+from gateway.formats.errors import anthropic_error, openai_error
 from gateway.routes.access import foreign
 from gateway.routes.docs import docs_page
 from gateway.routes.http1_exchange import Refused
@@ -53,8 +53,11 @@ class Pages:
 
     async def list_models(self, request: Request) -> Response:
         """List the routes and models that this key may use."""
-        principal = await self._principal(request)
-        return _json({"object": "list", "data": [_model(name) for name in self._visible(principal)]})
+        names = self._visible(await self._principal(request))
+        if _is_anthropics(request):
+            ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
+            return _json({"data": [_anthropics_model(name) for name in names], "has_more": False, **ends})
+        return _json({"object": "list", "data": [_model(name) for name in names]})
 
     async def show_model(self, request: Request, name: str) -> Response:
         """Show one route or model."""
@@ -62,7 +65,7 @@ class Pages:
         if name not in self._visible(principal):
             sentence = "There is no such model for this key; GET /v1/models lists them."
             raise GatewayError(ErrorKind.MODEL_NOT_FOUND, sentence, param="model")
-        return _json(_model(name))
+        return _json(_anthropics_model(name) if _is_anthropics(request) else _model(name))
 
     async def show_request(self, request: Request, call_id: str) -> Response:
         """Show what a request cost and took, and why it went where it went."""
@@ -124,7 +127,7 @@ class Pages:
         if access == "key":
             await self._principal(request)
 
-    async def refuse(self, _request: Request, error: Exception) -> Response:
+    async def refuse(self, request: Request, error: Exception) -> Response:
         """Answer an error of ours, or an address or method that there is not."""
         headers = {}
         if isinstance(error, HTTPException):
@@ -134,7 +137,8 @@ class Pages:
         if not isinstance(error, GatewayError):
             raise error
         self._refused(error, error.status)
-        body = openai_error(error, self._ids("req"))
+        write = anthropic_error if _is_anthropics(request) else openai_error
+        body = write(error, self._ids("req"))
         return Response(body, error.status, headers, media_type="application/json")
 
     async def _principal(self, request: Request) -> Principal:
@@ -242,6 +246,15 @@ def _sums(sums: Sums) -> dict[str, Any]:
         "total_tokens": sum(count for name, count in usage.items() if name.endswith("_tokens")),
         "usage": usage,
     }
+
+
+def _is_anthropics(request: Request) -> bool:
+    """Whether a caller speaks Anthropic's dialect: its reference wants this header in every request."""
+    return "anthropic-version" in request.headers or request.url.path.startswith("/v1/messages")
+
+
+def _anthropics_model(name: str) -> dict[str, Any]:
+    return {"type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
 
 
 def _model(name: str) -> dict[str, Any]:

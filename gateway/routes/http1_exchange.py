@@ -12,7 +12,7 @@ from io import BytesIO
 from typing import Protocol
 
 from gateway.errors import ErrorKind, GatewayError
-from gateway.formats.errors import openai_error
+from gateway.formats.errors import anthropic_error, openai_error
 
 _AHEAD_BYTES = 1 << 16
 """So much of a body is taken before a handler reads it, and so little of one is not counted."""
@@ -252,7 +252,9 @@ class Exchange:
         ``body``: in the dialect of the path, where that is known.
         """
         self._client.refused(error, error.status)
-        body = openai_error(error, "") if body is None else body
+        if body is None:
+            is_anthropics = "anthropic-version" in self.headers or self.target.startswith(b"/v1/messages")
+            body = (anthropic_error if is_anthropics else openai_error)(error, "")
         framing = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         await self.start(error.status, [*framing, *headers])
         self.write(body)

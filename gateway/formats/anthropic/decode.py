@@ -7,7 +7,7 @@ Shapes: platform.claude.com/docs/en/api/messages and the types of the ``anthropi
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Never
 
 import msgspec
@@ -32,11 +32,15 @@ class _Message(Struct, gc=False):
     content: Raw
 
 
-class _Request(Struct):
+class _Counted(Struct, kw_only=True):
     model: Annotated[str, Meta(min_length=1)]
-    max_tokens: Annotated[int, Meta(ge=1, le=MAX_OUTPUT_TOKENS)]
     messages: Annotated[list[_Message], Meta(min_length=1)]
     stream: bool | None = None
+    max_tokens: int | None = None
+
+
+class _Request(_Counted, kw_only=True):
+    max_tokens: Annotated[int, Meta(ge=1, le=MAX_OUTPUT_TOKENS)]
 
 
 class _Part(Struct, gc=False):
@@ -58,7 +62,8 @@ class _Config(Struct):
     format: Raw = _NULL
 
 
-_decode = msgspec.json.Decoder(_Request).decode
+_decode: Callable[[bytes], _Counted] = msgspec.json.Decoder(_Request).decode
+_decode_counted = msgspec.json.Decoder(_Counted).decode
 _parts = msgspec.json.Decoder(list[_Part]).decode
 _source = msgspec.json.Decoder(_Source).decode
 _config = msgspec.json.Decoder(_Config | None).decode
@@ -151,6 +156,8 @@ class MessagesEndpoint:
         "stream": {"type": "boolean", "default": False},
     }
     error = staticmethod(anthropic_error)
+    read = staticmethod(_decode)
+    """Reads what is typed."""
 
     def decode(self, body: bytes) -> Envelope:
         """See ``Endpoint.decode``."""
@@ -158,7 +165,7 @@ class MessagesEndpoint:
         members: Mapping[str, bytes] = members_of_object(body) if outline is None else outline.members
         # In the text of an outline, and so in what is read, long strings are marks.
         text, read = (body, members) if outline is None else (outline.text, outline.short_members)
-        request = _typed(text, outline)
+        request = _typed(self.read, text, outline)
         seen = _Seen()
         for number, message in enumerate(request.messages):
             if message.role not in _ROLES:
@@ -213,9 +220,9 @@ def _text_bytes(raw: bytes) -> int:
     return text_bytes(raw) if raw.startswith(b'"') else 0
 
 
-def _typed(text: bytes, outline: Outline | None) -> _Request:
+def _typed(read: Callable[[bytes], _Counted], text: bytes, outline: Outline | None) -> _Counted:
     try:
-        return _decode(text)
+        return read(text)
     except msgspec.ValidationError as error:
         if outline is not None:
             outline.check_grammar()
@@ -240,4 +247,13 @@ def refuse(param: str, what: str) -> Never:
     raise GatewayError(ErrorKind.INVALID_REQUEST, f"'{param}' {what}.", param=param)
 
 
+class CountEndpoint(MessagesEndpoint):
+    """``POST /v1/messages/count_tokens``, whose bodies are the same without a limit."""
+
+    path = "/v1/messages/count_tokens"
+    summary = "Count a message's tokens (Anthropic's dialect)"
+    read = staticmethod(_decode_counted)
+
+
 MESSAGES = MessagesEndpoint()
+COUNT_TOKENS = CountEndpoint()

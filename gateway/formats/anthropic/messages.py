@@ -19,6 +19,7 @@ from gateway.formats.base import Decoder, Prepared, refusal, streams_upstream
 from gateway.formats.chat import Translatable, UntranslatableError, endpoint_of
 from gateway.formats.classify import ANTHROPIC
 from gateway.formats.framing import Framing
+from gateway.formats.malformed import UNREADABLE
 from gateway.formats.openai.failure import failure_of_answer
 from gateway.formats.splice import splice
 from gateway.formats.sse import Splitter
@@ -72,6 +73,14 @@ class AnthropicAdapter:
             return PassedDecoder(writer, target.rates, is_streamed=envelope.stream)
         return MessageDecoder(writer, target.rates, self._framing(), is_streamed=envelope.stream)
 
+    def count(self, call: Call) -> Prepared:
+        """See ``Counting.count``."""
+        return partial(_own, call, _without_unsigned(call.envelope))
+
+    def counted(self, body: bytes) -> int | None:
+        """See ``Counting.counted``."""
+        return _decode_count(body)
+
     def failure(
         self, status: int, headers: Mapping[str, str], body: bytes, operation: Operation = "chat"
     ) -> UpstreamError:
@@ -93,7 +102,7 @@ def _own(call: Call, changes: dict[str, bytes | None], target: Target, attempt_i
         changes = changes | {"max_tokens": b"%d" % limit}
     body = splice(envelope.body, envelope.members, changes)
     headers = {name: call.headers[name] for name in OWN_HEADERS if name in call.headers}
-    return _sent(target, attempt_id, body, headers)
+    return _sent(target, attempt_id, body, headers, envelope.endpoint.path)
 
 
 def _request(call: Call, rest: bytes, target: Target, attempt_id: str) -> UpstreamRequest:
@@ -106,15 +115,31 @@ def _request(call: Call, rest: bytes, target: Target, attempt_id: str) -> Upstre
     return _sent(target, attempt_id, body, {})
 
 
-def _sent(target: Target, attempt_id: str, body: bytes, own: dict[str, str]) -> UpstreamRequest:
+def _sent(
+    target: Target, attempt_id: str, body: bytes, own: dict[str, str], path: str = "/v1/messages"
+) -> UpstreamRequest:
     """Address a body. ``own``: headers of the caller's; betas of the configuration come on top of theirs."""
     headers = {"content-type": "application/json", "anthropic-version": API_VERSION, **own}
     for name, value in target.headers:
         known = headers.get(_BETA) if name.lower() == _BETA else None
         headers[name.lower()] = value if known is None else f"{known},{value}"
     headers["x-tollway-attempt-id"] = attempt_id
-    url = f"{target.base_url.rstrip('/')}/v1/messages"
+    url = target.base_url.rstrip("/") + path
     return UpstreamRequest(method="POST", url=url, headers=tuple(headers.items()), body=body, pool=target.pool)
+
+
+class _Count(Struct):
+    input_tokens: int
+
+
+def _decode_count(body: bytes) -> int | None:
+    try:
+        return _count(body).input_tokens
+    except UNREADABLE:
+        return None
+
+
+_count = msgspec.json.Decoder(_Count).decode
 
 
 class _Message(Struct):

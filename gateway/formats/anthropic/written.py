@@ -9,6 +9,7 @@ Grammar: platform.claude.com/docs/en/build-with-claude/streaming; shapes: the ty
 import re
 from abc import abstractmethod
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 from msgspec import Raw
@@ -61,6 +62,7 @@ class _Blocks:
 
     def start(self, answer_id: str, model: str) -> bytes:
         """Begin the message, under the upstream's id."""
+        answer_id = answer_id or uuid4().hex  # clients put messages with one id together
         self._message_id = answer_id if answer_id.startswith("msg_") else f"msg_{answer_id}"
         return self._begin({"id": self._message_id, "type": "message", "role": "assistant", "model": model})
 

@@ -29,14 +29,17 @@ from gateway.formats.chat import (
     Turn,
     UntranslatableError,
 )
+from gateway.formats.splice import members_of
 from gateway.types import Call, Target, UpstreamRequest
 
-Says = Literal["files", "prefill", "tier", "user"]
-"""What a provider's chat can say beyond what all do: a PDF, the beginning of an answer, ``service_tier``, ``user``."""
+Says = Literal["files", "instructions", "prefill", "tier", "tokenize", "user"]
+"""What a provider's chat can be told beyond what all can: a PDF, a system message in mid-conversation, the beginning of
+an answer, ``service_tier``, vLLM's question for a prompt's tokens, ``user``."""
 _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+")
 _LONGEST_USER = 64
 _EFFORTS = {"xhigh": "high", "max": "high"}
 """Not every model that reasons knows more than ``high``."""
+_TOKENIZED = frozenset(("model", "messages", "tools", "add_generation_prompt", "continue_final_message"))
 _BETWEEN = rb"\n\n"
 """Two line ends, as JSON writes them."""
 
@@ -50,8 +53,13 @@ def write_chat(
     if conversation.rest:
         raise UntranslatableError(next(iter(conversation.rest)))
     left_out: list[str] = []
-    turns = _merged(conversation.turns)
-    messages = [_message("system", conversation.system)] if conversation.system else []
+    system: list[Part] = list(conversation.system)
+    turns = conversation.turns
+    if "instructions" not in says:  # many chat templates take them at the beginning only
+        system += [part for turn in turns if turn.role == "system" for part in turn.parts]
+        turns = [turn for turn in turns if turn.role != "system"]
+    turns = _merged(turns)
+    messages = [_message("system", system)] if system else []
     for turn in turns:
         messages += _said(turn, says)
     body: dict[str, Any] = {
@@ -79,6 +87,11 @@ def write_chat(
         _say_if("user" in says, body, {"user": _user(conversation.user)}, "metadata.user_id", left_out)
     written = msgspec.json.encode({name: value for name, value in body.items() if value is not None})
     return written, tuple(left_out)
+
+
+def write_tokenize(chat: bytes) -> bytes:
+    """Write vLLM's question for a chat's tokens (``/tokenize``)."""
+    return msgspec.json.encode({name: Raw(raw) for name, raw in members_of(chat).items() if name in _TOKENIZED})
 
 
 class Translated:

@@ -10,14 +10,16 @@ from functools import partial
 from typing import Literal
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.errors import UpstreamError
 from gateway.formats.base import Decoder, Prepared, refusal, streams_upstream
 from gateway.formats.chat import Translatable, UntranslatableError, endpoint_of
 from gateway.formats.classify import COMPATIBLE, Facts
+from gateway.formats.malformed import UNREADABLE
 from gateway.formats.openai.answer import PlainShape
-from gateway.formats.openai.chat_request import Changes, Says, Translated, write_chat
+from gateway.formats.openai.chat_request import Changes, Says, Translated, write_chat, write_tokenize
 from gateway.formats.openai.decode import CHAT, EMBEDDINGS
 from gateway.formats.openai.failure import failure_of_answer
 from gateway.formats.openai.stream import AnswerDecoder, StreamDecoder
@@ -78,6 +80,17 @@ class CompatibleAdapter:
         if call.envelope.endpoint.dialect != self.dialect:
             return self._translated(call)
         return partial(self._request, call)
+
+    def count(self, call: Call) -> Prepared | None:
+        """See ``Counting.count``."""
+        return partial(_tokenize, self._translated(call)) if "tokenize" in self._says else None
+
+    def counted(self, body: bytes) -> int | None:
+        """See ``Counting.counted``."""
+        try:
+            return _count(body).count
+        except UNREADABLE:
+            return None
 
     def _translated(self, call: Call) -> Prepared:
         """Say a call of another dialect as a chat completion."""
@@ -164,6 +177,19 @@ class CompatibleAdapter:
         changes[self._other_limit] = None
         if value is not None:
             changes[self._limit] = value
+
+
+class _Count(Struct):
+    count: int
+
+
+_count = msgspec.json.Decoder(_Count).decode
+
+
+def _tokenize(chat: Prepared, target: Target, attempt_id: str) -> UpstreamRequest:
+    request = chat(target, attempt_id)
+    url = target.base_url.rstrip("/").removesuffix("/v1") + "/tokenize"
+    return replace(request, url=url, body=write_tokenize(request.body))
 
 
 _WHOLE: dict[str, Callable[[Envelope], Decoder]] = {

@@ -97,10 +97,7 @@ _CALLED = {
             ],
             [{"role": "user", "content": "T\n\nD"}],
         ),
-        (
-            [_ASKS, _BRIEF],
-            [_ASKS, _BRIEF],
-        ),
+        ([_ASKS, _BRIEF, _ASKS], [_BRIEF, {"role": "user", "content": "Hi\n\nHi"}]),
         ([*_USES, _user(_result("ok"))], [_ASKS, _CALLED, {"role": "tool", "tool_call_id": "t1", "content": "ok"}]),
         ([*_USES, _user(_result())], [_ASKS, _CALLED, {"role": "tool", "tool_call_id": "t1", "content": ""}]),
         (
@@ -178,6 +175,11 @@ def test_members_are_said_in_openais_words(members: dict[str, Any], expected: di
     body, left_out = _sent(**members)
     assert {name: value for name, value in body.items() if name not in {"messages", "max_tokens"}} == expected
     assert left_out == []
+
+
+def test_instruction_in_mid_conversation_stays_where_it_is_at_openai() -> None:
+    """Where it may not be taken there, as by many chat templates, it moves to the front."""
+    assert _messages(_ASKS, _BRIEF, adapter="openai") == [_ASKS, _BRIEF]
 
 
 def test_system_blocks_become_one_message_without_the_billing_header() -> None:
