@@ -27,7 +27,7 @@ from gateway.types import (
 _NS_PER_MS = 1e6
 
 
-class Attempt(Protocol):
+class MeteredAttempt(Protocol):
     """One try at a target; see ``execution.attempt``."""
 
     target: Target
@@ -70,14 +70,14 @@ class Meter:
         self._inbound = inbound
         self._received_wall_ns = clock.wall_ns() - (clock.monotonic_ns() - inbound.received_at_ns)
         self.holds: list[Hold] = []  # what is reserved until the call ends
-        self._attempts: list[Attempt] = []
+        self._attempts: list[MeteredAttempt] = []
         self._error: GatewayError | None = None
         self._unlogged: tuple[UpstreamError, Target] | None = None
         """The last failure of a target, behind which no other was tried: its log line says what the caller got."""
         self._left = False
         self._first_dispatch_ns: int | None = None
 
-    def began(self, attempt: Attempt) -> None:
+    def began(self, attempt: MeteredAttempt) -> None:
         """Keep an attempt, which has just been dispatched."""
         if not self._attempts:
             self._first_dispatch_ns = self._books.clock.monotonic_ns()

@@ -72,7 +72,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Message).decode
 
 
-class Pool(Protocol):
+class SharedPool(Protocol):
     """The part of ``targets.pool`` that is shared."""
 
     def learn_from_peer(self, lesson: Lesson) -> None:
@@ -91,7 +91,7 @@ class PeerChannel:
     def __init__(self, directory: Path, slot: int, flush: Callable[[], Awaitable[None]]) -> None:
         self._directory = directory
         self._slot = slot
-        self._pool: Pool
+        self._pool: SharedPool
         self._flush = flush
         self._lessons: list[Lesson] = []
         self._sent_running: Mapping[str, int] = {}
@@ -112,7 +112,7 @@ class PeerChannel:
         """Send the other processes a lesson, at the next sending."""
         self._lessons.append(lesson)
 
-    async def start(self, pool: Pool) -> None:
+    async def start(self, pool: SharedPool) -> None:
         """Open the socket and begin. ``pool``: the one whose lessons ``publish`` is given."""
         self._pool = pool
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)

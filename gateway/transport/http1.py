@@ -16,7 +16,7 @@ from gateway.transport.base import STALE_SHOWS_WITHIN_S, Sending, UpstreamStream
 from gateway.transport.coding import decoded
 from gateway.transport.http1_connect import connect, connect_error, default_tls
 from gateway.transport.http1_connection import UpstreamAnswer, UpstreamConnection, failed
-from gateway.transport.http1_request import Pool, address_of, head_of
+from gateway.transport.http1_request import PoolKey, address_of, head_of
 from gateway.transport.resolver import Resolver
 from gateway.turns import Turns
 from gateway.types import UpstreamRequest
@@ -45,7 +45,7 @@ class HttpTransport:
         self._turns = Turns()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open: set[UpstreamConnection] = set()
-        self._idle: defaultdict[Pool, list[UpstreamConnection]] = defaultdict(list)
+        self._idle: defaultdict[PoolKey, list[UpstreamConnection]] = defaultdict(list)
         """The longest idle first; the last is taken first, so that what is not needed grows old."""
         self._sweep: asyncio.TimerHandle | None = None
 
@@ -72,7 +72,7 @@ class HttpTransport:
         """Send and wait for the status line and headers: see ``Transport.send``."""
         return _HttpSending(self, request, connect_timeout_s, fresh=fresh)
 
-    def take_idle(self, pool: Pool) -> UpstreamConnection | None:
+    def take_idle(self, pool: PoolKey) -> UpstreamConnection | None:
         """Take the connection that was used last, if it is neither closed nor too old and has kept silent."""
         idle = self._idle.get(pool)
         if not idle or self._loop is None:
@@ -86,7 +86,7 @@ class HttpTransport:
             connection.drop()
         return None
 
-    async def connect(self, pool: Pool, timeout_s: float) -> UpstreamConnection:
+    async def connect(self, pool: PoolKey, timeout_s: float) -> UpstreamConnection:
         """Open a connection. Raises UpstreamError: UPSTREAM_CONNECT, OWN_SHORTAGE."""
         if self._loop is None:
             raise RuntimeError("HttpTransport.send needs start() first")
@@ -172,7 +172,7 @@ class _HttpSending:
         transport = self._transport
         address = transport.address_of(request.url)
         head = head_of(request, address)
-        pool = Pool(address.origin, request.pool)
+        pool = PoolKey(address.origin, request.pool)
         connection = None if self._fresh else transport.take_idle(pool)
         if connection is None:
             connection = await transport.connect(pool, self._connect_timeout_s)

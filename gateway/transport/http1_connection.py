@@ -11,7 +11,7 @@ import httptools
 
 from gateway.errors import Cause, ErrorKind, UpstreamError
 from gateway.transport.http1_fields import read_fields
-from gateway.transport.http1_request import Pool
+from gateway.transport.http1_request import PoolKey
 from gateway.turns import Turns
 
 _WHOLE_WRITE_LIMIT_BYTES = 1 << 16
@@ -216,7 +216,7 @@ class UpstreamAnswer:
 class UpstreamConnection(asyncio.Protocol):
     """A connection that knows whether it can carry one more request. ``on_lost`` is called at its very end."""
 
-    def __init__(self, pool: Pool, turns: Turns, on_lost: Callable[["UpstreamConnection"], None]) -> None:
+    def __init__(self, pool: PoolKey, turns: Turns, on_lost: Callable[["UpstreamConnection"], None]) -> None:
         self.pool = pool
         self.used = False
         """It has carried a request before, so the next may find it stale."""

@@ -25,8 +25,8 @@ class Origin(NamedTuple):
     port: int
 
 
-class Pool(NamedTuple):
-    """Whose requests a connection may carry: those to one origin with one credential."""
+class PoolKey(NamedTuple):
+    """Which requests a connection may carry: those to one origin with one credential."""
 
     origin: Origin
     name: str

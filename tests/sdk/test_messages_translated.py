@@ -255,7 +255,7 @@ async def test_halves_of_a_character_are_joined(ground: Ground) -> None:
     assert "".join(deltas) == "a👋b"
 
 
-async def test_what_was_left_out_stands_in_the_record(ground: Ground) -> None:
+async def test_members_left_out_stand_in_the_record(ground: Ground) -> None:
     """By name, also for the betas that only Anthropic knows."""
     ground.upstream.then(play(b"".join(TEXT)))
     block = {"type": "text", "text": "s", "cache_control": {"type": "ephemeral"}}
@@ -264,7 +264,7 @@ async def test_what_was_left_out_stands_in_the_record(ground: Ground) -> None:
     assert explained["left_out"] == ["anthropic-beta", "cache_control"]
 
 
-async def test_what_one_target_cannot_be_told_goes_to_the_next(ground: Ground) -> None:
+async def test_request_that_one_target_cannot_express_goes_to_the_next(ground: Ground) -> None:
     """A tool of Anthropic's own; without another target it is refused by name, in Anthropic's shape."""
     tools: Any = [{"type": "web_search_20250305", "name": "web_search"}]
     message = {

@@ -90,7 +90,7 @@ def test_schemas_of_tools_arrive_byte_for_byte() -> None:
         ({"messages": [USER, tool_call("[1]")]}, "'messages[1].tool_calls[0].function.arguments'"),
     ],
 )
-def test_what_anthropic_cannot_do_is_refused_by_name(members: dict[str, Any], named: str) -> None:
+def test_member_that_anthropic_lacks_is_refused_by_name(members: dict[str, Any], named: str) -> None:
     """The sentence begins with the member, and nothing is sent without it."""
     with pytest.raises(UpstreamError) as caught:
         translated(**members)

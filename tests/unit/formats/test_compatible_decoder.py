@@ -245,7 +245,7 @@ def test_success_in_an_errors_members_is_none(make: Any) -> None:
     assert decoder.usage == Usage(input_tokens=5, output_tokens=2)
 
 
-def test_nothing_of_a_page_or_a_json_error_reaches_the_caller() -> None:
+def test_text_of_a_page_or_a_json_error_reaches_no_caller() -> None:
     """So that the next target can still be tried."""
     decoder = streaming()
     assert decoder.feed(b"no healthy\n\nupstream\n\n") == b""

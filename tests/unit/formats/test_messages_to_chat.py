@@ -211,7 +211,7 @@ def test_hints_are_left_out_and_named(members: dict[str, Any], left_out: list[st
     assert _sent(**members)[1] == left_out
 
 
-def test_openai_is_told_the_user_the_tier_and_a_pdf() -> None:
+def test_user_tier_and_pdf_reach_openai() -> None:
     """A user's id that is longer than OpenAI takes goes up as a digest, the same each time."""
     body, left_out = _sent(
         "openai", metadata={"user_id": "u" * 65}, service_tier="standard_only", messages=[_user(_PDF)]
@@ -284,7 +284,7 @@ def test_answer_that_has_begun_is_continued_by_an_own_engine() -> None:
         ("vllm", {"tool_choice": {"type": "tool"}}, "tool_choice.name"),
     ],
 )
-def test_what_cannot_be_said_is_refused_by_name(adapter: str, members: dict[str, Any], place: str) -> None:
+def test_member_without_an_equivalent_is_refused_by_name(adapter: str, members: dict[str, Any], place: str) -> None:
     """As true of this target only: Anthropic's own may follow on the route."""
     with pytest.raises(UpstreamError) as caught:
         _sent(adapter, **members)

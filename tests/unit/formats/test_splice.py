@@ -39,7 +39,7 @@ def test_only_the_named_members_change(body: bytes, changes: dict[str, bytes | N
     assert edited(body, changes) == expected
 
 
-def test_nothing_to_change_returns_the_same_object() -> None:
+def test_body_without_a_change_is_the_same_object() -> None:
     """Removing what is not there copies nothing."""
     body = b'{"a": 1}'
     assert edited(body, {"b": None}) is body

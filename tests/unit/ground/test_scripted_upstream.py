@@ -80,7 +80,7 @@ async def test_whole_answer_has_the_shape_of_openais(path: str, key: str) -> Non
 @pytest.mark.parametrize(
     ("lie", "told"), [("exact", [5]), ("wrong", [1005]), ("none", []), ("in_content_chunk", [5]), ("twice", [3, 5])]
 )
-async def test_usage_lies_as_told(lie: Any, told: list[int]) -> None:
+async def test_usage_lies_as_scripted(lie: Any, told: list[int]) -> None:
     """Each way of lying about usage looks as described."""
     upstream = ScriptedUpstream(ScriptedModel(usage=lie))
     _status, body = await ask(upstream, stream=True, stream_options={"include_usage": True})

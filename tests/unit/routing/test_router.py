@@ -98,7 +98,7 @@ def test_latency_tries_an_unknown_target_once() -> None:
     assert order(plan_of(known, under_way, objective="latency")) == ["dear", "cheap"]
 
 
-def test_what_breaks_a_ceiling_moves_behind_what_does_not() -> None:
+def test_target_beyond_a_ceiling_moves_behind_those_within() -> None:
     """The cheap target is predicted too slow: the dearer one serves, the cheap one stays as a fallback."""
     slow = build_view(CHEAP, ttft_ms=Quantiles(900.0, 1800.0, 2100.0, 2500.0))
     plan = plan_of(slow, build_view(DEAR), limits=TTFT)
@@ -351,7 +351,7 @@ COMMERCIAL: dict[str, Any] = {"require": {"commercial": "allowed"}}
         ([sick("a"), sick("b")], {}, ErrorKind.NO_TARGET, "retry later"),
     ],
 )
-def test_when_nothing_is_left_the_error_says_whose_fault_it_is(
+def test_error_without_a_target_left_says_whose_fault_it_is(
     views: list[TargetView], arguments: dict[str, Any], kind: ErrorKind, text: str
 ) -> None:
     """What the call asks for is a 400 that names it; a sick target that could have served makes it a 503."""

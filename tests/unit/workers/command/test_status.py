@@ -133,7 +133,7 @@ def test_replicas_are_added_up_and_counted_by_state(capsys: pytest.CaptureFixtur
     assert model["usd_per_million_tokens"]["average"] == pytest.approx(0.72)
 
 
-def test_what_an_engine_does_not_say_is_left_open(capsys: pytest.CaptureFixture[str]) -> None:
+def test_figure_that_an_engine_does_not_report_is_left_open(capsys: pytest.CaptureFixture[str]) -> None:
     """Null in JSON, a dash in the table: never a zero that nobody measured."""
     silent = dict.fromkeys(("running", "waiting", "kv_usage"))
     counts = {"up_s": 60.0, "busy_s": 0.0, "prompt_tokens": None, "cached_tokens": None, "output_tokens": None}

@@ -77,7 +77,7 @@ async def test_the_ttft_is_the_mean_of_the_last_ten_seconds_and_null_without_any
     assert json.loads(load.line())["ttft_ms"] is None
 
 
-async def test_what_an_engine_does_not_say_is_null() -> None:
+async def test_figure_that_an_engine_does_not_report_is_null() -> None:
     said = json.loads(Engine().load().line())
     assert [said[name] for name in ("running", "waiting", "kv_usage", "kv_tokens", "ttft_ms")] == [None] * 5
 
