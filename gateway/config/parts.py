@@ -29,7 +29,7 @@ class Part:
     """A filter, predictor, objective or strategy: one object for each route, made when a snapshot is built.
 
     ``Options`` are its keys in the file, each with a default and a description; the class's own first line describes it
-    on the reference page. It lives as long as its snapshot, so what has to outlive a reload is kept elsewhere.
+    on the reference page. It lives as long as its snapshot, so what has to outlive a reload is not kept in it.
     """
 
     Options: ClassVar[type[Section]] = Section

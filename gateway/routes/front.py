@@ -49,7 +49,7 @@ class Front:
         target = exchange.target
         if target == b"*" and exchange.method == b"OPTIONS":
             return _allow(exchange)
-        if target == b"/" and exchange.method == b"HEAD":  # Claude Code's question whether anybody is there
+        if target == b"/" and exchange.method == b"HEAD":  # Claude Code asks so whether the gateway is there
             return exchange.start(200, [(b"content-length", b"0")])
         authority = authority_of(target)
         if authority is not None and not HOST.fullmatch(authority):

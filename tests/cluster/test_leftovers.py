@@ -1,4 +1,4 @@
-"""A Ray of another run: somebody else's is left alone and not asked, what a killed run of ours has left is ended."""
+"""Leftovers of a killed run are ended; the Ray of another run is left alone and not asked."""
 
 import json
 import os

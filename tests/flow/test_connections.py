@@ -1,4 +1,4 @@
-"""A caller who goes wrong below the level of requests costs nobody else anything, and no connection for ever."""
+"""A caller that breaks the rules of HTTP costs no other caller anything, and holds no connection for ever."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A fault before the first byte is rescued by the next target; one after it is told, never shown as success."""
+"""A fault before the first byte is rescued by the next target; one after it is reported, never shown as success."""
 
 import asyncio
 from dataclasses import replace

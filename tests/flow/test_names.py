@@ -1,4 +1,4 @@
-"""A provider whose host name is looked up in vain is nobody else's trouble, whole gateways and real sockets."""
+"""A provider whose host name cannot be looked up delays no other; whole gateways and real sockets."""
 
 import asyncio
 import signal

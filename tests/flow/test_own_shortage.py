@@ -1,4 +1,4 @@
-"""What the gateway itself lacks is told as its own 503 with the remedy, and counts against no target."""
+"""What the gateway itself lacks is answered with a 503 that names the remedy, and counts against no target."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""A plain call is streamed from the upstream where its provider's row says so, and nobody but the record can tell."""
+"""A plain call is streamed from the upstream where its provider's row says so, and only the record shows it."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""One key that posts 18 MB bodies on four connections slows nobody else down, and takes little memory."""
+"""One key that posts 18 MB bodies on four connections slows no other call, and takes little memory."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""Bodies are decoded by size and age: small ones overtake, none waits for ever, and none for nobody."""
+"""Bodies are decoded by size and age: small ones overtake, none waits for ever, and none is decoded for no caller."""
 
 import asyncio
 import threading

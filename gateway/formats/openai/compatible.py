@@ -42,7 +42,7 @@ class CompatibleAdapter:
     ``refused_members`` are those the upstream is known to answer with 400. ``asks_usage`` is False for an upstream that
     refuses ``stream_options`` and counts in its last chunk anyway. ``limit``: the name by which alone it knows a chat's
     output limit, at the models that ``limited`` matches. ``facts``: what its errors mean. ``plain``: what its plain
-    answers look like, for those that are put together from a stream. ``says``: what it can be told in translation.
+    answers look like, for those that are put together from a stream. ``says``: what a translation may ask of it.
     """
 
     dialect = "openai"

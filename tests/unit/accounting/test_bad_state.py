@@ -1,4 +1,4 @@
-"""State that goes bad under a running ledger: it is told once, no row is lost, and all is well when the state is."""
+"""State that goes bad under a running ledger is reported once, loses no row, and is used again once it is repaired."""
 
 import os
 import resource

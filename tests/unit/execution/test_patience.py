@@ -1,4 +1,4 @@
-"""Patience: one timer, three limits, and no confusion with a cancellation from elsewhere."""
+"""Patience: one timer, three limits, and no confusion with a cancellation by the caller."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""The outline of a large body says what the body says, and a fault in it is told where it stands in the body."""
+"""The outline of a large body says what the body says, and a fault in it is reported at its position in the body."""
 
 import json
 import re

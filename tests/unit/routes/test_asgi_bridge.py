@@ -1,4 +1,4 @@
-"""An ASGI application behind the HTTP server: what it is told of a request, and what becomes of its answer."""
+"""An ASGI application behind the HTTP server: what it receives of a request, and what becomes of its answer."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""The HTTP server's end over real sockets: nobody's request is lost, and nobody keeps it."""
+"""The HTTP server's stop over real sockets: no request is lost, and none delays it for ever."""
 
 import asyncio
 from socket import SO_RCVBUF, SO_SNDBUF, SOL_SOCKET, socket

@@ -1,4 +1,4 @@
-"""Look-ups in virtual time: what is shared, kept, stale, bounded, and told when nothing answers."""
+"""Look-ups in virtual time: what is shared, kept, stale, bounded, and raised when nothing answers."""
 
 import asyncio
 import errno

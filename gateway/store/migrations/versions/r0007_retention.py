@@ -1,4 +1,4 @@
-"""What is left of what was deleted: refused calls that are only counted, and sums of calls and attempts."""
+"""Tables for what remains of deleted rows: counts of refused calls, and sums of calls and attempts."""
 
 import sqlalchemy as sa
 from alembic import op

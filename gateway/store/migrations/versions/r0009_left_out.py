@@ -1,4 +1,4 @@
-"""What a call asked for that its target was not asked, by name."""
+"""A column for the members of a call that its target was not sent, by name."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The directory: who announces himself is listed, who falls silent is not, and whoever waits hears of it."""
+"""The directory: announced replicas are listed, silent ones are dropped, and a long poll returns at a change."""
 
 import asyncio
 from collections.abc import AsyncIterator

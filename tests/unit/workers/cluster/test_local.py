@@ -1,4 +1,4 @@
-"""What Serve is told when the models change, and when one of them does not come up."""
+"""What Serve is asked for when the models change, and when one of them does not come up."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a killed run has left is ended by the next one; a living run, and what is nobody's, is left alone."""
+"""Leftovers of a killed run are ended by the next one; living runs and what other users own are left alone."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The ``workers:`` section: what may be written, and what a mistake is told."""
+"""The ``workers:`` section: what may be written, and how a mistake is reported."""
 
 import sys
 from pathlib import Path
