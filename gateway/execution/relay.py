@@ -27,6 +27,9 @@ class Sink(Protocol):
         """Wait while the caller's connection is full."""
 
 
+_OF_A_STREAM = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+
+
 async def relay(reply: Reply, sink: Sink, call: Call, meter: Meter) -> None:
     """Send the whole answer, and with it what the call cost: all of its attempts. Raises what ``Reply.pour`` raises."""
     request_id = call.id.encode()
@@ -39,8 +42,7 @@ async def relay(reply: Reply, sink: Sink, call: Call, meter: Meter) -> None:
     ]
     meter.target_id, meter.reason = reply.target_id, reply.reason
     if call.envelope.stream:
-        headers.append((b"cache-control", b"no-cache"))
-        headers.append((b"x-accel-buffering", b"no"))
+        headers += _OF_A_STREAM
         await sink.start(200, headers)
         last = await reply.pour(sink.write, sink.drained)
         # A comment, which clients skip (WHATWG HTML, server-sent events, 9.2.6).

@@ -158,8 +158,10 @@ async def test_configured_beta_comes_on_top_of_the_callers(ground: Ground) -> No
 async def test_limit_above_the_targets_is_lowered(ground: Ground) -> None:
     """Agents ask for 32,000 tokens whatever the model; that rules none out."""
     ground.upstream.then(json_answer(MESSAGE))
-    status, _, _ = await ground.post({**ASKED, "model": "small"})
+    status, got, _ = await ground.post({**ASKED, "model": "small"})
     assert (status, ground.upstream.seen[-1].json["max_tokens"]) == (200, 16)
+    record, _ = await ground.record(got["request-id"])
+    assert record.left_out == ("max_tokens",)
 
 
 async def test_answer_in_the_other_framing_is_written_in_the_form_asked(ground: Ground) -> None:

@@ -130,10 +130,17 @@ class _Kind(Struct):
 
 _LEFT_OUT_OF_ANSWERS = frozenset({"thinking", "redacted_thinking", "server_tool_use", "mcp_tool_use"})
 """And results of server tools: what earlier answers hold beside their text and calls."""
+
+
+class _ToolKind(Struct):
+    type: str | None = None
+
+
+_TOOL_KIND, _TOOL = msgspec.json.Decoder(_ToolKind), msgspec.json.Decoder(_Tool)
 _USER = msgspec.json.Decoder(_Text | _Image | _Document | _ToolResult)
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     "messages": msgspec.json.Decoder(list[_Message]),
-    "tools": msgspec.json.Decoder(list[_Tool]),
+    "tools": msgspec.json.Decoder(list[Raw]),
     "tool_choice": msgspec.json.Decoder(_ToolChoice),
     "temperature": msgspec.json.Decoder(float),
     "top_p": msgspec.json.Decoder(float),
@@ -248,10 +255,11 @@ class _Reader:
                     raise UntranslatableError(f"{place}.content[{number}].tool_use_id", why)
         return Turn(message.role, parts)
 
-    def tool(self, tool: _Tool, place: str) -> Tool:
-        """Read a tool of the caller's; one of the provider's has a type of its own."""
-        if tool.type not in {None, "custom"}:
-            raise UntranslatableError(f"{place}.type", f"'{tool.name}' is a tool of Anthropic's own")
+    def tool(self, raw: Raw, place: str) -> Tool:
+        """Read a tool of the caller's; one of the provider's has a type of its own, and members."""
+        if _typed(place, _TOOL_KIND, raw).type not in {None, "custom"}:
+            raise UntranslatableError(f"{place}.type", "it is a tool of Anthropic's own")
+        tool = _typed(place, _TOOL, raw)
         if tool.allowed_callers is not None and "direct" not in tool.allowed_callers:
             raise UntranslatableError(f"{place}.allowed_callers", "only the model itself calls tools")
         for name in ("cache_control", "eager_input_streaming", "defer_loading", "input_examples"):

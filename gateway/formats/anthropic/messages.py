@@ -59,7 +59,7 @@ class AnthropicAdapter:
     def prepare(self, call: Call) -> Prepared:
         """Write the body of ``POST /v1/messages``, or take the caller's own."""
         if call.envelope.endpoint.dialect == self.dialect:
-            return partial(_own, call, _without_unsigned(call.envelope))
+            return _Own(call)
         try:
             return partial(_request, call, write_request(endpoint_of(call).conversation(call.envelope)))
         except UntranslatableError as error:
@@ -75,7 +75,7 @@ class AnthropicAdapter:
 
     def count(self, call: Call) -> Prepared:
         """See ``Counting.count``."""
-        return partial(_own, call, _without_unsigned(call.envelope))
+        return _Own(call)
 
     def counted(self, body: bytes) -> int | None:
         """See ``Counting.counted``."""
@@ -93,16 +93,28 @@ def _sentence(error: UntranslatableError) -> str:
     return f"'{error.place}' has no equivalent at Anthropic{why}. This is a target of type anthropic."
 
 
-def _own(call: Call, changes: dict[str, bytes | None], target: Target, attempt_id: str) -> UpstreamRequest:
-    """Send the caller's own body and betas; of the limit, no more than the target has."""
-    envelope, limit = call.envelope, target.max_output_tokens
-    if envelope.model != target.upstream_model:
-        changes = changes | {"model": msgspec.json.encode(target.upstream_model)}
-    if limit is not None and call.max_output_tokens is not None and call.max_output_tokens > limit:
-        changes = changes | {"max_tokens": b"%d" % limit}
-    body = splice(envelope.body, envelope.members, changes)
-    headers = {name: call.headers[name] for name in OWN_HEADERS if name in call.headers}
-    return _sent(target, attempt_id, body, headers, envelope.endpoint.path)
+class _Own:
+    """A call in the caller's own words: what writes the request to one target (``formats.base.Prepared``)."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._changes = _without_unsigned(call.envelope)
+        self.left_out: list[str] = []
+        """See ``CallRecord.left_out``."""
+
+    def __call__(self, target: Target, attempt_id: str) -> UpstreamRequest:
+        """Send the caller's body and betas; of the limit, no more than the target has."""
+        call, limit, changes = self._call, target.max_output_tokens, dict(self._changes)
+        envelope = call.envelope
+        self.left_out[:] = ["thinking"] if changes else []
+        if envelope.model != target.upstream_model:
+            changes["model"] = msgspec.json.encode(target.upstream_model)
+        if limit is not None and call.max_output_tokens is not None and call.max_output_tokens > limit:
+            changes["max_tokens"] = b"%d" % limit
+            self.left_out.append("max_tokens")
+        body = splice(envelope.body, envelope.members, changes)
+        headers = {name: call.headers[name] for name in OWN_HEADERS if name in call.headers}
+        return _sent(target, attempt_id, body, headers, envelope.endpoint.path)
 
 
 def _request(call: Call, rest: bytes, target: Target, attempt_id: str) -> UpstreamRequest:

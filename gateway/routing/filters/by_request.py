@@ -42,16 +42,17 @@ class ContextLength(Filter):
         """Say by how much the call is too big. A target of unknown size passes."""
         target = view.target
         output_tokens = call.max_output_tokens or 0
-        bound = call.envelope.limit_is_bound
-        if target.max_output_tokens is not None and output_tokens > target.max_output_tokens and not bound:
-            return f"at most {target.max_output_tokens} output tokens, {output_tokens} asked for"
-        if target.context_length is None:
+        most_tokens = target.max_output_tokens
+        if most_tokens is not None and output_tokens > most_tokens and not call.envelope.limit_is_bound:
+            return f"at most {most_tokens} output tokens, {output_tokens} asked for"
+        context = target.context_length
+        if context is None or call.input_tokens_estimate + output_tokens <= context:
             return None
         least_tokens = call.input_tokens_estimate // (ESTIMATE_MAY_BE_TOO_HIGH_BY * call.envelope.prompts)
-        if least_tokens + (1 if bound else output_tokens) <= target.context_length:
+        if least_tokens + (1 if call.envelope.limit_is_bound else output_tokens) <= context:
             return None
         return (
-            f"context of {target.context_length} tokens; about {call.input_tokens_estimate} in the prompt"
+            f"context of {context} tokens; about {call.input_tokens_estimate} in the prompt"
             f" and {output_tokens} asked for"
         )
 

@@ -272,7 +272,7 @@ def test_answer_that_has_begun_is_continued_by_an_own_engine() -> None:
         ("openai", {"top_k": 5}, "top_k"),
         ("vllm", {"mcp_servers": [{"url": "https://a.test"}]}, "mcp_servers"),
         ("vllm", {"not_invented_yet": 1}, "not_invented_yet"),
-        ("vllm", {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
+        ("vllm", {"tools": [{"type": "web_search_20250305", "name": "w", "allowed_domains": []}]}, "tools[0].type"),
         ("vllm", {"tools": [{**_TOOL, "allowed_callers": ["code_execution_20250825"]}]}, "tools[0].allowed_callers"),
         ("vllm", {"messages": [_user(_PDF)]}, "messages[0].content[0].source"),
         ("vllm", {"messages": [_user({**_PDF, "citations": {"enabled": True}})]}, "messages[0].content[0].citations"),
