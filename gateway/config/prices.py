@@ -56,8 +56,8 @@ class VariantSection(PricesSection):
     days: tuple[Day, ...] = Field(default=(), description="On which the hours begin: `[sat, sun]`. Default: all.")
     request: Annotated[dict[str, str], Field(max_length=1)] = Field(
         default={},
-        description="What a request asks for: `{service_tier: flex}`, or with a dot, "
-        "`{web_search_options.search_context_size: high}`.",
+        description="What a request asks for: `{service_tier: flex}` (where the answer names its tier, that counts), "
+        "or with a dot, `{web_search_options.search_context_size: high}`.",
     )
     tiers: tuple[TierSection, ...] = Field(default=(), description="Prices of longer prompts at such times.")
 
