@@ -154,14 +154,18 @@ class Http1Connection(asyncio.Protocol):
         self._leave()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the loop's own signature
-        """Take the connection's end, whatever caused it."""
+        """Take the connection's end, whatever caused it; the server forgets it when its request has ended, too."""
+        runs = self._current is not None and not self._lingering
         self._leave()
         self._timer.cancel()
         self._read_on()
         del self._parser  # it and this object hold each other, as do its requests
         self._waiting.clear()
         self._current = self._incoming = None
-        self._on_lost(self)
+        if runs:
+            self._task.add_done_callback(lambda _: self._on_lost(self))
+        else:
+            self._on_lost(self)
 
     def pause_writing(self) -> None:
         """Begin to wait until the caller reads on."""

@@ -262,3 +262,29 @@ async def test_request_beyond_the_drain_is_cancelled_and_may_say_so() -> None:
         got = await asyncio.wait_for(reader.read(-1), 5)
     assert got.startswith(b"HTTP/1.1 503 ")
     assert got.endswith(b"8\r\nstopping\r\n0\r\n\r\n")
+
+
+async def test_stop_waits_for_a_request_whose_caller_has_left() -> None:
+    """What it cost is still to be written."""
+    begun, cancelled, let_go, ended = (asyncio.Event() for _ in range(4))
+
+    async def settle(exchange: Exchange) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            assert exchange.has_left()
+            cancelled.set()
+            await let_go.wait()
+            ended.set()
+
+    async with serving(settle) as served:
+        async with served.connected() as (_, writer):
+            writer.write(GET % b"/")
+            await begun.wait()
+        await cancelled.wait()
+        stopping = asyncio.create_task(served.server.stop(10))
+        assert not (await asyncio.wait([stopping], timeout=0.05))[0]
+        let_go.set()
+        await stopping
+        assert ended.is_set()
