@@ -142,3 +142,11 @@ async def test_head_of_the_root_is_answered(ground: Ground) -> None:
         assert answer.status == 200
     async with ground.session.get(ground.running.url + "/") as answer:
         assert answer.status == 404
+
+
+async def test_paths_of_the_dialect_are_described(ground: Ground) -> None:
+    """For programs and people, as the others are."""
+    async with ground.session.get(ground.running.url + "/openapi.json") as answer:
+        paths = (await answer.json())["paths"]
+    assert paths["/v1/messages"]["post"]["requestBody"]
+    assert paths["/v1/messages/count_tokens"]["post"]["requestBody"]

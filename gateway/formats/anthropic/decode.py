@@ -252,6 +252,7 @@ class CountEndpoint(MessagesEndpoint):
 
     path = "/v1/messages/count_tokens"
     summary = "Count a message's tokens (Anthropic's dialect)"
+    schema: Mapping[str, Any] = {"messages": MessagesEndpoint.schema["messages"]}
     read = staticmethod(_decode_counted)
 
 

@@ -86,7 +86,7 @@ class _Blocks:
         return self._begin_tool(index, {"type": "tool_use", "id": known, "name": name, "input": {}})
 
     def _ends_in(self, reason: Finish) -> str:
-        """Name the reason. Many engines say ``stop`` behind a call that they were told to make."""
+        """Name the reason. Many engines say ``stop`` behind a call that they were made to make."""
         if self._refused and reason == "stop":
             return "refusal"
         return "tool_use" if self._tools and reason == "stop" else STOP_REASONS[reason]

@@ -33,8 +33,8 @@ from gateway.formats.splice import members_of
 from gateway.types import Call, Target, UpstreamRequest
 
 Says = Literal["files", "instructions", "prefill", "tier", "tokenize", "user"]
-"""What a provider's chat can be told beyond what all can: a PDF, a system message in mid-conversation, the beginning of
-an answer, ``service_tier``, vLLM's question for a prompt's tokens, ``user``."""
+"""What can be said in a provider's chat beyond what can in all: a PDF, a system message in mid-conversation, the
+beginning of an answer, ``service_tier``, vLLM's question for a prompt's tokens, ``user``."""
 _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+")
 _LONGEST_USER = 64
 _EFFORTS = {"xhigh": "high", "max": "high"}
