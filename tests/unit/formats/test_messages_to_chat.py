@@ -1,13 +1,16 @@
 """Anthropic's Messages are said to an OpenAI-compatible upstream as a chat completion, or refused by name."""
 
+import contextlib
 import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from gateway.errors import ErrorKind, UpstreamError
+from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.formats.anthropic.decode import MESSAGES
-from gateway.formats.anthropic.written import engines_tool_id, tool_id
+from gateway.formats.anthropic.written import UNSIGNED, engines_tool_id, tool_id
 from gateway.formats.openai.chat_request import Translated
 from gateway.providers.registry import ADAPTERS
 from gateway.types import Call
@@ -298,3 +301,36 @@ def test_engines_tool_id_survives(given: str) -> None:
     written = tool_id(given)
     assert written.isascii()
     assert engines_tool_id(written) == (given if given != "a_2e_b" else "a.b")
+
+
+_VALUES = st.recursive(
+    st.sampled_from([None, True, 0, 1.5, "", "t1", "ü", "x-anthropic-billing-header: v", UNSIGNED]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["type", "text", "name"]), inner),
+    max_leaves=4,
+)
+_KINDS = ("text", "image", "document", "tool_use", "tool_result", "thinking", "server_tool_use", "invented")
+_MEMBERS = ("text", "source", "id", "name", "input", "tool_use_id", "content", "thinking", "signature", "citations")
+_BLOCKS = st.builds(
+    lambda kind, members: {"type": kind, **members},
+    st.sampled_from(_KINDS),
+    st.dictionaries(st.sampled_from(_MEMBERS), _VALUES, max_size=4),
+)
+_TURNS = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system"]), "content": st.lists(_BLOCKS, max_size=3) | _VALUES}
+)
+_OPTIONS = st.dictionaries(
+    st.sampled_from(["system", "tools", "tool_choice", "thinking", "output_config", "metadata", "stop_sequences", "x"]),
+    _VALUES | st.lists(_BLOCKS, max_size=2),
+    max_size=2,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(_TURNS, min_size=1, max_size=3), _OPTIONS)
+def test_generated_body_is_sent_or_refused(turns: list[Any], options: dict[str, Any]) -> None:
+    """Whatever a caller writes, nothing but a refusal of ours comes of it."""
+    with contextlib.suppress(GatewayError):
+        call = _call(messages=turns, **options)
+        for adapter in ("vllm", "openai", "anthropic"):
+            request = ADAPTERS[adapter].prepare(call)(build_target(adapter=adapter, context_length=8192), "att_1")
+            assert json.loads(request.body)["model"] == "small-upstream"
