@@ -5,6 +5,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from subprocess import run
+from typing import Any
 
 import aiohttp
 import pytest
@@ -26,7 +27,7 @@ async def test_parts_of_the_guides_decide(tmp_path: Path) -> None:
         aiohttp.ClientSession(gateway.url, headers=KEY) as client,
     ):
 
-        async def ask(route: str, **members: object) -> tuple[str, str, dict[str, object]]:
+        async def ask(route: str, **members: object) -> tuple[str, str, dict[str, Any]]:
             async with client.post("/v1/chat/completions", data=chat_body(model=route, **members)) as answer:
                 assert answer.status == 200, await answer.text()
                 headers = answer.headers
@@ -38,9 +39,9 @@ async def test_parts_of_the_guides_decide(tmp_path: Path) -> None:
         assert record["dropped"] == [{"target_id": "us", "filter": "residency", "reason": "region is us-east-1"}]
         assert (await ask("best"))[:2] == ("large", "best (ifeval 0.82)")
         await ask("classify", max_tokens=50)  # measured: shorter than its cap
-        (considered,) = (await ask("classify", max_tokens=50))[2]["considered"]  # type: ignore[misc]
-        assert considered["prediction"]["output_tokens"]["p50"] == 50  # type: ignore[index]
-        assert considered["prediction"]["cost_nano_usd"]["p50"] == 1_000_000  # type: ignore[index]
+        (considered,) = (await ask("classify", max_tokens=50))[2]["considered"]
+        assert considered["prediction"]["output_tokens"]["p50"] == 50
+        assert considered["prediction"]["cost_nano_usd"]["p50"] == 1_000_000
     await asyncio.to_thread(_check_names_the_keys, tmp_path)
 
 

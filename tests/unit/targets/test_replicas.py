@@ -5,6 +5,8 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
+from gateway.config.parts import Tools
+from gateway.config.section import Section
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.fleet import ListedModel, ListedReplica, LoadReport, Tally
 from gateway.routing.predictors.cost import RatesTimesTokens
@@ -252,7 +254,7 @@ def test_the_average_price_is_charged_only_where_the_configuration_says_so() -> 
         call = build_call(route=build_route(replace(TARGET, rates=rates, charge=charge)), input_tokens_estimate=60)
         [view] = Pool(clock, replicas=replicas).view(call)
         tokens = Quantiles(40.0, 40.0, 40.0, 40.0)
-        predicted[charge] = RatesTimesTokens(clock.wall_ns).predict(call, view, tokens, None, None).p50
+        predicted[charge] = RatesTimesTokens(Section(), Tools(clock, {})).predict(call, view, tokens, None, None).p50
         assert (view.average_nano_usd_per_mtok is None) == (charge == "marginal")
     assert predicted["average"] == pytest.approx(2_000_000)
     assert predicted["marginal"] == pytest.approx(3.6e9 / 3.6e6 * (100 + 5 * 39))
