@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from gateway.transport.http1_connection import UpstreamAnswer, UpstreamConnection
-from gateway.transport.http1_request import Origin, Pool
+from gateway.transport.http1_request import Origin, PoolKey
 from gateway.turns import Turns
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n"
@@ -44,7 +44,7 @@ class Pouring:
             return goes_on(self.taken)
 
         self.network = Network()
-        self.connection = UpstreamConnection(Pool(ORIGIN, "test"), Turns(), lambda _: None)
+        self.connection = UpstreamConnection(PoolKey(ORIGIN, "test"), Turns(), lambda _: None)
         self.connection.connection_made(self.network)
         self.answer: UpstreamAnswer = self.connection.exchange(b"", b"")
         self.connection.data_received(HEAD + b"0")
@@ -131,7 +131,7 @@ class Flood(Network):
 
     def __init__(self, turns: Turns) -> None:
         self.heaps = 0
-        self.connection = UpstreamConnection(Pool(ORIGIN, "test"), turns, lambda _: None)
+        self.connection = UpstreamConnection(PoolKey(ORIGIN, "test"), turns, lambda _: None)
         self.connection.connection_made(self)
         answer = self.connection.exchange(b"", b"")
         self.connection.data_received(HEAD)
