@@ -406,6 +406,27 @@ async def test_blanks_behind_a_value_are_no_part_of_it() -> None:
     assert got.endswith(b"\r\n\r\n{'f': '', 'c': 'd e', 'a': 'b'}")
 
 
+@pytest.mark.parametrize(
+    ("lines", "value"),
+    [
+        ((b"anthropic-beta: one,two", b"Anthropic-Beta: three"), "one,two, three"),
+        ((b"anthropic-beta: ", b"anthropic-beta: one", b"anthropic-beta: two"), "one, two"),
+        ((b"accept-encoding: gzip", b"accept-encoding: br"), "gzip, br"),
+        ((b"tracestate: a=1", b"tracestate: b=2"), "a=1, b=2"),
+        ((b"x-api-key: one", b"x-api-key: two"), "one"),
+        ((b"authorization: Bearer one", b"authorization: Bearer two"), "Bearer one"),
+    ],
+)
+async def test_lines_of_a_list_are_one_list(lines: tuple[bytes, ...], value: str) -> None:
+    async def show(exchange: Exchange) -> None:
+        await exchange.start(200, [])
+        exchange.write(exchange.headers[lines[0].decode().lower().partition(":")[0]].encode())
+
+    async with serving(show) as served:
+        got = await served.send(b"GET / HTTP/1.0\r\nA: b\r\n" + b"\r\nC: d\r\n".join(lines) + b"\r\n\r\n")
+    assert got.endswith(b"\r\n\r\n" + value.encode())
+
+
 def test_blanks_within_a_value_are_read_in_one_pass() -> None:
     """They need no key: a pattern that began anew at each of 30 KB held the loop for two seconds."""
 
