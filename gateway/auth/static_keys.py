@@ -1,8 +1,9 @@
 """Recognises the keys of the configuration file.
 
 Decides which header carries a key (``Authorization: Bearer K``, as OpenAI's SDK and anthropic's from 2.12 send it,
-``x-api-key: K``, as Anthropic documents, or ``api-key: K``, as Azure's clients do) and whether it is one of ours. What
-a key may do is left to later stages.
+``x-api-key: K``, as Anthropic documents, or ``api-key: K``, as Azure's clients do) and whether it is one of ours. All
+that a request carries are tried in this order, for a client may send one of its own beside ours; the first that is
+known decides, and a request with none is refused once. What a key may do is left to later stages.
 
 Why no timing tells a key: what is looked up is not the key but its SHA-256. How long a dictionary takes to compare two
 digests may depend on how many leading bytes agree, but a caller cannot choose the digest of what he sends, so there is
@@ -28,30 +29,27 @@ class StaticKeys:
         """Look the key up; without configured keys everyone is ``anonymous``. Raises GatewayError: AUTHENTICATION."""
         if not keys:
             return _ANONYMOUS
-        principal = keys.get(hashlib.sha256(_key(headers).encode("ascii")).digest())
-        if principal is None:
-            raise _refusal("This API key is not known here.")
-        return principal
+        authorization = headers.get("authorization", "")
+        scheme, _, token = authorization.partition(" ")
+        sent = (token if scheme.lower() == "bearer" else "", headers.get("x-api-key", ""), headers.get("api-key", ""))
+        for key in sent:
+            if _is_key(key := key.strip()):
+                principal = keys.get(hashlib.sha256(key.encode("ascii")).digest())
+                if principal is not None:
+                    return principal
+        raise GatewayError(ErrorKind.AUTHENTICATION, f"{_fault(sent, authorization)} {_HOW}")
 
 
-def _key(headers: Mapping[str, str]) -> str:
-    """Return the key as sent. A bearer token goes before the others, which an SDK may fill with a placeholder."""
-    authorization = headers.get("authorization", "")
-    scheme, _, token = authorization.partition(" ")
-    key = token if scheme.lower() == "bearer" else headers.get("x-api-key") or headers.get("api-key", "")
-    key = key.strip()
-    if not key or len(key) > _MAX_KEY_CHARACTERS or not (key.isascii() and key.isprintable()):
-        raise _refusal(_fault(key, authorization))
-    return key
+def _is_key(text: str) -> bool:
+    return 0 < len(text) <= _MAX_KEY_CHARACTERS and text.isascii() and text.isprintable()
 
 
-def _fault(key: str, authorization: str) -> str:
-    if key:
+def _fault(sent: tuple[str, ...], authorization: str) -> str:
+    keys = [key.strip() for key in sent if key.strip()]
+    if any(map(_is_key, keys)):
+        return "This API key is not known here."
+    if keys:
         return "The API key is malformed: too long, or with characters that no key holds."
     if authorization and authorization.partition(" ")[0].lower() != "bearer":
         return "The Authorization header does not hold a bearer token."
     return "An API key is missing."
-
-
-def _refusal(sentence: str) -> GatewayError:
-    return GatewayError(ErrorKind.AUTHENTICATION, f"{sentence} {_HOW}")

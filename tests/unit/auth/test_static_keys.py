@@ -38,6 +38,12 @@ async def refusal(headers: Mapping[str, str]) -> GatewayError:
         {"authorization": f"Bearer {KEY}", "api-key": "placeholder"},
         {"authorization": f"Bearer {KEY}", "x-api-key": "placeholder"},
         {"authorization": "Basic dXNlcjpwdw==", "x-api-key": KEY},
+        {"authorization": "Bearer another-gateway's", "x-api-key": KEY},
+        {"authorization": "Bearer another-gateway's", "x-api-key": "tw-wrong-key", "api-key": KEY},
+        {"authorization": "Bearer ", "x-api-key": KEY},
+        {"authorization": "Bearer", "x-api-key": "", "api-key": KEY},
+        {"authorization": "Bearer tw-\x00wrong-key", "x-api-key": KEY},
+        {"x-api-key": " ", "api-key": KEY},
     ],
 )
 async def test_key_is_known_by_each_header(headers: dict[str, str]) -> None:
@@ -62,7 +68,9 @@ async def test_without_configured_keys_everyone_is_anonymous() -> None:
         ({"authorization": KEY}, "The Authorization header does not hold a bearer token."),
         ({"authorization": "Basic dXNlcjpwdw=="}, "The Authorization header does not hold a bearer token."),
         ({"authorization": "Bearer tw-wrong-key"}, "This API key is not known here."),
-        ({"authorization": "Bearer tw-wrong-key", "x-api-key": KEY}, "This API key is not known here."),
+        ({"authorization": "Bearer tw-wrong-key", "x-api-key": "tw-too"}, "This API key is not known here."),
+        ({"authorization": "Bearer ", "x-api-key": "tw-wrong-key"}, "This API key is not known here."),
+        ({"authorization": "Bearer tw-\x00wrong-key", "x-api-key": "tw-wrong-key"}, "This API key is not known here."),
         ({"api-key": "tw-wrong-key"}, "This API key is not known here."),
         ({"x-api-key": "tw-wrong-key"}, "This API key is not known here."),
         ({"authorization": "Bearer tw-wr\u00f6ng-key"}, "The API key is malformed"),
@@ -77,6 +85,13 @@ async def test_a_wrong_key_is_answered_with_what_to_send(headers: dict[str, str]
     assert error.message.endswith("Send it as 'Authorization: Bearer <key>' or as 'x-api-key: <key>'.")
     assert "tw-" not in error.message
     assert "dXNl" not in error.message
+
+
+async def test_first_known_key_decides() -> None:
+    other = Principal(key_id="other")
+    keys = {**KEYS, hashlib.sha256(b"tw-other").digest(): other}
+    assert await who({"x-api-key": KEY, "authorization": "Bearer tw-other"}, keys) is other
+    assert await who({"x-api-key": KEY, "api-key": "tw-other"}, keys) is DEMO
 
 
 @given(
