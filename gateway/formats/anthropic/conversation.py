@@ -3,17 +3,17 @@
 Decides what is left out because the answer is the same without (named in ``left_out``, and shown in the call's record),
 and names by its place what no conversation has. Left out: marks for the prompt cache, what tunes the provider's own
 service, thinking in earlier answers (no other model takes another's proof of it), what a provider's own tools did in
-them, and a first system block that is a client's billing header: it changes with the client's version, and would spoil
-the prefix cache of whatever else reads it.
+them, members that ask for nothing, and a first system block that is a client's billing header: it changes with the
+client's version, and would spoil the prefix cache of whatever else reads it.
 
 Shapes: platform.claude.com/docs/en/api/messages, build-with-claude/{vision,pdf-support,extended-thinking,effort,
-prompt-caching,structured-outputs}, agents-and-tools/tool-use; code.claude.com/docs/en/llm-gateway-protocol ("System
-prompt attribution block").
+prompt-caching,structured-outputs,search-results,compaction}, agents-and-tools/tool-use;
+code.claude.com/docs/en/llm-gateway-protocol ("System prompt attribution block").
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any, Literal, cast
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, cast
 
 import msgspec
 from msgspec import Raw, Struct
@@ -31,7 +31,7 @@ from gateway.formats.chat import (
     Turn,
     UntranslatableError,
 )
-from gateway.formats.splice import asks_nothing
+from gateway.formats.splice import asks_nothing, members_of
 
 _NULL = Raw(b"null")
 _BILLING_HEADER = re.compile(rb'"\s*x-anthropic-billing-header:')
@@ -82,9 +82,30 @@ class _ToolResult(_Block, tag_field="type", tag="tool_result"):
     is_error: bool | None = None
 
 
+class _ToolReference(_Block, tag_field="type", tag="tool_reference"):
+    tool_name: Raw
+
+
+class _SearchResult(_Block, tag_field="type", tag="search_result"):
+    source: Raw
+    title: Raw
+    content: Raw
+    citations: _Citations | None = None
+
+
+class _Compaction(_Block, tag_field="type", tag="compaction"):
+    """What a longer history was summed up as; null: it failed."""
+
+    content: Raw = _NULL
+    encrypted_content: Any = None
+    signature: Any = None
+    tool_changes: Any = None
+
+
 class _Message(Struct, forbid_unknown_fields=True):
     role: Literal["user", "assistant", "system"]
     content: Raw
+    clear_at: Any = None
 
 
 class _Tool(_Block):
@@ -109,9 +130,10 @@ class _Metadata(Struct, forbid_unknown_fields=True):
     user_id: str | None = None
 
 
-class _Thinking(Struct):
+class _Thinking(Struct, forbid_unknown_fields=True):
     type: Literal["enabled", "adaptive", "disabled"]
     budget_tokens: int | None = None
+    display: Any = None
 
 
 class _Format(Struct, tag_field="type", tag="json_schema", forbid_unknown_fields=True):
@@ -128,7 +150,7 @@ class _Kind(Struct):
     type: str
 
 
-_LEFT_OUT_OF_ANSWERS = frozenset({"thinking", "redacted_thinking", "server_tool_use", "mcp_tool_use"})
+_LEFT_OUT_OF_ANSWERS = frozenset({"thinking", "redacted_thinking", "server_tool_use", "mcp_tool_use", "fallback"})
 """And results of server tools: what earlier answers hold beside their text and calls."""
 
 
@@ -137,7 +159,6 @@ class _ToolKind(Struct):
 
 
 _TOOL_KIND, _TOOL = msgspec.json.Decoder(_ToolKind), msgspec.json.Decoder(_Tool)
-_USER = msgspec.json.Decoder(_Text | _Image | _Document | _ToolResult)
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     "messages": msgspec.json.Decoder(list[_Message]),
     "tools": msgspec.json.Decoder(list[Raw]),
@@ -153,13 +174,15 @@ _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     "output_format": msgspec.json.Decoder(_Format),
 }
 _BLOCKS: dict[str, msgspec.json.Decoder[Any]] = {
-    "user": _USER,
-    "assistant": msgspec.json.Decoder(_Text | _ToolUse),
+    "user": msgspec.json.Decoder(_Text | _Image | _Document | _ToolResult | _ToolReference | _SearchResult),
+    "assistant": msgspec.json.Decoder(_Text | _ToolUse | _Compaction),
     "system": msgspec.json.Decoder(_Text),
 }
 _raws = msgspec.json.Decoder(list[Raw]).decode
 _kind = msgspec.json.Decoder(_Kind).decode
 _READ_BEFORE = frozenset({"model", "max_tokens", "stream"})
+_AS_WRITTEN = frozenset({"content", "input", "input_schema", "schema"})
+"""Members in which an empty value says something."""
 _TUNES = frozenset({"cache_control", "context_management", "diagnostics", "speed"})
 """Members without effect on what the answer says, or hints at how the provider may save work."""
 _LARGE = frozenset({"messages", "tools", "system"})
@@ -188,9 +211,7 @@ def read_conversation(members: Mapping[str, bytes], *, small: bool = False) -> C
     system = [] if small else reader.system(members.get("system", b"null"))
     turns = [reader.turn(each, f"messages[{number}]") for number, each in enumerate(known.get("messages", []))]
     tools = [reader.tool(each, f"tools[{number}]") for number, each in enumerate(known.get("tools", []))]
-    choice = known.get("tool_choice") or _ToolChoice("auto")
-    if choice.type == "tool" and choice.name is None:
-        raise UntranslatableError("tool_choice.name", "it names no tool")
+    choice = reader.choice(known.get("tool_choice"), has_tools=bool(tools))
     config, thinking = known.get("output_config") or _Config(), known.get("thinking")
     if config.task_budget is not None:
         reader.leave_out("output_config.task_budget")
@@ -208,19 +229,12 @@ def read_conversation(members: Mapping[str, bytes], *, small: bool = False) -> C
         top_k=known.get("top_k"),
         stop=known.get("stop_sequences", []),
         schema=wanted.schema if wanted is not None else None,
-        effort=_effort(config.effort, thinking),
+        effort=reader.effort(config.effort, thinking),
         user=metadata.user_id if metadata is not None else None,
         standard_service=known.get("service_tier") == "standard_only",
         rest=rest,
         left_out=tuple(reader.left_out),
     )
-
-
-def _effort(stated: str | None, thinking: _Thinking | None) -> str | None:
-    if stated is not None or thinking is None or thinking.budget_tokens is None:
-        return stated
-    budget_tokens = thinking.budget_tokens
-    return next((effort for bound, effort in _BUDGETS if budget_tokens <= bound), "high")
 
 
 class _Reader:
@@ -231,9 +245,36 @@ class _Reader:
         """In order, each once."""
         self._calls: set[str] = set()
         """Ids of the tool calls in the assistant's last turn."""
+        self._is_answer = False
+        """Whether that turn is the one before, so that another message of the assistant's is more of it."""
 
     def leave_out(self, name: str) -> None:
         self.left_out[name] = None
+
+    def choice(self, choice: _ToolChoice | None, *, has_tools: bool) -> _ToolChoice:
+        """Return how tools are to be used; that one must be says nothing where there is none."""
+        if choice is None:
+            return _ToolChoice("auto")
+        if choice.type == "tool" and choice.name is None:
+            raise UntranslatableError("tool_choice.name", "it names no tool")
+        if choice.type in {"any", "tool"} and not has_tools:
+            self.leave_out("tool_choice")
+        return choice
+
+    def effort(self, stated: str | None, thinking: _Thinking | None) -> str | None:
+        """Return the effort that is stated, or that a budget of thinking stands for."""
+        if thinking is None:
+            return stated
+        if thinking.display is not None:
+            self.leave_out("thinking.display")
+        if thinking.type == "disabled":
+            return "none"
+        budget_tokens = thinking.budget_tokens
+        if stated is None and budget_tokens is not None:
+            return next((effort for bound, effort in _BUDGETS if budget_tokens <= bound), "high")
+        if stated is None or thinking.type == "enabled":
+            self.leave_out("thinking")
+        return stated
 
     def system(self, raw: bytes) -> list[Text]:
         """Read the system prompt: a text, or a list of them."""
@@ -245,14 +286,18 @@ class _Reader:
 
     def turn(self, message: _Message, place: str) -> Turn:
         """Read a message."""
+        if message.clear_at is not None:
+            self.leave_out("clear_at")
         parts = self._blocks(message.content, message.role, f"{place}.content")
         if message.role == "assistant":
-            self._calls = {part.call_id for part in parts if isinstance(part, ToolCall)}
+            calls = {part.call_id for part in parts if isinstance(part, ToolCall)}
+            self._calls = calls | self._calls if self._is_answer else calls
         elif message.role == "user":
             for number, part in enumerate(parts):
                 if isinstance(part, ToolResult) and part.call_id not in self._calls:
                     why = "no tool_use block in the message before it has this id"
                     raise UntranslatableError(f"{place}.content[{number}].tool_use_id", why)
+        self._is_answer = message.role == "assistant"
         return Turn(message.role, parts)
 
     def tool(self, raw: Raw, place: str) -> Tool:
@@ -265,7 +310,7 @@ class _Reader:
         for name in ("cache_control", "eager_input_streaming", "defer_loading", "input_examples"):
             if getattr(tool, name):
                 self.leave_out(name)
-        schema = None if bytes(tool.input_schema) == b"null" else tool.input_schema
+        schema = None if bytes(tool.input_schema) == b"null" else _object(tool.input_schema, f"{place}.input_schema")
         return Tool(tool.name, tool.description, schema, bool(tool.strict))
 
     def _blocks(self, content: Raw, role: str, place: str) -> list[Part]:
@@ -273,7 +318,7 @@ class _Reader:
         if raw == b"null":
             return []
         if not raw.startswith(b"["):
-            return [Text(content)] if raw != b'""' else []
+            return _texts(content, place)
         parts: list[Part] = []
         for number, each in enumerate(_raws(raw)):
             part = self._block(bytes(each), role, f"{place}[{number}]")
@@ -288,50 +333,119 @@ class _Reader:
         block = _typed(place, _BLOCKS[role], raw)
         if block.cache_control is not None:
             self.leave_out("cache_control")
-        if isinstance(block, _Text):
-            if block.citations:
-                self.leave_out("citations")
-            return [] if bytes(block.text) == b'""' else [Text(block.text)]
-        if isinstance(block, _Image):
-            return [self._image(block.source, place)]
-        if isinstance(block, _Document):
-            return self._document(block, place)
-        if isinstance(block, _ToolUse):
-            return [ToolCall(engines_tool_id(block.id), block.name, block.input)]
+        return self._readers[type(block)](self, block, place)
+
+    def _text(self, block: _Text, place: str) -> list[Part]:
+        if block.citations:
+            self.leave_out("citations")
+        return _texts(block.text, f"{place}.text")
+
+    def _tool_use(self, block: _ToolUse, place: str) -> list[Part]:
+        return [ToolCall(engines_tool_id(block.id), block.name, _object(block.input, f"{place}.input"))]
+
+    def _tool_result(self, block: _ToolResult, place: str) -> list[Part]:
         parts = self._blocks(block.content, "user", f"{place}.content")
         if any(isinstance(part, ToolResult) for part in parts):
             raise UntranslatableError(f"{place}.content", "a result of a tool holds none")
         return [ToolResult(engines_tool_id(block.tool_use_id), parts, failed=bool(block.is_error))]
 
-    def _image(self, source: _Source, place: str) -> Image:
+    def _tool_reference(self, block: _ToolReference, place: str) -> list[Part]:
+        return _texts(block.tool_name, f"{place}.tool_name")
+
+    def _search_result(self, block: _SearchResult, place: str) -> list[Part]:
+        _refuse_citations(block.citations, place)
+        about = _texts(block.title, f"{place}.title") + _texts(block.source, f"{place}.source")
+        return about + self._blocks(block.content, "user", f"{place}.content")
+
+    def _compaction(self, block: _Compaction, place: str) -> list[Part]:
+        if bytes(block.content) == b"null":
+            return []
+        summary = bytes(_string(block.content, f"{place}.content"))
+        return [Text(Raw(summary[:-1] + rb'\n\n"'))]  # texts of an answer follow one another without a blank
+
+    def _image(self, block: _Image, place: str) -> list[Part]:
+        source, at = block.source, f"{place}.source"
         if source.type == "url":
-            return Image(source.url, None, None, f"{place}.source")
-        if source.type == "base64" and source.media_type:
-            return Image(source.data, source.media_type, None, f"{place}.source")
-        raise UntranslatableError(f"{place}.source.type", "files that lie at the provider are only there")
+            return [Image(_string(source.url, f"{at}.url"), None, None, at)]
+        if source.type == "base64":
+            return [Image(_string(source.data, f"{at}.data"), source.media_type or "", None, at)]
+        raise UntranslatableError(f"{at}.type", "files that lie at the provider are only there")
 
     def _document(self, block: _Document, place: str) -> list[Part]:
-        source = block.source
-        if block.citations is not None and block.citations.enabled:
-            raise UntranslatableError(f"{place}.citations", "only Anthropic cites documents")
-        about: list[Part] = [Text(each) for each in (block.title, block.context) if bytes(each) != b"null"]
+        source, at = block.source, f"{place}.source"
+        _refuse_citations(block.citations, place)
+        about: list[Part] = []
+        for name, each in (("title", block.title), ("context", block.context)):
+            about += [] if bytes(each) == b"null" else _texts(each, f"{place}.{name}")
         if source.type == "text":
-            return [*about, Text(source.data)]
+            return about + _texts(source.data, f"{at}.data")
         if source.type == "content":
-            return [*about, *self._blocks(source.content, "user", f"{place}.source.content")]
+            return about + self._blocks(source.content, "user", f"{at}.content")
         if source.type == "url":
-            return [*about, Document(source.url, None, None, f"{place}.source")]
+            return [*about, Document(_string(source.url, f"{at}.url"), None, None, at)]
         if source.type == "base64":
-            return [*about, Document(source.data, source.media_type, None, f"{place}.source")]
-        raise UntranslatableError(f"{place}.source.type", "files that lie at the provider are only there")
+            return [*about, Document(_string(source.data, f"{at}.data"), source.media_type or "", None, at)]
+        raise UntranslatableError(f"{at}.type", "files that lie at the provider are only there")
+
+    _readers: ClassVar[dict[type[_Block], Callable[[Any, Any, str], list[Part]]]] = {
+        _Text: _text,
+        _Image: _image,
+        _Document: _document,
+        _ToolUse: _tool_use,
+        _ToolResult: _tool_result,
+        _ToolReference: _tool_reference,
+        _SearchResult: _search_result,
+        _Compaction: _compaction,
+    }
+
+
+def _refuse_citations(citations: _Citations | None, place: str) -> None:
+    if citations is not None and citations.enabled:
+        raise UntranslatableError(f"{place}.citations", "only Anthropic cites documents")
+
+
+def _string(raw: Raw, place: str) -> Raw:
+    """Return what is spliced into other strings, once it is one."""
+    if not bytes(raw).startswith(b'"'):
+        raise UntranslatableError(place, "it must be a string")
+    return raw
+
+
+def _object(raw: Raw, place: str) -> Raw:
+    if not bytes(raw).startswith(b"{"):
+        raise UntranslatableError(place, "it must be an object")
+    return raw
+
+
+def _texts(raw: Raw, place: str) -> list[Part]:
+    """Return a text; none for an empty one, which not every provider takes."""
+    return [] if bytes(_string(raw, place)) == b'""' else [Text(raw)]
 
 
 def _typed(place: str, decoder: msgspec.json.Decoder[Any], raw: bytes) -> Any:
     try:
-        return decoder.decode(raw)
+        try:
+            return decoder.decode(raw)
+        except msgspec.ValidationError:
+            return decoder.decode(_without_nothing(bytes(raw)))
     except msgspec.ValidationError as error:
         why, _, path = str(error).partition(" - at `$")
         place += path.removesuffix("`")
         if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", why[:200]):
             raise UntranslatableError(f"{place}.{unknown[1]}") from None
         raise UntranslatableError(place, f"{why[:1].lower()}{why[1:200]}") from None
+
+
+def _without_nothing(raw: bytes) -> bytes:
+    """Leave out of objects the members that ask for nothing, as SDKs write them that know newer ones than we do."""
+    if raw.startswith(b"["):
+        return b"[%b]" % b",".join(_without_nothing(bytes(each)) for each in _raws(raw))
+    if not raw.startswith(b"{"):
+        return raw
+    kept: dict[str, Raw] = {}
+    for name, value in members_of(raw).items():
+        if name in _AS_WRITTEN:
+            kept[name] = Raw(value)
+        elif not asks_nothing(value) or value.startswith(b'"'):
+            kept[name] = Raw(_without_nothing(value))
+    return msgspec.json.encode(kept)

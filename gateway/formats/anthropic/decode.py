@@ -16,7 +16,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from gateway.errors import ErrorKind, GatewayError
 from gateway.formats.anthropic.conversation import read_conversation
 from gateway.formats.anthropic.written import Events, Whole
-from gateway.formats.chat import AnswerWriter, Conversation
+from gateway.formats.chat import AnswerWriter, Conversation, UntranslatableError
 from gateway.formats.errors import anthropic_error
 from gateway.formats.outline import Outline, outline_of, raw_bytes, text_bytes
 from gateway.formats.splice import asks_nothing
@@ -40,7 +40,8 @@ class _Counted(Struct, kw_only=True):
 
 
 class _Request(_Counted, kw_only=True):
-    max_tokens: Annotated[int, Meta(ge=1, le=MAX_OUTPUT_TOKENS)]
+    max_tokens: Annotated[int, Meta(ge=0, le=MAX_OUTPUT_TOKENS)]
+    """0: the prompt is read into the cache, and nothing is written (build-with-claude/prompt-caching)."""
 
 
 class _Part(Struct, gc=False):
@@ -70,7 +71,7 @@ _config = msgspec.json.Decoder(_Config | None).decode
 
 _MUST_BE = {
     "model": "must be a non-empty string that names a model or a route",
-    "max_tokens": f"must be an integer from 1 to {MAX_OUTPUT_TOKENS}",
+    "max_tokens": f"must be an integer from 0 to {MAX_OUTPUT_TOKENS}",
     "messages": "must be a non-empty array of messages",
     "stream": "must be true or false",
 }
@@ -152,7 +153,7 @@ class MessagesEndpoint:
                 "properties": {"role": {"enum": ["user", "assistant"]}, "content": {"type": ["string", "array"]}},
             },
         },
-        "max_tokens": {"type": "integer", "minimum": 1},
+        "max_tokens": {"type": "integer", "minimum": 0},
         "stream": {"type": "boolean", "default": False},
     }
     error = staticmethod(anthropic_error)
@@ -193,6 +194,8 @@ class MessagesEndpoint:
 
     def conversation(self, envelope: Envelope, *, small: bool = False) -> Conversation:
         """See ``Translatable.conversation``."""
+        if envelope.max_output_tokens == 0:
+            raise UntranslatableError("max_tokens", "only Anthropic reads a prompt into its cache and writes nothing")
         return read_conversation(envelope.members, small=small)
 
     def writer(self, envelope: Envelope, _created_s: int) -> AnswerWriter:
@@ -209,8 +212,8 @@ class MessagesEndpoint:
             config = _config(read.get("output_config", b"null"))
         except msgspec.ValidationError:
             refuse("output_config", "must be an object")
-        wanted = read.get("output_format", b"null") if config is None else bytes(config.format)
-        if not asks_nothing(wanted):
+        wanted = read.get("output_format", b"null"), b"null" if config is None else bytes(config.format)
+        if not all(map(asks_nothing, wanted)):
             needs.add("json_schema")
         return frozenset(needs)
 

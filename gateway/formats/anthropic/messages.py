@@ -21,13 +21,15 @@ from gateway.formats.classify import ANTHROPIC
 from gateway.formats.framing import Framing
 from gateway.formats.malformed import UNREADABLE
 from gateway.formats.openai.failure import failure_of_answer
-from gateway.formats.splice import splice
+from gateway.formats.splice import members_of, splice
 from gateway.formats.sse import Splitter
 from gateway.types import Call, Envelope, Operation, Target, UpstreamRequest
 
 API_VERSION = "2023-06-01"
 """Anthropic's only current API version (platform.claude.com/docs/en/api/versioning)."""
 _BETA = "anthropic-beta"
+_LEAST_BUDGET = 1_024
+"""Of thinking, in tokens (build-with-claude/extended-thinking)."""
 OWN_HEADERS = ("anthropic-version", _BETA)
 """Headers of a caller that belong to the dialect; no other one goes up."""
 
@@ -112,9 +114,25 @@ class _Own:
         if limit is not None and call.max_output_tokens is not None and call.max_output_tokens > limit:
             changes["max_tokens"] = b"%d" % limit
             self.left_out.append("max_tokens")
+            self._lower_thinking(limit, changes)
         body = splice(envelope.body, envelope.members, changes)
         headers = {name: call.headers[name] for name in OWN_HEADERS if name in call.headers}
         return _sent(target, attempt_id, body, headers, envelope.endpoint.path)
+
+    def _lower_thinking(self, limit: int, changes: dict[str, bytes | None]) -> None:
+        """Leave at least half of a lowered limit to the answer: thinking counts towards it, and must be below it."""
+        members = self._call.envelope.members
+        budget_tokens = _budget(members.get("thinking", b"null"))
+        if budget_tokens is None or budget_tokens < limit:
+            return
+        if limit <= _LEAST_BUDGET:
+            changes["thinking"] = b'{"type":"disabled"}'
+            self.left_out.append("thinking")
+        else:
+            thinking = members["thinking"]
+            budget = b"%d" % max(_LEAST_BUDGET, limit // 2)
+            changes["thinking"] = splice(thinking, members_of(thinking), {"budget_tokens": budget})
+            self.left_out.append("thinking.budget_tokens")
 
 
 def _request(call: Call, rest: bytes, target: Target, attempt_id: str) -> UpstreamRequest:
@@ -154,9 +172,19 @@ def _decode_count(body: bytes) -> int | None:
 _count = msgspec.json.Decoder(_Count).decode
 
 
-class _Message(Struct):
-    role: str
-    content: Raw
+class _Thinking(Struct):
+    budget_tokens: int | None = None
+
+
+_decode_thinking = msgspec.json.Decoder(_Thinking | None).decode
+
+
+def _budget(thinking: bytes) -> int | None:
+    try:
+        thought = _decode_thinking(thinking)
+    except msgspec.ValidationError:
+        return None  # for the provider to refuse
+    return None if thought is None else thought.budget_tokens
 
 
 class _Signed(Struct):
@@ -164,8 +192,7 @@ class _Signed(Struct):
     signature: Raw = Raw(b"null")
 
 
-_messages = msgspec.json.Decoder(list[_Message]).decode
-_blocks = msgspec.json.Decoder(list[Raw]).decode
+_raws = msgspec.json.Decoder(list[Raw]).decode
 _signed = msgspec.json.Decoder(_Signed).decode
 
 
@@ -174,16 +201,20 @@ def _without_unsigned(envelope: Envelope) -> dict[str, bytes | None]:
     mark = msgspec.json.encode(UNSIGNED)
     if mark not in envelope.body:
         return {}
-    kept: list[_Message] = []
-    for message in _messages(envelope.members["messages"]):
-        content = message.content
-        if mark in bytes(content) and bytes(content).startswith(b"["):
-            blocks = [each for each in _blocks(content) if mark not in bytes(each) or not _is_unsigned(each, mark)]
-            if not blocks:
+    kept: list[bytes] = []
+    found = False
+    for message in map(bytes, _raws(envelope.members["messages"])):
+        members = members_of(message)
+        if mark in message and members["content"].startswith(b"["):
+            blocks = _raws(members["content"])
+            signed = [each for each in blocks if mark not in bytes(each) or not _is_unsigned(each, mark)]
+            if len(signed) < len(blocks):
+                found = True
+                if signed:
+                    kept.append(splice(message, members, {"content": msgspec.json.encode(signed)}))
                 continue
-            content = Raw(msgspec.json.encode(blocks))
-        kept.append(_Message(message.role, content))
-    return {"messages": msgspec.json.encode(kept)}
+        kept.append(message)
+    return {"messages": b"[%b]" % b",".join(kept)} if found else {}
 
 
 def _is_unsigned(block: Raw, mark: bytes) -> bool:

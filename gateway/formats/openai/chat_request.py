@@ -10,7 +10,7 @@ an answer that has begun).
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -37,8 +37,11 @@ Says = Literal["files", "instructions", "prefill", "tier", "tokenize", "user"]
 beginning of an answer, ``service_tier``, vLLM's question for a prompt's tokens, ``user``."""
 _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+")
 _LONGEST_USER = 64
-_EFFORTS = {"xhigh": "high", "max": "high"}
-"""Not every model that reasons knows more than ``high``."""
+_EFFORTS = {"xhigh": "high", "max": "high", "none": "low"}
+"""Not every model that reasons knows more than ``high``, or less than ``low``."""
+_SCHEMAS_BY_NAME = frozenset({"properties", "$defs", "definitions"})
+_VALUES = frozenset({"enum", "const", "default", "examples"})
+"""Members of a JSON schema that hold schemas by names of the caller's, and that hold none."""
 _TOKENIZED = frozenset(("model", "messages", "tools", "add_generation_prompt", "continue_final_message"))
 _BETWEEN = rb"\n\n"
 """Two line ends, as JSON writes them."""
@@ -74,8 +77,9 @@ def write_chat(
         **_tools(conversation),
     }
     if conversation.schema is not None:
-        schema = {"name": "answer", "schema": conversation.schema, "strict": True}
-        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        body["response_format"] = _response_format(conversation.schema)
+    if not messages:
+        raise UntranslatableError("messages", "it holds no message with content")
     if turns and turns[-1].role == "assistant":
         if "prefill" not in says:
             why = "only an own engine goes on with an answer that has begun"
@@ -119,7 +123,7 @@ class Translated:
         if effort is not None and "reasoning" in (target.capabilities or ()):
             changes["reasoning_effort"] = msgspec.json.encode(effort)
         if self._effort is not None and ("reasoning_effort" not in changes or effort != self._effort):
-            self.left_out.append("effort")
+            self.left_out.append("thinking" if self._effort == "none" else "effort")
         limit = _fitting(self._call, target)
         if limit != self._call.max_output_tokens:
             changes["max_tokens"] = None if limit is None else b"%d" % limit
@@ -144,6 +148,35 @@ def _fitting(call: Call, target: Target) -> int | None:
     if room >= limit:
         return limit
     return room if room > 0 and limit + estimate // 2 <= context else None
+
+
+def _response_format(schema: Mapping[str, Raw]) -> dict[str, Any]:
+    wanted: dict[str, Any] = {"name": "answer", "schema": schema}
+    if _is_closed(msgspec.json.decode(msgspec.json.encode(schema))):
+        wanted["strict"] = True
+    return {"type": "json_schema", "json_schema": wanted}
+
+
+def _is_closed(schema: Any) -> bool:
+    """Whether each object in a schema lists all that it may and must have: OpenAI's strict mode takes no other one."""
+    if isinstance(schema, list):
+        return all(map(_is_closed, schema))
+    if not isinstance(schema, dict):
+        return True
+    inner = [each for name, each in schema.items() if name not in _SCHEMAS_BY_NAME and name not in _VALUES]
+    for name in _SCHEMAS_BY_NAME:
+        inner += _dict(schema.get(name)).values()
+    kind = schema.get("type")
+    if "properties" in schema or kind == "object" or (isinstance(kind, list) and "object" in kind):
+        required = schema.get("required")
+        names = {each for each in required if isinstance(each, str)} if isinstance(required, list) else set()
+        if schema.get("additionalProperties") is not False or not names >= _dict(schema.get("properties")).keys():
+            return False
+    return all(map(_is_closed, inner))
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _say_if(can: bool, body: dict[str, Any], members: dict[str, Any], name: str, left_out: list[str]) -> None:  # noqa: FBT001 - said by what is passed

@@ -16,7 +16,7 @@ from gateway.providers.registry import ADAPTERS
 from gateway.types import Call
 from tests.ground.builders import build_call, build_target
 
-_PNG = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBO"}}
+_PNG: dict[str, Any] = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBO"}}
 _SEEN = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO"}}
 _PDF = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBE"}}
 _CALL = {"type": "tool_use", "id": "t1", "name": "look", "input": {"n": 1.50, "s": "ü"}}
@@ -28,6 +28,11 @@ _FUNCTION = {
 _BRIEF = {"role": "system", "content": "Now be brief."}
 _STRICT = {"name": "look", "parameters": {"type": "object"}, "strict": True}
 _ASKS = {"role": "user", "content": "Hi"}
+_OPEN = {"type": "object", "properties": {"a": {"type": "string"}, "b": {}}, "required": ["a"]}
+_CLOSED = _OPEN | {"required": ["b", "a"], "additionalProperties": False}
+_FOUND = {"type": "search_result", "title": "T", "source": "s.test", "content": [{"type": "text", "text": "F"}]}
+_NO_STRINGS: tuple[Any, ...] = (123, None, True, [1, ", ", ": "], {"a": "b"})
+_NULLS = {"not_invented_yet": None, "transformations": {}, "toolset_name": None, "cache_control": None}
 
 
 def _call(**members: Any) -> Call:
@@ -69,12 +74,12 @@ def _result(content: Any = None, **members: Any) -> dict[str, Any]:
     return {"type": "tool_result", "tool_use_id": "t1", "content": content, **members}
 
 
+def _calls(call_id: str, arguments: str = '{"n": 1.5, "s": "ü"}') -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": "look", "arguments": arguments}}
+
+
 _USES = [_ASKS, _said(_text("I look."), _CALL)]
-_CALLED = {
-    "role": "assistant",
-    "content": "I look.",
-    "tool_calls": [{"id": "t1", "type": "function", "function": {"name": "look", "arguments": '{"n": 1.5, "s": "ü"}'}}],
-}
+_CALLED = {"role": "assistant", "content": "I look.", "tool_calls": [_calls("t1")]}
 
 
 @pytest.mark.parametrize(
@@ -128,6 +133,51 @@ _CALLED = {
             ],
             [_ASKS, {"role": "assistant", "content": "x"}, _ASKS],
         ),
+        (
+            [_ASKS, _said(_text("I look.")), _said(_CALL), _user(_result("ok"))],
+            [_ASKS, _CALLED, {"role": "tool", "tool_call_id": "t1", "content": "ok"}],
+        ),
+        (
+            [_ASKS, _said(_CALL), _said(_CALL | {"id": "t2"}), _user(_result("1"), _result("2", tool_use_id="t2"))],
+            [
+                _ASKS,
+                {"role": "assistant", "content": None, "tool_calls": [_calls("t1"), _calls("t2")]},
+                {"role": "tool", "tool_call_id": "t1", "content": "1"},
+                {"role": "tool", "tool_call_id": "t2", "content": "2"},
+            ],
+        ),
+        (
+            [*_USES, _user(_result([{"type": "tool_reference", "tool_name": "look"}, _FOUND]))],
+            [_ASKS, _CALLED, {"role": "tool", "tool_call_id": "t1", "content": "look\n\nT\n\ns.test\n\nF"}],
+        ),
+        ([_user(_FOUND)], [{"role": "user", "content": "T\n\ns.test\n\nF"}]),
+        (
+            [
+                _ASKS,
+                _said(
+                    {"type": "compaction", "content": "Sum.", "encrypted_content": "e"},
+                    {"type": "fallback", "from": {"model": "a"}, "to": {"model": "b"}},
+                    _text("a"),
+                ),
+                _said({"type": "compaction", "content": None}),
+                _ASKS,
+            ],
+            [_ASKS, {"role": "assistant", "content": "Sum.\n\na"}, _ASKS],
+        ),
+        (
+            [
+                {**_ASKS, **_NULLS},
+                _said(_text("I look.", **_NULLS), {**_CALL, **_NULLS, "input": {"a": None, "b": []}}),
+                _user(_result("ok", **_NULLS), {"type": "image", "source": {**_PNG["source"], **_NULLS}, **_NULLS}),
+            ],
+            [
+                _ASKS,
+                {"role": "assistant", "content": "I look.", "tool_calls": [_calls("t1", '{"a": null, "b": []}')]},
+                {"role": "tool", "tool_call_id": "t1", "content": "ok"},
+                {"role": "user", "content": [_SEEN]},
+            ],
+        ),
+        ([_user(), _said(_text("a")), _ASKS], [{"role": "assistant", "content": "a"}, _ASKS]),
     ],
 )
 def test_turns_are_said_in_openais_words(turns: list[Any], expected: list[Any]) -> None:
@@ -161,16 +211,8 @@ def test_turns_are_said_in_openais_words(turns: list[Any], expected: list[Any]) 
                 ]
             },
         ),
-        (
-            {"output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}}},
-            {
-                "response_format": {
-                    "type": "json_schema",
-                    "json_schema": {"name": "answer", "schema": {"type": "object"}, "strict": True},
-                }
-            },
-        ),
-        ({"thinking": {"type": "disabled"}, "tools": [], "metadata": {}, "stop_sequences": None}, {}),
+        ({"tools": [{**_TOOL, **_NULLS}]}, {"tools": [_FUNCTION]}),
+        ({"tools": [], "metadata": {}, "stop_sequences": None, "output_config": {"effort": None, "x": None}}, {}),
     ],
 )
 def test_members_are_said_in_openais_words(members: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -178,6 +220,32 @@ def test_members_are_said_in_openais_words(members: dict[str, Any], expected: di
     body, left_out = _sent(**members)
     assert {name: value for name, value in body.items() if name not in {"messages", "max_tokens"}} == expected
     assert left_out == []
+
+
+@pytest.mark.parametrize(
+    ("schema", "is_strict"),
+    [
+        (_CLOSED, True),
+        ({"anyOf": [_CLOSED, {"type": "null"}], "$defs": {"object": _CLOSED}}, True),
+        ({"type": "object", "additionalProperties": False}, True),
+        (_OPEN, False),
+        (_CLOSED | {"required": ["a"]}, False),
+        (_CLOSED | {"required": 5}, False),
+        (_OPEN | {"required": ["a", "b"]}, False),
+        (_CLOSED | {"properties": {"a": {"type": ["object", "null"]}, "b": {}}}, False),
+        (_CLOSED | {"$defs": {"d": {"items": [_OPEN]}}}, False),
+        (_CLOSED | {"default": _OPEN}, True),
+        ({"type": {"object": 1}, "properties": 5}, False),
+    ],
+)
+@pytest.mark.parametrize("member", ["output_config", "output_format"])
+def test_schema_is_strict_where_it_can_be(member: str, schema: dict[str, Any], is_strict: bool) -> None:
+    """OpenAI refuses a strict one in which a property is optional, or others may be added."""
+    wanted: dict[str, Any] = {"type": "json_schema", "schema": schema}
+    body, _ = _sent(**{member: {"format": wanted} if member == "output_config" else wanted})
+    strict = {"strict": True} if is_strict else {}
+    said = {"name": "answer", "schema": schema} | strict
+    assert body["response_format"] == {"type": "json_schema", "json_schema": said}
 
 
 def test_instruction_in_mid_conversation_stays_where_it_is_at_openai() -> None:
@@ -206,7 +274,18 @@ def test_system_blocks_become_one_message_without_the_billing_header() -> None:
         ({"tools": [{**_TOOL, "cache_control": {}, "eager_input_streaming": True}]}, ["eager_input_streaming"]),
         ({"thinking": {"type": "enabled", "budget_tokens": 2000}}, ["effort"]),
         ({"output_config": {"effort": "max"}}, ["effort"]),
-        ({"thinking": {"type": "adaptive"}}, []),
+        ({"thinking": {"type": "adaptive"}}, ["thinking"]),
+        ({"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}, ["effort"]),
+        (
+            {"thinking": {"type": "enabled", "budget_tokens": 2000, "display": "omitted"}},
+            ["thinking.display", "effort"],
+        ),
+        ({"thinking": {"type": "disabled"}}, ["thinking"]),
+        ({"thinking": {"type": "disabled", "display": None}, "output_config": {"effort": "low"}}, ["thinking"]),
+        ({"tool_choice": {"type": "any"}}, ["tool_choice"]),
+        ({"tool_choice": {"type": "tool", "name": "look"}, "tools": []}, ["tool_choice"]),
+        ({"tool_choice": {"type": "auto"}}, []),
+        ({"messages": [_ASKS, {**_BRIEF, "clear_at": "next_user_message"}]}, ["clear_at"]),
     ],
 )
 def test_hints_are_left_out_and_named(members: dict[str, Any], left_out: list[str]) -> None:
@@ -230,6 +309,8 @@ def test_user_tier_and_pdf_reach_openai() -> None:
         ({"output_config": {"effort": "low"}}, "low"),
         ({"output_config": {"effort": "max"}}, "high"),
         ({"thinking": {"type": "enabled", "budget_tokens": 10_000}}, "medium"),
+        ({"thinking": {"type": "disabled"}}, "low"),
+        ({"thinking": {"type": "disabled"}, "output_config": {"effort": "high"}}, "low"),
     ],
 )
 def test_effort_goes_to_what_is_known_to_reason(members: dict[str, Any], effort: str) -> None:
@@ -285,13 +366,45 @@ def test_answer_that_has_begun_is_continued_by_an_own_engine() -> None:
         ("vllm", {"messages": [_user({**_text("x"), "y": 1})]}, "messages[0].content[0].y"),
         ("openai", {"messages": [_ASKS, {"role": "assistant", "content": "{"}]}, "messages[1]"),
         ("vllm", {"tool_choice": {"type": "tool"}}, "tool_choice.name"),
+        ("vllm", {"max_tokens": 0}, "'max_tokens'"),
+        ("vllm", {"messages": [{"role": "user", "content": ""}]}, "it holds no message with content"),
+        ("vllm", {"messages": [_user()]}, "it holds no message with content"),
+        ("vllm", {"messages": [_user(_FOUND | {"citations": {"enabled": True}})]}, "messages[0].content[0].citations"),
+        ("vllm", {"messages": [_ASKS, {**_BRIEF, "output_config": {"effort": "low"}}]}, "messages[1].output_config"),
+        ("vllm", {"thinking": {"type": "adaptive", "x": 1}}, "thinking.x"),
+        *(("vllm", {"messages": [_user(_text(each))]}, "messages[0].content[0].text") for each in _NO_STRINGS),
+        *(("vllm", {"system": [_text(each)]}, "system[0].text") for each in _NO_STRINGS),
+        *(("vllm", {"messages": [_ASKS, _said(_text(each)), _ASKS]}, "[1].content[0].text") for each in _NO_STRINGS),
+        *(("vllm", {"messages": [*_USES, _user(_result([_text(each)]))]}, "content[0].text") for each in _NO_STRINGS),
+        *(("vllm", {"messages": [*_USES, _user(_result(each))]}, "[2].content[0].content") for each in (5, {"a": "b"})),
+        *(
+            ("vllm", {"messages": [_user({"type": kind, "source": source})]}, f"[0].source.{place}")
+            for kind, source, place in (
+                ("image", {"type": "url", "url": 12}, "url"),
+                ("image", {"type": "url"}, "url"),
+                ("image", {"type": "base64", "media_type": "image/png"}, "data"),
+                ("image", {"type": "base64", "media_type": "image/png", "data": [1]}, "data"),
+                ("image", {"type": "base64", "data": "iVBO"}, "media_type"),
+                ("document", {"type": "text", "media_type": "text/plain"}, "data"),
+                ("document", {"type": "text", "media_type": "text/plain", "data": {"a": "b"}}, "data"),
+                ("document", {"type": "url", "url": 12}, "url"),
+                ("document", {"type": "base64", "media_type": "application/pdf"}, "data"),
+                ("document", {"type": "content", "content": 5}, "content"),
+            )
+        ),
+        ("openai", {"messages": [_user({**_PDF, "title": 5})]}, "messages[0].content[0].title"),
+        ("openai", {"messages": [_user({**_PDF, "context": [1]})]}, "messages[0].content[0].context"),
+        ("vllm", {"messages": [_user(_FOUND | {"source": {"a": "b"}})]}, "messages[0].content[0].source"),
+        ("vllm", {"messages": [_ASKS, _said({"type": "compaction", "content": 5}), _ASKS]}, "[1].content[0].content"),
+        ("vllm", {"messages": [_ASKS, _said(_CALL | {"input": "x"}), _ASKS]}, "messages[1].content[0].input"),
+        ("vllm", {"tools": [_TOOL | {"input_schema": 5}]}, "tools[0].input_schema"),
     ],
 )
 def test_member_without_an_equivalent_is_refused_by_name(adapter: str, members: dict[str, Any], place: str) -> None:
-    """As true of this target only: Anthropic's own may follow on the route."""
-    with pytest.raises(UpstreamError) as caught:
+    """As true of this target only: Anthropic's own may follow on the route. Nothing but strings becomes a string."""
+    with pytest.raises((UpstreamError, GatewayError)) as caught:
         _sent(adapter, **members)
-    assert caught.value.kind is ErrorKind.UPSTREAM_UNSUPPORTED
+    assert caught.value.kind in {ErrorKind.UPSTREAM_UNSUPPORTED, ErrorKind.INVALID_REQUEST}
     assert place in caught.value.message
 
 
