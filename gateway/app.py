@@ -175,7 +175,7 @@ class Gateway:
         api = create_api(pages, version=version("tollway"))
         pages_of_fastapi = AsgiBridge(api, self.current)
         front = Front({**llm_routes, COUNT_TOKENS.path: count_tokens}, pages_of_fastapi, self.current)
-        self.http = HttpServer(front, self._refused)
+        self.http = HttpServer(front, self._refused, ids)
 
     async def start(self, listeners: Sequence[socket] = ()) -> None:
         """Take the state directory, recover what a dead gateway left, and serve on these bound sockets."""

@@ -16,10 +16,10 @@ from gateway.clock import Ids
 from gateway.config.snapshot import Current
 from gateway.errors import ErrorKind, GatewayError
 from gateway.execution.relay import usd
-from gateway.formats.errors import anthropic_error, openai_error
 from gateway.routes.access import foreign
 from gateway.routes.docs import docs_page
 from gateway.routes.http1_exchange import Refused
+from gateway.routes.http1_head import is_anthropics, written
 from gateway.routes.openapi import add_llm_routes
 from gateway.telemetry.metrics import CONTENT_TYPE, Metrics
 from gateway.trace import Sums, Trace, TracedCall
@@ -54,7 +54,7 @@ class Pages:
     async def list_models(self, request: Request) -> Response:
         """List the routes and models that this key may use."""
         names = self._visible(await self._principal(request))
-        if _is_anthropics(request):
+        if is_anthropics(request.scope["raw_path"], request.headers):
             ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
             return _json({"data": [_anthropics_model(name) for name in names], "has_more": False, **ends})
         return _json({"object": "list", "data": [_model(name) for name in names]})
@@ -65,7 +65,9 @@ class Pages:
         if name not in self._visible(principal):
             sentence = "There is no such model for this key; GET /v1/models lists them."
             raise GatewayError(ErrorKind.MODEL_NOT_FOUND, sentence, param="model")
-        return _json(_anthropics_model(name) if _is_anthropics(request) else _model(name))
+        return _json(
+            _anthropics_model(name) if is_anthropics(request.scope["raw_path"], request.headers) else _model(name)
+        )
 
     async def show_request(self, request: Request, call_id: str) -> Response:
         """Show what a request cost and took, and why it went where it went."""
@@ -129,17 +131,18 @@ class Pages:
 
     async def refuse(self, request: Request, error: Exception) -> Response:
         """Answer an error of ours, or an address or method that there is not."""
-        headers = {}
+        allow = {}
         if isinstance(error, HTTPException):
             if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-                headers["allow"] = "GET, HEAD"  # of every page
+                allow["allow"] = "GET, HEAD"  # of every page
             error = _not_here(error.status_code)
         if not isinstance(error, GatewayError):
             raise error
         self._refused(error, error.status)
-        write = anthropic_error if _is_anthropics(request) else openai_error
-        body = write(error, self._ids("req"))
-        return Response(body, error.status, headers, media_type="application/json")
+        body, headers = written(error, request.scope["raw_path"], request.headers, self._ids)
+        return Response(
+            body, error.status, allow | {str(name, "ascii"): str(value, "ascii") for name, value in headers}
+        )
 
     async def _principal(self, request: Request) -> Principal:
         return await self._authenticator.authenticate(request.headers, self._current.snapshot.keys)
@@ -246,11 +249,6 @@ def _sums(sums: Sums) -> dict[str, Any]:
         "total_tokens": sum(count for name, count in usage.items() if name.endswith("_tokens")),
         "usage": usage,
     }
-
-
-def _is_anthropics(request: Request) -> bool:
-    """Whether a caller speaks Anthropic's dialect: its reference wants this header in every request."""
-    return "anthropic-version" in request.headers or request.url.path.startswith("/v1/messages")
 
 
 def _anthropics_model(name: str) -> dict[str, Any]:

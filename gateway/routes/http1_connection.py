@@ -20,8 +20,8 @@ from typing import cast
 
 import httptools
 
+from gateway.clock import Ids
 from gateway.errors import ErrorKind, GatewayError
-from gateway.formats.errors import openai_error
 from gateway.routes.http1_exchange import STATUS_LINES, Exchange, Handler, Refused
 from gateway.routes.http1_head import (
     HTTP_VERSIONS,
@@ -30,6 +30,7 @@ from gateway.routes.http1_head import (
     TOO_LONG,
     RefusedHeadError,
     check_head,
+    written,
 )
 from gateway.shortage import own_failure
 from gateway.transport.http1_fields import read_fields
@@ -63,6 +64,7 @@ class Http1Connection(asyncio.Protocol):
         handler: Handler,
         date: Callable[[], bytes],
         refused: Refused,
+        ids: Ids,
         turns: Turns,
         on_made: Callable[["Http1Connection"], None],
         on_lost: Callable[["Http1Connection"], None],
@@ -110,6 +112,7 @@ class Http1Connection(asyncio.Protocol):
         self._drain: asyncio.Future[None] | None = None
         self.date = date
         self.refused = refused
+        self.ids = ids
         self.write: Callable[[bytes], None]
 
     # Called by the event loop.
@@ -442,10 +445,10 @@ class Http1Connection(asyncio.Protocol):
     def _refuse(self, status: int, sentence: str) -> None:
         """Answer what is no request in its turn, behind what runs and what waits, and listen no more."""
         current, incoming = self._current, self._incoming
-        self._deaf, self._incoming, self._target = True, None, b""
         error = GatewayError(ErrorKind.INVALID_REQUEST, sentence)
         self.refused(error, status)
         self._refusal = self._rendered(error, status)
+        self._deaf, self._incoming, self._target = True, None, b""
         if incoming is None:
             if current is None:
                 self._say_refusal()
@@ -461,8 +464,13 @@ class Http1Connection(asyncio.Protocol):
             self._say_refusal()
 
     def _rendered(self, error: GatewayError, status: int) -> bytes:
-        body = openai_error(error, "")
-        framing = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        if self._incoming is None:  # its head has not come whole
+            target, names = self._target, set(str(b"\n".join(self._fields[::2]), "latin-1").lower().split("\n"))
+        else:
+            target, names = self._incoming.target, set(self._incoming.headers)
+        body, headers = written(error, target, names, self.ids)
+        fields = b"".join(b"%b: %b\r\n" % header for header in headers)
+        framing = fields + b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         if self._parser.get_method() == b"HEAD":
             body = b""
         return STATUS_LINES[status] + self.date() + framing + body

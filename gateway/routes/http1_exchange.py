@@ -11,8 +11,9 @@ from http import HTTPStatus
 from io import BytesIO
 from typing import Protocol
 
+from gateway.clock import Ids
 from gateway.errors import ErrorKind, GatewayError
-from gateway.formats.errors import anthropic_error, openai_error
+from gateway.routes.http1_head import written
 
 _AHEAD_BYTES = 1 << 16
 """So much of a body is taken before a handler reads it, and so little of one is not counted."""
@@ -30,6 +31,8 @@ class ClientConnection(Protocol):
 
     full: bool
     """What was written waits for the caller to read on."""
+    ids: Ids
+    """Name refusals."""
 
     def write(self, data: bytes, /) -> None:
         """Send bytes."""
@@ -249,14 +252,13 @@ class Exchange:
     async def refuse(self, error: GatewayError, *headers: tuple[bytes, bytes], body: bytes | None = None) -> None:
         """Answer with an error, and these further headers; this is no call, so nothing else says that it failed.
 
-        ``body``: in the dialect of the path, where that is known.
+        ``body``: an endpoint's words, with its id among the headers.
         """
         self._client.refused(error, error.status)
+        kind = [(b"content-type", b"application/json")]
         if body is None:
-            is_anthropics = "anthropic-version" in self.headers or self.target.startswith(b"/v1/messages")
-            body = (anthropic_error if is_anthropics else openai_error)(error, "")
-        framing = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        await self.start(error.status, [*framing, *headers])
+            body, kind = written(error, self.target, self.headers, self._client.ids)
+        await self.start(error.status, [*kind, (b"content-length", b"%d" % len(body)), *headers])
         self.write(body)
         self.end()
 

@@ -5,7 +5,12 @@ parser does not make, and their refusals.
 """
 
 import re
+from collections.abc import Container
 from urllib.parse import unquote_to_bytes
+
+from gateway.clock import Ids
+from gateway.errors import GatewayError
+from gateway.formats.errors import anthropic_error, openai_error
 
 MAX_HEADER_BYTES = 32 * 1024
 TOO_LARGE = f"The request's headers are larger than {MAX_HEADER_BYTES} bytes; send fewer or shorter ones."
@@ -40,6 +45,26 @@ def check_head(version: str, names: list[str], headers: dict[str, str]) -> None:
         raise RefusedHeadError(400, "The header Host is not a host name or address with an optional port.")
     if "transfer-encoding" in headers and not (modern and headers["transfer-encoding"].lower() == "chunked"):
         raise RefusedHeadError(400, "Of Transfer-Encoding only 'chunked' is understood, and in HTTP/1.1.")
+
+
+def is_anthropics(target: bytes, names: Container[str]) -> bool:
+    """Whether a caller speaks Anthropic's dialect, by the path or the names of the header fields.
+
+    Anthropic's reference wants its version in every request.
+    """
+    path = split_target(target)[0]
+    return path == b"/v1/messages" or path.startswith(b"/v1/messages/") or "anthropic-version" in names
+
+
+def written(
+    error: GatewayError, target: bytes, names: Container[str], ids: Ids
+) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """Write an error for which no endpoint has the words, in the caller's dialect; return the body and its headers."""
+    kind = (b"content-type", b"application/json")
+    if not is_anthropics(target, names):
+        return openai_error(error, ""), [kind]
+    request_id = ids("req")
+    return anthropic_error(error, request_id), [kind, (b"request-id", request_id.encode())]
 
 
 def authority_of(target: bytes) -> str | None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from socket import IPPROTO_TCP, TCP_NODELAY, socket
 
+from gateway.clock import Ids
 from gateway.routes.http1_connection import Http1Connection
 from gateway.routes.http1_exchange import Date, Handler, Refused
 from gateway.shortage import own_failure
@@ -33,10 +34,11 @@ _log = logging.getLogger("tollway.http")
 class HttpServer:
     """Has one handler answer all requests, on sockets that are handed in."""
 
-    def __init__(self, handler: Handler, refused: Refused) -> None:
+    def __init__(self, handler: Handler, refused: Refused, ids: Ids) -> None:
         self._connections: set[Http1Connection] = set()
         self._handler = handler
         self._refused = refused
+        self._ids = ids
         self._listening: list[socket] = []
         self._accepting: set[asyncio.Task[object]] = set()
         self._empty: asyncio.Future[None] | None = None
@@ -52,6 +54,7 @@ class HttpServer:
             handler=self._handler,
             date=Date(loop),
             refused=self._refused,
+            ids=self._ids,
             turns=Turns(_BODIES_PAUSE_S),
             on_made=self._connections.add,
             on_lost=self._lost,

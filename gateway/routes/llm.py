@@ -28,8 +28,7 @@ class LlmRoute:
     def __call__(self, exchange: Exchange) -> Awaitable[None]:
         """Serve one request."""
         if exchange.method != b"POST":
-            error = GatewayError(ErrorKind.METHOD_NOT_ALLOWED, "Send a POST request to this address.")
-            return exchange.refuse(error, (b"allow", b"POST"), body=self._endpoint.error(error, self._ids("req")))
+            return self._refuse_method(exchange)
         server = self._current.snapshot.server
         inbound = Inbound(
             id=self._ids("req"),
@@ -40,3 +39,9 @@ class LlmRoute:
             caller_left=exchange.has_left,
         )
         return self._pipeline.handle(inbound, exchange)
+
+    def _refuse_method(self, exchange: Exchange) -> Awaitable[None]:
+        error = GatewayError(ErrorKind.METHOD_NOT_ALLOWED, "Send a POST request to this address.")
+        request_id = self._ids("req")
+        headers = (b"allow", b"POST"), (self._endpoint.id_header, request_id.encode())
+        return exchange.refuse(error, *headers, body=self._endpoint.error(error, request_id))

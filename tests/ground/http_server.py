@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from socket import create_server, socket
 
+from gateway.accounting.ids import random_ids
 from gateway.config.snapshot import Current, Server, Snapshot
 from gateway.errors import GatewayError
 from gateway.routes.front import Front
@@ -82,7 +83,7 @@ async def serving(
     def refused(error: GatewayError, status: int) -> None:
         failures.note(error, call_id=None, target_id=None, then=f"the caller was told {status}")
 
-    server = HttpServer(front, refused)
+    server = HttpServer(front, refused, random_ids)
     await server.start([listener])
     try:
         yield Served(server, listener)

@@ -1,5 +1,6 @@
 """Anthropic's Messages as callers speak it, towards an upstream of the same dialect: bytes up, bytes down, counted."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
@@ -216,6 +217,48 @@ async def test_bad_body_is_refused_in_anthropics_shape(
     assert (got, answer["type"], answer["error"]["type"]) == (status, "error", kind)
     assert place in answer["error"]["message"]
     assert answer["request_id"] == headers["request-id"]
+
+
+_LONG = b"x-long: " + b"a" * 33_000
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"POST /v1/messages/batches HTTP/1.1\r\nhost: localhost", 404),
+        (b"POST /v1/messages/ HTTP/1.1\r\nhost: localhost", 404),
+        (b"POST http://localhost/v1/messages/batches HTTP/1.1\r\nhost: localhost", 404),
+        (b"POST /v1/other HTTP/1.1\r\nhost: localhost\r\nAnthropic-Version: 2023-06-01", 404),
+        (b"DELETE /v1/models HTTP/1.1\r\nhost: localhost\r\nanthropic-version: 2023-06-01", 405),
+        (b"GET /v1/messages HTTP/1.1\r\nhost: localhost", 405),
+        (b"GET /v1/messages/count_tokens HTTP/1.1\r\nhost: localhost", 405),
+        (b"POST /v1/messages?beta=true HTTP/1.1\r\nhost: localhost\r\ncontent-encoding: gzip", 415),
+        (b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\nexpect: much", 417),
+        (b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\n" + _LONG, 431),
+        (b"POST /v1/other HTTP/1.1\r\nhost: localhost\r\nanthropic-version: 2023-06-01\r\n" + _LONG, 431),
+        (b"POST /v1/messages HTTP/1.1\r\nno host: localhost", 400),
+        (b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\nhost: b", 400),
+        (b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nno size", 400),
+        (b"POST /v1/messages HTTP/1.2\r\nhost: localhost", 505),
+    ],
+)
+async def test_refusal_before_the_endpoint_is_in_anthropics_shape(head: bytes, status: int, ground: Ground) -> None:
+    """By the path or by the version, with the request's id, however little of the head could be read."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", ground.running.port)
+    writer.write(head + b"\r\nconnection: close\r\n\r\n")
+    answer, _, body = (await asyncio.wait_for(reader.read(-1), 5)).partition(b"\r\n\r\n")
+    writer.close()
+    said = json.loads(body)
+    assert answer.split()[1] == b"%d" % status
+    assert said["type"] == "error"
+    assert f"\r\nrequest-id: {said['request_id']}".encode() in answer
+    assert said["request_id"].startswith("req_")
+
+
+async def test_refusal_of_openais_path_keeps_openais_shape(ground: Ground) -> None:
+    for path in ("/v1/messagesque", "/v1/chat/completions/x"):
+        status, _, data = await ground.post(ASKED, path)
+        assert (status, list(json.loads(data))) == (404, ["error"])
 
 
 async def test_large_body_is_read_by_its_outline(ground: Ground) -> None:

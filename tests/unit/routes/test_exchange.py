@@ -22,6 +22,7 @@ class Recorder:
         self.reading = True
         self.discarded_bytes = 0
         self.turns = 0
+        self.ids = str
 
     def write(self, data: bytes, /) -> None:
         self.writes.append(data)

@@ -32,6 +32,7 @@ async def test_request_whose_caller_leaves_at_once_is_ended_and_freed() -> None:
         handler=_wait_for_ever,
         date=lambda: b"",
         refused=lambda *_: None,
+        ids=str,
         turns=Turns(),
         on_made=lambda _: None,
         on_lost=lambda _: None,
