@@ -17,7 +17,6 @@ from gateway.accounting.base import Ledger
 from gateway.accounting.ids import random_ids
 from gateway.accounting.ledger import JournalLedger
 from gateway.accounting.pricing import price_of
-from gateway.accounting.tokens import estimate_prompt_tokens
 from gateway.admission.gate import InProcessGate
 from gateway.admission.shared import SharedGate
 from gateway.auth.static_keys import StaticKeys
@@ -40,6 +39,7 @@ from gateway.execution.unstreamed import Unstreamed
 from gateway.fleet import FleetReport
 from gateway.formats.anthropic.decode import COUNT_TOKENS
 from gateway.formats.registry import ENDPOINTS
+from gateway.formats.tokens import estimate_prompt_tokens
 from gateway.pipeline import Pipeline
 from gateway.providers.registry import ADAPTERS, PROVIDER_TYPES
 from gateway.routes.api import Pages, create_api

@@ -18,7 +18,7 @@ from itertools import count, product
 from random import Random
 from statistics import mean, quantiles
 
-from gateway.accounting.tokens import estimate_input_tokens
+from gateway.formats.tokens import estimate_input_tokens
 from gateway.targets.choice.base import ReplicaChoice, ReplicaView
 from gateway.targets.choice.prefix_aware import PrefixAware
 from gateway.targets.choice.prefix_index import PrefixIndex, fingerprint

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from gateway.accounting.tokens import estimate_output_tokens, output_bytes
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.formats.base import Decoder
+from gateway.formats.tokens import estimate_output_tokens, output_bytes
 from gateway.tariff import Usage, presume
 from gateway.types import Call, Outcome, Sample, Target
 

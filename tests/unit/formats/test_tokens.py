@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.accounting.tokens import estimate_input_tokens, estimate_output_tokens, estimate_prompt_tokens
 from gateway.formats.openai.decode import EMBEDDINGS
+from gateway.formats.tokens import estimate_input_tokens, estimate_output_tokens, estimate_prompt_tokens
 
 sizes = st.integers(0, 10**7)
 
