@@ -76,7 +76,7 @@ class Ground(NamedTuple):
         body = b"".join(chunks)
         pieces = [body[at : at + at_a_time] for at in range(0, len(body), at_a_time)] if at_a_time else chunks
         self.upstream.then(Answer(headers=(("content-type", "text/event-stream"),), chunks=pieces))
-        asked = json.dumps({**ASKED, "stream": True, "tools": TOOLS})
+        asked = json.dumps({**ASKED, "stream": True, "tools": TOOLS, "stop_sequences": ["END"]})
         async with self.session.post(f"{self.running.url}/v1/messages", data=asked) as answer:
             assert answer.status == 200
             text = (await answer.read()).decode()
@@ -197,12 +197,17 @@ async def test_events_follow_the_grammar_however_the_stream_is_cut(
         (_chunk({}, "length"), "max_tokens", None),
         (_chunk({}, "content_filter"), "refusal", None),
         (_chunk({}, "stop", stop_reason="END"), "stop_sequence", "END"),
+        (_chunk({}, "stop", stop_reason="<|end|>"), "end_turn", None),
         (_chunk({}, "stop", stop_reason=2), "end_turn", None),
-        (_chunk({}, "tool_calls"), "tool_use", None),
+        (_chunk({}, "tool_calls"), "end_turn", None),
+        (_chunk(_function(0, "{}", "c"), "tool_calls"), "tool_use", None),
+        (_chunk(_function(0, "{}", "c"), "tool_calls", stop_reason="END"), "tool_use", None),
+        (_chunk(_function(0, "{}", "c"), "stop", stop_reason="END"), "tool_use", None),
+        (_chunk({"function_call": {"name": "look", "arguments": "{}"}}, "function_call"), "tool_use", None),
     ],
 )
 async def test_stop_reason_is_anthropics(last: bytes, reason: str, sequence: str | None, ground: Ground) -> None:
-    """VLLM says which stop sequence it was."""
+    """VLLM says what stopped it, which may be the model's own mark; tools are run only behind ``tool_use``."""
     events = await ground.events(chunks=[_ROLE, _chunk({"content": "a"}), last, *_DONE])
     assert events[-2][1]["delta"] == {"stop_reason": reason, "stop_sequence": sequence}
 
@@ -230,21 +235,81 @@ async def test_cut_stream_ends_in_an_error_event(ground: Ground) -> None:
     assert "message_stop" not in [name for name, _ in events]
 
 
-_BEGUN = [_chunk(_function(index, "", f"c{index}")) for index in (0, 1)]
+_LOOKS = [_function(index, f'{{"n":{index}}}', f"c{index}") for index in range(3)]
+_BLANK, _THOUGHT = {"content": "\n"}, {"reasoning_content": "\n"}
+
+
+@pytest.mark.parametrize(
+    ("deltas", "expected"),
+    [
+        ([_function(0, "", "c0"), _function(1, "", "c1"), _function(0, '{"n":0}'), _function(1, '{"n":1}')], "01"),
+        (
+            [
+                *(_function(index, '{"n"', f"c{index}") for index in range(3)),
+                *(_function(index, f":{index}}}") for index in (2, 0, 1)),
+            ],
+            "012",
+        ),
+        ([*_LOOKS, _function(0, ""), _function(1, "")], "012"),
+        ([_function(0, "", "c0"), _BLANK, _function(0, '{"n":0}'), _LOOKS[1]], "0b1"),
+        ([_function(0, '{"n"', "c0"), _THOUGHT, _BLANK, _function(0, ":0}"), _LOOKS[1]], "0tb1"),
+        ([_LOOKS[0], _BLANK, _LOOKS[1]], "0b1"),
+        ([_function(0, "", "c0"), _LOOKS[1], _BLANK], "-1b"),
+        ([{"function_call": {"name": "look", "arguments": ""}}, {"function_call": {"arguments": '{"n":0}'}}], "0"),
+    ],
+)
+async def test_calls_become_one_block_after_another(deltas: list[Any], expected: str, ground: Ground) -> None:
+    """In whatever order their pieces come. Expected: a number is a call's, ``b`` a blank, ``t`` a thought."""
+    events = await ground.events(chunks=[*map(_chunk, deltas), _chunk({}, "tool_calls"), *_DONE])
+    _check_grammar(events)
+    blocks = {data["index"]: "" for name, data in events if name == "content_block_start"}
+    for name, data in events:
+        if name == "content_block_delta" and data["delta"]["type"] != "signature_delta":
+            blocks[data["index"]] += data["delta"][data["delta"]["type"].replace("input_json", "partial_json")[:-6]]
+    is_text = {"b": "\n", "t": "\n", "-": ""}
+    assert list(blocks.values()) == [is_text.get(each, f'{{"n":{each}}}') for each in expected]
 
 
 @pytest.mark.parametrize(
     ("calls", "stream"),
-    [([*_BEGUN, _chunk(_function(0, "{}"))], True), ([_chunk(_function(0, "[1", "c"))], False)],
+    [([*map(_chunk, _LOOKS), _chunk(_function(0, "{}"))], True), ([_chunk(_function(0, "[1", "c"))], False)],
 )
 async def test_call_that_messages_cannot_hold_is_no_answer(calls: list[bytes], stream: bool, ground: Ground) -> None:
-    """A block that is closed takes no more, and an ``input`` is an object; another target may do better."""
+    """A call that was complete takes no more, and an ``input`` is an object; another target may do better."""
     broken = play(b"".join([_ROLE, *calls, _chunk({}, "tool_calls"), *_DONE]))
     ground.upstream.on_model("broken", broken)
     with pytest.raises(anthropic.InternalServerError):
         answer: Any = await ground.client.messages.create(**{**ASKED, "model": "broken"}, tools=TOOLS, stream=stream)
         async for _ in answer:
             pass
+
+
+@pytest.mark.parametrize(("finish", "reason"), [("length", "max_tokens"), ("content_filter", "refusal")])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_answer_cut_within_a_call_is_an_answer(stream: bool, finish: str, reason: str, ground: Ground) -> None:
+    """It is billed, and nothing is asked for again."""
+    cut = [_ROLE, _chunk({"content": "a"}), _LOOKS[0], _function(1, '{"n":', "c1")]
+    cut = [each if isinstance(each, bytes) else _chunk(each) for each in cut]
+    ground.upstream.then(play(b"".join([*cut, _chunk({}, finish), *_DONE])))
+    raw = await ground.client.messages.with_raw_response.create(**ASKED, tools=TOOLS, stream=stream)
+    answer: Any = await raw.parse()
+    if stream:
+        assert [event async for event in answer][-2].delta.stop_reason == reason
+    else:
+        assert (answer.stop_reason, [each.input for each in answer.content[1:]]) == (reason, [{"n": 0}, {}])
+    assert (await ground.explained(raw.headers["request-id"]))["cost_nano_usd"] == COST_NANO_USD
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_estimate_that_is_billed_is_the_usage(stream: bool, ground: Ground) -> None:
+    """Where the upstream counts nothing."""
+    ground.upstream.then(play(b"".join([*TEXT[:-2], TEXT[-1]])))
+    raw = await ground.client.messages.with_raw_response.create(**ASKED, stream=stream)
+    answer: Any = await raw.parse()
+    usage: Any = [event async for event in answer][-2].usage if stream else answer.usage
+    explained = await ground.explained(raw.headers["request-id"])
+    assert min(usage.input_tokens, usage.output_tokens) > 0
+    assert explained["cost_nano_usd"] == usage.input_tokens * 1_000 + usage.output_tokens * 5_000
 
 
 async def test_halves_of_a_character_are_joined(ground: Ground) -> None:

@@ -8,6 +8,8 @@ Grammar: platform.claude.com/docs/en/build-with-claude/streaming; shapes: the ty
 
 import re
 from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +17,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.errors import ErrorKind, UpstreamError
+from gateway.formats.base import check_size
 from gateway.formats.chat import Finish
 from gateway.formats.malformed import UNREADABLE
 from gateway.tariff import Usage
@@ -85,11 +88,14 @@ class _Blocks:
         known = tool_id(call_id) if call_id else f"toolu_{tool_id(self._message_id)}_{index}"
         return self._begin_tool(index, {"type": "tool_use", "id": known, "name": name, "input": {}})
 
-    def _ends_in(self, reason: Finish) -> str:
-        """Name the reason. Many engines say ``stop`` behind a call that they were made to make."""
-        if self._refused and reason == "stop":
-            return "refusal"
-        return "tool_use" if self._tools and reason == "stop" else STOP_REASONS[reason]
+    def _ends_in(self, reason: Finish, stop_sequence: str | None) -> dict[str, str | None]:
+        """Name the reason. Some engines say ``stop`` behind a call, and some ``tool_calls`` behind none."""
+        named = STOP_REASONS[reason]
+        if reason in {"stop", "tool_calls"}:
+            named = "refusal" if self._refused else "tool_use" if self._tools else "end_turn"
+        if named != "end_turn" or stop_sequence is None:
+            return {"stop_reason": named, "stop_sequence": None}
+        return {"stop_reason": "stop_sequence", "stop_sequence": stop_sequence}
 
     @abstractmethod
     def _begin(self, message: dict[str, Any]) -> bytes: ...
@@ -102,29 +108,71 @@ class _Blocks:
 
 
 class Events(_Blocks):
-    """Writes each piece at once."""
+    """Writes each piece at once, unless it comes within the arguments of a call: then behind their end.
+
+    Engines may send the pieces of several calls, or blanks, in any order; of blocks only one is open.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._open = ""
         """The type of the block that is open; empty: none is."""
         self._open_tool: int | None = None
+        self._arguments: list[str] = []
+        """Of the call that is open."""
+        self._held: list[Callable[[], bytes]] = []
+        """Pieces of other blocks, in order."""
+        self._kept_bytes = 0
         self._index = -1
         self._head = self._tail = b""
         """What stands around the text of a piece of the block that is open."""
 
     def arguments(self, index: int, fragment: str) -> bytes:
-        """Add to the arguments of the call that is open. Raises UpstreamError for one that no longer is."""
-        if index != self._open_tool:
-            raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream mixed the arguments of two tool calls.")
-        return self._head + _encode(fragment) + self._tail if fragment else b""
+        """Add to the arguments of a call. Raises UpstreamError when they were whole before."""
+        if not fragment:
+            return b""
+        released = b"" if index == self._open_tool else self._release()
+        if index == self._open_tool:
+            self._count(fragment)
+            self._arguments.append(fragment)
+            return released + self._head + _encode(fragment) + self._tail
+        if not self._held:
+            raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream added to a tool call that was complete.")
+        return released + self._hold(partial(self.arguments, index, fragment), fragment)
 
     def end(self, reason: Finish, usage: Usage | None, stop_sequence: str | None = None) -> bytes:
-        """Close the block, and write the reason, the usage and the end."""
-        named = "stop_sequence" if stop_sequence is not None else self._ends_in(reason)
-        delta = {"stop_reason": named, "stop_sequence": stop_sequence}
-        members = {"delta": delta, "usage": anthropic_usage(usage)}
-        return self._close() + _event("message_delta", members) + MESSAGE_STOP
+        """Close the blocks, and write the reason, the usage and the end."""
+        written = b""
+        while self._held:
+            written += self._next()
+        members = {"delta": self._ends_in(reason, stop_sequence), "usage": anthropic_usage(usage)}
+        return written + self._close() + _event("message_delta", members) + MESSAGE_STOP
+
+    def _is_within(self) -> bool:
+        """Whether a call is open whose arguments are not whole yet."""
+        whole = self._arguments and self._arguments[-1].rstrip().endswith("}") and _is_object("".join(self._arguments))
+        return self._open_tool is not None and not whole
+
+    def _hold(self, verb: Callable[[], bytes], text: str) -> bytes:
+        self._count(text)
+        self._held.append(verb)
+        return b""
+
+    def _count(self, text: str) -> None:
+        self._kept_bytes += len(text)
+        check_size(self._kept_bytes)
+
+    def _release(self) -> bytes:
+        """Write what was held, as far as the calls before it are whole."""
+        written = b""
+        while self._held and not self._is_within():
+            written += self._next()
+        return written
+
+    def _next(self) -> bytes:
+        """Close the block that is open, and say again what was held: some of it may be held once more."""
+        held, self._held = self._held, []
+        return self._close() + b"".join([verb() for verb in held])
 
     def _begin(self, message: dict[str, Any]) -> bytes:
         rest: dict[str, Any] = {
@@ -140,12 +188,18 @@ class Events(_Blocks):
             return b""
         opened = b""
         if self._open != block:
+            opened = self._release()
+            if self._is_within():
+                return opened + self._hold(partial(self._add, block, delta, name, text), text)
             signed = {"signature": ""} if block == "thinking" else {}
-            opened = self._start(block, {"type": block, name: "", **signed}, delta, name)
+            opened += self._start(block, {"type": block, name: "", **signed}, delta, name)
         return opened + self._head + _encode(text) + self._tail
 
     def _begin_tool(self, index: int, block: dict[str, Any]) -> bytes:
-        opened = self._start("tool_use", block, "input_json_delta", "partial_json")
+        opened = self._release()
+        if self._is_within():
+            return opened + self._hold(partial(self._begin_tool, index, block), block["name"])
+        opened += self._start("tool_use", block, "input_json_delta", "partial_json")
         self._open_tool = index
         return opened
 
@@ -166,7 +220,7 @@ class Events(_Blocks):
         if self._open == "thinking":
             delta = {"type": "signature_delta", "signature": UNSIGNED}
             signed = _event("content_block_delta", {"index": self._index, "delta": delta})
-        self._open, self._open_tool = "", None
+        self._open, self._open_tool, self._arguments, self._kept_bytes = "", None, [], 0
         return signed + _event("content_block_stop", {"index": self._index})
 
 
@@ -186,10 +240,15 @@ class Whole(_Blocks):
         return b""
 
     def end(self, reason: Finish, usage: Usage | None, stop_sequence: str | None = None) -> bytes:
-        """Write the whole message. Raises UpstreamError when the arguments of a call are no JSON object."""
-        named = "stop_sequence" if stop_sequence is not None else self._ends_in(reason)
-        content = [block | {name: self._joined(block, pieces)} for block, name, pieces in self._content]
-        rest = {"stop_reason": named, "stop_sequence": stop_sequence, "usage": anthropic_usage(usage)}
+        """Write the whole message. Raises UpstreamError when the arguments of a call are no JSON object.
+
+        Those in which the answer was cut become ``{}``: the stop reason says that no tool is to be run by them.
+        """
+        was_cut = reason in {"length", "content_filter"}
+        content = [
+            block | {name: self._joined(block, pieces, was_cut=was_cut)} for block, name, pieces in self._content
+        ]
+        rest = {"usage": anthropic_usage(usage), **self._ends_in(reason, stop_sequence)}
         return _encode(self._message | {"content": content} | rest)
 
     def _begin(self, message: dict[str, Any]) -> bytes:
@@ -211,19 +270,25 @@ class Whole(_Blocks):
         self._content.append((block, "input", self._calls[index]))
         return b""
 
-    def _joined(self, block: dict[str, Any], pieces: list[str]) -> Any:
+    def _joined(self, block: dict[str, Any], pieces: list[str], *, was_cut: bool) -> Any:
         text = "".join(pieces)
         if block["type"] != "tool_use":
             return text
-        if not text.strip():
-            return {}
-        try:
-            _decode_object(text)
-        except UNREADABLE:
+        if _is_object(text):
+            return Raw(text.encode())
+        if text.strip() and not was_cut:
             raise UpstreamError(
                 ErrorKind.UPSTREAM_PROTOCOL, "The upstream's arguments of a tool call are not a JSON object."
-            ) from None
-        return Raw(text.encode())
+            )
+        return {}
+
+
+def _is_object(text: str) -> bool:
+    try:
+        _decode_object(text)
+    except UNREADABLE:
+        return False
+    return True
 
 
 def _event(name: str, members: dict[str, Any]) -> bytes:

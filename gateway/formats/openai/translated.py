@@ -7,13 +7,15 @@ Where an answer is whole, and what is an error, is decided in ``stream``, as for
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.base import check_size
-from gateway.formats.chat import AnswerWriter, Finish
+from gateway.formats.chat import AnswerWriter, Finish, endpoint_of
 from gateway.formats.openai.answer import parse
 from gateway.formats.openai.stream import EVENT_STREAM, Merging
-from gateway.tariff import Rates
+from gateway.formats.tokens import estimate_output_tokens
+from gateway.tariff import Rates, Usage
 from gateway.types import Call
 
 _FINISH: dict[Any, Finish] = {
@@ -31,6 +33,7 @@ class TranslatedDecoder(Merging):
 
     def __init__(self, call: Call, rates: Rates, writer: AnswerWriter) -> None:
         super().__init__(call, rates)
+        self._call = call
         self._assembled = not call.envelope.stream
         if not self._assembled:
             self.content_type = EVENT_STREAM
@@ -77,7 +80,16 @@ class TranslatedDecoder(Merging):
         if not self._begun:
             self._begin({})
         stop = self._stop_sequence if reason == "stop" else None
-        self._written.append(self._writer.end(reason, self.usage, stop))
+        self._written.append(self._writer.end(reason, self._counted(), stop))
+
+    def _counted(self) -> Usage:
+        """Return the upstream's count, and of what it has not counted the estimate that is billed."""
+        usage = self.usage or Usage()
+        if not usage.read_tokens:
+            usage = replace(usage, input_tokens=self._call.input_tokens_estimate)
+        if self.content_events and not usage.written_tokens:
+            usage = replace(usage, output_tokens=estimate_output_tokens(self.content_events, self.content_bytes))
+        return usage
 
     def _begin(self, chunk: dict[str, Any]) -> None:
         self._begun = True
@@ -109,10 +121,11 @@ class TranslatedDecoder(Merging):
             self._write(writer.text, content)
         if delta.get("refusal"):
             self._write(writer.refusal, delta["refusal"])
-        for call in delta.get("tool_calls") or ():
+        legacy = delta.get("function_call")
+        for call in delta.get("tool_calls") or ([{"function": legacy}] if legacy else ()):
             self._add_call(call)
-        stop = choice.get("stop_reason")  # vLLM: the sequence, or the id of a token
-        if isinstance(stop, str):
+        stop = choice.get("stop_reason")  # vLLM: the sequence, perhaps one of the model's own, or the id of a token
+        if isinstance(stop, str) and stop in endpoint_of(self._call).conversation(self._call.envelope, small=True).stop:
             self._stop_sequence = stop
 
     def _add_call(self, call: dict[str, Any]) -> None:
