@@ -130,6 +130,9 @@ class StateUnusableError(Exception):
 class GatewayError(Exception):
     """A request cannot go on. ``message`` is one or two sentences for the caller that say what to do."""
 
+    tokens: tuple[int, int] | None = None
+    """CONTEXT_LENGTH: how many the prompt has, by our estimate, and how many are taken; None: not known."""
+
     def __init__(
         self,
         kind: ErrorKind,

@@ -258,6 +258,8 @@ class Attempt:
         elif isinstance(error, GatewayError):
             if isinstance(error, UpstreamError):
                 without_own(error, self._address, self._call.envelope.body)  # before the ledger sees it
+                if self.target.context_length is not None:
+                    error.tokens = self._call.input_tokens_estimate, self.target.context_length
             self.end(self.measure.outcome_of(error), error)
         else:
             ours = own_failure(error)

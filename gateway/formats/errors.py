@@ -3,9 +3,11 @@
 Decides the shape alone; status, type and code come from the table in ``gateway.errors``.
 """
 
+import re
+
 import msgspec
 
-from gateway.errors import GatewayError
+from gateway.errors import ErrorKind, GatewayError
 
 # Anthropic, "Errors": the types by HTTP status.
 _ANTHROPIC_TYPES = {
@@ -21,6 +23,11 @@ _ANTHROPIC_TYPES = {
     529: "overloaded_error",
 }
 
+_TOO_LONG = re.compile(
+    r"prompt is too long: \d+ tokens > \d+ maximum|input length and `max_tokens` exceed context limit: .{,200}"
+)
+"""Anthropic's own sentences, by which its clients shorten a conversation or ``max_tokens``."""
+
 
 def openai_error(error: GatewayError, _request_id: str, *, in_stream: bool = False) -> bytes:
     """Write ``{"error": {message, type, param, code}}``; the request id travels in a header alone."""
@@ -32,6 +39,16 @@ def openai_error(error: GatewayError, _request_id: str, *, in_stream: bool = Fal
 def anthropic_error(error: GatewayError, request_id: str, *, in_stream: bool = False) -> bytes:
     """Write ``{"type": "error", "error": {type, message}, "request_id"}``."""
     kind = _ANTHROPIC_TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
-    described = {"type": kind, "message": error.message}
+    message = _too_long(error) if error.kind is ErrorKind.CONTEXT_LENGTH else error.message
+    described = {"type": kind, "message": message}
     body = msgspec.json.encode({"type": "error", "error": described, "request_id": request_id})
     return b"event: error\ndata: " + body + b"\n\n" if in_stream else body
+
+
+def _too_long(error: GatewayError) -> str:
+    """Return what Anthropic says of a prompt that is too long, with the numbers where they are known to say so."""
+    if said := _TOO_LONG.search(error.message):
+        return said[0]
+    if error.tokens is None or error.tokens[0] <= error.tokens[1]:
+        return "prompt is too long"
+    return f"prompt is too long: {error.tokens[0]} tokens > {error.tokens[1]} maximum"

@@ -106,7 +106,7 @@ class Policy:
         over = [f"{each.target.id}: {ceilings.breach(each.prediction).text}" for each in plan.beyond]
         details = _listed([*over, *out])
         if not plan.beyond and "health" not in faults:
-            return self._never(name, plan, faults, details)
+            return self._never(call, plan, faults, details)
         waits = [each.retry_after_s for each in plan.dropped if each.retry_after_s is not None]
         if not all(ceilings.is_too_dear(each.target, each.prediction) for each in plan.beyond):
             waits.append(PROBE_RETRY_AFTER_S)
@@ -119,15 +119,17 @@ class Policy:
             sentence = f"No target of '{name}' is predicted within the route's ceilings; ask for less, or raise them"
         return GatewayError(ErrorKind.NO_TARGET, f"{sentence} ({details}).", retry_after_s=min(waits, default=None))
 
-    def _never(self, name: str, plan: Plan, faults: AbstractSet[Fault], details: str) -> GatewayError:
+    def _never(self, call: Call, plan: Plan, faults: AbstractSet[Fault], details: str) -> GatewayError:
         """Make the error of a plan that no later moment changes."""
+        name = call.route.name
         if "request" in faults:
             message = f"No target of '{name}' can do what is asked for ({details})."
             return GatewayError(ErrorKind.UNSUPPORTED, message, param=_param(plan.dropped))
         if "context" in faults:
-            return GatewayError(
-                ErrorKind.CONTEXT_LENGTH, f"The request is too long for every target of '{name}' ({details})."
-            )
+            message = f"The request is too long for every target of '{name}' ({details})."
+            error = GatewayError(ErrorKind.CONTEXT_LENGTH, message)
+            error.tokens = call.input_tokens_estimate, max(each.context_length or 0 for each in self.targets)
+            return error
         message = f"No target of '{name}' meets the route's own demands; the configuration has to change ({details})."
         return GatewayError(ErrorKind.NO_TARGET, message if plan.dropped else f"The route '{name}' has no targets.")
 

@@ -1,6 +1,7 @@
 """Anthropic's Messages as its SDK speaks them, towards an OpenAI-compatible upstream: events, tools, usage, errors."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
@@ -104,10 +105,12 @@ async def run_ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
             "providers": {"own": own, "far": far},
             "models": {
                 "own": {"provider": "own", "upstream": "m", "price": PRICE},
+                "tight": {"provider": "own", "price": PRICE, "context": 100},
                 "broken": {"provider": "own", "price": PRICE},
+                "tighter": {"provider": "own", "price": PRICE, "context": 50},
                 "claude": {"provider": "far", "price": PRICE},
             },
-            "routes": {"auto": {"models": ["own", "claude"]}},
+            "routes": {"auto": {"models": ["own", "claude"]}, "narrow": {"models": ["tight", "tighter"]}},
         }
         path = tmp_path_factory.mktemp("gateway")
         async with running_gateway(config, path, environ={"KEY": "theirs"}) as running:
@@ -356,3 +359,28 @@ async def test_upstreams_refusal_is_written_in_anthropics_shape(ground: Ground) 
     body: Any = caught.value.body
     assert body["error"] == {"type": "invalid_request_error", "message": "too warm"}
     assert body["request_id"] == caught.value.request_id
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "expected"),
+    [
+        ("narrow", 1_000, r"prompt is too long: 12\d\d tokens > 100 maximum"),
+        ("tight", 100, r"prompt is too long: 12\d tokens > 100 maximum"),
+        ("tight", 10, "prompt is too long"),
+        ("own", 100, "prompt is too long"),
+    ],
+)
+async def test_prompt_that_is_too_long_is_refused_in_anthropics_words(
+    model: str, words: int, expected: str, ground: Ground
+) -> None:
+    """By the gateway beforehand, or else by the upstream; Claude Code looks for this sentence."""
+    said = "This model's maximum context length is 100 tokens. However, you requested 140 tokens."
+    if words < 1_000:
+        ground.upstream.then(error_answer(400, said))
+    with pytest.raises(anthropic.BadRequestError) as caught:
+        await ground.client.messages.create(
+            model=model, max_tokens=50, messages=[{"role": "user", "content": "word " * words}]
+        )
+    body: Any = caught.value.body
+    assert body["error"]["type"] == "invalid_request_error"
+    assert re.fullmatch(expected, body["error"]["message"])

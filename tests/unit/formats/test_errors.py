@@ -52,6 +52,37 @@ def test_anthropic_error_type_follows_the_status(kind: ErrorKind, expected: str)
     }
 
 
+@pytest.mark.parametrize(
+    ("said", "tokens", "expected"),
+    [
+        ("The request is too long for every target.", (300, 200), "prompt is too long: 300 tokens > 200 maximum"),
+        ("The request is too long for every target.", (200, 200), "prompt is too long"),
+        ("The request is too long for every target.", None, "prompt is too long"),
+        ("This model's maximum context length is 9 tokens.", (10, 9), "prompt is too long: 10 tokens > 9 maximum"),
+        (
+            "prompt is too long: 208656 tokens > 200000 maximum Tried: a: context_length.",
+            (220_000, 200_000),
+            "prompt is too long: 208656 tokens > 200000 maximum",
+        ),
+        (
+            "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000, decrease one",
+            (180_000, 200_000),
+            "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000, decrease one",
+        ),
+    ],
+)
+def test_prompt_that_is_too_long_is_in_each_dialects_words(
+    said: str, tokens: tuple[int, int] | None, expected: str
+) -> None:
+    """Claude Code shortens its conversation by Anthropic's sentence alone, clients of OpenAI by the code."""
+    error = UpstreamError(ErrorKind.CONTEXT_LENGTH, said, upstream_status=413)
+    error.tokens = tokens
+    assert error.status == 400
+    assert json.loads(anthropic_error(error, "r"))["error"] == {"type": "invalid_request_error", "message": expected}
+    described = json.loads(openai_error(error, "r"))["error"]
+    assert (described["message"], described["code"]) == (said, "context_length_exceeded")
+
+
 def _answers(body: bytes) -> httpx2.MockTransport:
     return httpx2.MockTransport(
         lambda _: httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
