@@ -68,7 +68,7 @@ def splice(body: bytes, members: Mapping[str, bytes], changes: Mapping[str, byte
         if not pending and kept:
             break
         if places is not None:
-            start, end = places[name]
+            start, end = _value(body, members[name], places[name]) if name in changes else places[name]
         else:
             raw = members[name]
             between = _BETWEEN.match(body, position)
@@ -95,6 +95,12 @@ def splice(body: bytes, members: Mapping[str, bytes], changes: Mapping[str, byte
         pieces.append(b"," + added if kept else added)
     pieces.append(body[copied:])
     return b"".join(pieces)
+
+
+def _value(body: bytes, raw: bytes, place: tuple[int, int]) -> tuple[int, int]:
+    """Return where a value stands without the blanks around it."""
+    start = body.index(raw[:1], *place)
+    return start, start + len(raw)
 
 
 def _comma(between: bytes) -> int:

@@ -150,7 +150,7 @@ async def test_official_client_gets_thinking_and_parallel_tools(stream: bool, gr
     results = [{"type": "tool_result", "tool_use_id": each["id"], "content": "7"} for each in CONTENT[2:]]
     history = [
         *ASKED["messages"],
-        {"role": "assistant", "content": message.content},
+        {"role": "assistant", "content": [each.model_dump() | {"not_invented_yet": None} for each in message.content]},
         {"role": "user", "content": results},
     ]
     ground.upstream.then(play(b"".join(TEXT)))
@@ -332,9 +332,22 @@ async def test_members_left_out_stand_in_the_record(ground: Ground) -> None:
     assert explained["left_out"] == ["anthropic-beta", "cache_control"]
 
 
-async def test_request_that_one_target_cannot_express_goes_to_the_next(ground: Ground) -> None:
-    """A tool of Anthropic's own; without another target it is refused by name, in Anthropic's shape."""
-    tools: Any = [{"type": "web_search_20250305", "name": "web_search"}]
+_INJECTED = {"type": "text", "text": [1, ", ", ": "]}
+
+
+@pytest.mark.parametrize(
+    ("members", "place"),
+    [
+        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, r"tools\[0\]\.type"),
+        ({"max_tokens": 0}, "'max_tokens'"),
+        ({"messages": [{"role": "user", "content": ""}]}, "'messages'.*no message with content"),
+        ({"messages": [{"role": "user", "content": [_INJECTED]}]}, r"messages\[0\]\.content\[0\]\.text'.*a string"),
+    ],
+)
+async def test_request_that_one_target_cannot_express_goes_to_the_next(
+    members: dict[str, Any], place: str, ground: Ground
+) -> None:
+    """What only Anthropic has, or judges; without such a target it is refused by name, in Anthropic's shape."""
     message = {
         "id": "msg_1",
         "type": "message",
@@ -345,10 +358,12 @@ async def test_request_that_one_target_cannot_express_goes_to_the_next(ground: G
     ground.upstream.then(
         json_answer(message | {"stop_reason": "end_turn", "usage": {"input_tokens": 1, "output_tokens": 1}})
     )
-    got = await ground.client.messages.create(**{**ASKED, "model": "auto"}, tools=tools)
+    got = await ground.client.messages.create(**{**ASKED, "model": "auto", **members})
     assert _kept(got) == [{"type": "text", "text": "a"}]
-    with pytest.raises(anthropic.BadRequestError, match=r"tools\[0\]\.type"):
-        await ground.client.messages.create(**ASKED, tools=tools)
+    asked = len(ground.upstream.seen)
+    with pytest.raises(anthropic.BadRequestError, match=place):
+        await ground.client.messages.create(**{**ASKED, **members})
+    assert len(ground.upstream.seen) == asked
 
 
 async def test_upstreams_refusal_is_written_in_anthropics_shape(ground: Ground) -> None:

@@ -204,8 +204,8 @@ def _without_unsigned(envelope: Envelope) -> dict[str, bytes | None]:
     kept: list[bytes] = []
     found = False
     for message in map(bytes, _raws(envelope.members["messages"])):
-        members = members_of(message)
-        if mark in message and members["content"].startswith(b"["):
+        members = members_of(message) if mark in message else {}
+        if members.get("content", b"").startswith(b"["):
             blocks = _raws(members["content"])
             signed = [each for each in blocks if mark not in bytes(each) or not _is_unsigned(each, mark)]
             if len(signed) < len(blocks):

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.formats.outline import outline_of
 from gateway.formats.splice import members_of, splice
 
 
@@ -35,8 +36,9 @@ def edited(body: bytes, changes: dict[str, bytes | None]) -> bytes:
     ],
 )
 def test_only_the_named_members_change(body: bytes, changes: dict[str, bytes | None], expected: bytes) -> None:
-    """Spaces, order, escapes and look-alikes in strings survive."""
+    """Spaces, order, escapes and look-alikes in strings survive, whichever way the members were found."""
     assert edited(body, changes) == expected
+    assert splice(body, outline_of(body).members, changes) == expected
 
 
 def test_body_without_a_change_is_the_same_object() -> None:
