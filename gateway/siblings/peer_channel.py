@@ -38,8 +38,11 @@ _FLUSH_TIMEOUT_S = 2.0
 _log = logging.getLogger("tollway.siblings")
 
 
-class Update(Struct, frozen=True, tag="update", array_like=True):
-    """What one process learnt, and what it has under way by target."""
+class Update(Struct, frozen=True, tag="news", array_like=True):
+    """What one process learnt, and what it has under way by target.
+
+    The tag is what earlier versions send and read: one is still draining while the next has started.
+    """
 
     slot: int
     lessons: list[Lesson]
@@ -59,7 +62,7 @@ class Flushed(Struct, frozen=True, tag="flushed", array_like=True):
     number: int
 
 
-class _EncodedUpdate(Struct, frozen=True, tag="update", array_like=True):
+class _EncodedUpdate(Struct, frozen=True, tag="news", array_like=True):
     """``Update`` whose parts are encoded already, each by itself."""
 
     slot: int

@@ -4,11 +4,13 @@ Real sockets, one loop.
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -115,17 +117,43 @@ async def test_calls_in_other_processes_count_as_load_until_they_end(tmp_path: P
         mine.abandon()
 
 
+async def test_datagram_of_an_earlier_version_is_understood_both_ways(tmp_path: Path) -> None:
+    """While a gateway is replaced, its old processes drain beside the new: what is on the wire keeps its names."""
+    measured = {
+        "ok": True,
+        "trips_breaker": False,
+        "input_tokens": 100,
+        "output_tokens": 20,
+        "ttft_ms": 7,
+        "tpot_ms": 1,
+    }
+    lesson = {"target_id": "own", "sample": measured, "began_at_ns": 1, "ended_at_ns": 2, "load": 0}
+    async with processes(tmp_path, 1) as (new,):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as old:
+            old.bind(new.channel._address(1))
+            old.setblocking(False)
+            old.sendto(msgspec.msgpack.encode(["news", 1, [lesson], {"own": 2}]), new.channel._address(0))
+            async with asyncio.timeout(5.0):
+                await until(lambda: new.running == 2)
+                assert new.view.ttft_ms is not None
+                new.pool.begin(TARGET, build_call()).end(sample())
+                sent = msgspec.msgpack.decode(await asyncio.get_running_loop().sock_recv(old, 1 << 18))
+    assert sent[:2] == ["news", 0]
+    assert lesson.keys() <= sent[2][0].keys()
+    assert measured.keys() <= sent[2][0]["sample"].keys()
+
+
 async def test_running_attempts_of_a_dead_process_are_forgotten(tmp_path: Path) -> None:
     """Its socket file is still there, nobody behind it; the next thing said to it shows that."""
     async with processes(tmp_path, 2) as (one, other):
         one.pool.begin(TARGET, build_call())
         await until(lambda: other.running == 1)
-        socket = tmp_path / "0.sock"
-        remains = socket.stat().st_ino
-        socket.rename(tmp_path / "kept")
+        address = tmp_path / "0.sock"
+        remains = address.stat().st_ino
+        address.rename(tmp_path / "kept")
         await one.channel.stop()
-        (tmp_path / "kept").rename(socket)
-        assert socket.stat().st_ino == remains
+        (tmp_path / "kept").rename(address)
+        assert address.stat().st_ino == remains
         one.pool.begin(TARGET, build_call())
         await until(lambda: other.running == 0)
 
