@@ -5,6 +5,7 @@ import contextlib
 import select
 import ssl
 from collections.abc import Callable, Mapping
+from operator import add
 from typing import cast
 
 import httptools
@@ -23,6 +24,7 @@ _CHUNK_COST_BYTES = 64
 """What keeping a chunk costs beside its bytes, so that a buffer of tiny ones stays bounded too."""
 _HEADERS_LIMIT = 128
 _HEADER_LIMIT_BYTES = 8190
+"""Of a name and its value together."""
 _BARREN_LIMIT_BYTES = 1 << 16
 """So much may come that is no body: heads, interim answers, chunk extensions, trailers."""
 
@@ -49,7 +51,7 @@ class UpstreamAnswer:
         """Of the failure, where the connection's end was it."""
         self._connection = connection
         self._fields: dict[bytes, bytes] = {}
-        """The head as it arrives; behind it, trailers, which are not read."""
+        """The head as it arrives; behind it trailers come in too, and are used for nothing."""
         self.on_header = self._fields.setdefault  # called by the parser, as is ``on_body``, without a Python frame
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append
@@ -194,7 +196,8 @@ class UpstreamAnswer:
         assert self._parser is not None  # noqa: S101 - it is what calls
         status = self._parser.get_status_code()
         fields = self._fields
-        if len(fields) > _HEADERS_LIMIT or max(map(len, fields.values()), default=0) > _HEADER_LIMIT_BYTES:
+        longest = max(map(add, map(len, fields), map(len, fields.values())), default=0)
+        if len(fields) > _HEADERS_LIMIT or longest > _HEADER_LIMIT_BYTES:
             raise ValueError("more headers than an answer needs")
         headers = read_fields(reversed(fields), reversed(fields.values()))[1] if fields else {}
         # Nothing we send asks for another protocol or coding.

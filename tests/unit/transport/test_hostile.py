@@ -197,6 +197,20 @@ async def test_endless_answer_is_given_up(ground: Ground, head: bytes, more: byt
         assert await failure(transport, upstream.url) is kind
 
 
+@pytest.mark.parametrize(("name_bytes", "value_bytes"), [(1, 8_189), (8_189, 1), (4_095, 4_095)])
+@pytest.mark.parametrize("over_bytes", [0, 1])
+async def test_header_is_limited_by_its_name_and_value_together(
+    ground: Ground, name_bytes: int, value_bytes: int, over_bytes: int
+) -> None:
+    transport, upstream = ground
+    field = b"n" * (name_bytes + over_bytes) + b": " + b"v" * value_bytes
+    upstream.turns.append(OK.replace(b"\r\n", b"\r\n" + field + b"\r\n", 1))
+    if over_bytes:
+        assert await failure(transport, upstream.url) is ErrorKind.UPSTREAM_PROTOCOL
+    else:
+        assert await fetch(transport, upstream.url) == b"ok"
+
+
 @pytest.mark.parametrize(
     "head",
     [
