@@ -258,9 +258,7 @@ def _call(endpoint: Endpoint, target: Target) -> Call:
         route=Route(name=target.id, targets=(target,), policy=policy),
         principal=Principal(key_id=_ATTEMPT_ID),
         input_tokens_estimate=_TOKENS.input_tokens,
-        max_output_tokens=envelope.max_output_tokens,
         output_cap=envelope.max_output_tokens,
-        needs=envelope.needs,
         received_at_ns=0,
         deadline_ns=0,
     )

@@ -252,10 +252,8 @@ class Call(Struct, frozen=True, kw_only=True):
     route: Route
     principal: Principal
     input_tokens_estimate: int
-    max_output_tokens: int | None
     output_cap: int | None
-    """``max_output_tokens`` over all choices."""
-    needs: frozenset[Capability]
+    """The envelope's ``max_output_tokens``, over all choices."""
     received_at_ns: int
     deadline_ns: int
     headers: Mapping[str, str] = {}

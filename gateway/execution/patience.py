@@ -149,7 +149,7 @@ def _expected_s(call: Call, candidate: Candidate) -> float:
         first_s = max(first_s, 2 * prediction.ttft_ms.p99 / 1e3)
     reasons = (
         prediction.billed_output_tokens is not None
-        or "reasoning" in call.needs
+        or "reasoning" in call.envelope.needs
         or "reasoning" in (target.capabilities or ())
         or (target.hides_reasoning and prediction.ttft_ms is None)
     )

@@ -38,7 +38,7 @@ def resolve(
     estimate_input_tokens: Callable[[Envelope], int],
     price_of: PriceOf = _no_prices,
 ) -> Call:
-    """Build the call: its route, its needs, its estimated size and its deadline.
+    """Build the call: its route, its estimated size and its deadline.
 
     Raises GatewayError: PERMISSION, or MODEL_NOT_FOUND when there is none or a wildcard's model has no known price.
     """
@@ -51,9 +51,7 @@ def resolve(
         route=route,
         principal=principal,
         input_tokens_estimate=estimate_input_tokens(envelope),
-        max_output_tokens=limit,
         output_cap=None if limit is None else limit * envelope.choices,
-        needs=envelope.needs,
         received_at_ns=inbound.received_at_ns,
         deadline_ns=inbound.received_at_ns + round(route.timeouts.total_s * 1e9),
         headers=inbound.headers,

@@ -116,20 +116,19 @@ def build_envelope(body: bytes | None = None, **overrides: Any) -> Envelope:
 
 
 def build_call(envelope: Envelope | None = None, route: Route | None = None, **overrides: Any) -> Call:
-    """Build a call received at 0 ns with ten minutes to go; what it shares with its envelope follows that."""
+    """Build a call received at 0 ns with ten minutes to go; ``overrides`` of its envelope's fields go there."""
     envelope = envelope or build_envelope()
     if "operation" in overrides:
         envelope = replace(envelope, endpoint=ENDPOINT[overrides.pop("operation")])
+    of_envelope = {name: overrides.pop(name) for name in ("needs", "max_output_tokens") if name in overrides}
+    envelope = replace(envelope, **of_envelope)
+    limit = envelope.max_output_tokens
     fields: dict[str, Any] = {
         "id": "req_0001",
         "principal": build_principal(),
         "input_tokens_estimate": 10,
-        "max_output_tokens": envelope.max_output_tokens,
-        "needs": envelope.needs,
+        "output_cap": None if limit is None else limit * envelope.choices,
         "received_at_ns": 0,
         "deadline_ns": 600_000_000_000,
     }
-    fields |= overrides
-    limit = fields["max_output_tokens"]
-    fields.setdefault("output_cap", None if limit is None else limit * envelope.choices)
-    return Call(envelope=envelope, route=route or build_route(), **fields)
+    return Call(envelope=envelope, route=route or build_route(), **fields | overrides)

@@ -111,7 +111,7 @@ class _Own:
         self.left_out[:] = ["thinking"] if changes else []
         if envelope.model != target.upstream_model:
             changes["model"] = msgspec.json.encode(target.upstream_model)
-        if limit is not None and call.max_output_tokens is not None and call.max_output_tokens > limit:
+        if limit is not None and (call.envelope.max_output_tokens or 0) > limit:
             changes["max_tokens"] = b"%d" % limit
             self.left_out.append("max_tokens")
             self._lower_thinking(limit, changes)
@@ -137,7 +137,7 @@ class _Own:
 
 def _request(call: Call, rest: bytes, target: Target, attempt_id: str) -> UpstreamRequest:
     """Write the request. ``rest``: its body behind what differs from target to target."""
-    limit = call.max_output_tokens or target.max_output_tokens or DEFAULT_MAX_TOKENS
+    limit = call.envelope.max_output_tokens or target.max_output_tokens or DEFAULT_MAX_TOKENS
     stream = b',"stream":true' if streams_upstream(call, target) else b""
     body = b'{"model":%b,"max_tokens":%d%b,%b' % (
         msgspec.json.encode(target.upstream_model), limit, stream, rest,

@@ -125,7 +125,7 @@ class Translated:
         if self._effort is not None and ("reasoning_effort" not in changes or effort != self._effort):
             self.left_out.append("thinking" if self._effort == "none" else "effort")
         limit = _fitting(self._call, target)
-        if limit != self._call.max_output_tokens:
+        if limit != self._call.envelope.max_output_tokens:
             changes["max_tokens"] = None if limit is None else b"%d" % limit
             self.left_out.append("max_tokens")
         return self._request(self._call, target, attempt_id, changes)
@@ -136,7 +136,7 @@ def _fitting(call: Call, target: Target) -> int | None:
 
     A prompt's estimate is right within about a third.
     """
-    limit, context = call.max_output_tokens, target.context_length
+    limit, context = call.envelope.max_output_tokens, target.context_length
     if limit is None:
         return None
     if target.max_output_tokens is not None:

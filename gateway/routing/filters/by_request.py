@@ -19,9 +19,9 @@ class Capability(Filter):
     def reject(self, call: Call, view: TargetView) -> str | None:
         """Name the missing capabilities. A target whose capabilities are not listed passes."""
         known = view.target.capabilities
-        if known is None or call.needs <= known:
+        if known is None or call.envelope.needs <= known:
             return None
-        return "no " + ", ".join(sorted(call.needs - known))
+        return "no " + ", ".join(sorted(call.envelope.needs - known))
 
 
 class ContextLength(Filter):
@@ -41,7 +41,7 @@ class ContextLength(Filter):
     def reject(self, call: Call, view: TargetView) -> str | None:
         """Say by how much the call is too big. A target of unknown size passes."""
         target = view.target
-        output_tokens = call.max_output_tokens or 0
+        output_tokens = call.envelope.max_output_tokens or 0
         most_tokens = target.max_output_tokens
         if most_tokens is not None and output_tokens > most_tokens and not call.envelope.limit_is_bound:
             return f"at most {most_tokens} output tokens, {output_tokens} asked for"

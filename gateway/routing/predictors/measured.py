@@ -14,7 +14,7 @@ class MeasuredOutputTokens(Part):
         """Return tokens over all choices."""
         if view.output_tokens is not None:
             return view.output_tokens
-        prior, choices, cap = PRIOR_OUTPUT_TOKENS, call.envelope.choices, call.max_output_tokens
+        prior, choices, cap = PRIOR_OUTPUT_TOKENS, call.envelope.choices, call.envelope.max_output_tokens
         limit = prior.p99 if cap is None else float(cap)
         return Quantiles(
             choices * min(prior.p50, limit),

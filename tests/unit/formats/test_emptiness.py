@@ -27,7 +27,7 @@ def asked(**members: Any) -> Call:
 @pytest.mark.parametrize("member", MEMBERS)
 def test_member_that_asks_for_nothing_needs_no_capability(member: str, nothing: Any) -> None:
     call = asked(**{member: nothing})
-    assert call.needs == {"chat"}
+    assert call.envelope.needs == {"chat"}
     assert call.envelope.streamable
 
 
@@ -106,4 +106,4 @@ def test_integral_float_is_an_integer(members: dict[str, Any], whole: dict[str, 
     call = asked(messages=[{"role": "user", "content": "x" * padding}], **members)
     body = json.loads(call.envelope.body)
     assert {name: repr(body[name]) for name in whole} == {name: repr(value) for name, value in whole.items()}
-    assert call.max_output_tokens == whole.get("max_tokens", whole.get("max_completion_tokens"))
+    assert call.envelope.max_output_tokens == whole.get("max_tokens", whole.get("max_completion_tokens"))

@@ -75,8 +75,8 @@ def test_a_call_carries_its_route_needs_estimates_and_deadline() -> None:
     """The deadline counts from when the request arrived."""
     call = resolved("auto", max_output_tokens=7, content_bytes=40, needs=frozenset({"chat", "tools"}))
     assert call.route.name == "auto"
-    assert call.needs == {"chat", "tools"}
-    assert (call.input_tokens_estimate, call.max_output_tokens) == (40, 7)
+    assert call.envelope.needs == {"chat", "tools"}
+    assert (call.input_tokens_estimate, call.envelope.max_output_tokens) == (40, 7)
     assert call.deadline_ns == 35_000_000_000
     assert call.route.timeouts.total_s == 30
 
