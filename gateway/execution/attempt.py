@@ -200,31 +200,31 @@ class Attempt:
         try:
             measured = self.measure.stop(outcome, error, sent=self._sending is not None and self._sending.sent)
             share_s = self._lease.abandon() if measured.sample is None else self._lease.end(measured.sample)
-        except Exception:
+            if self.target.rates.variants and (tier := self.measure.service_tier):
+                members = {**self._call.envelope.members, "service_tier": msgspec.json.encode(tier)}
+                rates = self.target.rates.in_force(self._entry.started_at_ns, members)
+            if measured.dropped_events:
+                error = error or malformed(measured.dropped_events)
+            is_hourly, usage = rates.hardware_nano_usd_per_hour is not None, measured.usage
+            stated = usage.upstream_cost_nano_usd if self.target.bills_stated_cost and measured.billed else 0
+            self._entry = entry = replace(
+                self._entry,
+                duration_ms=measured.duration_ms,
+                ttft_ms=measured.ttft_ms,
+                tpot_ms=measured.tpot_ms,
+                usage=usage,
+                cost_nano_usd=stated or (rates.cost(usage, share_s) if is_hourly or measured.billed else 0),
+                cost_origin="estimated" if is_hourly else "provider" if stated else usage.origin,
+                price_version="upstream" if stated else rates.version,
+                outcome=outcome,
+                status=self.measure.status,
+                error_kind=error.kind.value if error is not None else None,
+                cause=error.why if error is not None else None,
+            )
+        except Exception:  # before the row is written, nothing may fail outside of this
             self._end_at_fault()
             raise
-        if self.target.rates.variants and (tier := self.measure.service_tier):
-            members = {**self._call.envelope.members, "service_tier": msgspec.json.encode(tier)}
-            rates = self.target.rates.in_force(self._entry.started_at_ns, members)
-        if measured.dropped_events:
-            error = error or malformed(measured.dropped_events)
-        is_hourly, usage = rates.hardware_nano_usd_per_hour is not None, measured.usage
-        stated = usage.upstream_cost_nano_usd if self.target.bills_stated_cost and measured.billed else 0
         self._ended = True
-        self._entry = entry = replace(
-            self._entry,
-            duration_ms=measured.duration_ms,
-            ttft_ms=measured.ttft_ms,
-            tpot_ms=measured.tpot_ms,
-            usage=usage,
-            cost_nano_usd=stated or (rates.cost(usage, share_s) if is_hourly or measured.billed else 0),
-            cost_origin="estimated" if is_hourly else "provider" if stated else usage.origin,
-            price_version="upstream" if stated else rates.version,
-            outcome=outcome,
-            status=self.measure.status,
-            error_kind=error.kind.value if error is not None else None,
-            cause=error.why if error is not None else None,
-        )
         means.ledger.settle(entry)
         means.observer.attempt_ended(entry, measured.gaps_s)
         return entry
@@ -253,17 +253,21 @@ class Attempt:
             self._end_with(error)
 
     def _end_with(self, error: BaseException | None) -> None:
-        if error is None or isinstance(error, asyncio.CancelledError):
-            self.end("cancelled")
-        elif isinstance(error, GatewayError):
-            if isinstance(error, UpstreamError):
-                without_own(error, self._address, self._call.envelope.body)  # before the ledger sees it
-                if self.target.context_length is not None:
-                    error.tokens = self._call.input_tokens_estimate, self.target.context_length
-            self.end(self.measure.outcome_of(error), error)
-        else:
-            ours = own_failure(error)
-            self.end(self.measure.outcome_of(ours), ours)
+        try:
+            if error is None or isinstance(error, asyncio.CancelledError):
+                self.end("cancelled")
+            elif isinstance(error, GatewayError):
+                if isinstance(error, UpstreamError):
+                    without_own(error, self._address, self._call.envelope.body)  # before the ledger sees it
+                    if self.target.context_length is not None:
+                        error.tokens = self._call.input_tokens_estimate, self.target.context_length
+                self.end(self.measure.outcome_of(error), error)
+            else:
+                ours = own_failure(error)
+                self.end(self.measure.outcome_of(ours), ours)
+        finally:
+            if not self._ended:
+                self._end_at_fault()
 
 
 def malformed(events: int) -> UpstreamError:

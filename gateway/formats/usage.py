@@ -19,6 +19,7 @@ MAX_TOKENS = 2**31 - 1
 MAX_AUDIO_MS = 2**31
 """Twenty-four days of speech in one request."""
 _MAX_USD = 1_000_000
+_MAX_TIER_CHARS = 64
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,20})?")
 NO_RATES = Rates()
 
@@ -134,6 +135,11 @@ def _added_up(rounds: list[Any], levels: int = 2) -> dict[str, Any]:
 def _has_other_models(rounds: list[Any]) -> bool:
     """Whether some iterations are an adviser's or another model's, which costs what that does."""
     return any(isinstance(each, dict) and each.get("type") not in _OWN_ROUNDS for each in rounds)
+
+
+def tier_of(name: Any) -> str | None:
+    """Return the service tier that an answer names: a short word of ASCII; None when it is anything else."""
+    return name if type(name) is str and len(name) <= _MAX_TIER_CHARS and name.isascii() else None
 
 
 def audio_ms(seconds: Any) -> int:

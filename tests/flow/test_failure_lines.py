@@ -192,6 +192,41 @@ def test_fault_in_one_attempt_leaves_no_hold_behind(tmp_path: Path, monkeypatch:
     run_virtual(scenario())
 
 
+def fail(*_: object, **__: object) -> Any:
+    raise ZeroDivisionError("a defect")
+
+
+@pytest.mark.parametrize(
+    ("place", "defect", "answer"),
+    [
+        ("accounting.measure.Measure.stop", fail, json_answer({})),
+        ("accounting.measure.Measure.outcome_of", fail, error_answer(401)),
+        ("accounting.measure.Measure.service_tier", "\ud800", None),
+        ("execution.attempt.without_own", fail, error_answer(401)),
+    ],
+)
+def test_fault_at_an_attempts_end_leaves_its_row_and_the_calls_record(
+    place: str, defect: object, answer: Answer | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever raises there, the caller is answered; nothing is left open and no place is kept."""
+
+    async def scenario() -> None:
+        upstream = ScriptedUpstream()
+        if answer is not None:
+            upstream.on_path("/v1/chat/completions", answer)
+        config = one_model("http://a.test")
+        price = {"input": 1, "output": 2, "variants": [{"request": {"service_tier": "flex"}, "input": 0.5}]}
+        config["models"][next(iter(config["models"]))]["price"] = price
+        async with virtual_gateway(config, tmp_path, {"http://a.test": upstream}) as running:
+            monkeypatch.setattr(f"gateway.{place}", defect)
+            answered = await running.chat(stream=False)
+            (entry,), (record,) = running.ledger.entries, running.ledger.records
+            assert (answered.status, entry.error_kind, record.error_kind) == (500, "internal", "internal")
+            assert set(running.gateway.pool.in_flight().values()) == {0}
+
+    run_virtual(scenario())
+
+
 HTTP_REFUSALS = {
     "no HTTP": (b"hello\r\n\r\n", "400"),
     "another version": (b"GET / HTTP/1.2\r\nhost: a\r\n\r\n", "505"),

@@ -61,6 +61,9 @@ def test_request_is_billed_at_its_price(
         ({"service_tier": "auto"}, "flex", 150_000),
         ({}, "flex", 150_000),
         ({"service_tier": "flex"}, 7, 150_000),
+        ({"service_tier": "flex"}, "\ud800", 150_000),  # half a surrogate pair, which JSON may hold and UTF-8 may not
+        ({"service_tier": "flex"}, "fléx", 150_000),
+        ({"service_tier": "flex"}, "x" * 10_000, 150_000),
     ],
 )
 def test_tier_that_served_an_answer_decides_its_price(

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.chat import AnswerWriter, Finish
 from gateway.formats.malformed import UNREADABLE
-from gateway.formats.usage import merged, usage_of
+from gateway.formats.usage import merged, tier_of, usage_of
 from gateway.tariff import Rates, Usage
 
 FINISH_REASONS: dict[str | None, Finish] = {
@@ -120,8 +120,7 @@ class Answer:
     @property
     def service_tier(self) -> str | None:
         """See ``Decoder.service_tier``."""
-        tier = (self._reported or {}).get("service_tier")
-        return tier if isinstance(tier, str) else None
+        return tier_of((self._reported or {}).get("service_tier"))
 
     @property
     def usage(self) -> Usage | None:

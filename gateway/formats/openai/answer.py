@@ -14,7 +14,7 @@ from msgspec import Struct
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.malformed import UNREADABLE
 from gateway.formats.splice import members_of, splice
-from gateway.formats.usage import NO_RATES, merged, usage_of
+from gateway.formats.usage import NO_RATES, merged, tier_of, usage_of
 from gateway.tariff import Rates, Usage
 from gateway.types import Operation
 
@@ -179,8 +179,8 @@ class Tap:
         groq = chunk.x_groq.get("usage") if isinstance(chunk.x_groq, dict) else None
         for report in (chunk.usage, groq, *(choice.usage for choice in chunk.choices or ())):
             self.reported = merged(self.reported, report)
-        if type(chunk.service_tier) is str:
-            self.service_tier = chunk.service_tier
+        if chunk.service_tier is not None:
+            self.service_tier = tier_of(chunk.service_tier) or self.service_tier
 
 
 def parse(data: bytes) -> _Object:

@@ -9,7 +9,7 @@ from gateway.formats.anthropic.answer import Answer
 from gateway.formats.openai.answer import Tap
 from gateway.formats.openai.chat_answer import Assembly
 from gateway.formats.openai.transcription import read_transcript
-from gateway.formats.usage import MAX_TOKENS, audio_ms, merged, usage_of
+from gateway.formats.usage import MAX_TOKENS, audio_ms, merged, tier_of, usage_of
 from gateway.tariff import Rates, Usage, token_rates
 
 NANO = {"input": 1_000_000_000, "cached_input": 100_000_000, "cache_write": 1_250_000_000, "output": 10_000_000_000}
@@ -350,3 +350,13 @@ def test_length_is_in_milliseconds(seconds: object, ms: int) -> None:
 def test_transcript_of_an_impossible_length_is_left_to_an_estimate(duration: str) -> None:
     body = b'{"text": "hi", "duration": %b}' % duration.encode()
     assert read_transcript(body)[1] is None
+
+
+@pytest.mark.parametrize("name", [None, 7, ["flex"], {}, "\ud800", "fléx", "x" * 65])
+def test_tier_that_is_none_is_none(name: object) -> None:
+    """What is no short word of ASCII names no price."""
+    assert (tier_of(name), tier_of("flex")) == (None, "flex")
+    body = {"id": "m", "model": "m", "content": [{"type": "text", "text": "Hi"}], "stop_reason": "end_turn"}
+    answer = Answer(Assembly(0), RATES)
+    answer.read_message(json.dumps(body | {"usage": {"service_tier": None if name == "\ud800" else name}}).encode())
+    assert answer.service_tier is None
