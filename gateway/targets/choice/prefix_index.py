@@ -15,6 +15,7 @@ Hashes are Python's own of bytes: SipHash under a key of this process, so no cal
 no dearer than reading the bytes. They mean nothing in another process.
 """
 
+import re
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,8 +28,10 @@ DEFAULT_KV_TOKENS = 65_536
 _FIRST_CHUNK_BYTES = 64
 _GROWTH = 16
 _LARGEST_BYTES = 1 << 30
-_READ_FIRST = ("tools", "functions", "messages", "prompt")
+_READ_FIRST = ("tools", "functions", "system", "messages", "prompt")
 """What the model reads, in the order in which most chat templates put it."""
+_UNREAD = re.compile(rb'\s*\[\s*\{[^{}]{0,64}"\s*x-anthropic-billing-header:(?:[^"\\]|\\.)*"')
+"""The client's own at the front of a ``system``: it may differ in each call, and is not sent on to replicas."""
 
 
 def _ends() -> tuple[int, ...]:
@@ -60,7 +63,10 @@ def fingerprint(model: str, members: Mapping[str, bytes], tokens: int) -> Prompt
 
     ``model`` is the name that the engine answers to: adapters of one model share no cache.
     """
-    text = b"".join([members[name] for name in _READ_FIRST if name in members])
+    parts = {name: members[name] for name in _READ_FIRST if name in members}
+    if (system := parts.get("system")) is not None and (unread := _UNREAD.match(system)) is not None:
+        parts["system"] = system[unread.end() :]
+    text = b"".join(parts.values())
     chain = []
     link, start, size = hash(model), 0, len(text)
     for end in _ENDS:
