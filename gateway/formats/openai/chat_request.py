@@ -39,9 +39,10 @@ _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+")
 _LONGEST_USER = 64
 _EFFORTS = {"xhigh": "high", "max": "high", "none": "low"}
 """Not every model that reasons knows more than ``high``, or less than ``low``."""
-_SCHEMAS_BY_NAME = frozenset({"properties", "$defs", "definitions"})
+_TYPED = frozenset({"type", "$ref", "anyOf", "enum", "const"})
 _VALUES = frozenset({"enum", "const", "default", "examples"})
-"""Members of a JSON schema that hold schemas by names of the caller's, and that hold none."""
+_SCHEMAS_BY_NAME = frozenset({"properties", "$defs", "definitions"})
+"""Members of a JSON schema: those that say what it takes, that hold no schema, and that hold some by names."""
 _TOKENIZED = frozenset(("model", "messages", "tools", "add_generation_prompt", "continue_final_message"))
 _BETWEEN = rb"\n\n"
 """Two line ends, as JSON writes them."""
@@ -152,17 +153,23 @@ def _fitting(call: Call, target: Target) -> int | None:
 
 def _response_format(schema: Mapping[str, Raw]) -> dict[str, Any]:
     wanted: dict[str, Any] = {"name": "answer", "schema": schema}
-    if _is_closed(msgspec.json.decode(msgspec.json.encode(schema))):
+    read = msgspec.json.decode(msgspec.json.encode(schema))
+    if read.get("type") == "object" and _is_closed(read):
         wanted["strict"] = True
     return {"type": "json_schema", "json_schema": wanted}
 
 
 def _is_closed(schema: Any) -> bool:
-    """Whether each object in a schema lists all that it may and must have: OpenAI's strict mode takes no other one."""
+    """Whether all has a type, and objects list what they may and must have: OpenAI's strict mode takes no other schema.
+
+    Source: platform.openai.com/docs/guides/structured-outputs ("Supported schemas").
+    """
     if isinstance(schema, list):
         return all(map(_is_closed, schema))
     if not isinstance(schema, dict):
         return True
+    if _TYPED.isdisjoint(schema):
+        return False
     inner = [each for name, each in schema.items() if name not in _SCHEMAS_BY_NAME and name not in _VALUES]
     for name in _SCHEMAS_BY_NAME:
         inner += _dict(schema.get(name)).values()

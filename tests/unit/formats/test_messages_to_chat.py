@@ -28,7 +28,7 @@ _FUNCTION = {
 _BRIEF = {"role": "system", "content": "Now be brief."}
 _STRICT = {"name": "look", "parameters": {"type": "object"}, "strict": True}
 _ASKS = {"role": "user", "content": "Hi"}
-_OPEN = {"type": "object", "properties": {"a": {"type": "string"}, "b": {}}, "required": ["a"]}
+_OPEN = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"$ref": "#"}}, "required": ["a"]}
 _CLOSED = _OPEN | {"required": ["b", "a"], "additionalProperties": False}
 _FOUND = {"type": "search_result", "title": "T", "source": "s.test", "content": [{"type": "text", "text": "F"}]}
 _NO_STRINGS: tuple[Any, ...] = (123, None, True, [1, ", ", ": "], {"a": "b"})
@@ -226,13 +226,17 @@ def test_members_are_said_in_openais_words(members: dict[str, Any], expected: di
     ("schema", "is_strict"),
     [
         (_CLOSED, True),
-        ({"anyOf": [_CLOSED, {"type": "null"}], "$defs": {"object": _CLOSED}}, True),
+        (_CLOSED | {"anyOf": [_CLOSED, {"type": "null"}], "$defs": {"object": _CLOSED}}, True),
+        ({"anyOf": [_CLOSED]}, False),
+        ({"type": "string"}, False),
+        ({}, False),
+        (_CLOSED | {"properties": {"a": {}}}, False),
         ({"type": "object", "additionalProperties": False}, True),
         (_OPEN, False),
         (_CLOSED | {"required": ["a"]}, False),
         (_CLOSED | {"required": 5}, False),
         (_OPEN | {"required": ["a", "b"]}, False),
-        (_CLOSED | {"properties": {"a": {"type": ["object", "null"]}, "b": {}}}, False),
+        (_CLOSED | {"properties": {"a": {"type": ["object", "null"]}}}, False),
         (_CLOSED | {"$defs": {"d": {"items": [_OPEN]}}}, False),
         (_CLOSED | {"default": _OPEN}, True),
         ({"type": {"object": 1}, "properties": 5}, False),
@@ -421,8 +425,14 @@ _VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["type", "text", "name"]), inner),
     max_leaves=4,
 )
-_KINDS = ("text", "image", "document", "tool_use", "tool_result", "thinking", "server_tool_use", "invented")
-_MEMBERS = ("text", "source", "id", "name", "input", "tool_use_id", "content", "thinking", "signature", "citations")
+_KINDS = (
+    *("text", "image", "document", "tool_use", "tool_result", "thinking", "server_tool_use", "invented"),
+    *("tool_reference", "search_result", "compaction", "fallback"),
+)
+_MEMBERS = (
+    *("text", "source", "id", "name", "input", "tool_use_id", "content", "thinking", "signature", "citations"),
+    *("tool_name", "title", "data", "url"),
+)
 _BLOCKS = st.builds(
     lambda kind, members: {"type": kind, **members},
     st.sampled_from(_KINDS),
