@@ -12,6 +12,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from gateway.formats.tokens import estimate_output_tokens
 from gateway.tariff import Rates, Usage
 
 MAX_TOKENS = 2**31 - 1
@@ -93,10 +94,10 @@ def _together(known: dict[str, Any], report: dict[str, Any], levels: int) -> dic
     return together
 
 
-def usage_of(report: dict[str, Any] | None, rates: Rates = NO_RATES) -> Usage | None:
+def usage_of(report: dict[str, Any] | None, rates: Rates = NO_RATES, seen: tuple[int, int] = (0, 0)) -> Usage | None:
     """Sort what an upstream reported into disjoint classes; None when it counted nothing. ``rates``: see ``_by_price``.
 
-    A prompt without a count and a value that is no count make the usage an estimate.
+    A prompt without a count and a value that is no count make the usage an estimate. ``seen``: its events and bytes.
     """
     counts: dict[str, int] = {}
     rounds = report.get("iterations") if report else None
@@ -109,7 +110,7 @@ def usage_of(report: dict[str, Any] | None, rates: Rates = NO_RATES) -> Usage | 
     prompt, output, reasoning = count("prompt", 0), count("output", 0), count("reasoning", 0)
     cache = count("cached", 0) + count("written", 0)
     if count("total", 0) > prompt + output:
-        prompt, output, reasoning = _by_total(counts, sound=sound)
+        prompt, output, reasoning, sound = _by_total(counts, seen, sound=sound)
     elif cache and "prompt_tokens" not in report and not _ANTHROPIC.isdisjoint(report):
         prompt += cache
     usage = _usage(counts, prompt, output, reasoning)
@@ -173,26 +174,35 @@ def _count(report: dict[str, Any], names: dict[str, Any], counts: dict[str, int]
     return sound
 
 
-def _by_total(counts: dict[str, int], *, sound: bool) -> tuple[int, int, int]:
-    """Return prompt, output and reasoning where the total is more than the first two: what stands beside them.
+def _by_total(counts: dict[str, int], seen: tuple[int, int], *, sound: bool) -> tuple[int, int, int, bool]:
+    """Return prompt, output, reasoning and ``sound`` where the total is more than the first two: what is beside them.
 
     As a rule the prompt includes what was read from a cache or written to one, and the output its reasoning. Where
-    something cannot be read, the total says one side by the other, and nothing of their parts.
+    something cannot be read, the total says one side by the other, and nothing of their parts. Of a total alone, what
+    was seen is output; there was a prompt, too.
     """
     count = counts.get
     prompt, output, reasoning = count("prompt", 0), count("output", 0), count("reasoning", 0)
     rest = counts["total"] - prompt - output
     if not sound:
-        return prompt or rest * bool(output), output or rest * bool(prompt), reasoning
+        return prompt or rest * bool(output), output or rest * bool(prompt), reasoning, False
+    if not prompt and not output and (wrote := max(estimate_output_tokens(*seen), reasoning)):
+        wrote = min(wrote, rest - 1)
+        return rest - wrote, wrote, reasoning, False
     cache = count("cached", 0) + count("written", 0)
     for thought, cached, audio in product((0, reasoning), (0, cache), (0, count("audio_read", 0))):
         if thought + cached + audio == rest:  # xAI's reasoning, a cache, Mistral's audio
-            return prompt + cached + audio, output + thought, reasoning
+            return prompt + cached + audio, output + thought, reasoning, True
     if not prompt:
-        return rest, output, reasoning
+        return rest, output, reasoning, True
     if not output:
-        return prompt, rest, reasoning
-    return prompt, output + rest, reasoning + rest  # Gemini's thinking, which its OpenAI endpoint counts nowhere else
+        return prompt, rest, reasoning, True
+    return (
+        prompt,
+        output + rest,
+        reasoning + rest,
+        True,
+    )  # Gemini's thinking, which its OpenAI endpoint counts nowhere else
 
 
 def _by_price(cut: Usage, counts: dict[str, int], wholes: tuple[int, int, int], rates: Rates) -> Usage:

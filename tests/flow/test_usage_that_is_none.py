@@ -18,6 +18,12 @@ REPORTS: dict[str, tuple[list[Any], tuple[bool, bool, str]]] = {
     "good": ([{"prompt_tokens": 70, "completion_tokens": 50}], (True, True, "provider")),
     "no output": ([{"prompt_tokens": 70, "completion_tokens": 0}], (True, False, "estimated")),
     "prompt alone": ([{"prompt_tokens": 70}], (True, False, "estimated")),
+    "total alone": ([{"total_tokens": 78}], (True, False, "estimated")),
+    "total beside zeros": (
+        [{"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 78}],
+        (True, False, "estimated"),
+    ),
+    "total behind nothing": ([{}, {"total_tokens": 78}], (True, False, "estimated")),
     "output alone": ([{"completion_tokens": 50}], (False, True, "estimated")),
     "no prompt": ([{"prompt_tokens": 0, "completion_tokens": 50}], (False, True, "estimated")),
     "zeros": ([{"prompt_tokens": 0, "completion_tokens": 0}], (False, False, "estimated")),

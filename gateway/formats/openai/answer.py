@@ -120,7 +120,7 @@ class Tap:
     @property
     def usage(self) -> Usage | None:
         """The same in disjoint classes."""
-        return usage_of(self.reported, self._rates)
+        return usage_of(self.reported, self._rates, (self.content_events, self.content_bytes))
 
     def read(self, data: bytes) -> Chunk:
         """Take the data of one event, or a whole answer. Raises UpstreamError (UPSTREAM_PROTOCOL)."""

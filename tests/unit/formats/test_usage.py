@@ -205,6 +205,23 @@ def test_reports_of_an_answer_fall_into_disjoint_classes(name: str) -> None:
     assert RATES.cost(usage) == cost
 
 
+@pytest.mark.parametrize(
+    ("report", "seen", "expected"),
+    [
+        (of(None, None, 100), (3, 32), classes(92, 0, 8, origin="estimated")),
+        (of(None, None, 100, reasoning=30), (3, 32), classes(70, 0, 0, 30, origin="estimated")),
+        (of(None, None, 5), (9, 36), classes(1, 0, 4, origin="estimated")),
+        (of(None, None, 1), (9, 36), classes(1, 0, 0, origin="estimated")),
+        (of(None, None, 100), (0, 0), classes(100, 0, 0)),
+        (of(60, 0, 100), (3, 32), classes(60, 0, 40)),
+    ],
+)
+def test_total_alone_includes_the_output_that_was_seen(
+    report: dict[str, Any], seen: tuple[int, int], expected: Usage
+) -> None:
+    assert usage_of(report, RATES, seen) == expected
+
+
 NO_COUNTS = (-1, -1_000_000_000, 1.5, 7.0, True, "7", [7], {"n": 7}, 2**31, 2**63, 10**30)
 """Not one of them may be billed, or break the ledger's columns."""
 
