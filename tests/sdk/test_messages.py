@@ -165,15 +165,125 @@ async def test_limit_above_the_targets_is_lowered(ground: Ground) -> None:
     assert record.left_out == ("max_tokens",)
 
 
-async def test_answer_in_the_other_framing_is_written_in_the_form_asked(ground: Ground) -> None:
-    """JSON for a stream becomes events, a stream for a plain call one message."""
-    ground.upstream.then(json_answer(MESSAGE), play(b"".join([_START, *_TEXT, *_END])))
+_CITED = {
+    "type": "char_location",
+    "cited_text": "ü",
+    "document_index": 0,
+    "document_title": None,
+    "start_char_index": 0,
+    "end_char_index": 1,
+}
+_SEARCH = {"type": "server_tool_use", "id": "srv_1", "name": "web_search", "input": {"query": "ü"}}
+RICH: list[dict[str, Any]] = [
+    {"type": "thinking", "thinking": "hm ü", "signature": "EqQB"},
+    {"type": "redacted_thinking", "data": "Eu8B"},
+    _SEARCH,
+    {"type": "web_search_tool_result", "tool_use_id": "srv_1", "content": []},
+    {"type": "text", "text": "Hallo", "citations": [_CITED]},
+    {"type": "tool_use", "id": "t1", "name": "look", "input": {"n": 1.5, "deep": {"a": []}}},
+    {"type": "tool_use", "id": "t2", "name": "rest", "input": {}},
+]
+
+
+def _block(index: int, start: dict[str, Any], *deltas: dict[str, Any]) -> list[bytes]:
+    begun = _event("content_block_start", index=index, content_block=start)
+    pieces = [_event("content_block_delta", index=index, delta=delta) for delta in deltas]
+    return [begun, *pieces, _event("content_block_stop", index=index)]
+
+
+def _pieces(kind: str, name: str, *texts: str) -> list[dict[str, str]]:
+    return [{"type": kind, name: text} for text in texts]
+
+
+RICH_EVENTS = [
+    *_block(
+        0,
+        {"type": "thinking", "thinking": "", "signature": ""},
+        *_pieces("thinking_delta", "thinking", "hm ", "ü"),
+        *_pieces("signature_delta", "signature", "EqQB"),
+    ),
+    *_block(1, RICH[1]),
+    *_block(2, {**_SEARCH, "input": {}}, *_pieces("input_json_delta", "partial_json", "", '{"query"', ': "ü"}')),
+    *_block(3, RICH[3]),
+    *_block(
+        4,
+        {"type": "text", "text": "", "citations": []},
+        {"type": "citations_delta", "citation": _CITED},
+        *_pieces("text_delta", "text", "Hal", "lo"),
+    ),
+    *_block(
+        5,
+        {**RICH[5], "input": {}},
+        *_pieces("input_json_delta", "partial_json", '{"n": 1.5, ', '"deep": {"a": []}}'),
+    ),
+    *_block(6, RICH[6]),
+]
+
+
+@pytest.mark.parametrize(
+    ("reason", "sequence"), [("tool_use", None), ("stop_sequence", "END"), ("pause_turn", None), ("refusal", None)]
+)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_answer_in_the_other_framing_keeps_all_of_it(
+    stream: bool, reason: str, sequence: str | None, ground: Ground
+) -> None:
+    """JSON for a stream becomes events, a stream for a plain call one message: signatures, server tools, reasons."""
     asked = {name: ASKED[name] for name in ("model", "max_tokens", "messages")}
-    async with ground.client.messages.stream(**asked) as stream:
-        assert await stream.get_final_text() == "Hallo"
-    message = await ground.client.messages.create(**asked)
-    assert [block.model_dump(exclude_none=True) for block in message.content] == [{"type": "text", "text": "Hallo ü"}]
-    assert (message.usage.input_tokens, message.usage.cache_read_input_tokens) == (10, 1000)
+    ends = {"stop_reason": reason, "stop_sequence": sequence}
+    usage = {**USAGE, "output_tokens": 20, "server_tool_use": {"web_search_requests": 1, "web_fetch_requests": 0}}
+    if stream:
+        ground.upstream.then(json_answer({**MESSAGE, "content": RICH, **ends, "usage": usage}))
+        async with ground.client.messages.stream(**asked) as running:
+            message: Any = await running.get_final_message()
+    else:
+        end = [_event("message_delta", delta=ends, usage=usage), _END[1]]
+        ground.upstream.then(play(b"".join([_START, *RICH_EVENTS, *end])))
+        message = await ground.client.messages.create(**asked)
+    dumped = message.model_dump(mode="json", exclude_unset=True)
+    assert [{name: block[name] for name in each} for block, each in zip(dumped["content"], RICH, strict=True)] == RICH
+    assert (message.id, message.stop_reason, message.stop_sequence) == ("msg_1", reason, sequence)
+    got = message.usage
+    assert (got.input_tokens, got.cache_read_input_tokens, got.output_tokens) == (10, 1000, 20)
+    assert got.server_tool_use.web_search_requests == 1
+
+
+async def test_call_cut_by_the_limit_is_a_message(ground: Ground) -> None:
+    """Put together from a stream, it has an empty input."""
+    cut = _block(0, {**RICH[5], "input": {}}, *_pieces("input_json_delta", "partial_json", '{"n":'))
+    end = [_event("message_delta", delta={"stop_reason": "max_tokens"}, usage={"output_tokens": 20}), _END[1]]
+    ground.upstream.then(play(b"".join([_START, *cut, *end])))
+    status, _, data = await ground.post(ASKED)
+    assert (status, json.loads(data)["content"]) == (200, [{**RICH[5], "input": {}}])
+
+
+_SECOND = [
+    _event("content_block_start", index=1, content_block={"type": "text", "text": None}),
+    _event("content_block_delta", index=1, delta={"type": "text_delta", "text": "x"}),
+    _event("content_block_stop", index=1),
+]
+_BROKEN = b"event: content_block_start\ndata: {broken\n\n"
+
+
+@pytest.mark.parametrize(
+    ("events", "kept"),
+    [
+        ([*_TEXT, *_SECOND, *_END], [*_TEXT, *_SECOND, *_END]),
+        ([*_TEXT[:2], _BROKEN, *_TEXT[2:], *_END], [*_TEXT, *_END]),
+        ([*_TEXT, _BROKEN, *_SECOND[1:], *_END], None),
+        ([*_TEXT, _BROKEN, _SECOND[2], *_END], None),
+    ],
+)
+async def test_unreadable_event_passes_or_ends_the_stream(
+    events: list[bytes], kept: list[bytes] | None, ground: Ground
+) -> None:
+    """A client cannot add to a block that never began."""
+    ground.upstream.then(play(b"".join([_START, *events])))
+    _, _, data = await ground.post({**ASKED, "stream": True})
+    if kept is None:
+        assert b"event: error" in data
+        assert b"message_stop" not in data
+    else:
+        assert data.partition(b": x-tollway-cost-usd")[0] == b"".join([_START, *kept])
 
 
 async def test_thinking_without_a_signature_stays_behind(ground: Ground) -> None:

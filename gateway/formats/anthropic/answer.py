@@ -151,7 +151,7 @@ class Answer:
                 raise StreamError(data)
             return b""
         if self._started == (event.type == "message_start"):
-            raise _nonsense()
+            raise nonsense()
         return handler(self, event)
 
     def read_message(self, body: bytes) -> bytes:
@@ -162,7 +162,7 @@ class Answer:
             if "truncated" in str(error):
                 raise UpstreamError(ErrorKind.UPSTREAM_CUT, "The upstream's answer ended in the middle.") from None
             self._forgive(body, error)
-            raise _nonsense() from None
+            raise nonsense() from None
         written = self._start(message)
         for index, block in enumerate(message.content):
             written += self._block(index, block) + self._flush_input(index)
@@ -181,15 +181,12 @@ class Answer:
 
     def _forgive(self, data: bytes, error: Exception) -> None:
         """Pass over an event of a kind that we do not know, and behind text one that cannot be read; see ``_end``."""
-        try:
-            kind = _kind_decoder.decode(data).type
-        except UNREADABLE:
-            kind = ""
+        kind = kind_of(data)
         if kind == "error":
             raise StreamError(data) from None
         if not kind or kind in self._HANDLERS:
             if not self.content_events or self._tools:
-                raise _nonsense() from error
+                raise nonsense() from error
             self.dropped_events += 1
 
     def _start(self, message: _Message) -> bytes:
@@ -201,14 +198,14 @@ class Answer:
         """End the answer. What was dropped must not have been its reason to end, or a tool call."""
         lost = self.dropped_events and (self._stop_reason in {None, "tool_use"} and not self._tools)
         if lost or not (self.content_events or self._stop_reason):
-            raise _nonsense()
+            raise nonsense()
         told = self._writer.refusal(self._explanation) if self._explanation else b""
         self.complete = True
         return told + self._writer.end(FINISH_REASONS.get(self._stop_reason, "stop"), self.usage)
 
     def _on_message_start(self, event: _Event) -> bytes:
         if event.message is None:
-            raise _nonsense()
+            raise nonsense()
         return self._start(event.message)
 
     def _on_block_start(self, event: _Event) -> bytes:
@@ -293,5 +290,14 @@ class Answer:
     """Every event that is read; ``error`` is raised, ``ping`` and events yet to be invented are passed over."""
 
 
-def _nonsense() -> UpstreamError:
+def kind_of(data: bytes) -> str:
+    """Return the type of an event that may have any other fault; empty: it has none."""
+    try:
+        return _kind_decoder.decode(data).type
+    except UNREADABLE:
+        return ""
+
+
+def nonsense() -> UpstreamError:
+    """Make the error of an answer that cannot be read."""
     return UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream's answer is not one of Anthropic's Messages API.")

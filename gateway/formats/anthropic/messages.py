@@ -70,9 +70,9 @@ class AnthropicAdapter:
     def decoder(self, call: Call, target: Target) -> Decoder:
         """Make the decoder for one answer with a status of success."""
         envelope = call.envelope
-        writer = endpoint_of(call).writer(envelope, self._wall_ns() // 1_000_000_000)
         if envelope.endpoint.dialect == self.dialect and self._framing is Splitter:
-            return PassedDecoder(writer, target.rates, is_streamed=envelope.stream)
+            return PassedDecoder(target.rates, is_streamed=envelope.stream)
+        writer = endpoint_of(call).writer(envelope, self._wall_ns() // 1_000_000_000)
         return MessageDecoder(writer, target.rates, self._framing(), is_streamed=envelope.stream)
 
     def count(self, call: Call) -> Prepared:

@@ -146,7 +146,7 @@ class Events(_Blocks):
         while self._held:
             written += self._next()
         members = {"delta": self._ends_in(reason, stop_sequence), "usage": anthropic_usage(usage)}
-        return written + self._close() + _event("message_delta", members) + MESSAGE_STOP
+        return written + self._close() + event_of("message_delta", members) + MESSAGE_STOP
 
     def _is_within(self) -> bool:
         """Whether a call is open whose arguments are not whole yet."""
@@ -181,7 +181,7 @@ class Events(_Blocks):
             "stop_sequence": None,
             "usage": anthropic_usage(None),
         }
-        return _event("message_start", {"message": message | rest}) + _PING
+        return event_of("message_start", {"message": message | rest}) + _PING
 
     def _add(self, block: str, delta: str, name: str, text: str) -> bytes:
         if not text:
@@ -211,7 +211,7 @@ class Events(_Blocks):
             % (self._index, delta.encode(), name.encode())
         )
         self._tail = b"}}\n\n"
-        return closed + _event("content_block_start", {"index": self._index, "content_block": block})
+        return closed + event_of("content_block_start", {"index": self._index, "content_block": block})
 
     def _close(self) -> bytes:
         if not self._open:
@@ -219,9 +219,9 @@ class Events(_Blocks):
         signed = b""
         if self._open == "thinking":
             delta = {"type": "signature_delta", "signature": UNSIGNED}
-            signed = _event("content_block_delta", {"index": self._index, "delta": delta})
+            signed = event_of("content_block_delta", {"index": self._index, "delta": delta})
         self._open, self._open_tool, self._arguments, self._kept_bytes = "", None, [], 0
-        return signed + _event("content_block_stop", {"index": self._index})
+        return signed + event_of("content_block_stop", {"index": self._index})
 
 
 class Whole(_Blocks):
@@ -291,7 +291,8 @@ def _is_object(text: str) -> bool:
     return True
 
 
-def _event(name: str, members: dict[str, Any]) -> bytes:
+def event_of(name: str, members: dict[str, Any]) -> bytes:
+    """Write one event of a stream."""
     return b"event: %b\ndata: %b\n\n" % (name.encode(), _encode({"type": name} | members))
 
 
