@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.errors import UpstreamError
+from gateway.errors import GatewayError, UpstreamError
 from gateway.formats.base import Decoder, Prepared, refusal, streams_upstream
 from gateway.formats.chat import Translatable, UntranslatableError, endpoint_of
 from gateway.formats.classify import COMPATIBLE, Facts
@@ -106,10 +106,12 @@ class CompatibleAdapter:
                 stream=envelope.stream,
                 says=self._says,
             )
+            chat = replace(call, envelope=CHAT.decode(body))
+        except GatewayError as error:
+            raise refusal(f"As a chat completion it would be refused: {error.message}") from None
         except UntranslatableError as error:
             why = f": {error.why}" if error.why else ""
             raise refusal(f"'{error.place}' cannot be said to a target that is OpenAI-compatible{why}.") from None
-        chat = replace(call, envelope=CHAT.decode(body))
         if (refused := self.refuses(chat)) is not None:
             raise refusal(f"{refused} is not taken by this provider.")
         hints = [name for name in endpoint.hint_headers if name in call.headers]
