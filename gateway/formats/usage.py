@@ -133,9 +133,11 @@ def _added_up(rounds: list[Any], levels: int = 2) -> dict[str, Any]:
     return added
 
 
-def _has_other_models(rounds: list[Any]) -> bool:
-    """Whether some iterations are an adviser's or another model's, which costs what that does."""
-    return any(isinstance(each, dict) and each.get("type") not in _OWN_ROUNDS for each in rounds)
+def _has_other_models(rounds: Any) -> bool:
+    """Whether some iterations are an adviser's or another model's, which costs what that does, or none can be read."""
+    return not isinstance(rounds, list) or any(
+        isinstance(each, dict) and each.get("type") not in _OWN_ROUNDS for each in rounds
+    )
 
 
 def tier_of(name: Any) -> str | None:

@@ -377,3 +377,9 @@ def test_tier_that_is_none_is_none(name: object) -> None:
     answer = Answer(Assembly(0), RATES)
     answer.read_message(json.dumps(body | {"usage": {"service_tier": None if name == "\ud800" else name}}).encode())
     assert answer.service_tier is None
+
+
+@pytest.mark.parametrize("iterations", [7, True, 0.5, "many", {"type": "message"}])
+def test_iterations_that_are_none_make_an_estimate(iterations: object) -> None:
+    """They may have held what is in no other count; the rest of the report is read."""
+    assert usage_of(GOOD | {"iterations": iterations}) == Usage(input_tokens=10, output_tokens=4, origin="estimated")
