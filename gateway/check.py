@@ -19,7 +19,7 @@ from gateway.app import configuration
 from gateway.clock import SystemClock
 from gateway.config.parts import Tools
 from gateway.config.snapshot import ProviderType, Snapshot
-from gateway.credentials.base import Signer
+from gateway.credentials.base import Signer, further_secrets
 from gateway.errors import ErrorKind, UpstreamError, speaks
 from gateway.execution.relay import usd
 from gateway.fleet import ListedModel
@@ -147,7 +147,7 @@ class Asker:
         except UpstreamError as error:
             if question.about == "chat" and _does_other_things(error):
                 return Finding(target.id, "ok", "it is there and takes the credential; the model does not chat")
-            return Finding(target.id, "wrong", _sentence(error, target))
+            return Finding(target.id, "wrong", self._sentence(error, target))
         except _WrongError as error:
             return Finding(target.id, "wrong", str(error))
         except TimeoutError:
@@ -183,7 +183,7 @@ class Asker:
             raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "What it answered is no list of models.") from None
         names = [each.id for each in (found.data if isinstance(found, _Models) else found)]
         if target.upstream_model and target.upstream_model not in names:
-            clean = cleaner(target)
+            clean = cleaner(target, further_secrets(target, self._signers))
             shown = [first_sentence(clean(name)) for name in sorted(names)[:5]]
             some = f" It lists {', '.join(shown)}{' ...' if len(names) > 5 else ''}." if names else ""
             raise _WrongError(f"The upstream does not list the model '{target.upstream_model}'.{some}")
@@ -211,7 +211,7 @@ class Asker:
         try:
             return await self._listed(replica, f"{replica.base_url}/v1/models")
         except UpstreamError as error:
-            raise _WrongError(_sentence(error, replica)) from None  # the address to be left out is the replica's
+            raise _WrongError(self._sentence(error, replica)) from None  # the address to be left out is the replica's
 
     async def _get(self, target: Target, url: str) -> bytes:
         """Ask for an address under the target's credential, once for all that ask the same."""
@@ -240,6 +240,18 @@ class Asker:
                         raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream's answer is too large.")
                 return answer.status, answer.headers, bytes(body)
 
+    def _sentence(self, error: UpstreamError, target: Target) -> str:
+        """Say what is wrong, with the first sentence of the upstream's own, in which nothing of ours is left."""
+        clean = cleaner(target, further_secrets(target, self._signers))
+        if error.said is None:
+            return first_sentence(clean(error.message))
+        said = first_sentence(clean(error.said))
+        if error.kind is ErrorKind.UPSTREAM_UNSUPPORTED and names_no_model(error.said):
+            return f'The upstream does not know the model. It said: "{said}"'
+        if speaks(error.kind, error.upstream_status):
+            return said
+        return f'{clean(error.message)} It said: "{said}"' if said else clean(error.message)
+
 
 def _request(adapter: Format, call: Call, target: Target) -> UpstreamRequest:
     return adapter.prepare(call)(target, _ATTEMPT_ID)
@@ -262,19 +274,6 @@ def _call(endpoint: Endpoint, target: Target) -> Call:
         received_at_ns=0,
         deadline_ns=0,
     )
-
-
-def _sentence(error: UpstreamError, target: Target) -> str:
-    """Say what is wrong, with the first sentence of the upstream's own, in which nothing of ours is left."""
-    clean = cleaner(target)
-    if error.said is None:
-        return first_sentence(clean(error.message))
-    said = first_sentence(clean(error.said))
-    if error.kind is ErrorKind.UPSTREAM_UNSUPPORTED and names_no_model(error.said):
-        return f'The upstream does not know the model. It said: "{said}"'
-    if speaks(error.kind, error.upstream_status):
-        return said
-    return f'{clean(error.message)} It said: "{said}"' if said else clean(error.message)
 
 
 def _does_other_things(error: UpstreamError) -> bool:

@@ -1,8 +1,9 @@
 """The interface of a signer: from a finished request and a secret to the request as the provider accepts it."""
 
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from gateway.types import Secret, UpstreamRequest
+from gateway.types import Secret, Target, UpstreamRequest
 
 
 class Signer(Protocol):
@@ -18,3 +19,11 @@ class Signer(Protocol):
         fetched by the transport, and what computes for long runs in a thread. Raises UpstreamError
         (UPSTREAM_CREDENTIALS when the secret is refused), with no word of the secret.
         """
+
+    def secrets(self, secret: Secret) -> Iterable[str]:
+        """Return what else no error may show: the parts of a secret, and the tokens fetched with it that are in use."""
+
+
+def further_secrets(target: Target, signers: Mapping[str, Signer]) -> Iterable[str]:
+    """Return what the signer of a target keeps out of errors besides its credential."""
+    return () if target.credential is None else signers[target.signer].secrets(target.credential)

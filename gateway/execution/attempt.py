@@ -19,7 +19,7 @@ from gateway.accounting.base import Dispatch, Ledger, Observer
 from gateway.accounting.measure import Measure
 from gateway.beside import Beside
 from gateway.clock import Clock, Ids
-from gateway.credentials.base import Signer
+from gateway.credentials.base import Signer, further_secrets
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.execution.begin import begin
 from gateway.execution.patience import Patience
@@ -258,7 +258,8 @@ class Attempt:
                 self.end("cancelled")
             elif isinstance(error, GatewayError):
                 if isinstance(error, UpstreamError):
-                    without_own(error, self._address, self._call.envelope.body)  # before the ledger sees it
+                    further = further_secrets(self.target, self._means.signers)
+                    without_own(error, self._address, self._call.envelope.body, further)  # before the ledger sees it
                     if self.target.context_length is not None:
                         error.tokens = self._call.input_tokens_estimate, self.target.context_length
                 self.end(self.measure.outcome_of(error), error)

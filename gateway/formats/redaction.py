@@ -7,7 +7,7 @@ makes of the words what the log may hold. It runs when an attempt has failed, ne
 
 import base64
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
@@ -69,12 +69,13 @@ def by_shape(message: str) -> str:
     return _ADDRESS.sub("(address)", _CREDENTIAL.sub("(redacted)", message))
 
 
-def without_own(error: UpstreamError, target: Target, request_body: bytes) -> None:
+def without_own(error: UpstreamError, target: Target, request_body: bytes, further: Iterable[str] = ()) -> None:
     """Take out of an error what the target is configured with; of what its upstream said, keep what may be logged.
 
     ``target`` has the address that was asked. ``request_body``: nothing that the caller wrote stays in ``said``.
+    ``further``: see ``cleaner``.
     """
-    clean = cleaner(target)
+    clean = cleaner(target, further)
     error.message = clean(error.message)[:MAX_MESSAGE_CHARS]
     if error.param is not None:
         error.param = by_shape(clean(error.param))[:_MAX_NAME_CHARS]
@@ -85,9 +86,9 @@ def without_own(error: UpstreamError, target: Target, request_body: bytes) -> No
         error.said = _loggable(clean(error.said), request_body) if is_ours else None
 
 
-def cleaner(target: Target) -> Callable[[str], str]:
-    """Return what takes out of a text what the target is configured with."""
-    secrets, addresses = _secrets(target), _addresses(target)
+def cleaner(target: Target, further: Iterable[str] = ()) -> Callable[[str], str]:
+    """Return what takes out of a text what the target is configured with; ``further``: its signer's secrets."""
+    secrets, addresses = _secrets(target, further), _addresses(target)
 
     def clean(text: str) -> str:
         for pattern, instead in ((secrets, "(redacted)"), (addresses, "(address)")):
@@ -97,12 +98,13 @@ def cleaner(target: Target) -> Callable[[str], str]:
     return clean
 
 
-def _secrets(target: Target) -> re.Pattern[str] | None:
-    """Match the credential and the configured headers, plain, percent-encoded and in Base64."""
-    values = [value for _, value in target.headers if len(value) >= _SHORTEST_SECRET]
-    if target.credential is not None and len(target.credential.value) >= _SHORTEST_SECRET:
+def _secrets(target: Target, further: Iterable[str]) -> re.Pattern[str] | None:
+    """Match the credential, its signer's secrets and the configured headers: plain, percent-encoded and in Base64."""
+    values = [*further, *(value for _, value in target.headers)]
+    if target.credential is not None:
         values.append(target.credential.value)
-    forms = {form for value in values for form in (value, quote(value, safe=""), _in_base64(value))}
+    long = [value for value in values if len(value) >= _SHORTEST_SECRET]
+    forms = {form for value in long for form in (value, quote(value, safe=""), _in_base64(value))}
     return _any_of([re.escape(form) for form in forms])
 
 

@@ -50,3 +50,18 @@ async def test_token_is_fetched_once_for_attempts_that_want_it_at_once(
     chats = [each for each in upstream.seen if each.path != "/token"]
     assert {each.headers["authorization"] for each in chats} == ({shown} if shown else set())
     assert not any("s3cret" in sentence for sentence in said)
+
+
+@pytest.mark.slow
+async def test_token_and_parts_of_the_secret_are_taken_out_of_an_upstreams_words(tmp_path: Path) -> None:
+    said = "'long-lived' of 'app-of-ours' with 's3cret-of-app' may not ask for that"
+    async with ScriptedUpstream() as upstream:
+        upstream.on_path("/token", json_answer(HOUR)).on_path("/v1/chat/completions", error_answer(400, said))
+        (tmp_path / "credential").write_text(f"{upstream.url}/token|app-of-ours|s3cret-of-app")
+        async with followed("credential.md", tmp_path, upstream=upstream) as gateway:
+            client = openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="unused", max_retries=0)
+            with pytest.raises(openai.BadRequestError, match="may not ask for that") as caught:
+                await client.chat.completions.create(model="small", messages=[{"role": "user", "content": "Hi"}])
+            await client.close()
+    assert caught.value.message.count("(redacted)") == 3
+    assert not any(word in caught.value.message for word in ("long-lived", "app-of-ours", "s3cret"))

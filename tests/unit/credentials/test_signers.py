@@ -24,6 +24,7 @@ async def test_signer_adds_one_header(name: str) -> None:
     request = build_upstream_request("http://up.test")
     signed = await SIGNERS[name].sign(request, Secret("sk-1"))
     assert signed.headers == (*request.headers, SHOWN[name])
+    assert not [*SIGNERS[name].secrets(Secret("sk-1"))]
     assert replace(signed, headers=request.headers) == request
 
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import time
+from urllib.parse import quote
 
 import pytest
 
@@ -12,6 +13,8 @@ from gateway.types import Secret
 from tests.ground.builders import build_target
 
 SECRET = "hunter2/pass=word"
+PART = "part of/a secret"
+"""A signer's own; ``v2`` is too short to be one."""
 TARGET = build_target(
     base_url="https://models.corp.example:8443/inner/v1",
     credential=Secret(SECRET),
@@ -24,7 +27,7 @@ def cleaned(text: str, *, body: bytes = b"{}", status: int = 401) -> UpstreamErr
     """Put a text into every part of an error, and take our own out of it."""
     kind = ErrorKind.UPSTREAM_CREDENTIALS
     error = UpstreamError(kind, text, upstream_status=status, param=text, code=text, said=text)
-    without_own(error, TARGET, body)
+    without_own(error, TARGET, body, (PART, "v2"))
     return error
 
 
@@ -33,6 +36,9 @@ def cleaned(text: str, *, body: bytes = b"{}", status: int = 401) -> UpstreamErr
     [
         SECRET,
         SECRET.upper(),
+        PART,
+        quote(PART, safe=""),
+        base64.b64encode(PART.encode()).decode(),
         f"Bearer {SECRET}",
         "hunter2%2Fpass%3Dword",
         base64.b64encode(SECRET.encode()).decode(),
