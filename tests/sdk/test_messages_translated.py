@@ -253,7 +253,7 @@ _BLANK, _THOUGHT = {"content": "\n"}, {"reasoning_content": "\n"}
             ],
             "012",
         ),
-        ([*_LOOKS, _function(0, ""), _function(1, "")], "012"),
+        ([*_LOOKS, _function(0, ""), _function(1, "\n")], "012"),
         ([_function(0, "", "c0"), _BLANK, _function(0, '{"n":0}'), _LOOKS[1]], "0b1"),
         ([_function(0, '{"n"', "c0"), _THOUGHT, _BLANK, _function(0, ":0}"), _LOOKS[1]], "0tb1"),
         ([_LOOKS[0], _BLANK, _LOOKS[1]], "0b1"),

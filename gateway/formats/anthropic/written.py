@@ -120,6 +120,8 @@ class Events(_Blocks):
         self._open_tool: int | None = None
         self._arguments: list[str] = []
         """Of the call that is open."""
+        self._whole: bool | None = False
+        """Whether they are whole; None: it is to be seen."""
         self._held: list[Callable[[], bytes]] = []
         """Pieces of other blocks, in order."""
         self._kept_bytes = 0
@@ -135,8 +137,12 @@ class Events(_Blocks):
         if index == self._open_tool:
             self._count(fragment)
             self._arguments.append(fragment)
+            if fragment.strip():
+                self._whole = None if fragment.rstrip().endswith("}") else False
             return released + self._head + _encode(fragment) + self._tail
         if not self._held:
+            if not fragment.strip():
+                return released
             raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream added to a tool call that was complete.")
         return released + self._hold(partial(self.arguments, index, fragment), fragment)
 
@@ -150,8 +156,9 @@ class Events(_Blocks):
 
     def _is_within(self) -> bool:
         """Whether a call is open whose arguments are not whole yet."""
-        whole = self._arguments and self._arguments[-1].rstrip().endswith("}") and _is_object("".join(self._arguments))
-        return self._open_tool is not None and not whole
+        if self._whole is None:
+            self._whole = _is_object("".join(self._arguments))
+        return self._open_tool is not None and not self._whole
 
     def _hold(self, verb: Callable[[], bytes], text: str) -> bytes:
         self._count(text)
@@ -220,7 +227,7 @@ class Events(_Blocks):
         if self._open == "thinking":
             delta = {"type": "signature_delta", "signature": UNSIGNED}
             signed = event_of("content_block_delta", {"index": self._index, "delta": delta})
-        self._open, self._open_tool, self._arguments, self._kept_bytes = "", None, [], 0
+        self._open, self._open_tool, self._arguments, self._whole, self._kept_bytes = "", None, [], False, 0
         return signed + event_of("content_block_stop", {"index": self._index})
 
 
