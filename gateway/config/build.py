@@ -228,12 +228,14 @@ def _wildcard(
     if rates is None and kind.price_provider is None:
         problems.add(("models", name), _no_price(kind, "is known for this provider"))
     template = _target(name, model, config, kind, rates or Rates())
-    price_provider = kind.price_provider if rates is None else None
+    policy = policy_of(config.plain_route(), [template])
+    if not policy.targets:
+        problems.add(("models", name), _never_allowed(policy))
     return Wildcard(
         prefix=name.removesuffix("*"),
         template=template,
-        policy=policy_of(config.plain_route(), [template]),
-        price_provider=price_provider,
+        policy=policy,
+        price_provider=kind.price_provider if rates is None else None,
         whole_models=kind.whole_models,
     )
 
@@ -318,11 +320,18 @@ def _route(
         for target in targets
     ]
     policy, timeouts = policy_of(section, chosen), _timeouts(config, route=section)
-    if not policy.targets:
+    if not policy.targets and name in config.routes:
         reasons = "; ".join(f"{each.target_id}: {each.reason}" for each in policy.ruled_out)
         problems.add(("routes", name, "require"), f"none of the models of this route meets this ({reasons})")
+    elif not policy.targets:
+        problems.add(("models", name), _never_allowed(policy))
     version = _hash([name, section.model_dump(mode="json"), timeouts, [_shown(target) for target in chosen]])
     return Route(name=name, targets=policy.targets, policy=policy, timeouts=timeouts, version=version)
+
+
+def _never_allowed(policy: Policy) -> str:
+    reasons = "; ".join(each.reason for each in policy.ruled_out)
+    return f"does not meet what is demanded where a route says nothing else ({reasons})"
 
 
 def _principals(config: Config) -> dict[bytes, Principal]:

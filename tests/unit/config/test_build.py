@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,11 @@ from gateway.app import configuration
 from gateway.config.build import build, frozen_changes
 from gateway.config.load import load
 from gateway.config.problems import ConfigError
-from gateway.config.schema import Config
+from gateway.config.schema import Config, RouteSection
 from gateway.config.snapshot import Keep, ProviderType, Server, Snapshot, Storage
 from gateway.tariff import Amounts, Rates, Tier, Variant
-from gateway.types import BodyBudget, Dropped, Principal, Timeouts
-from tests.ground.builders import build_policy
+from gateway.types import BodyBudget, Dropped, Policy, Principal, Quantiles, Target, Timeouts
+from tests.ground.builders import build_call, build_policy, build_view
 
 TYPES = {
     "ray-serve": ProviderType(adapter="openai", model_path="/{upstream}/v1", own_hardware=True, always_stream=True),
@@ -83,7 +83,6 @@ routes:
     models: [smol, mini]
     objective: latency
     strategy: in_order
-    predictors: {output_tokens: measured, ttft_ms: measured, tpot_ms: measured, cost_nano_usd: {tariff: }}
     limits: {ttft_ms: {p95: 1500}, tpot_ms: {p50: 250}, usd_per_request: 0.01}
     require: {commercial: allowed, hosting: own, region: [eu], quality: {mmlu: 0.3}}
     when_none_fits: reject
@@ -94,9 +93,6 @@ keys:
   - {name: demo, secret: env:DEMO_KEY, routes: [auto, openai/gpt-5], requests_per_minute: 60, concurrency: 4, team: red}
 workers: {smol: {}}
 """.replace("CLASSES", ", ".join(CLASSES))
-
-
-made = partial(build, provider_types=TYPES, policy_of=build_policy)
 
 
 made = partial(build, provider_types=TYPES, policy_of=build_policy)
@@ -215,6 +211,33 @@ def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
     assert [each.id for each in route.targets] == [smol.id]
     assert route.policy.ruled_out == (Dropped(target_id="mini", filter="hosting", reason="not on own hardware"),)
     assert route.policy.probe_ms == 1500
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {},
+        {"ttft_ms": Quantiles(1.0, 1.0, 1501.0, 1501.0)},
+        {"tpot_ms": Quantiles(251.0, 251.0, 251.0, 251.0)},
+        {"output_tokens": Quantiles(5000.0, 5000.0, 5000.0, 5000.0)},
+    ],
+    ids=lambda broken: next(iter(broken), "none"),
+)
+def test_policy_of_a_built_route_is_that_of_the_file(tmp_path: Path, broken: dict[str, Quantiles]) -> None:
+    """By latency, though the faster is the dearer; what breaks a ceiling is left out, even alone."""
+    text = FULL.replace(", hosting: own, region: [eu], quality: {mmlu: 0.3}", "").replace(
+        "[smol, mini]", "[smol, fast]"
+    )
+    added = "  fast: {provider: cluster, licence: mit, price: {input: 1, output: 4}}\n"
+    text = text.replace("  openai/*:", f"{added}  openai/*:")
+    route = snapshot_of(tmp_path, text).routes["auto"]
+    slow, fast = (build_view(target) for target in route.targets)
+    quick = replace(fast, **{"ttft_ms": Quantiles(1.0, 1.0, 1.0, 1.0)} | broken)
+    call = build_call(route=route)
+    chosen = [each.target.id for each in route.policy.plan(call, [slow, quick]).candidates]
+    assert chosen == (["smol"] if broken else ["fast", "smol"])
+    alone = snapshot_of(tmp_path, text.replace("[smol, fast]", "[fast]")).routes["auto"]
+    assert len(alone.policy.plan(call, [quick]).candidates) == (0 if broken else 1)
 
 
 @pytest.mark.parametrize(
@@ -338,6 +361,21 @@ def test_configuration_that_would_fail_at_the_first_request_is_refused(
 ) -> None:
     """With its line, like every other mistake."""
     assert problems(tmp_path, LOCAL + added + "\n") == [f"tollway.yaml:{problem}"]
+
+
+@pytest.mark.parametrize("name", ["m", "local/*"])
+def test_model_that_no_plain_route_may_use_is_refused_by_its_own_name(tmp_path: Path, name: str) -> None:
+    """A demand may rule out what it is asked about without a word in the file: there is no route to point at."""
+
+    def strict(section: RouteSection, targets: Sequence[Target]) -> Policy:
+        return build_policy(type(section).model_validate({"models": ["m"], "require": {"hosting": "own"}}), targets)
+
+    text = LOCAL.replace("  m:", f"  {name}:")
+    with pytest.raises(ConfigError) as caught:
+        build(config_of(tmp_path, text), provider_types=TYPES, policy_of=strict, price_of=lambda *_: None)
+    assert [line.partition(": ")[2] for line in caught.value.problems] == [
+        f"models.{name}: does not meet what is demanded where a route says nothing else (not on own hardware)"
+    ]
 
 
 def test_a_provider_without_what_its_type_needs_is_refused(tmp_path: Path) -> None:
