@@ -51,7 +51,11 @@ class Choice(Section):
     def _named(cls, value: object) -> object:
         named = {value: None} if isinstance(value, str) else value
         if not isinstance(named, dict) or len(named) != 1:
-            raise ValueError(f"should be {_one_of(cls._parts)}, or one of them with its options, as {{NAME: {{...}}}}")
+            text = f"should be {_one_of(cls._parts)}"
+            if any(_options_of(part).model_fields for part in cls._parts.values()):
+                chosen = "that" if len(cls._parts) == 1 else "one of them"
+                text += f", or {chosen} with its options, as {{NAME: {{...}}}}"
+            raise ValueError(text)
         ((name, options),) = named.items()
         if name not in cls._parts:
             if name in _NOT_YET:
@@ -84,16 +88,39 @@ def one_of(key: str, *parts: tuple[str, Callable[..., Any]]) -> type[Choice]:
 
 @lru_cache
 def all_of(section: type[Section], *parts: Callable[..., Any]) -> type[Section]:
-    """Return the kind of a section in which all parts have their keys, which is therefore the options of each."""
-    # pydantic takes the fields of the last base first.
-    bases = [kind for part in reversed(parts) if (kind := _options_of(part)) is not Section]
+    """Return the kind of a section in which all parts have their keys, which is therefore the options of each.
+
+    Raises ValueError where two parts have a key of the same name: each would read the other's value.
+    """
+    bases: list[type[Section]] = []
+    taken = set(section.model_fields)
+    for part in parts:
+        kind = _options_of(part)
+        if twice := taken & set(kind.model_fields):
+            raise ValueError(f"{part}: another part has a key of this name already: {_one_of(sorted(twice))}")
+        if kind is not Section:
+            bases.insert(0, kind)  # pydantic takes the fields of the last base first
+            taken.update(kind.model_fields)
     return create_model(section.__name__, __base__=(*bases, section), __doc__=section.__doc__)
+
+
+def one_if_several(key: str, *parts: tuple[str, Callable[..., Any]]) -> type[Choice] | Choice:
+    """Return the kind of a key that names one of these parts; of one part that has no options, that choice itself."""
+    kind = one_of(key, *parts)
+    ((name, part), *others) = parts
+    return kind if others or _options_of(part).model_fields else kind.model_validate(name)
 
 
 @lru_cache
 def narrowed(section: type[Section], **kinds: Any) -> type[Any]:
-    """Return a section with these kinds of keys; their descriptions and defaults stay."""
-    fields: dict[str, Any] = {name: (kind, section.model_fields[name]) for name, kind in kinds.items()}
+    """Return a section with these kinds of keys; their descriptions and defaults stay.
+
+    What is given a value in place of a kind is no key of the file, and has that value.
+    """
+    fields: dict[str, Any] = {
+        name: (ClassVar[Any], kind) if isinstance(kind, Section) else (kind, section.model_fields[name])
+        for name, kind in kinds.items()
+    }
     return create_model(section.__name__, __base__=section, __doc__=section.__doc__, **fields)
 
 

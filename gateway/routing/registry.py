@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from gateway.config.parts import Part, Tools, all_of, narrowed, one_of
+from gateway.config.parts import Part, Tools, all_of, narrowed, one_if_several, one_of
 from gateway.config.schema import PredictorsSection, RequireSection, RouteSection
 from gateway.config.section import Section
 from gateway.routing.base import Demand, Filter, Predictors
@@ -38,19 +38,20 @@ PREDICTORS: Mapping[str, dict[str, type[Part]]] = {
     "tpot_ms": TPOT_MS,
     "cost_nano_usd": COST_NANO_USD,
 }
-"""By what they predict: a route chooses one of each in ``predictors``."""
+"""By what they predict: a route chooses one of each in ``predictors``, where there are several."""
 OBJECTIVES: dict[str, type[Part]] = {
     "cost": Cheapest,
     "latency": Fastest,
 }
 
 
-def keys() -> dict[str, type[Section]]:
-    """Return the kinds of those keys of a route's section that the parts decide."""
-    predictors = {key: one_of(key, *parts.items()) for key, parts in PREDICTORS.items()}
+def keys() -> dict[str, type[Section] | Section]:
+    """Return the kinds of those keys of a route's section that the parts decide: see ``narrowed``."""
+    choices = {key: one_if_several(key, *parts.items()) for key, parts in PREDICTORS.items()}
+    predictors = narrowed(PredictorsSection, **choices)
     return {
         "objective": one_of("objective", *OBJECTIVES.items()),
-        "predictors": narrowed(PredictorsSection, **predictors),
+        "predictors": predictors if predictors.model_fields else predictors(),
         "limits": Options,
         "require": all_of(RequireSection, *FILTERS.values()),
     }
@@ -63,7 +64,7 @@ def policy(section: RouteSection, targets: Sequence[Target], tools: Tools) -> Po
         targets=targets,
         demands={name: part for name, part in filters.items() if isinstance(part, Demand)},
         filters={name: part for name, part in filters.items() if isinstance(part, Filter)},
-        predictors=Predictors(**{name: choice.made(tools) for name, choice in section.predictors}),
+        predictors=Predictors(**{name: getattr(section.predictors, name).made(tools) for name in PREDICTORS}),
         ceilings=Ceilings(section.limits),
         objective=section.objective.made(tools),
         strategy=section.strategy.made(tools),
