@@ -287,6 +287,19 @@ async def test_call_that_messages_cannot_hold_is_no_answer(calls: list[bytes], s
             pass
 
 
+@pytest.mark.parametrize(
+    ("name", "finish", "status"), [("look", ["a"], 200), ("look", {}, 200), ("look", 7, 200), ("\ud800", "stop", 503)]
+)
+async def test_odd_member_of_an_answer_is_no_fault_of_ours(name: str, finish: Any, status: int, ground: Ground) -> None:
+    """A reason to end that is none is an ordinary end; what UTF-8 cannot hold is no answer."""
+    call = {"id": "c", "type": "function", "function": {"name": name, "arguments": "{}"}}
+    choice = {"index": 0, "message": {"role": "assistant", "content": "a", "tool_calls": [call]}}
+    ground.upstream.on_model("broken", json_answer({"id": "1", "choices": [choice | {"finish_reason": finish}]}))
+    asked = json.dumps({**ASKED, "model": "broken", "tools": TOOLS})
+    async with ground.session.post(f"{ground.running.url}/v1/messages", data=asked) as answer:
+        assert answer.status == status, await answer.text()
+
+
 @pytest.mark.parametrize(("finish", "reason"), [("length", "max_tokens"), ("content_filter", "refusal")])
 @pytest.mark.parametrize("stream", [True, False])
 async def test_answer_cut_within_a_call_is_an_answer(stream: bool, finish: str, reason: str, ground: Ground) -> None:

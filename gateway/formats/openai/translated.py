@@ -76,11 +76,14 @@ class TranslatedDecoder(Merging):
         self._close()
 
     def _close(self) -> None:
-        reason = _FINISH.get(self.finish_reason, "stop")
+        reason = _FINISH.get(str(self.finish_reason), "stop")
         if not self._begun:
             self._begin({})
         stop = self._stop_sequence if reason == "stop" else None
-        self._written.append(self._writer.end(reason, self._counted(), stop))
+        try:
+            self._written.append(self._writer.end(reason, self._counted(), stop))
+        except UnicodeEncodeError:  # half a surrogate pair in a name
+            raise _nonsense() from None
 
     def _counted(self) -> Usage:
         """Return the upstream's count, and of what it has not counted the estimate that is billed."""
