@@ -1,69 +1,28 @@
 """A hedged strategy is one file and one line: a second target is asked when the first keeps silent for a while."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gateway.errors import ErrorKind, GatewayError, UpstreamError
-from gateway.execution.attempts import Attempts
-from gateway.execution.base import Reply
+from gateway.errors import ErrorKind, GatewayError
 from gateway.execution.registry import STRATEGIES
-from gateway.types import Call, Candidate, Plan
 from tests.ground.configs import two_models
 from tests.ground.script import Answer, error_answer
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.virtual_gateway import VirtualGateway, virtual_gateway
 from tests.ground.virtual_time import run_virtual
 
-CHEAP, DEAR, HEDGE_S = "http://cheap.test", "http://dear.test", 0.5
+CHEAP, DEAR = "http://cheap.test", "http://dear.test"
+PAGE = Path(__file__).parents[2] / "docs" / "extend" / "strategy.md"
 
 
-class Hedged:
-    """Asks two targets at most; the first that begins to answer wins, and the other is cancelled."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    @asynccontextmanager
-    async def answer(self, plan: Plan, call: Call, attempts: Attempts) -> AsyncIterator[Reply]:  # noqa: ARG002
-        first: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        over, racers = asyncio.Event(), list[asyncio.Task[None]]()
-
-        async def race(candidate: Candidate) -> None:
-            try:
-                async with await attempts.begin(candidate) as attempt:
-                    reply = await attempt.send()
-                    reply.reason = f"first of {len(racers)} to answer"
-                    if not first.done():
-                        racers.remove(asyncio.current_task())  # type: ignore[arg-type]
-                        first.set_result(reply)
-                        await over.wait()
-            except UpstreamError as error:
-                attempts.failed(error, candidate.target, None)
-
-        try:
-            for candidate in plan.candidates[:2]:
-                racers.append(asyncio.create_task(race(candidate)))
-                await asyncio.wait([first, *racers], timeout=HEDGE_S, return_when=asyncio.FIRST_COMPLETED)
-                if first.done():
-                    break
-            await asyncio.wait([first, asyncio.gather(*racers)], return_when=asyncio.FIRST_COMPLETED)
-            if not first.done():
-                raise GatewayError(ErrorKind.NO_TARGET, "No target could answer; retry later.")
-            await _cancelled(racers)
-            yield first.result()
-        finally:
-            over.set()
-            await _cancelled(racers)
-
-
-async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+def hedged() -> Any:
+    """Return the strategy that docs/extend/strategy.md shows."""
+    module: dict[str, Any] = {"__name__": "hedged"}
+    code = PAGE.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    exec(compile(code, PAGE, "exec"), module)  # noqa: S102 - our own page
+    return module["Hedged"]
 
 
 ROWS: dict[str, tuple[Answer | None, list[tuple[str, str, bool]]]] = {
@@ -78,7 +37,7 @@ ROWS: dict[str, tuple[Answer | None, list[tuple[str, str, bool]]]] = {
 @pytest.mark.parametrize("name", ROWS)
 def test_hedged_call_bills_both(name: str, stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loser is cancelled and billed for what it read; the caller reads the cost of both."""
-    monkeypatch.setitem(STRATEGIES, "hedged", Hedged)  # the registry's line
+    monkeypatch.setitem(STRATEGIES, "hedged", hedged())  # the registry's line
     (scripted, rows), cheap = ROWS[name], ScriptedUpstream()
     if scripted is not None:
         cheap.on_path("/v1/chat/completions", scripted)
@@ -98,3 +57,22 @@ def test_hedged_call_bills_both(name: str, stream: bool, tmp_path: Path, monkeyp
     record = ledger.records[0]
     assert record.cost_nano_usd == sum(each.cost_nano_usd for each in entries)
     assert (record.target_id, record.outcome, len(record.attempt_ids)) == (rows[-1][0], "ok", len(rows))
+
+
+def test_error_for_the_caller_is_not_hidden_by_the_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no target's failure is what the caller reads: here, that no attempt can be noted."""
+    monkeypatch.setitem(STRATEGIES, "hedged", hedged())
+
+    def refuse(*_: object) -> None:
+        raise GatewayError(ErrorKind.STORAGE_UNAVAILABLE, "The ledger cannot be written; retry later.")
+
+    async def scenario() -> str:
+        setup, upstreams = (
+            two_models(CHEAP, DEAR, strategy="hedged"),
+            {CHEAP: ScriptedUpstream(), DEAR: ScriptedUpstream()},
+        )
+        async with virtual_gateway(setup, tmp_path, upstreams) as running:
+            monkeypatch.setattr(running.ledger, "dispatch", refuse)
+            return (await running.chat()).body.decode()
+
+    assert "The ledger cannot be written" in run_virtual(scenario())
