@@ -76,7 +76,7 @@ class Pipeline:
         principal = await self._authenticator.authenticate(inbound.headers, snapshot.keys)
         meter.principal = principal
         admission = await self._gate.admit(principal, snapshot.server.bodies)
-        meter.holds.append(admission)
+        meter.hold = admission
         body = await inbound.read_body(admission.take_body)
         envelope = await self._means.beside.run(body, partial(inbound.endpoint.decode, body))
         call = self._resolve(inbound, envelope, principal, snapshot)

@@ -69,7 +69,7 @@ class Meter:
         clock = books.clock
         self._inbound = inbound
         self._received_wall_ns = clock.wall_ns() - (clock.monotonic_ns() - inbound.received_at_ns)
-        self.holds: list[Hold] = []  # what is reserved until the call ends
+        self.hold: Hold | None = None  # what is taken until the call ends
         self._attempts: list[MeteredAttempt] = []
         self._error: GatewayError | None = None
         self._unlogged: tuple[UpstreamError, Target] | None = None
@@ -109,7 +109,7 @@ class Meter:
         self._left = not self.is_delivered
 
     def close(self) -> None:
-        """Settle the holds and write the call's record; a fault in one attempt keeps nothing else from its end."""
+        """Settle the hold and write the call's record; a fault in one attempt keeps nothing else from its end."""
         entries: list[LedgerEntry] = []
         fault: Exception | None = None
         for attempt in self._attempts:
@@ -119,8 +119,8 @@ class Meter:
                 fault = error
         usage = entries[0].usage if len(entries) == 1 else _sum(entries)
         spent = Spent(usage, sum([entry.cost_nano_usd for entry in entries]))
-        for hold in self.holds:
-            hold.settle(spent)
+        if self.hold is not None:
+            self.hold.settle(spent)
         if self.no_longer_wanted is not None:
             self.no_longer_wanted()
         if fault is not None:

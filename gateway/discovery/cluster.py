@@ -169,7 +169,7 @@ class Discovery:
                         heard.set()
                         retry_s = RETRY_S
             except _UNUSABLE as error:
-                _log.info("replica %s of %s is not heard: %s", replica.id, fleet.name, error)
+                _log.info("replica %s of %s sends no load reports: %s", replica.id, fleet.name, error)
             fleet.lost(replica)
             await asyncio.sleep(retry_s)
             retry_s = min(retry_s * 2, LONGEST_RETRY_S)

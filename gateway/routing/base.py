@@ -26,7 +26,7 @@ class Filter(Part, ABC):
 
     fault: ClassVar[Fault]
 
-    def concerns(self, target: Target) -> bool:  # noqa: ARG002 - for those who know better
+    def concerns(self, target: Target) -> bool:  # noqa: ARG002 - filters that can tell override it
         """Tell whether it may ever reject this target: it is not asked on a route where it may reject none."""
         return True
 

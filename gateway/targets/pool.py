@@ -13,7 +13,7 @@ clock runs as many times faster, as if requests were spread evenly.
 Probes
 ------
 A target that is passed over gets no samples, so its bad prediction would stand for ever. When nothing was learnt of
-it for 10 s and ``probe_every`` calls have looked at it since (so that with one call a minute not
+it for 10 s and ``PROBE_EVERY`` calls have looked at it since (so that with one call a minute not
 every call becomes a probe), it is due: routing may send it one call, and while that one runs it is not due again. A
 sample that is surprisingly low makes the next probe due at once, so a recovered target is back after a few calls
 instead of minutes. After a failure it is due 8 s after that attempt began, and whenever its breaker is half open: what
@@ -229,14 +229,12 @@ class Pool:
         self,
         clock: Clock,
         *,
-        probe_every: int = PROBE_EVERY,
         publish: Callable[[Lesson], None] | None = None,
         replicas: Replicas | None = None,
     ) -> None:
         self.now_ns = clock.monotonic_ns
         self.replicas = replicas or Replicas(clock)
         self._publish = publish
-        self._probe_every = probe_every
         self._states: dict[str, _State] = {}
         self._configured: Collection[str] = ()
         self._target_of: Callable[[str], Target | None] = lambda _target_id: None
@@ -411,14 +409,14 @@ class Pool:
     def _expect_recovery(self, failed_began_at_ns: int, state: _State) -> None:
         """Let a probe be due as soon as a breaker would let one through, however few calls have looked at it."""
         state.is_failing = True
-        state.asked = self._probe_every
+        state.asked = PROBE_EVERY
         state.learnt_at_ns = failed_began_at_ns + round(LONGEST_PAUSE_S * 1e9) - _PROBE_INTERVAL_NS
 
     def _stale(self, state: _State, now_ns: int) -> bool:
         return (
             state.learnt_at_ns is None
             or state.probe_soon
-            or (state.asked >= self._probe_every and now_ns - state.learnt_at_ns >= _PROBE_INTERVAL_NS)
+            or (state.asked >= PROBE_EVERY and now_ns - state.learnt_at_ns >= _PROBE_INTERVAL_NS)
         )
 
     def _forget_one(self) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from gateway.errors import ErrorKind
-from gateway.targets.pool import MAX_TARGETS, Lease, Lesson, Pool
+from gateway.targets.pool import MAX_TARGETS, PROBE_EVERY, Lease, Lesson, Pool
 from gateway.tariff import Rates
 from gateway.types import Sample, Target, TargetView, Timeouts
 from tests.ground.builders import build_call, build_route, build_target
@@ -194,10 +194,12 @@ def test_a_wait_in_vain_is_a_slow_sample(known_ms: float | None) -> None:
 def test_a_probe_cut_short_by_a_ceiling_does_not_open_the_breaker() -> None:
     """Slow is not broken: probes that time out leave the breaker closed, other timeouts open it."""
     clock = HandClock()
-    pool = Pool(clock, probe_every=1)
+    pool = Pool(clock)
     pool.begin(TARGET, build_call()).end(sample(3000.0))
     for _ in range(5):
         clock.pass_s(10)
+        for _ in range(PROBE_EVERY - 1):
+            view(pool)
         assert view(pool).probe_due
         probe = pool.begin(TARGET, build_call())
         clock.pass_s(1.5)
