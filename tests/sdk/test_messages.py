@@ -137,6 +137,14 @@ async def test_streamed_bytes_come_down_untouched_and_counted(ground: Ground) ->
         assert entry.ttft_ms is not None
 
 
+async def test_betas_of_several_lines_go_up_together(ground: Ground) -> None:
+    ground.upstream.then(json_answer(MESSAGE))
+    headers = [("anthropic-beta", "one,two"), ("x-api-key", "mine"), ("anthropic-beta", "three")]
+    async with ground.session.post(f"{ground.running.url}/v1/messages", json=ASKED, headers=headers) as answer:
+        assert answer.status == 200
+    assert ground.upstream.seen[-1].headers["anthropic-beta"] == "one,two, three"
+
+
 async def test_official_client_streams_with_betas(ground: Ground) -> None:
     """The SDK's stream helper reads the same events."""
     ground.upstream.then(play(b"".join([_START, _PING, *_TEXT, *_END])))
