@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Callable
 from functools import partial
 from math import ceil
+from typing import TYPE_CHECKING
 
 from gateway.accounting.base import Failures
 from gateway.accounting.meter import Books, Meter
@@ -20,6 +21,9 @@ from gateway.execution.attempts import Attempts
 from gateway.execution.relay import Sink, relay
 from gateway.shortage import own_failure
 from gateway.types import Call, Envelope, Inbound, Principal
+
+if TYPE_CHECKING:
+    from gateway.execution.base import Strategy
 
 _LAST_WORD_S = 5.0
 
@@ -88,7 +92,8 @@ class Pipeline:
             meter.no_longer_wanted = self._pool.want(plan.wanted)
         if not plan.candidates:
             raise policy.refusal(call, plan)
-        async with policy.strategy.answer(plan, call, Attempts(self._means, call, meter)) as reply:
+        strategy: Strategy = policy.strategy
+        async with strategy.answer(plan, call, Attempts(self._means, call, meter)) as reply:
             await relay(reply, sink, call, meter)
 
     async def _tell(self, inbound: Inbound, sink: Sink, error: GatewayError) -> None:
