@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import aiohttp
 import anthropic
@@ -89,6 +90,12 @@ class Ground(NamedTuple):
                 assert found[-1][1]["type"] == name
         return found
 
+    def broken(self, answer: Answer) -> str:
+        """Return a model of its own that answers so: what fails here closes no other test's target."""
+        name = uuid4().hex
+        self.upstream.on_model(name, answer)
+        return f"broken/{name}"
+
     async def explained(self, call_id: str) -> Any:
         """Return what GET /v1/requests/{id} says."""
         async with self.session.get(f"{self.running.url}/v1/requests/{call_id}") as answer:
@@ -106,7 +113,7 @@ async def run_ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
             "models": {
                 "own": {"provider": "own", "upstream": "m", "price": PRICE},
                 "tight": {"provider": "own", "price": PRICE, "context": 100},
-                "broken": {"provider": "own", "price": PRICE},
+                "broken/*": {"provider": "own", "price": PRICE},
                 "tighter": {"provider": "own", "price": PRICE, "context": 50},
                 "claude": {"provider": "far", "price": PRICE},
             },
@@ -279,10 +286,9 @@ async def test_calls_become_one_block_after_another(deltas: list[Any], expected:
 )
 async def test_call_that_messages_cannot_hold_is_no_answer(calls: list[bytes], stream: bool, ground: Ground) -> None:
     """A call that was complete takes no more, and an ``input`` is an object; another target may do better."""
-    broken = play(b"".join([_ROLE, *calls, _chunk({}, "tool_calls"), *_DONE]))
-    ground.upstream.on_model("broken", broken)
+    broken = ground.broken(play(b"".join([_ROLE, *calls, _chunk({}, "tool_calls"), *_DONE])))
     with pytest.raises(anthropic.InternalServerError):
-        answer: Any = await ground.client.messages.create(**{**ASKED, "model": "broken"}, tools=TOOLS, stream=stream)
+        answer: Any = await ground.client.messages.create(**{**ASKED, "model": broken}, tools=TOOLS, stream=stream)
         async for _ in answer:
             pass
 
@@ -294,8 +300,8 @@ async def test_odd_member_of_an_answer_is_no_fault_of_ours(name: str, finish: An
     """A reason to end that is none is an ordinary end; what UTF-8 cannot hold is no answer."""
     call = {"id": "c", "type": "function", "function": {"name": name, "arguments": "{}"}}
     choice = {"index": 0, "message": {"role": "assistant", "content": "a", "tool_calls": [call]}}
-    ground.upstream.on_model("broken", json_answer({"id": "1", "choices": [choice | {"finish_reason": finish}]}))
-    asked = json.dumps({**ASKED, "model": "broken", "tools": TOOLS})
+    broken = ground.broken(json_answer({"id": "1", "choices": [choice | {"finish_reason": finish}]}))
+    asked = json.dumps({**ASKED, "model": broken, "tools": TOOLS})
     async with ground.session.post(f"{ground.running.url}/v1/messages", data=asked) as answer:
         assert answer.status == status, await answer.text()
 
