@@ -52,7 +52,9 @@ def python_packages(home: Path, requirements: Sequence[str], *, named: str) -> I
 
 def locked_tree(home: Path) -> Installed:
     """Install this repository's gateway: its locked requirements, and its code where it lies, so as it is now."""
-    recipe = ["tree", str(REPOSITORY), hashlib.sha256(_lock(REPOSITORY).read_bytes()).hexdigest()]
+    # The project's file names the entry points, which are installed.
+    files = (_lock(REPOSITORY), REPOSITORY / "pyproject.toml")
+    recipe = ["tree", str(REPOSITORY), *(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)]
     return _once(home, recipe, lambda: _install_tree(home, REPOSITORY, "this tree"))
 
 
