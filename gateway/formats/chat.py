@@ -6,10 +6,11 @@ OpenAI's Chat and Responses and Anthropic's Messages. Text stays as the JSON tha
 and never decoded. What a dialect has beyond this stays in ``rest``, for a format to refuse by name.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Literal, Protocol, runtime_checkable
 
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, ValidationError
 
 from gateway.tariff import Usage
 from gateway.types import Call, Endpoint, Envelope
@@ -136,6 +137,15 @@ class UntranslatableError(Exception):
         self.why = why
 
 
+def untranslatable(place: str, error: ValidationError) -> UntranslatableError:
+    """Return the refusal of what stands at a place and has not the type that is known: its own place, and why."""
+    why, _, path = str(error).partition(" - at `$")
+    place += path.removesuffix("`")
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", why[:200]):
+        return UntranslatableError(f"{place}.{unknown[1]}")
+    return UntranslatableError(place, f"{why[:1].lower()}{why[1:200]}")
+
+
 class AnswerWriter(Protocol):
     """Takes one answer in order. Each verb returns what can go to the caller now, perhaps nothing."""
 
@@ -166,7 +176,7 @@ class Translatable(Endpoint, Protocol):
     """An endpoint whose calls can be said in another format."""
 
     hint_headers: tuple[str, ...]
-    """Of the dialect: they tune what its own upstreams do, and are left out elsewhere."""
+    """Of the dialect: they tune what its own upstreams do, and no others get them."""
 
     def conversation(self, envelope: Envelope, *, small: bool = False) -> Conversation:
         """Read a body, or of that only what is ``small``: no turn and no tool. Raises UntranslatableError."""

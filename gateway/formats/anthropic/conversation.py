@@ -30,6 +30,7 @@ from gateway.formats.chat import (
     ToolResult,
     Turn,
     UntranslatableError,
+    untranslatable,
 )
 from gateway.formats.splice import asks_nothing, members_of
 
@@ -429,11 +430,7 @@ def _typed(place: str, decoder: msgspec.json.Decoder[Any], raw: bytes) -> Any:
         except msgspec.ValidationError:
             return decoder.decode(_without_nothing(bytes(raw)))
     except msgspec.ValidationError as error:
-        why, _, path = str(error).partition(" - at `$")
-        place += path.removesuffix("`")
-        if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", why[:200]):
-            raise UntranslatableError(f"{place}.{unknown[1]}") from None
-        raise UntranslatableError(place, f"{why[:1].lower()}{why[1:200]}") from None
+        raise untranslatable(place, error) from None
 
 
 def _without_nothing(raw: bytes) -> bytes:

@@ -6,20 +6,19 @@ by name where it has to be translated (``conversation``). Messages name the plac
 Shapes: platform.claude.com/docs/en/api/messages and the types of the ``anthropic`` SDK 2.12.
 """
 
-import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Never
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from gateway.errors import ErrorKind, GatewayError
 from gateway.formats.anthropic.conversation import read_conversation
 from gateway.formats.anthropic.written import Events, Whole
 from gateway.formats.chat import AnswerWriter, Conversation, UntranslatableError
 from gateway.formats.errors import anthropic_error
-from gateway.formats.outline import Outline, outline_of, raw_bytes, text_bytes
+from gateway.formats.outline import outline_of, raw_bytes, text_bytes
 from gateway.formats.splice import asks_nothing
+from gateway.formats.typed import path_of, read_typed, refuse
 from gateway.formats.unambiguous import SMALL_BYTES, members_of_object
 from gateway.types import Capability, Envelope, Operation
 
@@ -75,8 +74,6 @@ _MUST_BE = {
     "messages": "must be a non-empty array of messages",
     "stream": "must be true or false",
 }
-_PATH = re.compile(r" - at `\$\.?(.*)`$")
-_MISSING = re.compile(r"missing required field `(\w+)`")
 _ROLES = frozenset({"user", "assistant", "system"})
 """``system`` in mid-conversation (platform.claude.com/docs/en/build-with-claude/mid-conversation-system-messages)."""
 
@@ -99,7 +96,7 @@ class _Seen:
         try:
             parts = _parts(raw)
         except msgspec.ValidationError as error:
-            refuse(f"{place}{_path(error).removesuffix('.type')}", "must be an object with a 'type'")
+            refuse(f"{place}{path_of(error).removesuffix('.type')}", "must be an object with a 'type'")
         except UnicodeDecodeError:
             refuse(place, "has a 'type' that is far too long")
         for number, part in enumerate(parts):
@@ -166,7 +163,7 @@ class MessagesEndpoint:
         members: Mapping[str, bytes] = members_of_object(body) if outline is None else outline.members
         # In the text of an outline, and so in what is read, long strings are marks.
         text, read = (body, members) if outline is None else (outline.text, outline.short_members)
-        request = _typed(self.read, text, outline)
+        request = read_typed(self.read, text, outline, _must_be)
         seen = _Seen()
         for number, message in enumerate(request.messages):
             if message.role not in _ROLES:
@@ -223,31 +220,8 @@ def _text_bytes(raw: bytes) -> int:
     return text_bytes(raw) if raw.startswith(b'"') else 0
 
 
-def _typed(read: Callable[[bytes], _Counted], text: bytes, outline: Outline | None) -> _Counted:
-    try:
-        return read(text)
-    except msgspec.ValidationError as error:
-        if outline is not None:
-            outline.check_grammar()
-        path = _path(error)
-        refuse(path or "body", _MUST_BE.get(path) or f"must be {'a string' if path.endswith('.role') else 'there'}")
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if outline is None:
-            raise  # it has been proved before
-        raise outline.fault(error) from None
-
-
-def _path(error: msgspec.ValidationError) -> str:
-    """Return where in the body a member is wrong or missing: ``messages[0].role``."""
-    shown = str(error)
-    at, missing = _PATH.search(shown), _MISSING.search(shown)
-    path = at[1] if at is not None else ""
-    return path if missing is None else f"{path}.{missing[1]}".removeprefix(".")
-
-
-def refuse(param: str, what: str) -> Never:
-    """Raise GatewayError (INVALID_REQUEST) that names a place."""
-    raise GatewayError(ErrorKind.INVALID_REQUEST, f"'{param}' {what}.", param=param)
+def _must_be(path: str) -> str:
+    return _MUST_BE.get(path) or ("must be a string" if path.endswith(".role") else "must be there")
 
 
 class CountEndpoint(MessagesEndpoint):

@@ -28,6 +28,7 @@ from gateway.formats.chat import (
     ToolResult,
     Turn,
     UntranslatableError,
+    untranslatable,
 )
 from gateway.formats.splice import asks_nothing
 
@@ -242,11 +243,7 @@ def _typed(place: str, decoder: msgspec.json.Decoder[Any], raw: bytes) -> Any:
                 raise
             return decoder.decode(msgspec.json.encode(_without_nothing(msgspec.json.decode(raw))))
     except msgspec.ValidationError as error:
-        why, _, path = str(error).partition(" - at `$")
-        place += path.removesuffix("`")
-        if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", why[:200]):
-            raise UntranslatableError(f"{place}.{unknown[1]}") from None
-        raise UntranslatableError(place, f"{why[:1].lower()}{why[1:200]}") from None
+        raise untranslatable(place, error) from None
 
 
 def _without_nothing(value: Any) -> Any:

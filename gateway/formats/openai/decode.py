@@ -6,18 +6,19 @@ else of a body is ever built. Every other member is the upstream's to judge. Mes
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, Never, TypeVar, get_args
+from functools import partial
+from typing import Annotated, Any, NamedTuple, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from gateway.errors import ErrorKind, GatewayError
 from gateway.formats.chat import AnswerWriter, Conversation
 from gateway.formats.errors import openai_error
 from gateway.formats.openai.chat_answer import Assembly, Chunks
 from gateway.formats.openai.conversation import read_conversation
 from gateway.formats.outline import PROTOCOL_NAMES, Outline, outline_of, raw_bytes, text_bytes
 from gateway.formats.splice import asks_nothing, splice
+from gateway.formats.typed import path_of, read_typed, refuse
 from gateway.formats.unambiguous import SMALL_BYTES, members_of_object
 from gateway.types import Capability, Envelope, Operation
 
@@ -52,7 +53,6 @@ MAX_OUTPUT_TOKENS = 2**31 - 1
 MAX_OUTPUT_TOKENS_IN_ALL = 10**12
 """Over all choices of all prompts: at a thousand dollars per million tokens the price still has 63 bits."""
 
-_Read = TypeVar("_Read")
 _Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None
 _Limit = Annotated[int, Meta(ge=1, le=MAX_OUTPUT_TOKENS)] | None
 
@@ -111,8 +111,6 @@ _MUST_BE = {
 }
 _PROMPTS = "must be a string, or a non-empty array of strings or token ids"
 _PROMPT_ITEMS = "must hold strings only, token ids only, or arrays of token ids only"
-_PATH = re.compile(r" - at `\$\.?(.*)`$")
-_MISSING = re.compile(r"missing required field `(\w+)`")
 
 
 class _Said(NamedTuple):
@@ -156,7 +154,7 @@ class JsonEndpoint(Struct, kw_only=True):
         request, limit, content_bytes, choices, kinds, prompts = self.read(text, outline, read)
         if limit is not None and limit * choices > MAX_OUTPUT_TOKENS_IN_ALL:
             name = "max_completion_tokens" if _given(read, "max_completion_tokens") else "max_tokens"
-            _refuse(name, f"asks for more than {MAX_OUTPUT_TOKENS_IN_ALL} tokens over all {choices} choices")
+            refuse(name, f"asks for more than {MAX_OUTPUT_TOKENS_IN_ALL} tokens over all {choices} choices")
         if not plain:
             content_bytes += sum(raw_bytes(read[name]) for name in _READ_AS_THEY_ARE if name in read)
         return Envelope(
@@ -194,20 +192,20 @@ _NEEDS: dict[Operation, frozenset[Capability]] = {each: frozenset((each,)) for e
 
 
 def _read_chat(text: bytes, outline: Outline | None, _read: Mapping[str, bytes]) -> _Said:
-    chat = _typed(_decode_chat, text, outline)
+    chat = read_typed(_decode_chat, text, outline, _must_be)
     limit = chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
     kinds: list[str] = []
     return _Said(chat, limit, _read_messages(chat.messages, kinds), _choices(chat), kinds)
 
 
 def _read_completions(text: bytes, outline: Outline | None, read: Mapping[str, bytes]) -> _Said:
-    request = _typed(_decode_completions, text, outline)
+    request = read_typed(_decode_completions, text, outline, partial(_must_be, may_be_zero=True))
     size, prompts = _read_prompt(read, "prompt")
     return _Said(request, request.max_tokens, size, _choices(request) * prompts, prompts=prompts)
 
 
 def _read_embeddings(text: bytes, outline: Outline | None, read: Mapping[str, bytes]) -> _Said:
-    request = _typed(_decode_embeddings, text, outline)
+    request = read_typed(_decode_embeddings, text, outline, _must_be)
     size, prompts = _read_input(read, stream=bool(request.stream))
     return _Said(request, 0, size, _choices(request), prompts=prompts)
 
@@ -222,37 +220,10 @@ def _integers(members: Mapping[str, bytes]) -> dict[str, bytes | None]:
     return {name: match[1] for name, match in found.items() if match}
 
 
-def _refuse(param: str, what: str) -> Never:
-    raise GatewayError(ErrorKind.INVALID_REQUEST, f"'{param}' {what}.", param=param)
-
-
-def _typed(decoder: Callable[[bytes], _Read], text: bytes, outline: Outline | None) -> _Read:
-    try:
-        return decoder(text)
-    except msgspec.ValidationError as error:
-        if outline is not None:
-            outline.check_grammar()
-        path = _path(error)
-        _refuse(path, _must_be(path, may_be_zero=decoder is _decode_completions))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if outline is None:
-            raise  # it has been proved before
-        raise outline.fault(error) from None
-
-
-def _must_be(path: str, *, may_be_zero: bool) -> str:
+def _must_be(path: str, *, may_be_zero: bool = False) -> str:
     if path == "max_tokens" and may_be_zero:
         return f"must be an integer from 0 to {MAX_OUTPUT_TOKENS}"
     return _MUST_BE.get(path) or ("must be a string" if path.endswith(".role") else "must be an object")
-
-
-def _path(error: msgspec.ValidationError) -> str:
-    """Return where in the body a member is wrong or missing: ``messages[0].role``."""
-    told = str(error)
-    at = _PATH.search(told)
-    missing = _MISSING.search(told)
-    path = at[1] if at is not None else ""
-    return path if missing is None else f"{path}.{missing[1]}".removeprefix(".")
 
 
 def _check_spelling(members: Mapping[str, bytes]) -> None:
@@ -261,12 +232,12 @@ def _check_spelling(members: Mapping[str, bytes]) -> None:
     for name in members:
         folded = name.casefold()
         if folded != name and folded in PROTOCOL_NAMES:
-            _refuse(folded, "must be written in lower case")
+            refuse(folded, "must be written in lower case")
 
 
 def _includes_usage(request: _Request, members: Mapping[str, bytes]) -> bool:
     if not request.stream and _asked(members, "stream_options"):
-        _refuse("stream_options", "is only allowed when 'stream' is true")
+        refuse("stream_options", "is only allowed when 'stream' is true")
     return request.stream_options is not None and bool(request.stream_options.include_usage)
 
 
@@ -290,14 +261,14 @@ def _read_messages(messages: list[_Message], kinds: list[str]) -> int:
 
 def _read_parts(raw: bytes, index: int, kinds: list[str]) -> int:
     if not raw.startswith(b"["):
-        _refuse(f"messages[{index}].content", "must be a string or an array of parts")
+        refuse(f"messages[{index}].content", "must be a string or an array of parts")
     try:
         parts = _parts(raw)
     except msgspec.ValidationError as error:
-        place = _path(error).removesuffix(".type")
-        _refuse(f"messages[{index}].content{place}", "must be an object with a 'type'")
+        place = path_of(error).removesuffix(".type")
+        refuse(f"messages[{index}].content{place}", "must be an object with a 'type'")
     except UnicodeDecodeError:
-        _refuse(f"messages[{index}].content", "has a 'type' that is far too long")
+        refuse(f"messages[{index}].content", "has a 'type' that is far too long")
     size = 0
     for part in parts:
         kinds.append(part.type)
@@ -314,10 +285,10 @@ def _text_bytes(raw: bytes) -> int:
 
 def _read_input(members: Mapping[str, bytes], *, stream: bool) -> tuple[int, int]:
     if stream:
-        _refuse("stream", "must not be true: embeddings come in one piece")
+        refuse("stream", "must not be true: embeddings come in one piece")
     # vLLM's "bytes" would be no JSON, and no usage.
     if members.get("encoding_format", b"null") not in (b"null", b'"float"', b'"base64"'):
-        _refuse("encoding_format", "must be 'float' or 'base64'")
+        refuse("encoding_format", "must be 'float' or 'base64'")
     return _read_prompt(members, "input")
 
 
@@ -329,12 +300,12 @@ def _read_prompt(members: Mapping[str, bytes], name: str) -> tuple[int, int]:
     if raw == b"null" and name == "prompt" and _given(members, "prompt_embeds"):
         return 0, 1
     if not raw.startswith(b"[") or not raw[1:-1].strip():
-        _refuse(name, _PROMPTS)
+        refuse(name, _PROMPTS)
     if not raw.translate(None, _TOKEN_IDS):
         return _count_token_ids(raw, name)
     texts = [bytes(each) for each in _items(raw)]
     if not all(text.startswith(b'"') for text in texts):
-        _refuse(name, _PROMPT_ITEMS)
+        refuse(name, _PROMPT_ITEMS)
     return sum(map(text_bytes, texts)), len(texts)
 
 
@@ -347,7 +318,7 @@ def _count_token_ids(raw: bytes, name: str) -> tuple[int, int]:
         return _BYTES_PER_TOKEN_ID * (raw.count(b",") + 1), 1
     prompts = [bytes(each) for each in _items(raw)]
     if not all(prompt.startswith(b"[") and prompt.count(b"[") == 1 for prompt in prompts):
-        _refuse(name, _PROMPT_ITEMS)
+        refuse(name, _PROMPT_ITEMS)
     count = sum(prompt.count(b",") + bool(prompt[1:-1].strip()) for prompt in prompts)
     return _BYTES_PER_TOKEN_ID * count, len(prompts)
 
@@ -403,7 +374,7 @@ def _structure(members: Mapping[str, bytes]) -> Capability | None:
     try:
         answer = _format(members["response_format"]) if _asked(members, "response_format") else None
     except msgspec.ValidationError:
-        _refuse("response_format", "must be an object")
+        refuse("response_format", "must be an object")
     kind = b'"text"' if answer is None else bytes(answer.type)
     if kind == b'"json_object"':
         return "json_object"

@@ -6,15 +6,16 @@ looked at only for its length.
 
 import re
 from collections.abc import Mapping
-from typing import Any, Never
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from gateway.errors import ErrorKind, GatewayError, UpstreamError
+from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.errors import openai_error
 from gateway.formats.malformed import UNREADABLE
 from gateway.formats.multipart import Part, parts_of
+from gateway.formats.typed import refuse
 from gateway.formats.usage import MAX_AUDIO_MS, audio_ms, merged, usage_of
 from gateway.tariff import Usage
 from gateway.types import Endpoint, Envelope, Operation
@@ -75,18 +76,18 @@ def _decode_form(endpoint: Endpoint, body: bytes) -> Envelope:
     parts = {part.name: part for part in parts_of(body)}
     for name in parts:
         if name not in _READ and name.casefold() in _READ:
-            _refuse(name.casefold(), "must be written in lower case")
+            refuse(name.casefold(), "must be written in lower case")
     recording = parts.get("file")
     if recording is None or not recording.is_file:
-        _refuse("file", "must be a file with the recording")
+        refuse("file", "must be a file with the recording")
     members = {part.name: _field(body, part) for part in parts.values() if not part.is_file}
     model = members.get("model", b"").decode(errors="replace")
     if not model:
-        _refuse("model", "must be a non-empty string that names a model or a route")
+        refuse("model", "must be a non-empty string that names a model or a route")
     if members.get("stream", b"false").lower() not in (b"false", b"0", b""):
-        _refuse("stream", "must not be true: transcripts come in one piece")
+        refuse("stream", "must not be true: transcripts come in one piece")
     if members.get("response_format", b"json").decode(errors="replace") not in FORMATS:
-        _refuse("response_format", f"must be one of {', '.join(FORMATS)}")
+        refuse("response_format", f"must be one of {', '.join(FORMATS)}")
     return Envelope(
         endpoint=endpoint,
         body=body,
@@ -129,9 +130,5 @@ def _length_ms(body: bytes, recording: Part) -> int:
 
 def _field(body: bytes, part: Part) -> bytes:
     if part.end - part.start > _MAX_FIELD_BYTES:
-        _refuse(part.name, f"must not be longer than {_MAX_FIELD_BYTES} bytes")
+        refuse(part.name, f"must not be longer than {_MAX_FIELD_BYTES} bytes")
     return body[part.start : part.end]
-
-
-def _refuse(param: str, what: str) -> Never:
-    raise GatewayError(ErrorKind.INVALID_REQUEST, f"'{param}' {what}.", param=param)
