@@ -45,14 +45,14 @@ def check(path: Path) -> list[str]:
 
 
 def require_startable(
-    path: Path, *, engine: Literal["vllm", "synthetic"] | None = None, elsewhere: bool = False
+    path: Path, *, engine: Literal["vllm", "synthetic"] | None = None, on_cluster: bool = False
 ) -> None:
     """Raise ``WorkerError`` with the first thing that keeps the workers of a file from starting on this machine.
 
-    ``engine`` replaces every worker's own; if ``elsewhere``, this machine's size does not matter. Notes are left
-    to ``tollway check``.
+    ``engine`` replaces every worker's own; ``on_cluster`` says that they start on other machines, so this one's size
+    does not matter. Notes are left to ``tollway check``.
     """
-    if problems := check_file(path, None if elsewhere else this_machine(), lambda _: None, engine=engine):
+    if problems := check_file(path, None if on_cluster else this_machine(), lambda _: None, engine=engine):
         more = f" ({len(problems) - 1} more: `tollway check --config {path}`)" if problems[1:] else ""
         raise WorkerError(problems[0] + more)
 

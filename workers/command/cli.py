@@ -127,7 +127,7 @@ def _workers_deploy(args: argparse.Namespace) -> int:
     from workers.cluster.deploy import applications, deploy, rendered
     from workers.command.check import require_startable
 
-    require_startable(args.config, elsewhere=True)
+    require_startable(args.config, on_cluster=True)
     if args.print:
         print(rendered(args.config), end="")
     else:
