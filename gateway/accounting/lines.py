@@ -136,7 +136,8 @@ def segment_numbers(journal_dir: Path) -> list[int]:
 def read_frames(path: Path, start: int, limit: int) -> list[StoredLine]:
     """Read up to ``limit`` lines of a segment from an offset on; none: there are no more. Raises OSError.
 
-    The last may be without its end: torn, or still being written.
+    The last may be without its end: torn, or still being written. Then nothing behind it is read: a writer may have
+    finished that line since, and its second half alone would look like a damaged one.
     """
     frames: list[StoredLine] = []
     with path.open("rb", buffering=1 << 17) as file:
@@ -144,4 +145,6 @@ def read_frames(path: Path, start: int, limit: int) -> list[StoredLine]:
         for raw in islice(file, limit):
             offset += len(raw)
             frames.append(StoredLine(raw, offset))
+            if not frames[-1].whole:
+                break
     return frames

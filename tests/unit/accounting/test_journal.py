@@ -1,5 +1,6 @@
 """The journal's files: torn and damaged lines, rotation, a disk that refuses, the directory's lock."""
 
+import io
 import resource
 import subprocess
 import sys
@@ -71,6 +72,47 @@ def test_a_line_torn_anywhere_is_not_believed_and_spoils_no_other(tmp_path: Path
             first, last = read_frames(segments(tmp_path)[0], 0, 10)
             assert first.line == settled(1)
             assert (last.line, last.torn) == (None, True)
+
+
+class GrowingFile(io.RawIOBase):
+    """A file whose end is reached in the middle of a line, which its writer finishes before the next read."""
+
+    def __init__(self, first: bytes, then: bytes) -> None:
+        self.reads = [first, b"", then, b""]
+
+    def readable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def seek(self, offset: int, _whence: int = 0) -> int:
+        """Be there."""
+        return offset
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Give the next piece."""
+        piece = self.reads.pop(0)
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def test_line_finished_while_it_is_read_is_not_read_in_two_halves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write shows page by page: the half that is read first ends the reading, and the line comes whole next time."""
+    with opened(tmp_path) as journal:
+        journal.append(settled(1))
+        start = journal.end()[1]
+        journal.append(settled(2))
+    whole = segments(tmp_path)[0].read_bytes()
+    growing = GrowingFile(whole[: start + 14], whole[start + 14 :])
+    monkeypatch.setattr(Path, "open", lambda *_, **__: io.BufferedReader(growing))
+    first, half = read_frames(tmp_path / "journal-000001.jsonl", 0, 10)
+    assert (first.line, first.end) == (settled(1), start)
+    assert not half.whole
 
 
 def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
