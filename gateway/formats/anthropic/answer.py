@@ -18,6 +18,9 @@ from msgspec.structs import replace
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.chat import AnswerWriter, Finish
+from gateway.formats.classify import ANTHROPIC
+from gateway.formats.events import EventsDecoder, StreamError
+from gateway.formats.framing import Framing
 from gateway.formats.malformed import UNREADABLE
 from gateway.formats.usage import merged, tier_of, usage_of
 from gateway.tariff import Rates, Usage
@@ -89,20 +92,13 @@ _message_decoder = msgspec.json.Decoder(_Message)
 _kind_decoder = msgspec.json.Decoder(_Kind)
 
 
-class StreamError(Exception):
-    """The stream holds an ``error`` event; what its ``data`` means is left to those who classify errors."""
+class MessageDecoder(EventsDecoder):
+    """One answer on its way from Anthropic to a writer: counts content, tokens and tool calls as they pass."""
 
-    def __init__(self, data: bytes) -> None:
-        super().__init__()
-        self.data = data
+    facts = ANTHROPIC
 
-
-class Answer:
-    """One answer on its way from Anthropic to a sink: counts content, tokens and tool calls as they pass."""
-
-    def __init__(self, writer: AnswerWriter, rates: Rates) -> None:
-        self._writer = writer
-        self._rates = rates
+    def __init__(self, writer: AnswerWriter, rates: Rates, framing: Framing, *, is_streamed: bool) -> None:
+        super().__init__(writer, rates, framing, is_streamed=is_streamed)
         self._reported: dict[str, Any] | None = None
         self._final = False
         self._tools: dict[int, int] = {}
@@ -113,9 +109,6 @@ class Answer:
         self._started = False
         self._stop_reason: str | None = None
         self._explanation: str | None = None
-        self.content_events = self.content_bytes = self.dropped_events = 0
-        self.shows_reasoning = False
-        self.complete = False
 
     @property
     def service_tier(self) -> str | None:
@@ -137,7 +130,7 @@ class Answer:
         return replace(usage, output_tokens=usage.output_tokens + max(0, seen), origin="estimated")
 
     def read_event(self, data: bytes) -> bytes:
-        """Take the data of one event. Raises StreamError, and UpstreamError (UPSTREAM_PROTOCOL) for nonsense."""
+        """See ``EventsDecoder.read_event``."""
         if self.complete:
             return b""
         try:
@@ -154,8 +147,8 @@ class Answer:
             raise nonsense()
         return handler(self, event)
 
-    def read_message(self, body: bytes) -> bytes:
-        """Take a whole answer. Raises UpstreamError: UPSTREAM_CUT without its end, UPSTREAM_PROTOCOL for nonsense."""
+    def read_whole(self, body: bytes) -> bytes:
+        """See ``EventsDecoder.read_whole``."""
         try:
             message = _message_decoder.decode(body)
         except UNREADABLE as error:
@@ -262,24 +255,7 @@ class Answer:
         self._saw(fragment)
         return self._writer.arguments(self._tools[index], fragment)
 
-    def _text(self, text: str) -> bytes:
-        if not text:
-            return b""
-        self._saw(text)
-        return self._writer.text(text)
-
-    def _reasoning(self, text: str) -> bytes:
-        if not text:
-            return b""
-        self._saw(text)
-        self.shows_reasoning = True
-        return self._writer.reasoning(text)
-
-    def _saw(self, text: str) -> None:
-        self.content_events += 1
-        self.content_bytes += len(text) if text.isascii() else len(text.encode())
-
-    _HANDLERS: ClassVar[dict[str, Callable[["Answer", _Event], bytes]]] = {
+    _HANDLERS: ClassVar[dict[str, Callable[["MessageDecoder", _Event], bytes]]] = {
         "message_start": _on_message_start,
         "content_block_start": _on_block_start,
         "content_block_delta": _on_block_delta,

@@ -12,8 +12,9 @@ import msgspec
 from msgspec import Raw, Struct
 
 from gateway.errors import UpstreamError
+from gateway.formats.anthropic.answer import MessageDecoder
 from gateway.formats.anthropic.request import DEFAULT_MAX_TOKENS, write_options, write_request
-from gateway.formats.anthropic.stream import MessageDecoder, PassedDecoder
+from gateway.formats.anthropic.stream import PassedDecoder
 from gateway.formats.anthropic.written import UNSIGNED
 from gateway.formats.base import Decoder, Prepared, refusal, streams_upstream
 from gateway.formats.chat import Translatable, UntranslatableError, endpoint_of

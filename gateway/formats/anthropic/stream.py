@@ -1,94 +1,14 @@
-"""Read a stream of Messages events or one Messages body, for a caller who streams or for one who does not.
+"""Pass the provider's own bytes to a caller who speaks Messages, or the same in the framing that was asked for.
 
-A caller of another dialect gets what a writer makes of it; one who speaks Messages the provider's own bytes, or the
-same in the framing that was asked for; blocks that are not known here count as content then.
+Blocks that are not known here count as content then.
 """
 
-from collections.abc import Callable, Iterable
-
-from gateway.errors import UpstreamError
-from gateway.formats.anthropic.answer import Answer, Block, Delta, StreamError, kind_of, nonsense
+from gateway.formats.anthropic.answer import Block, Delta, MessageDecoder, kind_of, nonsense
 from gateway.formats.anthropic.reframed import Message, as_events
 from gateway.formats.anthropic.written import MESSAGE_STOP
-from gateway.formats.base import check_size
-from gateway.formats.chat import AnswerWriter, Finish
-from gateway.formats.classify import ANTHROPIC
-from gateway.formats.framing import Framing
-from gateway.formats.openai.answer import parse
-from gateway.formats.openai.failure import failure_in_stream
+from gateway.formats.chat import Finish
 from gateway.formats.sse import Splitter, data_of
 from gateway.tariff import Rates, Usage
-
-
-class MessageDecoder(Answer):
-    """Reads a stream of Messages events or one Messages body, for a caller who streams or for one who does not."""
-
-    def __init__(self, writer: AnswerWriter, rates: Rates, framing: Framing, *, is_streamed: bool) -> None:
-        super().__init__(writer, rates)
-        self._assembled = not is_streamed
-        self.content_type = "application/json" if self._assembled else "text/event-stream; charset=utf-8"
-        self._written = b""
-        self._size = 0
-        self._framing = framing
-        self._object: bytearray | None = None
-        """The answer, when it is no stream."""
-        self._failure: UpstreamError | None = None
-
-    def feed(self, chunk: bytes) -> bytes:
-        """Take bytes in any chunking; see ``Decoder.feed``.
-
-        An ``error`` event behind content in the same chunk is raised by the next call, so that what the caller gets
-        does not depend on how the network cut the stream.
-        """
-        if self._failure is not None:
-            raise self._failure
-        if not self._size and chunk.lstrip()[:1] in self._framing.whole:
-            self._object = bytearray()
-        self._size += len(chunk.lstrip()) if not self._size else len(chunk)
-        if self._assembled or self._object is not None:
-            check_size(0 if self.complete else self._size)
-        if self._object is not None:
-            self._object += chunk
-            return b""
-        return self._take(self.read_event, map(self._framing.data, self._framing.feed(chunk)))
-
-    def finish(self) -> bytes:
-        """Return the assembled body, or what a last event at the very end gives; see ``Decoder.finish``."""
-        if self._failure is not None:
-            raise self._failure
-        if self._object is not None:
-            last = self._take(self.read_message, [bytes(self._object)])
-        else:
-            last = self._take(self.read_event, map(self._framing.data, self._framing.finish()))
-            last += self._take(self.read_end, [self._framing.rest or b"\n"])
-        if self._failure is not None:
-            raise self._failure
-        return self._written if self._assembled else last
-
-    def _take(self, read: Callable[[bytes], bytes], pieces: Iterable[bytes | None]) -> bytes:
-        before = self.content_events
-        written: list[bytes] = []
-        for data in filter(None, pieces):
-            written.append(self._attempt(read, data))
-            if self._failure is not None:
-                break
-        if self._failure is not None and (self._assembled or self.content_events == before):
-            raise self._failure
-        output = b"".join(written)
-        if self._assembled:
-            self._written += output
-            return b""
-        return output
-
-    def _attempt(self, read: Callable[[bytes], bytes], data: bytes) -> bytes:
-        """Read a piece; what it raises is kept, so that what came before it goes on."""
-        try:
-            return read(data)
-        except StreamError as error:
-            self._failure = failure_in_stream(parse(error.data), ANTHROPIC)
-        except UpstreamError as error:
-            self._failure = error
-        return b""
 
 
 class _Unwritten:
@@ -152,7 +72,7 @@ class PassedDecoder(MessageDecoder):
         return passed
 
     def read_event(self, data: bytes) -> bytes:
-        """See ``Answer.read_event``."""
+        """See ``EventsDecoder.read_event``."""
         before = self.complete, self.dropped_events
         written = super().read_event(data)
         if self._assembled and before == (False, self.dropped_events):

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from gateway.formats.anthropic.answer import Answer
+from gateway.formats.anthropic.answer import MessageDecoder
 from gateway.formats.openai.answer import Tap
 from gateway.formats.openai.chat_answer import Assembly
 from gateway.formats.openai.transcription import read_transcript
+from gateway.formats.sse import Splitter
 from gateway.formats.usage import MAX_TOKENS, audio_ms, merged, tier_of, usage_of
 from gateway.tariff import Rates, Usage, token_rates
 
@@ -250,8 +251,8 @@ def anthropic(**counts: Any) -> Usage | None:
     }
     text = [{"type": "text", "text": "two word"}]
     message = {"id": "m", "model": "c", "content": text, "stop_reason": "end_turn", "usage": usage}
-    answer = Answer(Assembly(0), RATES)
-    answer.read_message(json.dumps(message).encode())
+    answer = MessageDecoder(Assembly(0), RATES, Splitter(), is_streamed=True)
+    answer.read_whole(json.dumps(message).encode())
     return answer.usage
 
 
@@ -285,8 +286,8 @@ def test_transcript_with_no_count_of_tokens_is_billed_by_its_length(value: objec
 @pytest.mark.parametrize("usage", [None, {}, [], 5, "many", {"input_tokens": None, "output_tokens": None}])
 def test_usage_that_is_none_is_none(usage: object) -> None:
     message = {"id": "m", "model": "c", "content": [], "stop_reason": "end_turn", "usage": usage}
-    answer = Answer(Assembly(0), RATES)
-    answer.read_message(json.dumps(message).encode())
+    answer = MessageDecoder(Assembly(0), RATES, Splitter(), is_streamed=True)
+    answer.read_whole(json.dumps(message).encode())
     assert answer.usage is None
     assert usage_of(merged(None, usage)) is None
 
@@ -374,8 +375,8 @@ def test_tier_that_is_none_is_none(name: object) -> None:
     """What is no short word of ASCII names no price."""
     assert (tier_of(name), tier_of("flex")) == (None, "flex")
     body = {"id": "m", "model": "m", "content": [{"type": "text", "text": "Hi"}], "stop_reason": "end_turn"}
-    answer = Answer(Assembly(0), RATES)
-    answer.read_message(json.dumps(body | {"usage": {"service_tier": None if name == "\ud800" else name}}).encode())
+    answer = MessageDecoder(Assembly(0), RATES, Splitter(), is_streamed=True)
+    answer.read_whole(json.dumps(body | {"usage": {"service_tier": None if name == "\ud800" else name}}).encode())
     assert answer.service_tier is None
 
 
