@@ -8,18 +8,14 @@ Grammar: platform.claude.com/docs/en/build-with-claude/streaming; shapes: the ty
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 from uuid import uuid4
 
-import msgspec
 from msgspec import Raw
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.formats.base import check_size
 from gateway.formats.chat import Finish
-from gateway.formats.malformed import UNREADABLE
+from gateway.formats.one_by_one import OneByOne, encode, is_object
 from gateway.tariff import Usage
 
 UNSIGNED = "tollway:unsigned"
@@ -32,8 +28,12 @@ STOP_REASONS: dict[Finish, str] = {
 }
 MESSAGE_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 _PING = b'event: ping\ndata: {"type":"ping"}\n\n'
-_encode = msgspec.json.Encoder().encode
-_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
+_DELTAS = {
+    "text": (b"text_delta", b"text"),
+    "thinking": (b"thinking_delta", b"thinking"),
+    "tool_use": (b"input_json_delta", b"partial_json"),
+}
+"""Kind of a block -> type of its deltas, and the member that holds the text."""
 _TOOL_ID_FORBIDDEN = re.compile(r"[^a-zA-Z0-9_-]")
 _TOOL_ID_WRITTEN = re.compile(r"_([0-9a-f]{2,6})_")
 
@@ -58,6 +58,7 @@ class _Blocks:
     """The verbs of ``AnswerWriter``, each as a piece of one block."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._message_id = ""
         self._tools = 0
         """How many have begun."""
@@ -71,11 +72,11 @@ class _Blocks:
 
     def text(self, text: str) -> bytes:
         """Add visible text."""
-        return self._add("text", "text_delta", "text", text)
+        return self._add("text", text)
 
     def reasoning(self, text: str) -> bytes:
         """Add readable thinking."""
-        return self._add("thinking", "thinking_delta", "thinking", text)
+        return self._add("thinking", text)
 
     def refusal(self, text: str) -> bytes:
         """Add an explanation of why the model declined, which ends in the stop reason ``refusal``."""
@@ -86,7 +87,7 @@ class _Blocks:
         """Begin a tool call."""
         self._tools += 1
         known = tool_id(call_id) if call_id else f"toolu_{tool_id(self._message_id)}_{index}"
-        return self._begin_tool(index, {"type": "tool_use", "id": known, "name": name, "input": {}})
+        return self._begin_tool(index, "tool_use", known, name)
 
     def _ends_in(self, reason: Finish, stop_sequence: str | None) -> dict[str, str | None]:
         """Name the reason. Some engines say ``stop`` behind a call, and some ``tool_calls`` behind none."""
@@ -101,85 +102,25 @@ class _Blocks:
     def _begin(self, message: dict[str, Any]) -> bytes: ...
 
     @abstractmethod
-    def _add(self, block: str, delta: str, name: str, text: str) -> bytes: ...
+    def _add(self, kind: str, text: str) -> bytes: ...
 
     @abstractmethod
-    def _begin_tool(self, index: int, block: dict[str, Any]) -> bytes: ...
+    def _begin_tool(self, index: int, kind: str, call_id: str, name: str) -> bytes: ...
 
 
-class Events(_Blocks):
-    """Writes each piece at once, unless it comes within the arguments of a call: then behind their end.
-
-    Engines may send the pieces of several calls, or blanks, in any order; of blocks only one is open.
-    """
+class Events(OneByOne, _Blocks):
+    """Writes each piece at once, unless it comes within the arguments of a call: then behind their end."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._open = ""
-        """The type of the block that is open; empty: none is."""
-        self._open_tool: int | None = None
-        self._arguments: list[str] = []
-        """Of the call that is open."""
-        self._whole: bool | None = False
-        """Whether they are whole; None: it is to be seen."""
-        self._held: list[Callable[[], bytes]] = []
-        """Pieces of other blocks, in order."""
-        self._kept_bytes = 0
         self._index = -1
         self._head = self._tail = b""
         """What stands around the text of a piece of the block that is open."""
 
-    def arguments(self, index: int, fragment: str) -> bytes:
-        """Add to the arguments of a call. Raises UpstreamError when they were whole before."""
-        if not fragment:
-            return b""
-        released = b"" if index == self._open_tool else self._release()
-        if index == self._open_tool:
-            self._count(fragment)
-            self._arguments.append(fragment)
-            if fragment.strip():
-                self._whole = None if fragment.rstrip().endswith("}") else False
-            return released + self._head + _encode(fragment) + self._tail
-        if not self._held:
-            if not fragment.strip():
-                return released
-            raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream added to a tool call that was complete.")
-        return released + self._hold(partial(self.arguments, index, fragment), fragment)
-
     def end(self, reason: Finish, usage: Usage | None, stop_sequence: str | None = None) -> bytes:
         """Close the blocks, and write the reason, the usage and the end."""
-        written = b""
-        while self._held:
-            written += self._next()
         members = {"delta": self._ends_in(reason, stop_sequence), "usage": anthropic_usage(usage)}
-        return written + self._close() + event_of("message_delta", members) + MESSAGE_STOP
-
-    def _is_within(self) -> bool:
-        """Whether a call is open whose arguments are not whole yet."""
-        if self._whole is None:
-            self._whole = _is_object("".join(self._arguments))
-        return self._open_tool is not None and not self._whole
-
-    def _hold(self, verb: Callable[[], bytes], text: str) -> bytes:
-        self._count(text)
-        self._held.append(verb)
-        return b""
-
-    def _count(self, text: str) -> None:
-        self._kept_bytes += len(text)
-        check_size(self._kept_bytes)
-
-    def _release(self) -> bytes:
-        """Write what was held, as far as the calls before it are whole."""
-        written = b""
-        while self._held and not self._is_within():
-            written += self._next()
-        return written
-
-    def _next(self) -> bytes:
-        """Close the block that is open, and say again what was held: some of it may be held once more."""
-        held, self._held = self._held, []
-        return self._close() + b"".join([verb() for verb in held])
+        return self._close_all() + event_of("message_delta", members) + MESSAGE_STOP
 
     def _begin(self, message: dict[str, Any]) -> bytes:
         rest: dict[str, Any] = {
@@ -190,44 +131,25 @@ class Events(_Blocks):
         }
         return event_of("message_start", {"message": message | rest}) + _PING
 
-    def _add(self, block: str, delta: str, name: str, text: str) -> bytes:
-        if not text:
-            return b""
-        opened = b""
-        if self._open != block:
-            opened = self._release()
-            if self._is_within():
-                return opened + self._hold(partial(self._add, block, delta, name, text), text)
-            signed = {"signature": ""} if block == "thinking" else {}
-            opened += self._start(block, {"type": block, name: "", **signed}, delta, name)
-        return opened + self._head + _encode(text) + self._tail
-
-    def _begin_tool(self, index: int, block: dict[str, Any]) -> bytes:
-        opened = self._release()
-        if self._is_within():
-            return opened + self._hold(partial(self._begin_tool, index, block), block["name"])
-        opened += self._start("tool_use", block, "input_json_delta", "partial_json")
-        self._open_tool = index
-        return opened
-
-    def _start(self, kind: str, block: dict[str, Any], delta: str, name: str) -> bytes:
-        closed = self._close()
-        self._open, self._index = kind, self._index + 1
+    def _begun(self, kind: str, tool: tuple[str, str]) -> bytes:
+        self._index += 1
+        delta, name = _DELTAS[kind]
         self._head = (
             b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{"type":"%b","%b":'
-            % (self._index, delta.encode(), name.encode())
+            % (self._index, delta, name)
         )
         self._tail = b"}}\n\n"
-        return closed + event_of("content_block_start", {"index": self._index, "content_block": block})
+        block = _block(kind, tool) | ({"signature": ""} if kind == "thinking" else {})
+        return event_of("content_block_start", {"index": self._index, "content_block": block})
 
-    def _close(self) -> bytes:
-        if not self._open:
-            return b""
+    def _added(self, text: str) -> bytes:
+        return self._head + encode(text) + self._tail
+
+    def _ended(self) -> bytes:
         signed = b""
         if self._open == "thinking":
             delta = {"type": "signature_delta", "signature": UNSIGNED}
             signed = event_of("content_block_delta", {"index": self._index, "delta": delta})
-        self._open, self._open_tool, self._arguments, self._whole, self._kept_bytes = "", None, [], False, 0
         return signed + event_of("content_block_stop", {"index": self._index})
 
 
@@ -256,32 +178,31 @@ class Whole(_Blocks):
             block | {name: self._joined(block, pieces, was_cut=was_cut)} for block, name, pieces in self._content
         ]
         rest = {"usage": anthropic_usage(usage), **self._ends_in(reason, stop_sequence)}
-        return _encode(self._message | {"content": content} | rest)
+        return encode(self._message | {"content": content} | rest)
 
     def _begin(self, message: dict[str, Any]) -> bytes:
         self._message = message
         return b""
 
-    def _add(self, block: str, delta: str, name: str, text: str) -> bytes:  # noqa: ARG002 - a whole has no deltas
+    def _add(self, kind: str, text: str) -> bytes:
         if not text:
             return b""
-        if not self._content or self._content[-1][0]["type"] != block:
-            beside = {"signature": UNSIGNED} if block == "thinking" else {"citations": None}
-            begun: dict[str, Any] = {"type": block, name: "", **beside}
-            self._content.append((begun, name, []))
+        if not self._content or self._content[-1][0]["type"] != kind:
+            beside = {"signature": UNSIGNED} if kind == "thinking" else {"citations": None}
+            self._content.append((_block(kind) | beside, kind, []))
         self._content[-1][2].append(text)
         return b""
 
-    def _begin_tool(self, index: int, block: dict[str, Any]) -> bytes:
+    def _begin_tool(self, index: int, kind: str, call_id: str, name: str) -> bytes:
         self._calls[index] = []
-        self._content.append((block, "input", self._calls[index]))
+        self._content.append((_block(kind, (call_id, name)), "input", self._calls[index]))
         return b""
 
     def _joined(self, block: dict[str, Any], pieces: list[str], *, was_cut: bool) -> Any:
         text = "".join(pieces)
         if block["type"] != "tool_use":
             return text
-        if _is_object(text):
+        if is_object(text):
             return Raw(text.encode())
         if text.strip() and not was_cut:
             raise UpstreamError(
@@ -290,17 +211,16 @@ class Whole(_Blocks):
         return {}
 
 
-def _is_object(text: str) -> bool:
-    try:
-        _decode_object(text)
-    except UNREADABLE:
-        return False
-    return True
+def _block(kind: str, tool: tuple[str, str] = ("", "")) -> dict[str, Any]:
+    """Return an empty block. ``tool``: of a call, its id and its name."""
+    if kind == "tool_use":
+        return {"type": kind, "id": tool[0], "name": tool[1], "input": {}}
+    return {"type": kind, kind: ""}
 
 
 def event_of(name: str, members: dict[str, Any]) -> bytes:
     """Write one event of a stream."""
-    return b"event: %b\ndata: %b\n\n" % (name.encode(), _encode({"type": name} | members))
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), encode({"type": name} | members))
 
 
 def anthropic_usage(usage: Usage | None) -> dict[str, Any]:
