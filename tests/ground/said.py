@@ -1,0 +1,204 @@
+"""What a model says, as a value, and how each kind of upstream writes it: the same answer in every wire format.
+
+Shapes: OpenAI's API reference (chat), vLLM 0.32's OpenAI server, which calls thinking ``reasoning`` and streams
+arguments from the first piece on, and platform.claude.com/docs/en/build-with-claude/streaming. Another format is a
+class with two functions here, and a line in ``UPSTREAMS``.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, Protocol
+
+from tests.ground.script import Answer, Chunk, json_answer, sse_event
+
+Ended = Literal["stop", "length", "tools", "refused", "stop_sequence"]
+_PIECE = 7
+"""Characters of a streamed piece."""
+
+
+class Called(NamedTuple):
+    """A call of a tool."""
+
+    name: str
+    arguments: dict[str, Any]
+    call_id: str = "call_1"
+
+
+class Said(NamedTuple):
+    """One answer. ``input_tokens`` are all that were read, of which ``cached_tokens`` came from a cache."""
+
+    text: str = ""
+    thinking: str = ""
+    calls: tuple[Called, ...] = ()
+    ended: Ended = "stop"
+    stop_sequence: str | None = None
+    input_tokens: int = 1010
+    cached_tokens: int = 1000
+    output_tokens: int = 20
+    answer_id: str = "msg_1"
+    """Claude Code puts answers with one id together."""
+
+
+class Upstream(Protocol):
+    """How one kind of upstream writes an answer."""
+
+    def whole(self, said: Said, model: str) -> dict[str, Any]:
+        """Write it in one piece."""
+
+    def events(self, said: Said, model: str) -> Iterator[bytes]:
+        """Write it as a stream."""
+
+
+class ChatUpstream:
+    """Chat completions; ``thinking``: the member in which it stands, if it is shown at all."""
+
+    def __init__(self, thinking: str | None = None) -> None:
+        self._thinking = thinking
+
+    def whole(self, said: Said, model: str) -> dict[str, Any]:
+        """Write it in one piece."""
+        message: dict[str, Any] = {"role": "assistant", "content": said.text or None, "refusal": None}
+        if self._thinking and said.thinking:
+            message[self._thinking] = said.thinking
+        if said.calls:
+            message["tool_calls"] = [_chat_call(call, json.dumps(call.arguments)) for call in said.calls]
+        choice = {"index": 0, "message": message, "logprobs": None, **self._end(said)}
+        head = {"id": said.answer_id, "object": "chat.completion", "created": 1, "model": model}
+        return {**head, "choices": [choice], "usage": _chat_usage(said)}
+
+    def events(self, said: Said, model: str) -> Iterator[bytes]:
+        """Write it as a stream, with usage in a chunk of its own."""
+        head = {"id": said.answer_id, "object": "chat.completion.chunk", "created": 1, "model": model}
+
+        def chunk(delta: dict[str, Any], **members: Any) -> bytes:
+            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None, **members}
+            return sse_event({**head, "choices": [choice], "usage": None})
+
+        yield chunk({"role": "assistant", "content": ""})
+        if self._thinking:
+            yield from (chunk({self._thinking: piece}) for piece in _pieces(said.thinking))
+        yield from (chunk({"content": piece}) for piece in _pieces(said.text))
+        for index, call in enumerate(said.calls):
+            yield chunk({"tool_calls": [{"index": index, **_chat_call(call, "")}]})
+            for piece in _pieces(json.dumps(call.arguments)):
+                yield chunk({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
+        yield chunk({}, **self._end(said))
+        yield sse_event({**head, "choices": [], "usage": _chat_usage(said)})
+        yield sse_event("[DONE]")
+
+    def _end(self, said: Said) -> dict[str, Any]:
+        reasons = {"length": "length", "tools": "tool_calls", "refused": "content_filter"}
+        reason = {"finish_reason": reasons.get(said.ended, "stop")}
+        return reason if self._thinking is None else {**reason, "stop_reason": said.stop_sequence}
+
+
+def _chat_call(call: Called, arguments: str) -> dict[str, Any]:
+    return {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+def _chat_usage(said: Said) -> dict[str, Any]:
+    return {
+        "prompt_tokens": said.input_tokens,
+        "completion_tokens": said.output_tokens,
+        "total_tokens": said.input_tokens + said.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": said.cached_tokens},
+    }
+
+
+class MessagesUpstream:
+    """Anthropic's Messages, whose thinking is signed."""
+
+    def whole(self, said: Said, model: str) -> dict[str, Any]:
+        """Write it in one piece."""
+        return {
+            **self._head(said, model),
+            "content": _blocks(said),
+            **_messages_end(said),
+            "usage": _messages_usage(said),
+        }
+
+    def events(self, said: Said, model: str) -> Iterator[bytes]:
+        """Write it as a stream."""
+
+        def event(name: str, **members: Any) -> bytes:
+            return sse_event({"type": name, **members}, event=name)
+
+        begun = {**self._head(said, model), "content": [], "stop_reason": None, "stop_sequence": None}
+        yield event("message_start", message={**begun, "usage": {**_messages_usage(said), "output_tokens": 1}})
+        yield event("ping")
+        for index, block in enumerate(_blocks(said)):
+            deltas = list(_deltas(block))
+            yield event("content_block_start", index=index, content_block=_EMPTY[block["type"]](block))
+            yield from (event("content_block_delta", index=index, delta=delta) for delta in deltas)
+            yield event("content_block_stop", index=index)
+        yield event("message_delta", delta=_messages_end(said), usage={"output_tokens": said.output_tokens})
+        yield event("message_stop")
+
+    def _head(self, said: Said, model: str) -> dict[str, Any]:
+        return {"id": said.answer_id, "type": "message", "role": "assistant", "model": model}
+
+
+SIGNATURE = "EqQBCgIYAhIM1gbcDa9GJwZA2b3hGgxBdjrkzLoky3dl1pkiMOYds"
+_EMPTY = {
+    "thinking": lambda _block: {"type": "thinking", "thinking": "", "signature": ""},
+    "text": lambda _block: {"type": "text", "text": ""},
+    "tool_use": lambda block: {**block, "input": {}},
+}
+
+
+def _blocks(said: Said) -> list[dict[str, Any]]:
+    blocks: list[dict[str, Any]] = []
+    if said.thinking:
+        blocks.append({"type": "thinking", "thinking": said.thinking, "signature": SIGNATURE})
+    if said.text:
+        blocks.append({"type": "text", "text": said.text})
+    calls = [
+        {"type": "tool_use", "id": each.call_id, "name": each.name, "input": each.arguments} for each in said.calls
+    ]
+    return [*blocks, *calls]
+
+
+def _deltas(block: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if block["type"] == "tool_use":
+        written = json.dumps(block["input"])
+        yield from ({"type": "input_json_delta", "partial_json": piece} for piece in ("", *_pieces(written)))
+        return
+    kind = block["type"]
+    yield from ({"type": f"{kind}_delta", kind: piece} for piece in _pieces(block[kind]))
+    if kind == "thinking":
+        yield {"type": "signature_delta", "signature": block["signature"]}
+
+
+def _messages_end(said: Said) -> dict[str, Any]:
+    reasons = {"length": "max_tokens", "tools": "tool_use", "refused": "refusal", "stop_sequence": "stop_sequence"}
+    return {"stop_reason": reasons.get(said.ended, "end_turn"), "stop_sequence": said.stop_sequence}
+
+
+def _messages_usage(said: Said) -> dict[str, Any]:
+    return {
+        "input_tokens": said.input_tokens - said.cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": said.cached_tokens,
+        "output_tokens": said.output_tokens,
+    }
+
+
+def _pieces(text: str) -> Iterator[str]:
+    return (text[at : at + _PIECE] for at in range(0, len(text), _PIECE))
+
+
+UPSTREAMS: dict[str, Upstream] = {
+    "openai": ChatUpstream(),
+    "vllm": ChatUpstream(thinking="reasoning"),
+    "anthropic": MessagesUpstream(),
+}
+"""By the type of the provider."""
+
+
+def answer(said: Said, provider: str, request: dict[str, Any]) -> Answer:
+    """Say it as this type of provider does to this request, streamed or not."""
+    upstream, model = UPSTREAMS[provider], str(request.get("model"))
+    if not request.get("stream"):
+        return json_answer(upstream.whole(said, model))
+    chunks = [Chunk(event) for event in upstream.events(said, model)]
+    return Answer(headers=(("content-type", "text/event-stream; charset=utf-8"),), chunks=chunks)
