@@ -1,0 +1,140 @@
+"""The coding agents: how each is pointed at the gateway, what its tools are called, and what it shows its user.
+
+What is set here is what ``docs/guide/agents.md`` says, and what keeps an agent from asking anything but the gateway.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.agents.installed import installed
+from tests.ground.said import Called
+
+TYPO, CORRECTED = "Hello, wrld!\n", "Hello, world!\n"
+_COMMAND = "cp greeting.txt copied.txt && wc -c copied.txt"
+
+
+class Gateway(NamedTuple):
+    """Where an agent finds it."""
+
+    url: str
+    key: str
+    model: str
+
+
+class Shown(NamedTuple):
+    """What an agent's user sees: its last words, and every error."""
+
+    answer: str
+    errors: list[str]
+
+
+class Agent(ABC):
+    """One agent, run without a terminal."""
+
+    @abstractmethod
+    def command(self, task: str) -> list[str]:
+        """Return the program and its arguments."""
+
+    @abstractmethod
+    def configure(self, home: Path, gateway: Gateway) -> dict[str, str]:
+        """Write its settings into its HOME; return what stands in its environment, beside HOME and PATH."""
+
+    @abstractmethod
+    def steps(self, project: Path) -> list[Called]:
+        """Return the calls of its tools that read a file, correct it, and run a command."""
+
+    @abstractmethod
+    def shown(self, output: str) -> Shown:
+        """Read what it printed."""
+
+
+class ClaudeCode(Agent):
+    """``claude -p``: it prints what happens as JSON, a line each."""
+
+    def command(self, task: str) -> list[str]:
+        """Allow the three tools without asking."""
+        program = installed() / "@anthropic-ai/claude-code-linux-x64/claude"
+        return [
+            str(program),
+            "-p",
+            task,
+            "--output-format",
+            "stream-json",
+            "--verbose",
+            "--allowedTools",
+            "Read,Edit,Bash",
+        ]
+
+    def configure(self, home: Path, gateway: Gateway) -> dict[str, str]:  # noqa: ARG002 - it needs no file
+        """Switch off its updates, telemetry and error reports, which one variable does."""
+        return {
+            "ANTHROPIC_BASE_URL": gateway.url,
+            "ANTHROPIC_AUTH_TOKEN": gateway.key,
+            "ANTHROPIC_MODEL": gateway.model,
+            "ANTHROPIC_SMALL_FAST_MODEL": gateway.model,
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        }
+
+    def steps(self, project: Path) -> list[Called]:
+        """See ``Agent.steps``."""
+        file = {"file_path": str(project / "greeting.txt")}
+        return [
+            Called("Read", file),
+            Called("Edit", {**file, "old_string": "wrld", "new_string": "world"}),
+            Called("Bash", {"command": _COMMAND, "description": "Copy the greeting"}),
+        ]
+
+    def shown(self, output: str) -> Shown:
+        """Errors are its results, what its tools report as failed, and its retries."""
+        events = [json.loads(line) for line in output.splitlines()]
+        result = events[-1]
+        blocks = [block for event in events if event["type"] == "user" for block in event["message"]["content"]]
+        failed = [block["content"] for block in blocks if block.get("is_error")]
+        retried = [str(event) for event in events if event.get("subtype") in {"api_retry", "api_error", "status"}]
+        wrong = [str(result)] if result["is_error"] or result["permission_denials"] else []
+        return Shown(result.get("result", ""), [*failed, *retried, *wrong])
+
+
+class OpenCode(Agent):
+    """``opencode run``: the same, in its own events."""
+
+    def command(self, task: str) -> list[str]:
+        """See ``Agent.command``."""
+        program = installed() / "opencode-linux-x64-baseline/bin/opencode"
+        return [str(program), "run", "--format", "json", task]
+
+    def configure(self, home: Path, gateway: Gateway) -> dict[str, str]:
+        """Name the gateway as a provider with one model; have npm, which it asks for its plugins, stay offline."""
+        provider = {
+            "npm": "@ai-sdk/openai-compatible",
+            "options": {"baseURL": f"{gateway.url}/v1", "apiKey": gateway.key},
+            "models": {gateway.model: {"limit": {"context": 128_000, "output": 8_192}}},
+        }
+        settings = {"autoupdate": False, "share": "disabled", "provider": {"tollway": provider}}
+        model = f"tollway/{gateway.model}"
+        folder = home / ".config" / "opencode"
+        folder.mkdir(parents=True)
+        (folder / "opencode.json").write_text(json.dumps({**settings, "model": model, "small_model": model}))
+        return {"OPENCODE_DISABLE_MODELS_FETCH": "1", "npm_config_offline": "true"}
+
+    def steps(self, project: Path) -> list[Called]:
+        """See ``Agent.steps``."""
+        file = {"filePath": str(project / "greeting.txt")}
+        return [
+            Called("read", file),
+            Called("edit", {**file, "oldString": "wrld", "newString": "world"}),
+            Called("bash", {"command": _COMMAND, "description": "Copy the greeting"}),
+        ]
+
+    def shown(self, output: str) -> Shown:
+        """Errors are events of their own; those of tools stand in the tool's state."""
+        events = [json.loads(line) for line in output.splitlines()]
+        texts = [event["part"]["text"] for event in events if event["type"] == "text"]
+        states: list[dict[str, Any]] = [event["part"]["state"] for event in events if event["type"] == "tool_use"]
+        failed = [str(state) for state in states if state["status"] != "completed"]
+        return Shown(texts[-1] if texts else "", [*failed, *(str(each) for each in events if each["type"] == "error")])
+
+
+AGENTS: dict[str, Agent] = {"Claude Code": ClaudeCode(), "OpenCode": OpenCode()}

@@ -1,0 +1,149 @@
+"""Coding agents do a task through the gateway, whatever kind of target answers, and notice nothing of it."""
+
+import asyncio
+import json
+import os
+from asyncio.subprocess import DEVNULL, PIPE
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.agents.agents import AGENTS, CORRECTED, TYPO, Agent, Gateway, Shown
+from tests.ground.gateway import RunningGateway, running_gateway
+from tests.ground.said import UPSTREAMS, Called, Said, answer
+from tests.ground.script import Answer, Seen
+from tests.ground.upstream import ScriptedUpstream
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+_KEY = "sk-tollway-0123456789"
+_TASK = "Correct the spelling in greeting.txt, then copy it to copied.txt."
+_DONE = "Corrected: Grüße, 14 bytes 👋"
+_TIMEOUT_S = 600
+
+
+class Coder:
+    """A model that does the next step for each result that it is shown; without tools it is asked for a title."""
+
+    def __init__(self, steps: list[Called], provider: str) -> None:
+        self._steps = steps
+        self._provider = provider
+        self.turns: list[dict[str, Any]] = []
+        """Of the task."""
+
+    def answer(self, seen: Seen) -> Answer:
+        """Answer one request."""
+        request = seen.json
+        if not request.get("tools"):
+            return answer(Said("A greeting"), self._provider, request)
+        self.turns.append(request)
+        done = _results(request)
+        said = Said(_DONE, answer_id=f"msg_{done}")
+        if done < len(self._steps):
+            call = self._steps[done]._replace(call_id=f"call_{done}")
+            said = Said("Next.", "I think 你好.", (call,), "tools", answer_id=f"msg_{done}")
+        return answer(said, self._provider, request)
+
+
+def _results(request: dict[str, Any]) -> int:
+    """Count the results of tools in a conversation."""
+    blocks = [block for each in request["messages"] for block in each["content"] if isinstance(block, dict)]
+    return sum(each["role"] == "tool" for each in request["messages"]) + sum(
+        block["type"] == "tool_result" for block in blocks
+    )
+
+
+class Ran(NamedTuple):
+    """What became of a run."""
+
+    project: Path
+    shown: Shown
+    stderr: str
+    code: int
+    abroad: list[str]
+    """What it asked of the internet."""
+
+
+async def _run(agent: Agent, running: RunningGateway, project: Path) -> Ran:
+    """Run it in an empty HOME, with a proxy before the internet that refuses everything."""
+    abroad: list[str] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        abroad.append((await reader.readline()).decode("latin-1").strip())
+        writer.close()
+
+    home = project.with_name("home")
+    home.mkdir()
+    gateway = Gateway(running.url, _KEY, "auto")
+    settings = agent.configure(home, gateway)
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        proxy = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        environ = {
+            "HOME": str(home),
+            "PATH": os.defpath,
+            "HTTP_PROXY": proxy,
+            "HTTPS_PROXY": proxy,
+            "NO_PROXY": "127.0.0.1",
+            **settings,
+        }
+        process = await asyncio.create_subprocess_exec(
+            *agent.command(_TASK), cwd=project, env=environ, stdin=DEVNULL, stdout=PIPE, stderr=PIPE
+        )
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                output, errors = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    code = process.returncode
+    assert code is not None
+    return Ran(project, agent.shown(output.decode()), errors.decode(), code, abroad)
+
+
+def _config(provider: str, url: str) -> dict[str, Any]:
+    base_url = url if provider == "anthropic" else f"{url}/v1"
+    key = {} if provider == "vllm" else {"api_key": "env:THEIRS"}
+    return {
+        "providers": {"p": {"type": provider, "base_url": base_url, **key}},
+        "models": {
+            "coder": {
+                "provider": "p",
+                "upstream": "m",
+                "price": {"input": 1.0, "output": 5.0},
+                "context": 131_072,
+                "max_output_tokens": 8_192,
+            }
+        },
+        "routes": {"auto": {"models": ["coder"]}},
+        "keys": [{"name": "me", "secret": "env:MINE"}],
+    }
+
+
+@pytest.mark.parametrize("provider", UPSTREAMS)
+@pytest.mark.parametrize("agent", AGENTS.values(), ids=AGENTS)
+async def test_task_is_done(agent: Agent, provider: str, tmp_path: Path) -> None:
+    """A file is read, edited, a command run, and the user told: four streamed turns, and no error or retry."""
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "greeting.txt").write_text(TYPO)
+    coder = Coder(agent.steps(project), provider)
+    async with ScriptedUpstream(coder) as upstream:
+        environ = {"THEIRS": "sk-theirs", "MINE": _KEY}
+        async with running_gateway(_config(provider, upstream.url), tmp_path, environ=environ) as running:
+            ran = await _run(agent, running, project)
+            totals = await running.totals()
+        asked = [seen.json for seen in upstream.seen]
+    assert (ran.code, ran.shown, ran.stderr) == (0, Shown(_DONE, []), "")
+    assert [(project / name).read_text() for name in ("greeting.txt", "copied.txt")] == [CORRECTED, CORRECTED]
+    assert [_results(turn) for turn in coder.turns] == [0, 1, 2, 3]
+    assert all(request["stream"] for request in asked)
+    assert [(each.target_id, each.outcome, each.attempts) for each in totals] == [("coder", "ok", len(asked))]
+    assert ran.abroad == []
+
+
+def test_lock_names_no_registry() -> None:
+    """Versions and hashes: where packages come from is the affair of the machine."""
+    lock = json.loads((Path(__file__).parent / "package-lock.json").read_text())
+    packages = [each for name, each in lock["packages"].items() if name]
+    assert all(each["integrity"].startswith("sha512-") and "resolved" not in each for each in packages)
