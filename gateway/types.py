@@ -242,6 +242,8 @@ class Route(Struct, frozen=True, kw_only=True):
     """``total_s`` is that of the whole call."""
     version: str = ""
     """Changes whenever the policy does; stored with every call."""
+    drops_unsupported_tools: bool = False
+    """A provider's own tools that a target has not are left out; otherwise that target is not asked."""
 
 
 class Call(Struct, frozen=True, kw_only=True):

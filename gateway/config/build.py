@@ -326,7 +326,14 @@ def _route(
     elif not policy.targets:
         problems.add(("models", name), _never_allowed(policy))
     version = _hash([name, section.model_dump(mode="json"), timeouts, [_shown(target) for target in chosen]])
-    return Route(name=name, targets=policy.targets, policy=policy, timeouts=timeouts, version=version)
+    return Route(
+        name=name,
+        targets=policy.targets,
+        policy=policy,
+        timeouts=timeouts,
+        version=version,
+        drops_unsupported_tools=section.unsupported_tools == "drop",
+    )
 
 
 def _never_allowed(policy: Policy) -> str:

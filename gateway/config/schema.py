@@ -271,6 +271,12 @@ class RouteSection(Section):
     timeouts: RouteTimeoutsSection = Field(
         default=RouteTimeoutsSection(), description="How long to wait on this route."
     )
+    unsupported_tools: Literal["refuse", "drop"] = Field(
+        default="refuse",
+        description="Tools of a provider's own (`web_search`, `namespace`, MCP) in a call that is translated for "
+        "another: do not ask that one (`refuse`), or leave them out (`drop`), named in `left_out` of the call's "
+        "record.",
+    )
 
     @field_validator("models")
     @classmethod

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Literal, Protocol, runtime_checkable
 
 from msgspec import Raw, Struct, ValidationError
+from msgspec.structs import replace
 
 from gateway.tariff import Usage
 from gateway.types import Call, Endpoint, Envelope
@@ -102,6 +103,16 @@ class Tool(Struct, frozen=True):
     cache_s: int | None = None
 
 
+class Names(Struct, frozen=True):
+    """What a dialect calls that which a translation may name."""
+
+    turns: str
+    limit: str
+    effort: str
+    no_effort: str
+    user: str
+
+
 class Conversation(Struct, frozen=True, kw_only=True):
     """All that a model is asked; what is None or empty was not asked for."""
 
@@ -117,11 +128,21 @@ class Conversation(Struct, frozen=True, kw_only=True):
     stop: list[str] = []
     schema: Mapping[str, Raw] | None = None
     """Of the answer, with its description."""
+    schema_name: str = "answer"
+    strict_schema: bool | None = None
+    """None: where the schema is one that can be kept to strictly."""
+    any_json: bool = False
+    """The answer is to be a JSON object, whatever is in it."""
     effort: str | None = None
     """Of reasoning; ``none``: it is not wanted."""
     user: str | None = None
     standard_service: bool = False
     """Nothing that was bought for urgent requests is to be used."""
+    continues: bool = False
+    """An answer that stands last is the beginning of the one that is asked for."""
+    hosted: tuple[str, ...] = ()
+    """Places of tools that only the dialect's own provider has."""
+    names: Names = Names("messages", "max_tokens", "reasoning_effort", "reasoning_effort", "user")
     rest: Mapping[str, bytes] = {}
     """Members that the dialect has beyond this, and that ask for something."""
     left_out: tuple[str, ...] = ()
@@ -183,6 +204,19 @@ class Translatable(Endpoint, Protocol):
 
     def writer(self, envelope: Envelope, created_s: int) -> AnswerWriter:
         """Make what writes the answer, streamed or whole as the caller asked, dated in seconds since 1970."""
+
+
+def conversation_of(call: Call, *, small: bool = False) -> Conversation:
+    """Read a call's conversation; a provider's own tools are left out where the route says so, and else refused.
+
+    Raises UntranslatableError.
+    """
+    conversation = endpoint_of(call).conversation(call.envelope, small=small)
+    if not conversation.hosted:
+        return conversation
+    if not call.route.drops_unsupported_tools:
+        raise UntranslatableError(conversation.hosted[0], "it is a tool of the provider's own")
+    return replace(conversation, left_out=(*conversation.left_out, *conversation.hosted))
 
 
 def endpoint_of(call: Call) -> Translatable:

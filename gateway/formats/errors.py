@@ -36,6 +36,18 @@ def openai_error(error: GatewayError, _request_id: str, *, in_stream: bool = Fal
     return b"data: " + body + b"\n\n" if in_stream else body
 
 
+def responses_error(error: GatewayError, request_id: str, *, in_stream: bool = False) -> bytes:
+    """Write OpenAI's error, or in a stream of Responses its event of that name.
+
+    Source: platform.openai.com/docs/api-reference/responses-streaming/error.
+    """
+    if not in_stream:
+        return openai_error(error, request_id)
+    described = {"code": error.code or error.meaning.type, "message": error.message, "param": error.param}
+    body = msgspec.json.encode({"type": "error", "sequence_number": 0, **described})
+    return b"event: error\ndata: " + body + b"\n\n"
+
+
 def anthropic_error(error: GatewayError, request_id: str, *, in_stream: bool = False) -> bytes:
     """Write ``{"type": "error", "error": {type, message}, "request_id"}``."""
     kind = _ANTHROPIC_TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")

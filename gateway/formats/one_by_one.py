@@ -83,12 +83,12 @@ class OneByOne:
         self._open_tool = index
         return opened
 
-    def _close_all(self) -> bytes:
-        """Write all that is held, and end the last piece."""
+    def _say_held(self) -> bytes:
+        """Write all that is held."""
         written = b""
         while self._held:
             written += self._next()
-        return written + self._close()
+        return written
 
     def _start(self, kind: str, tool: tuple[str, str] = ("", "")) -> bytes:
         closed = self._close()

@@ -3,6 +3,7 @@
 from gateway.formats.anthropic.decode import MESSAGES
 from gateway.formats.openai.decode import CHAT, COMPLETIONS, EMBEDDINGS
 from gateway.formats.openai.transcription import TRANSCRIPTIONS
+from gateway.formats.responses.decode import RESPONSES
 from gateway.types import Endpoint
 
 ENDPOINTS: list[Endpoint] = [
@@ -11,4 +12,5 @@ ENDPOINTS: list[Endpoint] = [
     EMBEDDINGS,
     TRANSCRIPTIONS,
     MESSAGES,
+    RESPONSES,
 ]

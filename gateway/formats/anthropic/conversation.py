@@ -23,6 +23,7 @@ from gateway.formats.chat import (
     Conversation,
     Document,
     Image,
+    Names,
     Part,
     Text,
     Tool,
@@ -30,9 +31,9 @@ from gateway.formats.chat import (
     ToolResult,
     Turn,
     UntranslatableError,
-    untranslatable,
 )
-from gateway.formats.splice import asks_nothing, members_of
+from gateway.formats.reading import object_of, string, texts, typed
+from gateway.formats.splice import asks_nothing
 
 _NULL = Raw(b"null")
 _BILLING_HEADER = re.compile(rb'"\s*x-anthropic-billing-header:')
@@ -182,8 +183,6 @@ _BLOCKS: dict[str, msgspec.json.Decoder[Any]] = {
 _raws = msgspec.json.Decoder(list[Raw]).decode
 _kind = msgspec.json.Decoder(_Kind).decode
 _READ_BEFORE = frozenset({"model", "max_tokens", "stream"})
-_AS_WRITTEN = frozenset({"content", "input", "input_schema", "schema"})
-"""Members in which an empty value says something."""
 _TUNES = frozenset({"cache_control", "context_management", "diagnostics", "speed"})
 """Members without effect on what the answer says, or hints at how the provider may save work."""
 _LARGE = frozenset({"messages", "tools", "system"})
@@ -206,12 +205,13 @@ def read_conversation(members: Mapping[str, bytes], *, small: bool = False) -> C
         if name in _TUNES:
             reader.leave_out(name)
         elif name in _DECODERS:
-            known[name] = _typed(name, _DECODERS[name], raw)
+            known[name] = typed(name, _DECODERS[name], raw)
         elif name != "system":
             rest[name] = raw
     system = [] if small else reader.system(members.get("system", b"null"))
     turns = [reader.turn(each, f"messages[{number}]") for number, each in enumerate(known.get("messages", []))]
-    tools = [reader.tool(each, f"tools[{number}]") for number, each in enumerate(known.get("tools", []))]
+    read = [reader.tool(each, f"tools[{number}]") for number, each in enumerate(known.get("tools", []))]
+    tools = [tool for tool in read if tool is not None]
     choice = reader.choice(known.get("tool_choice"), has_tools=bool(tools))
     config, thinking = known.get("output_config") or _Config(), known.get("thinking")
     if config.task_budget is not None:
@@ -233,6 +233,9 @@ def read_conversation(members: Mapping[str, bytes], *, small: bool = False) -> C
         effort=reader.effort(config.effort, thinking),
         user=metadata.user_id if metadata is not None else None,
         standard_service=known.get("service_tier") == "standard_only",
+        continues=True,
+        hosted=tuple(reader.hosted),
+        names=Names("messages", "max_tokens", "effort", "thinking", "metadata.user_id"),
         rest=rest,
         left_out=tuple(reader.left_out),
     )
@@ -244,6 +247,8 @@ class _Reader:
     def __init__(self) -> None:
         self.left_out: dict[str, None] = {}
         """In order, each once."""
+        self.hosted: list[str] = []
+        """Places of tools of the provider's own."""
         self._calls: set[str] = set()
         """Ids of the tool calls in the assistant's last turn."""
         self._is_answer = False
@@ -301,17 +306,18 @@ class _Reader:
         self._is_answer = message.role == "assistant"
         return Turn(message.role, parts)
 
-    def tool(self, raw: Raw, place: str) -> Tool:
+    def tool(self, raw: Raw, place: str) -> Tool | None:
         """Read a tool of the caller's; one of the provider's has a type of its own, and members."""
-        if _typed(place, _TOOL_KIND, raw).type not in {None, "custom"}:
-            raise UntranslatableError(f"{place}.type", "it is a tool of Anthropic's own")
-        tool = _typed(place, _TOOL, raw)
+        if typed(place, _TOOL_KIND, raw).type not in {None, "custom"}:
+            self.hosted.append(f"{place}.type")
+            return None
+        tool = typed(place, _TOOL, raw)
         if tool.allowed_callers is not None and "direct" not in tool.allowed_callers:
             raise UntranslatableError(f"{place}.allowed_callers", "only the model itself calls tools")
         for name in ("cache_control", "eager_input_streaming", "defer_loading", "input_examples"):
             if getattr(tool, name):
                 self.leave_out(name)
-        schema = None if bytes(tool.input_schema) == b"null" else _object(tool.input_schema, f"{place}.input_schema")
+        schema = None if bytes(tool.input_schema) == b"null" else object_of(tool.input_schema, f"{place}.input_schema")
         return Tool(tool.name, tool.description, schema, bool(tool.strict))
 
     def _blocks(self, content: Raw, role: str, place: str) -> list[Part]:
@@ -319,7 +325,7 @@ class _Reader:
         if raw == b"null":
             return []
         if not raw.startswith(b"["):
-            return _texts(content, place)
+            return texts(content, place)
         parts: list[Part] = []
         for number, each in enumerate(_raws(raw)):
             part = self._block(bytes(each), role, f"{place}[{number}]")
@@ -331,7 +337,7 @@ class _Reader:
         if role == "assistant" and (kind in _LEFT_OUT_OF_ANSWERS or kind.endswith("_tool_result")):
             self.leave_out(kind)
             return None
-        block = _typed(place, _BLOCKS[role], raw)
+        block = typed(place, _BLOCKS[role], raw)
         if block.cache_control is not None:
             self.leave_out("cache_control")
         return self._readers[type(block)](self, block, place)
@@ -339,10 +345,10 @@ class _Reader:
     def _text(self, block: _Text, place: str) -> list[Part]:
         if block.citations:
             self.leave_out("citations")
-        return _texts(block.text, f"{place}.text")
+        return texts(block.text, f"{place}.text")
 
     def _tool_use(self, block: _ToolUse, place: str) -> list[Part]:
-        return [ToolCall(engines_tool_id(block.id), block.name, _object(block.input, f"{place}.input"))]
+        return [ToolCall(engines_tool_id(block.id), block.name, object_of(block.input, f"{place}.input"))]
 
     def _tool_result(self, block: _ToolResult, place: str) -> list[Part]:
         parts = self._blocks(block.content, "user", f"{place}.content")
@@ -351,25 +357,25 @@ class _Reader:
         return [ToolResult(engines_tool_id(block.tool_use_id), parts, failed=bool(block.is_error))]
 
     def _tool_reference(self, block: _ToolReference, place: str) -> list[Part]:
-        return _texts(block.tool_name, f"{place}.tool_name")
+        return texts(block.tool_name, f"{place}.tool_name")
 
     def _search_result(self, block: _SearchResult, place: str) -> list[Part]:
         _refuse_citations(block.citations, place)
-        about = _texts(block.title, f"{place}.title") + _texts(block.source, f"{place}.source")
+        about = texts(block.title, f"{place}.title") + texts(block.source, f"{place}.source")
         return about + self._blocks(block.content, "user", f"{place}.content")
 
     def _compaction(self, block: _Compaction, place: str) -> list[Part]:
         if bytes(block.content) == b"null":
             return []
-        summary = bytes(_string(block.content, f"{place}.content"))
+        summary = bytes(string(block.content, f"{place}.content"))
         return [Text(Raw(summary[:-1] + rb'\n\n"'))]  # texts of an answer follow one another without a blank
 
     def _image(self, block: _Image, place: str) -> list[Part]:
         source, at = block.source, f"{place}.source"
         if source.type == "url":
-            return [Image(_string(source.url, f"{at}.url"), None, None, at)]
+            return [Image(string(source.url, f"{at}.url"), None, None, at)]
         if source.type == "base64":
-            return [Image(_string(source.data, f"{at}.data"), source.media_type or "", None, at)]
+            return [Image(string(source.data, f"{at}.data"), source.media_type or "", None, at)]
         raise UntranslatableError(f"{at}.type", "files that lie at the provider are only there")
 
     def _document(self, block: _Document, place: str) -> list[Part]:
@@ -377,15 +383,15 @@ class _Reader:
         _refuse_citations(block.citations, place)
         about: list[Part] = []
         for name, each in (("title", block.title), ("context", block.context)):
-            about += [] if bytes(each) == b"null" else _texts(each, f"{place}.{name}")
+            about += [] if bytes(each) == b"null" else texts(each, f"{place}.{name}")
         if source.type == "text":
-            return about + _texts(source.data, f"{at}.data")
+            return about + texts(source.data, f"{at}.data")
         if source.type == "content":
             return about + self._blocks(source.content, "user", f"{at}.content")
         if source.type == "url":
-            return [*about, Document(_string(source.url, f"{at}.url"), None, None, at)]
+            return [*about, Document(string(source.url, f"{at}.url"), None, None, at)]
         if source.type == "base64":
-            return [*about, Document(_string(source.data, f"{at}.data"), source.media_type or "", None, at)]
+            return [*about, Document(string(source.data, f"{at}.data"), source.media_type or "", None, at)]
         raise UntranslatableError(f"{at}.type", "files that lie at the provider are only there")
 
     _readers: ClassVar[dict[type[_Block], Callable[[Any, Any, str], list[Part]]]] = {
@@ -403,46 +409,3 @@ class _Reader:
 def _refuse_citations(citations: _Citations | None, place: str) -> None:
     if citations is not None and citations.enabled:
         raise UntranslatableError(f"{place}.citations", "only Anthropic cites documents")
-
-
-def _string(raw: Raw, place: str) -> Raw:
-    """Return what is spliced into other strings, once it is one."""
-    if not bytes(raw).startswith(b'"'):
-        raise UntranslatableError(place, "it must be a string")
-    return raw
-
-
-def _object(raw: Raw, place: str) -> Raw:
-    if not bytes(raw).startswith(b"{"):
-        raise UntranslatableError(place, "it must be an object")
-    return raw
-
-
-def _texts(raw: Raw, place: str) -> list[Part]:
-    """Return a text; none for an empty one, which not every provider takes."""
-    return [] if bytes(_string(raw, place)) == b'""' else [Text(raw)]
-
-
-def _typed(place: str, decoder: msgspec.json.Decoder[Any], raw: bytes) -> Any:
-    try:
-        try:
-            return decoder.decode(raw)
-        except msgspec.ValidationError:
-            return decoder.decode(_without_nothing(bytes(raw)))
-    except msgspec.ValidationError as error:
-        raise untranslatable(place, error) from None
-
-
-def _without_nothing(raw: bytes) -> bytes:
-    """Leave out of objects the members that ask for nothing, as SDKs write them that know newer ones than we do."""
-    if raw.startswith(b"["):
-        return b"[%b]" % b",".join(_without_nothing(bytes(each)) for each in _raws(raw))
-    if not raw.startswith(b"{"):
-        return raw
-    kept: dict[str, Raw] = {}
-    for name, value in members_of(raw).items():
-        if name in _AS_WRITTEN:
-            kept[name] = Raw(value)
-        elif not asks_nothing(value) or value.startswith(b'"'):
-            kept[name] = Raw(_without_nothing(value))
-    return msgspec.json.encode(kept)

@@ -17,7 +17,7 @@ from gateway.formats.anthropic.request import DEFAULT_MAX_TOKENS, write_options,
 from gateway.formats.anthropic.stream import PassedDecoder
 from gateway.formats.anthropic.written import UNSIGNED
 from gateway.formats.base import Decoder, Prepared, refusal, streams_upstream
-from gateway.formats.chat import Translatable, UntranslatableError, endpoint_of
+from gateway.formats.chat import Translatable, UntranslatableError, conversation_of, endpoint_of
 from gateway.formats.classify import ANTHROPIC
 from gateway.formats.framing import Framing
 from gateway.formats.malformed import UNREADABLE
@@ -54,7 +54,7 @@ class AnthropicAdapter:
                 f"The operation '{endpoint.operation}' is not one of targets of type anthropic; use chat completions."
             )
         try:
-            write_options(endpoint.conversation(call.envelope, small=True))
+            write_options(conversation_of(call, small=True))
         except UntranslatableError as error:
             return _sentence(error)
         return None
@@ -64,7 +64,7 @@ class AnthropicAdapter:
         if call.envelope.endpoint.dialect == self.dialect:
             return _Own(call)
         try:
-            return partial(_request, call, write_request(endpoint_of(call).conversation(call.envelope)))
+            return partial(_request, call, write_request(conversation_of(call)))
         except UntranslatableError as error:
             raise refusal(_sentence(error)) from None
 

@@ -120,7 +120,7 @@ class Events(OneByOne, _Blocks):
     def end(self, reason: Finish, usage: Usage | None, stop_sequence: str | None = None) -> bytes:
         """Close the blocks, and write the reason, the usage and the end."""
         members = {"delta": self._ends_in(reason, stop_sequence), "usage": anthropic_usage(usage)}
-        return self._close_all() + event_of("message_delta", members) + MESSAGE_STOP
+        return self._say_held() + self._close() + event_of("message_delta", members) + MESSAGE_STOP
 
     def _begin(self, message: dict[str, Any]) -> bytes:
         rest: dict[str, Any] = {

@@ -10,13 +10,14 @@ an answer that has begun).
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Raw
 
 from gateway.formats.chat import (
+    Audio,
     Conversation,
     Document,
     Image,
@@ -75,21 +76,20 @@ def write_chat(
         "top_p": conversation.top_p,
         "top_k": conversation.top_k,
         "stop": conversation.stop or None,
+        "response_format": _response_format(conversation),
         **_tools(conversation),
     }
-    if conversation.schema is not None:
-        body["response_format"] = _response_format(conversation.schema)
     if not messages:
-        raise UntranslatableError("messages", "it holds no message with content")
-    if turns and turns[-1].role == "assistant":
+        raise UntranslatableError(conversation.names.turns, "it holds no message with content")
+    if conversation.continues and turns and turns[-1].role == "assistant":
         if "prefill" not in says:
             why = "only an own engine goes on with an answer that has begun"
-            raise UntranslatableError(f"messages[{len(conversation.turns) - 1}]", why)
+            raise UntranslatableError(f"{conversation.names.turns}[{len(conversation.turns) - 1}]", why)
         body |= {"continue_final_message": True, "add_generation_prompt": False}
     if conversation.standard_service:
         _say_if("tier" in says, body, {"service_tier": "default"}, "service_tier", left_out)
     if conversation.user:
-        _say_if("user" in says, body, {"user": _user(conversation.user)}, "metadata.user_id", left_out)
+        _say_if("user" in says, body, {"user": _user(conversation.user)}, conversation.names.user, left_out)
     written = msgspec.json.encode({name: value for name, value in body.items() if value is not None})
     return written, tuple(left_out)
 
@@ -106,12 +106,13 @@ class Translated:
         self,
         request: Callable[[Call, Target, str, Changes], UpstreamRequest],
         call: Call,
-        effort: str | None,
+        conversation: Conversation,
         left_out: Iterable[str],
     ) -> None:
         self._request = request
         self._call = call
-        self._effort = effort
+        self._effort = conversation.effort
+        self._names = conversation.names
         self._always = tuple(left_out)
         self.left_out = list(self._always)
         """What was not said, or lowered, to the target that was asked last."""
@@ -124,11 +125,11 @@ class Translated:
         if effort is not None and "reasoning" in (target.capabilities or ()):
             changes["reasoning_effort"] = msgspec.json.encode(effort)
         if self._effort is not None and ("reasoning_effort" not in changes or effort != self._effort):
-            self.left_out.append("thinking" if self._effort == "none" else "effort")
+            self.left_out.append(self._names.no_effort if self._effort == "none" else self._names.effort)
         limit = _fitting(self._call, target)
         if limit != self._call.envelope.max_output_tokens:
             changes["max_tokens"] = None if limit is None else b"%d" % limit
-            self.left_out.append("max_tokens")
+            self.left_out.append(self._names.limit)
         return self._request(self._call, target, attempt_id, changes)
 
 
@@ -151,10 +152,16 @@ def _fitting(call: Call, target: Target) -> int | None:
     return room if room > 0 and limit + estimate // 2 <= context else None
 
 
-def _response_format(schema: Mapping[str, Raw]) -> dict[str, Any]:
-    wanted: dict[str, Any] = {"name": "answer", "schema": schema}
-    read = msgspec.json.decode(msgspec.json.encode(schema))
-    if read.get("type") == "object" and _is_closed(read):
+def _response_format(conversation: Conversation) -> dict[str, Any] | None:
+    schema = conversation.schema
+    if schema is None:
+        return {"type": "json_object"} if conversation.any_json else None
+    wanted: dict[str, Any] = {"name": conversation.schema_name, "schema": schema}
+    is_strict = conversation.strict_schema
+    if is_strict is None:
+        read = msgspec.json.decode(msgspec.json.encode(schema))
+        is_strict = read.get("type") == "object" and _is_closed(read)
+    if is_strict:
         wanted["strict"] = True
     return {"type": "json_schema", "json_schema": wanted}
 
@@ -258,6 +265,8 @@ def _part(part: Part, says: frozenset[Says]) -> dict[str, Any]:
         return {"type": "text", "text": part.text}
     if isinstance(part, Image):
         return {"type": "image_url", "image_url": {"url": _url(part)}}
+    if isinstance(part, Audio):
+        return {"type": "input_audio", "input_audio": {"data": part.source, "format": part.format}}
     if isinstance(part, Document) and part.media_type == "application/pdf" and "files" in says:
         return {"type": "file", "file": {"filename": "document.pdf", "file_data": _url(part)}}
     raise UntranslatableError(getattr(part, "place", "messages"), "it reads no such documents")

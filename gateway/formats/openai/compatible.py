@@ -5,6 +5,7 @@ back is read in ``stream``, what an error means in ``failure``.
 """
 
 import re
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal
@@ -15,7 +16,7 @@ from msgspec.structs import replace
 
 from gateway.errors import GatewayError, UpstreamError
 from gateway.formats.base import Decoder, Prepared, refusal, streams_upstream
-from gateway.formats.chat import Translatable, UntranslatableError, endpoint_of
+from gateway.formats.chat import Translatable, UntranslatableError, conversation_of, endpoint_of
 from gateway.formats.classify import COMPATIBLE, Facts
 from gateway.formats.malformed import UNREADABLE
 from gateway.formats.openai.answer import PlainShape
@@ -43,6 +44,7 @@ class CompatibleAdapter:
     refuses ``stream_options`` and counts in its last chunk anyway. ``limit``: the name by which alone it knows a chat's
     output limit, at the models that ``limited`` matches. ``facts``: what its errors mean. ``plain``: what its plain
     answers look like, for those that are put together from a stream. ``says``: what a translation may ask of it.
+    ``wall_ns`` dates the answers of translations.
     """
 
     dialect = "openai"
@@ -57,6 +59,7 @@ class CompatibleAdapter:
         facts: Facts = COMPATIBLE,
         plain: PlainShape | None = None,
         says: frozenset[Says] = frozenset(),
+        wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._refused_members = refused_members
         self._asks_usage = asks_usage
@@ -66,6 +69,7 @@ class CompatibleAdapter:
         self._facts = facts
         self._plain = plain or PlainShape()
         self._says = says
+        self._wall_ns = wall_ns
 
     def refuses(self, call: Call) -> str | None:
         """Name the members of the request that this upstream does not take, if there are any."""
@@ -98,7 +102,7 @@ class CompatibleAdapter:
         if not isinstance(endpoint, Translatable):
             raise refusal(f"'{endpoint.path}' is not translated for a target that is OpenAI-compatible.")
         try:
-            conversation = endpoint.conversation(envelope)
+            conversation = conversation_of(call)
             body, left_out = write_chat(
                 conversation,
                 model=envelope.model,
@@ -115,7 +119,7 @@ class CompatibleAdapter:
         if (refused := self.refuses(chat)) is not None:
             raise refusal(f"{refused} is not taken by this provider.")
         hints = [name for name in endpoint.hint_headers if name in call.headers]
-        return Translated(self._request, chat, conversation.effort, [*hints, *conversation.left_out, *left_out])
+        return Translated(self._request, chat, conversation, [*hints, *conversation.left_out, *left_out])
 
     def _request(self, call: Call, target: Target, attempt_id: str, changes: Changes | None = None) -> UpstreamRequest:
         path = call.envelope.endpoint.path
@@ -135,12 +139,17 @@ class CompatibleAdapter:
         """Make the decoder: pass a stream or an object through, or make the one from the other."""
         endpoint = call.envelope.endpoint
         if endpoint.dialect != self.dialect:
-            return TranslatedDecoder(call, target.rates, endpoint_of(call).writer(call.envelope, 0))
+            return self._other_decoder(call, target)
         if endpoint.path in _WHOLE:
             return _WHOLE[endpoint.path](call.envelope)
         if call.envelope.stream:
             return StreamDecoder(call, target.rates)
         return AnswerDecoder(call, target.rates, self._plain)
+
+    def _other_decoder(self, call: Call, target: Target) -> Decoder:
+        """Make the decoder for a caller of another dialect."""
+        writer = endpoint_of(call).writer(call.envelope, self._wall_ns() // 1_000_000_000)
+        return TranslatedDecoder(call, target.rates, writer)
 
     def failure(
         self, status: int, headers: Mapping[str, str], body: bytes, operation: Operation = "chat"

@@ -30,6 +30,7 @@ from gateway.formats.chat import (
     UntranslatableError,
     untranslatable,
 )
+from gateway.formats.reading import arguments_of, data_of_url
 from gateway.formats.splice import asks_nothing
 
 _NULL = Raw(b"null")
@@ -273,7 +274,7 @@ def _turns(messages: list[Any]) -> tuple[list[Text], list[Turn]]:
             if not parts and not _is_blank(message.refusal):
                 parts.append(Refused(message.refusal))
             for position, call in enumerate(message.tool_calls or ()):
-                arguments = _arguments(call.function.arguments, f"{place}.tool_calls[{position}].function.arguments")
+                arguments = arguments_of(call.function.arguments, f"{place}.tool_calls[{position}].function.arguments")
                 parts.append(ToolCall(call.id, call.function.name, arguments))
             turns.append(Turn("assistant", parts))
         else:
@@ -310,28 +311,9 @@ def _is_blank(text: Raw) -> bool:
     return _BLANK.fullmatch(text) is not None
 
 
-_DATA_URL = re.compile(rb'"data:([a-z]+)\\?/(?:x-)?([a-z0-9.+-]+)(?:;[^;,"]+)*;base64,', re.IGNORECASE)
-
-
 def _image(part: _Image, place: str) -> Image:
-    url = bytes(part.image_url.url)
-    head = _DATA_URL.match(url)
-    if head is None:
-        return Image(part.image_url.url, None, part.cache_s, place)
-    kind = head[2].decode().lower()
-    media_type = f"{head[1].decode().lower()}/{'jpeg' if kind in ('jpg', 'pjpeg') else kind}"
-    return Image(Raw(b'"' + url[head.end() :]), media_type, part.cache_s, place)
-
-
-def _arguments(arguments: str, place: str) -> Raw:
-    """Carry the arguments over as they are: to decode and encode them would change numbers and white space."""
-    if not arguments or arguments.isspace():
-        return Raw(b"{}")
-    try:
-        msgspec.json.decode(arguments, type=dict[str, Raw])
-    except (msgspec.DecodeError, RecursionError):
-        raise UntranslatableError(place, "it is not a JSON object") from None
-    return Raw(arguments.encode())
+    source, media_type = data_of_url(part.image_url.url)
+    return Image(source, media_type, part.cache_s, place)
 
 
 def _tool(tool: _ToolDefinition) -> Tool:

@@ -1,0 +1,426 @@
+"""Read a body of OpenAI's Responses as a ``Conversation``.
+
+Decides which items are one turn, and where the results of tools belong: behind the turn that called them. A custom tool
+becomes a function with one argument, of which a grammar can only be described. Left out and named: what is a hint, what
+tunes OpenAI's own service, reasoning in earlier answers (no other model takes another's), and what a provider's own
+tools did in them. Tools of a provider's own are left to the route.
+
+Shapes: platform.openai.com/docs/api-reference/responses, docs/guides/{function-calling,pdf-files,structured-outputs};
+types of the ``openai`` SDK 3.54.
+"""
+
+import base64
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+import msgspec
+from msgspec import Raw, Struct
+
+from gateway.formats.chat import (
+    Audio,
+    Conversation,
+    Document,
+    Image,
+    Names,
+    Part,
+    Refused,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+    Turn,
+    UntranslatableError,
+)
+from gateway.formats.reading import arguments_of, data_of_url, object_of, string, texts, typed
+from gateway.formats.responses.written import INPUT
+from gateway.formats.splice import asks_nothing
+
+NAMES = Names("input", "max_output_tokens", "reasoning.effort", "reasoning.effort", "user")
+_NULL = Raw(b"null")
+
+
+class _Part(Struct):
+    text: Raw = _NULL
+    refusal: Raw = _NULL
+    image_url: Raw = _NULL
+    file_id: str | None = None
+    file_url: Raw = _NULL
+    file_data: Raw = _NULL
+    detail: str | None = None
+    input_audio: Raw = _NULL
+
+
+class _Sound(Struct):
+    data: Raw
+    format: str
+
+
+class _Message(Struct):
+    role: Literal["user", "assistant", "system", "developer"]
+    content: Raw
+
+
+class _Called(Struct):
+    call_id: str
+    name: str = ""
+    arguments: str = ""
+    input: Raw = _NULL
+    action: Raw = _NULL
+    operation: Raw = _NULL
+
+
+class _CalledBy(Struct):
+    call_id: str | None = None
+
+
+class _Returned(Struct):
+    call_id: str
+    output: Raw = _NULL
+
+
+class _Added(Struct):
+    tools: list[Raw] = []
+
+
+class _Grammar(Struct):
+    type: str = "text"
+    syntax: str = ""
+    definition: str = ""
+
+
+class _Tool(Struct):
+    name: str
+    description: str | None = None
+    parameters: Raw = _NULL
+    strict: bool | None = None
+    format: _Grammar | None = None
+
+
+class _Choice(Struct):
+    type: str
+    name: str | None = None
+    mode: Literal["auto", "required"] = "auto"
+    tools: list["_Choice"] = []
+
+
+class _Format(Struct):
+    type: Literal["text", "json_object", "json_schema"]
+    name: str = "answer"
+    schema: dict[str, Raw] = {}
+    strict: bool | None = None
+    description: str | None = None
+
+
+class _TextConfig(Struct, forbid_unknown_fields=True):
+    format: _Format | None = None
+    verbosity: str | None = None
+
+
+class _Reasoning(Struct):
+    effort: str | None = None
+    context: str | None = None
+
+
+class _Kind(Struct):
+    type: str = "message"
+
+
+_LEFT_OUT_ITEMS = frozenset(
+    (
+        *("reasoning", "compaction", "mcp_list_tools", "mcp_approval_request", "mcp_approval_response", "program"),
+        *("program_output", "tool_search_call", "configuration_update"),
+    )
+)
+"""What earlier answers hold beside their messages and calls; and calls of tools that the provider ran."""
+_HINTS = frozenset(
+    (
+        *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "max_tool_calls", "client_metadata"),
+        *("context_management", "include", "truncation"),
+    )
+)
+"""Members without effect on what the answer says, or on answers that only OpenAI gives."""
+_LABELS = frozenset({"model", "max_output_tokens", "stream", "stream_options", "metadata", "store", "background"})
+"""And those that are read before."""
+_LOGPROBS = "message.output_text.logprobs"
+_SAYS_NO = frozenset({"parallel_tool_calls", "tool_choice"})
+"""Members of which ``false`` or ``none`` says something."""
+_LARGE = frozenset({"input", "instructions", "tools", "tool_choice"})
+_SMALL_BYTES = 1 << 12
+_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
+    "tools": msgspec.json.Decoder(list[Raw]),
+    "tool_choice": msgspec.json.Decoder(Literal["auto", "none", "required"] | _Choice),
+    "parallel_tool_calls": msgspec.json.Decoder(bool),
+    "temperature": msgspec.json.Decoder(float),
+    "top_p": msgspec.json.Decoder(float),
+    "text": msgspec.json.Decoder(_TextConfig),
+    "reasoning": msgspec.json.Decoder(_Reasoning),
+    "user": msgspec.json.Decoder(str),
+    "safety_identifier": msgspec.json.Decoder(str),
+    "service_tier": msgspec.json.Decoder(str),
+    "instructions": msgspec.json.Decoder(Raw),
+    "input": msgspec.json.Decoder(Raw),
+}
+_MESSAGE, _CALLED, _CALLED_BY, _RETURNED, _ADDED, _TOOL, _PART, _SOUND = (
+    msgspec.json.Decoder(each) for each in (_Message, _Called, _CalledBy, _Returned, _Added, _Tool, _Part, _Sound)
+)
+_raws = msgspec.json.Decoder(list[Raw])
+_kinds = msgspec.json.Decoder(_Kind)
+_includes = msgspec.json.Decoder(list[str])
+
+
+def read_conversation(members: Mapping[str, bytes], *, small: bool = False) -> Conversation:
+    """Read the raw members of a validated body, or of these only what is ``small``. Raises UntranslatableError."""
+    known: dict[str, Any] = {}
+    rest: dict[str, bytes] = {}
+    reader = _Reader()
+    for name in members:
+        if name in _LABELS or (small and name in _LARGE):
+            continue
+        raw = members[name]
+        is_empty = raw == b"null" or (asks_nothing(raw) and name not in _SAYS_NO)
+        if is_empty or (small and len(raw) > _SMALL_BYTES):
+            continue
+        if name in _HINTS:
+            reader.hint(name, raw)
+        elif name in _DECODERS:
+            known[name] = typed(name, _DECODERS[name], raw)
+        elif raw.strip(b"0.") or name != "top_logprobs":
+            rest[name] = raw
+    reader.instruct(known.get("instructions", _NULL))
+    reader.read(known.get("input", _NULL))
+    reader.add_tools(known.get("tools", []), "tools")
+    config, thought = known.get("text") or _TextConfig(), known.get("reasoning") or _Reasoning()
+    wanted, tier = config.format or _Format("text"), known.get("service_tier")
+    for name, is_left_out in (
+        ("text.verbosity", config.verbosity not in {None, "medium"}),
+        ("reasoning.context", thought.context is not None),
+        ("service_tier", tier not in {None, "auto", "default"}),
+    ):
+        if is_left_out:
+            reader.leave_out(name)
+    choice, named = reader.choose(known.get("tool_choice"))
+    described = {} if wanted.description is None else {"description": Raw(msgspec.json.encode(wanted.description))}
+    return Conversation(
+        system=reader.system,
+        turns=[turn for turn in reader.turns if turn.parts],
+        tools=list(reader.tools.values()),
+        tool_choice=choice,
+        named_tool=named,
+        parallel_tools=known.get("parallel_tool_calls", True),
+        temperature=known.get("temperature"),
+        top_p=known.get("top_p"),
+        schema=described | wanted.schema if wanted.type == "json_schema" else None,
+        schema_name=wanted.name,
+        strict_schema=bool(wanted.strict),
+        any_json=wanted.type == "json_object",
+        effort=thought.effort,
+        user=known.get("safety_identifier") or known.get("user"),
+        standard_service=tier == "default",
+        rest=rest,
+        hosted=tuple(reader.hosted),
+        left_out=tuple(reader.left_out),
+        names=NAMES,
+    )
+
+
+class _Reader:
+    """Reads one body, and notes what is left out of it."""
+
+    def __init__(self) -> None:
+        self.system: list[Text] = []
+        self.turns: list[Turn] = []
+        self.tools: dict[str, Tool] = {}
+        self.hosted: list[str] = []
+        """Places of tools of a provider's own."""
+        self.left_out: dict[str, None] = {}
+        """In order, each once."""
+        self._answer: Turn | None = None
+        """The turn of the assistant's that the next item may be more of."""
+        self._results: dict[str, tuple[str, list[Part]]] = {}
+        """Id of a call without its result yet -> its place, and the parts of the turn where that belongs."""
+
+    def leave_out(self, name: str) -> None:
+        self.left_out[name] = None
+
+    def hint(self, name: str, raw: bytes) -> None:
+        if name == "include" and _LOGPROBS in typed(name, _includes, raw):
+            raise UntranslatableError(f"include[{_LOGPROBS}]")
+        if raw not in {b'"disabled"', b'["reasoning.encrypted_content"]'}:
+            self.leave_out(name)
+
+    def instruct(self, instructions: Raw) -> None:
+        if instructions != _NULL:
+            self.system += texts(instructions, "instructions")  # type: ignore[arg-type] # it gives texts only
+
+    def read(self, asked: Raw) -> None:
+        """Read the input: a text, or items."""
+        if not bytes(asked).startswith(b"["):
+            if asked != _NULL:
+                self.turns.append(Turn("user", texts(asked, "input")))
+            return
+        for number, item in enumerate(_raws.decode(asked)):
+            self._item(item, f"input[{number}]")
+        for place, _ in self._results.values():
+            raise UntranslatableError(f"{place}.call_id", "no item behind it holds the output of this call")
+
+    def add_tools(self, tools: list[Raw], place: str) -> None:
+        for number, raw in enumerate(tools):
+            kind = typed(f"{place}[{number}]", _kinds, raw).type
+            if kind in {"function", "custom"}:
+                tool = self._tool(typed(f"{place}[{number}]", _TOOL, raw), kind, f"{place}[{number}]")
+                self.tools[tool.name] = tool
+            else:
+                self.hosted.append(f"{place}[{number}].type ({kind[:32]})")
+
+    def choose(self, choice: Any) -> tuple[Any, str | None]:
+        """Return how tools are to be used, and the one that must be; see ``Conversation``."""
+        if not isinstance(choice, _Choice):
+            return choice, None
+        if choice.type == "allowed_tools":
+            allowed = {each.name for each in choice.tools}
+            self.tools = {name: tool for name, tool in self.tools.items() if name in allowed}
+            return choice.mode, None
+        if choice.type in {"function", "custom"}:
+            if choice.name not in self.tools:
+                raise UntranslatableError("tool_choice.name", "there is no such tool")
+            return None, choice.name
+        self.hosted.append(f"tool_choice.type ({choice.type[:32]})")
+        return None, None
+
+    def _item(self, raw: Raw, place: str) -> None:
+        kind = typed(place, _kinds, raw).type
+        if kind in self._readers:
+            self._readers[kind](self, raw, place)
+        elif kind in _LEFT_OUT_ITEMS:
+            self.leave_out(kind)
+        elif kind.endswith("_call"):
+            if typed(place, _CALLED_BY, raw).call_id is None:
+                self.leave_out(kind)
+            else:  # the caller ran it: a shell's, a patch
+                self._call(raw, place, kind.removesuffix("_call"))
+        elif kind.endswith("_call_output"):
+            self._output(raw, place)
+        else:
+            raise UntranslatableError(f"{place}.type", f"items of type '{kind[:32]}' are not known here")
+
+    def _message(self, raw: Raw, place: str) -> None:
+        message = typed(place, _MESSAGE, raw)
+        parts = self._parts(message.content, f"{place}.content")
+        if message.role == "assistant":
+            self._answered().parts.extend(parts)
+            return
+        self._answer = None
+        if message.role == "user":
+            self.turns.append(Turn("user", parts))
+        elif not all(isinstance(part, Text) for part in parts):
+            raise UntranslatableError(f"{place}.content", "an instruction is text alone")
+        elif self.turns:
+            self.turns.append(Turn("system", parts))
+        else:
+            self.system += parts  # type: ignore[arg-type] # checked above
+
+    def _answered(self) -> Turn:
+        """Return the turn that an item of the assistant's belongs to."""
+        if self._answer is None:
+            self._answer = Turn("assistant", [])
+            self.turns += [self._answer, Turn("user", [])]  # the second is for the results of its calls
+        return self._answer
+
+    def _call(self, raw: Raw, place: str, name: str = "") -> None:
+        item = typed(place, _CALLED, raw)
+        if item.input != _NULL:
+            arguments = Raw(b'{"%b":%b}' % (INPUT.encode(), bytes(string(item.input, f"{place}.input"))))
+        elif name:
+            done = item.action if item.action != _NULL else item.operation
+            arguments = Raw(b"{}") if done == _NULL else object_of(done, f"{place}.action")
+        else:
+            arguments = arguments_of(item.arguments, f"{place}.arguments")
+        if item.call_id in self._results:
+            raise UntranslatableError(f"{place}.call_id", "a call before it has the same, and no output yet")
+        self._answered().parts.append(ToolCall(item.call_id, name or item.name, arguments))
+        self._results[item.call_id] = place, self.turns[-1].parts
+
+    def _output(self, raw: Raw, place: str) -> None:
+        item = typed(place, _RETURNED, raw)
+        if item.call_id not in self._results:
+            raise UntranslatableError(f"{place}.call_id", "no call before it has this id")
+        self._answer = None
+        output = bytes(item.output)
+        if output.startswith(b"{") or (output.startswith(b"[") and b'"input_' not in output):
+            parts: list[Part] = [Text(Raw(msgspec.json.encode(output.decode())))]
+        else:
+            parts = self._parts(item.output, f"{place}.output")
+        self._results.pop(item.call_id)[1].append(ToolResult(item.call_id, parts))
+
+    def _more_tools(self, raw: Raw, place: str) -> None:
+        self.add_tools(typed(place, _ADDED, raw).tools, f"{place}.tools")
+
+    def _parts(self, content: Raw, place: str) -> list[Part]:
+        if not bytes(content).startswith(b"["):
+            return [] if content == _NULL else texts(content, place)
+        parts: list[Part] = []
+        for number, raw in enumerate(_raws.decode(content)):
+            at = f"{place}[{number}]"
+            parts += self._part(typed(at, _kinds, raw).type, typed(at, _PART, raw), at)
+        return parts
+
+    def _part(self, kind: str, part: _Part, place: str) -> list[Part]:
+        if kind in {"input_text", "output_text", "text", "summary_text"}:
+            return texts(part.text, f"{place}.text")
+        if kind == "refusal":
+            return [Refused(string(part.refusal, f"{place}.refusal"))]
+        if kind == "input_audio":
+            sound = typed(f"{place}.input_audio", _SOUND, part.input_audio)
+            return [Audio(sound.data, sound.format, f"{place}.input_audio")]
+        if kind not in {"input_image", "input_file"}:
+            raise UntranslatableError(f"{place}.type", f"content of type '{kind[:32]}' is not known here")
+        if part.file_id is not None:
+            raise UntranslatableError(f"{place}.file_id", "files that lie at the provider are only there")
+        if kind == "input_image":
+            if part.detail == "low":
+                self.leave_out("detail")
+            source, media_type = data_of_url(string(part.image_url, f"{place}.image_url"))
+            return [Image(source, media_type, None, f"{place}.image_url")]
+        if part.file_url != _NULL:
+            return [Document(string(part.file_url, f"{place}.file_url"), None, None, place)]
+        return [_file(string(part.file_data, f"{place}.file_data"), f"{place}.file_data")]
+
+    def _tool(self, tool: _Tool, kind: str, place: str) -> Tool:
+        if kind == "function":
+            schema = None if tool.parameters == _NULL else object_of(tool.parameters, f"{place}.parameters")
+            return Tool(tool.name, tool.description, schema, bool(tool.strict))
+        description = tool.description or ""
+        if tool.format is not None and tool.format.type == "grammar":
+            self.leave_out("tools.format")
+            description += f"\n\nThe input follows this {tool.format.syntax} grammar:\n{tool.format.definition}"
+        return Tool(tool.name, description.strip(), Raw(_CUSTOM))
+
+    _readers: ClassVar[dict[str, Callable[["_Reader", Raw, str], None]]] = {
+        "message": _message,
+        "function_call": _call,
+        "custom_tool_call": _call,
+        "function_call_output": _output,
+        "custom_tool_call_output": _output,
+        "additional_tools": _more_tools,
+        "tool_search_output": _more_tools,
+    }
+
+
+_CUSTOM = b'{"type":"object","properties":{"%b":{"type":"string"}},"required":["%b"],"additionalProperties":false}' % (
+    INPUT.encode(),
+    INPUT.encode(),
+)
+
+
+def _file(url: Raw, place: str) -> Part:
+    """Read a file in a ``data:`` URL; one of text is text."""
+    data, media_type = data_of_url(url)
+    if media_type is None:
+        raise UntranslatableError(place, "it is no 'data:' URL in Base64")
+    if not media_type.startswith("text/"):
+        return Document(data, media_type, None, place)
+    try:
+        text = base64.b64decode(msgspec.json.decode(data), validate=True).decode()
+    except ValueError:
+        raise UntranslatableError(place, "it is not text in Base64") from None
+    return Text(Raw(msgspec.json.encode(text)))
