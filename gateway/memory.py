@@ -18,7 +18,7 @@ from pathlib import Path
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE_BLOCK_BYTES = 1 << 20
 _LOOK_S = 1.0
-_LOOKS_TO_A_TRIM = 60
+_TRIM_S = 60.0
 _MOST_GROWTH_BYTES = 64_000_000
 _MOST_SHARE = 0.01
 """Of the time, for collections."""
@@ -68,21 +68,22 @@ class GrowthWatch:
         self._resident_bytes = resident_bytes
         self._collect = collect
         self._trim = trim
-        self._looks = 0
         self._least_bytes = 0
         """Since the last collection."""
 
     def start(self) -> None:
-        """Look every second from now on; where a process cannot read its size, never."""
+        """Look every second from now on; where a process cannot read its size, only return what is free."""
+        asyncio.get_running_loop().call_later(_TRIM_S, self._return_free)
         with contextlib.suppress(OSError):
             self._least_bytes = self._resident_bytes()
             asyncio.get_running_loop().call_later(_LOOK_S, self._look)
 
+    def _return_free(self) -> None:
+        self._trim()
+        asyncio.get_running_loop().call_later(_TRIM_S, self._return_free)
+
     def _look(self) -> None:
         pause_s = _LOOK_S
-        self._looks += 1
-        if self._looks % _LOOKS_TO_A_TRIM == 0:
-            self._trim()
         with contextlib.suppress(OSError):  # without a free descriptor nothing can be read; later it can
             now_bytes = self._resident_bytes()
             self._least_bytes = min(self._least_bytes, now_bytes)

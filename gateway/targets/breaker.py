@@ -37,7 +37,6 @@ means one, at any concurrency. While nothing has failed lately, ``is_quiet`` say
 keep.
 """
 
-from collections import deque
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import Literal, NamedTuple
@@ -96,7 +95,7 @@ class _Circuit:
     def __init__(self, changed_ns: int = 0) -> None:
         self.changed_ns = changed_ns
         """When it last opened, stayed open after a probe, or closed."""
-        self.history: deque[_Failure | None] = deque(maxlen=HISTORY)
+        self.history: list[_Failure | None] = []
         """The last results since a failure, oldest first; None is a success."""
         self._until_ns: int | None = None
         self._pause_s = FIRST_PAUSE_S
@@ -152,6 +151,7 @@ class _Circuit:
         """Keep a result; successes alone are nothing to keep."""
         if result is not None or self.history:
             self.history.append(result)
+            del self.history[:-HISTORY]
             if not any(self.history):
                 self.history.clear()
 

@@ -30,7 +30,6 @@ when it says more than the window knows already.
 """
 
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Iterable
 from itertools import accumulate
 from math import ceil
@@ -50,6 +49,8 @@ SOONEST_NS = 20_000_000
 """A full window's quantiles are not computed more often: with hundreds of samples a second, eight change nothing."""
 OUTLIER = 5.0
 _MAX_KEEP = (SIZE - 1) / SIZE
+_PUSHED_OUT = slice(1 - SIZE)
+"""The samples that one more makes leave. 64 pointers are as many as Python keeps apart from the C library's heap."""
 
 
 class FittedLine:
@@ -110,7 +111,7 @@ class Window:
     __slots__ = ("_high", "_line", "_low", "_ratios", "_refreshed_at_ns", "_run", "_samples", "_shape", "_unseen")
 
     def __init__(self) -> None:
-        self._samples: deque[tuple[int, float, float, float]] = deque(maxlen=SIZE)
+        self._samples: list[tuple[int, float, float, float]] = []
         self._line = FittedLine()
         self._shape = self._line.shape()
         self._ratios = (1.0, 1.0, 1.0, 1.0)
@@ -129,9 +130,9 @@ class Window:
 
     def add(self, at_ns: int, value: float, tokens: float = 0.0, load: float = 0.0) -> bool:
         """Learn one sample; return whether it was surprisingly low, which asks for another one soon."""
-        value = max(value, 1e-3)
-        fitted = value
-        if self._samples:
+        fitted = value = max(value, 1e-3)
+        samples = self._samples
+        if samples:
             start, per_token, per_load, floor = self._shape
             expected = max(start + per_token * tokens + per_load * load, floor)
             ratio = value / expected
@@ -141,19 +142,19 @@ class Window:
                 self._run = min(self._run, 0) - 1
             else:
                 self._run = 0
-            if len(self._samples) >= RUN:
+            if len(samples) >= RUN:
                 middle = expected * self._ratios[0]
                 fitted = min(max(value, middle / OUTLIER), middle * OUTLIER)
-        while self._samples and at_ns - self._samples[0][0] > HORIZON_NS:
-            self._samples.popleft()
-        self._samples.append((at_ns, value, tokens, load))
+        del samples[_PUSHED_OUT]
+        while samples and at_ns - samples[0][0] > HORIZON_NS:
+            del samples[0]
+        samples.append((at_ns, value, tokens, load))
         self._line.add(at_ns, fitted, tokens, load)
         self._unseen += 1
         surprisingly_low = self._run < 0
-        if abs(self._run) >= RUN:
+        if changed := not -RUN < self._run < RUN:
             self._forget_all_but(RUN)
-            self._refresh(at_ns)
-        elif self._is_due(at_ns - self._refreshed_at_ns):
+        if changed or self._is_due(at_ns - self._refreshed_at_ns):
             self._refresh(at_ns)
         return surprisingly_low
 
@@ -174,11 +175,9 @@ class Window:
         return age_ns >= REFRESH_NS or (self._unseen * 8 >= count and (age_ns >= SOONEST_NS or count < SIZE))
 
     def _forget_all_but(self, newest: int) -> None:
-        kept = list(self._samples)[-newest:]
-        self._samples.clear()
-        self._samples.extend(kept)
+        self._samples = self._samples[-newest:]
         self._line = FittedLine()
-        for sample in kept:
+        for sample in self._samples:
             self._line.add(*sample)
         self._run = 0
 
@@ -231,9 +230,8 @@ class Lengths:
         if cap == 0:  # an embedding has no length
             return
         key = 0 if cap is None else _cap_key(cap)
-        answers = self._by_cap.get(key)
-        if answers is None:
-            answers = self._by_cap[key] = _Answers()
+        answers = self._by_cap.get(key) or self._by_cap.setdefault(key, _Answers())
+        del answers.waiting[_PUSHED_OUT]
         answers.waiting.append((at_ns, tokens))
 
     def predict(self, now_ns: int, cap: int | None) -> Quantiles | None:
@@ -257,7 +255,7 @@ class _Answers:
     __slots__ = ("_learnt_at_ns", "_window", "cut", "cut_at", "cut_from", "known", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: deque[tuple[int, int]] = deque(maxlen=SIZE)
+        self.waiting: list[tuple[int, int]] = []
         self._window = Window()
         self.known = self.cut = self.cut_from = Quantiles(1.0, 1.0, 1.0, 1.0)
         self.cut_at = 0

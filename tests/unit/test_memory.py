@@ -2,6 +2,8 @@
 
 import asyncio
 import errno
+import itertools
+import time
 
 from gateway.memory import GrowthWatch
 from tests.ground.virtual_time import run_virtual
@@ -33,6 +35,25 @@ def test_free_pages_are_returned_once_a_minute() -> None:
     async def scenario() -> None:
         watch = GrowthWatch(lambda: 1, trim=lambda: trims.append(asyncio.get_running_loop().time()))
         watch.start()
+        await asyncio.sleep(150)
+
+    run_virtual(scenario())
+    assert trims == [60.0, 120.0]
+
+
+def test_free_pages_are_returned_while_collections_take_long() -> None:
+    """A collection of 50 ms puts off the next look by five seconds, and not what is done each minute."""
+    trims: list[float] = []
+    sizes = itertools.chain((0, 100_000_000), itertools.repeat(0))
+
+    def collect() -> None:
+        until_s = time.perf_counter() + 0.05
+        while time.perf_counter() < until_s:
+            pass
+
+    async def scenario() -> None:
+        now_s = asyncio.get_running_loop().time
+        GrowthWatch(lambda: next(sizes), collect, lambda: trims.append(now_s())).start()
         await asyncio.sleep(150)
 
     run_virtual(scenario())

@@ -1,6 +1,8 @@
 """The pool: shares of own hardware, probes, leases that end once."""
 
+import gc
 import math
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from msgspec.structs import replace
 
 from gateway.errors import ErrorKind
 from gateway.targets.pool import MAX_TARGETS, PROBE_EVERY, Lease, Lesson, Pool
+from gateway.targets.stats import SIZE
 from gateway.tariff import Rates
 from gateway.types import Sample, Target, TargetView, Timeouts
 from tests.ground.builders import build_call, build_route, build_target
@@ -360,3 +363,34 @@ def test_embeddings_say_nothing_of_how_long_answers_are() -> None:
         known = pool.view(build_call(route=build_route(target)))[0].output_tokens
         assert known is not None
         assert known.p50 == pytest.approx(300, rel=0.01)
+
+
+def test_measurements_of_a_target_take_no_block_of_the_c_heap() -> None:
+    """What Python keeps in blocks of up to 512 bytes lies apart from the bodies of requests, and leaves them no holes.
+
+    Each target was answered once, and failed once: names behind a wildcard come and go in thousands.
+    """
+    pool, targets = Pool(HandClock()), [build_target(f"any/{number}") for number in range(200)]
+    pool.follow([], lambda _target_id: None, several_keys=True)
+    gc.collect()
+    tracemalloc.start()
+    for target in targets:
+        call = build_call(route=build_route(target))
+        pool.begin(target, call).end(sample())
+        pool.begin(target, call).end(sample(ok=False, body_digest="a", trips_breaker=False))
+        pool.view(call)
+    traces = tracemalloc.take_snapshot().traces
+    tracemalloc.stop()
+    large = [trace.size for trace in traces if trace.size > 512]
+    assert len(large) < len(targets) / 10
+
+
+def test_measurements_of_a_busy_target_take_no_block_of_the_c_heap() -> None:
+    """Of many more answers than are kept, some waiting to be learnt."""
+    pool = Pool(HandClock())
+    tracemalloc.start()
+    for _ in range(10 * SIZE):
+        pool.begin(TARGET, CALL).end(sample())
+    traces = tracemalloc.take_snapshot().traces
+    tracemalloc.stop()
+    assert not [trace.size for trace in traces if 512 < trace.size < 1_000]
