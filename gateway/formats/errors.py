@@ -4,6 +4,7 @@ Decides the shape alone; status, type and code come from the table in ``gateway.
 """
 
 import re
+from typing import Any
 
 import msgspec
 
@@ -23,6 +24,8 @@ _ANTHROPIC_TYPES = {
     529: "overloaded_error",
 }
 
+_NO_THREADS = "thread_unsupported_request"
+"""Behind it, as behind others of threads, Anthropic's SDKs send the whole conversation (2.12, ``lib/threads``)."""
 _TOO_LONG = re.compile(
     r"prompt is too long: \d+ tokens > \d+ maximum|input length and `max_tokens` exceed context limit: .{,200}"
 )
@@ -52,7 +55,10 @@ def anthropic_error(error: GatewayError, request_id: str, *, in_stream: bool = F
     """Write ``{"type": "error", "error": {type, message}, "request_id"}``."""
     kind = _ANTHROPIC_TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
     message = _too_long(error) if error.kind is ErrorKind.CONTEXT_LENGTH else error.message
-    described = {"type": kind, "message": message}
+    described: dict[str, Any] = {"type": kind, "message": message}
+    code = _NO_THREADS if (error.kind, error.param) == (ErrorKind.UNSUPPORTED, "thread") else error.code
+    if code is not None and code.startswith("thread_"):
+        described["details"] = {"error_code": code}
     body = msgspec.json.encode({"type": "error", "error": described, "request_id": request_id})
     return b"event: error\ndata: " + body + b"\n\n" if in_stream else body
 

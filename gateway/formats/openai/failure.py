@@ -78,7 +78,7 @@ def _failure(
     is_page: bool = False,
     only_chat: bool = True,
 ) -> UpstreamError:
-    message, param, code = error["message"], error.get("param"), error.get("code")
+    message, param, code = error["message"], error.get("param"), error.get("code") or _detailed(error)
     hints = Hints(param if isinstance(param, str) else None, is_page, only_chat, _is_flagged(error))
     kind, in_words = classify(status, _label(error), message, hints, facts)
     for_the_caller = speaks(kind, status) or kind is ErrorKind.CONTEXT_LENGTH
@@ -116,10 +116,16 @@ def _label(error: Mapping[str, Any]) -> str:
     """Return codes and types: its own, and those of Azure's ``innererror``, Anthropic's ``details``, FastAPI's list."""
     details = error.get("detail")
     first = details[0] if isinstance(details, list) and details else None
-    found = [error.get("code"), error.get("type")]
-    for inner, name in ((error.get("innererror"), "code"), (error.get("details"), "error_code"), (first, "type")):
+    found = [error.get("code"), error.get("type"), _detailed(error)]
+    for inner, name in ((error.get("innererror"), "code"), (first, "type")):
         found.append(inner.get(name) if isinstance(inner, dict) else None)
     return " ".join(str(each) for each in found if each is not None)
+
+
+def _detailed(error: Mapping[str, Any]) -> Any:
+    """Return the code in Anthropic's ``details``."""
+    details = error.get("details")
+    return details.get("error_code") if isinstance(details, dict) else None
 
 
 def _is_flagged(error: Mapping[str, Any]) -> bool:

@@ -1,6 +1,7 @@
 """Errors reach the caller in the shape its SDK raises on."""
 
 import json
+from typing import Any
 
 import anthropic
 import httpx2
@@ -81,6 +82,23 @@ def test_prompt_that_is_too_long_is_in_each_dialects_words(
     assert json.loads(anthropic_error(error, "r"))["error"] == {"type": "invalid_request_error", "message": expected}
     described = json.loads(openai_error(error, "r"))["error"]
     assert (described["message"], described["code"]) == (said, "context_length_exceeded")
+
+
+@pytest.mark.parametrize(
+    ("error", "details"),
+    [
+        (GatewayError(ErrorKind.UNSUPPORTED, "No.", param="thread"), {"error_code": "thread_unsupported_request"}),
+        (GatewayError(ErrorKind.UNSUPPORTED, "No.", param="top_k"), None),
+        (
+            UpstreamError(ErrorKind.UPSTREAM_REJECTED, "No.", upstream_status=400, code="thread_not_found"),
+            {"error_code": "thread_not_found"},
+        ),
+        (UpstreamError(ErrorKind.UPSTREAM_REJECTED, "No.", upstream_status=400, code="other"), None),
+    ],
+)
+def test_error_of_a_thread_has_the_code_that_anthropics_sdk_looks_for(error: GatewayError, details: Any) -> None:
+    """Behind it the whole conversation is sent."""
+    assert json.loads(anthropic_error(error, "r"))["error"].get("details") == details
 
 
 def _answers(body: bytes) -> httpx2.MockTransport:
