@@ -11,7 +11,7 @@ import pytest
 
 from tests.agents.agents import AGENTS, CORRECTED, TYPO, Agent, Gateway, Shown
 from tests.ground.gateway import RunningGateway, running_gateway
-from tests.ground.said import UPSTREAMS, Called, Said, answer
+from tests.ground.said import UPSTREAMS, Called, Said, answer, results_in
 from tests.ground.script import Answer, Seen
 from tests.ground.upstream import ScriptedUpstream
 
@@ -37,20 +37,12 @@ class Coder:
         if not request.get("tools"):
             return answer(Said("A greeting"), self._provider, request)
         self.turns.append(request)
-        done = _results(request)
+        done = results_in(request)
         said = Said(_DONE, answer_id=f"msg_{done}")
         if done < len(self._steps):
             call = self._steps[done]._replace(call_id=f"call_{done}")
             said = Said("Next.", "I think 你好.", (call,), "tools", answer_id=f"msg_{done}")
         return answer(said, self._provider, request)
-
-
-def _results(request: dict[str, Any]) -> int:
-    """Count the results of tools in a conversation."""
-    blocks = [block for each in request["messages"] for block in each["content"] if isinstance(block, dict)]
-    return sum(each["role"] == "tool" for each in request["messages"]) + sum(
-        block["type"] == "tool_result" for block in blocks
-    )
 
 
 class Ran(NamedTuple):
@@ -136,7 +128,7 @@ async def test_task_is_done(agent: Agent, provider: str, tmp_path: Path) -> None
         asked = [seen.json for seen in upstream.seen]
     assert (ran.code, ran.shown, ran.stderr) == (0, Shown(_DONE, []), "")
     assert [(project / name).read_text() for name in ("greeting.txt", "copied.txt")] == [CORRECTED, CORRECTED]
-    assert [_results(turn) for turn in coder.turns] == [0, 1, 2, 3]
+    assert [results_in(turn) for turn in coder.turns] == [0, 1, 2, 3]
     assert all(request["stream"] for request in asked)
     assert [(each.target_id, each.outcome, each.attempts) for each in totals] == [("coder", "ok", len(asked))]
     assert ran.abroad == []

@@ -202,3 +202,10 @@ def answer(said: Said, provider: str, request: dict[str, Any]) -> Answer:
         return json_answer(upstream.whole(said, model))
     chunks = [Chunk(event) for event in upstream.events(said, model)]
     return Answer(headers=(("content-type", "text/event-stream; charset=utf-8"),), chunks=chunks)
+
+
+def results_in(request: dict[str, Any]) -> int:
+    """Count the results of tools in the conversation of a request, whichever format it has."""
+    messages = request["messages"]
+    blocks = [block for each in messages for block in each["content"] or () if isinstance(block, dict)]
+    return sum(each["role"] == "tool" for each in messages) + sum(block["type"] == "tool_result" for block in blocks)
