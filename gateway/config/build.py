@@ -67,6 +67,8 @@ def build(
         if name.endswith("/*"):
             wildcards.append(_wildcard(name, model, config, kind, problems, policy_of=policy_of))
         else:
+            if model.api == "responses" and kind.responses_adapter is None:
+                problems.add(("models", name, "api"), "the provider has no Responses API; leave the key out")
             rates = _configured_rates(name, model, config, kind)
             rates = rates or _booked_rates(name, model, kind, price_of, problems)
             targets[name] = _target(name, model, config, kind, rates)
@@ -182,7 +184,7 @@ def _target(name: str, model: ModelSection, config: Config, kind: ProviderType, 
     return Target(
         id=name,
         provider=model.provider,
-        adapter=kind.adapter,
+        adapter=_adapter(model, upstream, kind),
         upstream_model="" if is_wildcard else upstream,
         base_url=base_url + path,
         credential=provider.api_key,
@@ -205,6 +207,12 @@ def _target(name: str, model: ModelSection, config: Config, kind: ProviderType, 
         replica_choice=model.replica_choice,
         charge="marginal" if model.hardware is None else model.hardware.charge,
     )
+
+
+def _adapter(model: ModelSection, upstream: str, kind: ProviderType) -> str:
+    if model.api is None:
+        return kind.adapter_of(upstream)
+    return kind.responses_adapter or kind.adapter if model.api == "responses" else kind.adapter
 
 
 def _pool(name: str, provider: ProviderSection) -> str:
@@ -236,7 +244,7 @@ def _wildcard(
         template=template,
         policy=policy,
         price_provider=kind.price_provider if rates is None else None,
-        whole_models=kind.whole_models,
+        kind=kind,
     )
 
 

@@ -165,7 +165,7 @@ def _check_allowed(keys: list[Any], names: list[str], prefixes: tuple[str, ...],
 def _check_wildcard(name: str, model: dict[str, Any], problems: Problems) -> None:
     if not name.endswith("/*") or name.count("*") != 1:
         problems.add(("models", name), "a '*' can stand only at the end, behind a slash: openai/*")
-    for key in ("upstream", "context", "max_output_tokens", "quality"):
+    for key in ("api", "upstream", "context", "max_output_tokens", "quality"):
         if key in model:
             problems.add(("models", name, key), "says something of one model, but this name stands for many")
 

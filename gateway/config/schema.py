@@ -199,6 +199,11 @@ class ModelSection(Section):
     upstream: Annotated[str, Field(min_length=1, max_length=300)] | None = Field(
         default=None, description="The provider's own name of the model. Default: the name here."
     )
+    api: Literal["chat", "responses"] | None = Field(
+        default=None,
+        description="By which of OpenAI's APIs the model is asked, whatever the caller speaks. Default: the provider "
+        "type's, which is `chat` but for those models of OpenAI's that exist in Responses only.",
+    )
     licence: LicenceName | None = Field(
         default=None,
         description="`permissive`, `copyleft`, `restricted`, `non-commercial`, `no-derivatives`, `proprietary` or "

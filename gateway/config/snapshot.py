@@ -38,6 +38,10 @@ class ProviderType(Struct, frozen=True, kw_only=True):
     """It streams, and what it streams can be put together to exactly what it answers a plain call."""
     whole_models: tuple[str, ...] = ()
     """Patterns of the models for which that is not so."""
+    responses_adapter: str | None = "responses"
+    """The adapter by which a model is asked by OpenAI's Responses API; None: there is none."""
+    responses_models: tuple[str, ...] = ()
+    """Patterns of the models that exist in that API only."""
     hides_reasoning: bool = False
     """Some of its models think before the first token, and stream nothing meanwhile."""
     has_directory: bool = False
@@ -49,6 +53,10 @@ class ProviderType(Struct, frozen=True, kw_only=True):
     """Its list of models, behind the base URL; a single one stands behind that by its name."""
     licence: Licence = "unknown"
     """Of the models of such a provider, where the configuration names none (``proprietary`` for OpenAI)."""
+
+    def adapter_of(self, upstream: str) -> str:
+        """Return the adapter by which a model is asked, by its own name, where the file says nothing else."""
+        return self.responses_adapter or self.adapter if matches(upstream, self.responses_models) else self.adapter
 
 
 def matches(model: str, patterns: tuple[str, ...]) -> bool:
@@ -110,8 +118,7 @@ class Wildcard(Struct, frozen=True, kw_only=True):
     policy: Policy
     """Of each of its models, called by its own name."""
     price_provider: str | None
-    whole_models: tuple[str, ...] = ()
-    """Patterns of those that are not streamed to callers who want no stream."""
+    kind: ProviderType
 
     def target(self, name: str, rates: Rates) -> Target:
         """Make the target of a name behind the prefix."""
@@ -121,7 +128,8 @@ class Wildcard(Struct, frozen=True, kw_only=True):
             id=name,
             upstream_model=upstream,
             rates=rates,
-            always_stream=self.template.always_stream and not matches(upstream, self.whole_models),
+            adapter=self.kind.adapter_of(upstream),
+            always_stream=self.template.always_stream and not matches(upstream, self.kind.whole_models),
             base_url=self.template.base_url.replace("{upstream}", quote(upstream)),
         )
 

@@ -111,6 +111,7 @@ class Names(Struct, frozen=True):
     effort: str
     no_effort: str
     user: str
+    format: str = "response_format"
 
 
 class Conversation(Struct, frozen=True, kw_only=True):

@@ -96,6 +96,7 @@ _COMMON_LABELS = {
     "content_filter": ErrorKind.UPSTREAM_FLAGGED,  # Azure, Moonshot
     "content_policy_violation": ErrorKind.UPSTREAM_FLAGGED,  # OpenAI, OpenRouter
     "moderation_blocked": ErrorKind.UPSTREAM_FLAGGED,  # OpenAI
+    "image_content_policy_violation": ErrorKind.UPSTREAM_FLAGGED,  # OpenAI, api-reference/responses
     "ResponsibleAIPolicyViolation": ErrorKind.UPSTREAM_FLAGGED,  # Azure, as ``innererror.code``
     "data_inspection_failed": ErrorKind.UPSTREAM_FLAGGED,  # Alibaba
     "DataInspectionFailed": ErrorKind.UPSTREAM_FLAGGED,

@@ -8,6 +8,7 @@ from gateway.formats.base import Format
 from gateway.formats.classify import DEEPSEEK, OPENROUTER, XAI
 from gateway.formats.openai.answer import PlainShape
 from gateway.formats.openai.compatible import ANY_MODEL, CompatibleAdapter
+from gateway.formats.responses.adapter import ResponsesAdapter
 from gateway.types import Licence
 
 # vLLM 0.32, vllm/entrypoints: what its requests take beyond OpenAI's reference. OpenAI answers 400 to them.
@@ -43,6 +44,10 @@ ADAPTERS: dict[str, Format] = {
     ),
     "openrouter": CompatibleAdapter(facts=OPENROUTER, says=frozenset(("files", "user"))),
     "xai": CompatibleAdapter(facts=XAI),
+    "responses": ResponsesAdapter(),
+    "responses-deepseek": ResponsesAdapter(DEEPSEEK),
+    "responses-openrouter": ResponsesAdapter(OPENROUTER),
+    "responses-xai": ResponsesAdapter(XAI),
 }
 
 
@@ -66,6 +71,7 @@ def _hosted(
         always_stream=always_stream,
         bills_stated_cost=bills_stated_cost,
         question=question,
+        responses_adapter=f"responses-{adapter}" if f"responses-{adapter}" in ADAPTERS else "responses",
     )
 
 
@@ -83,6 +89,7 @@ PROVIDER_TYPES: dict[str, ProviderType] = {
         models_path="/v1/models",
         licence="proprietary",
         always_stream=True,
+        responses_adapter=None,
     ),
     "ray-serve": ProviderType(
         adapter="vllm",
@@ -103,6 +110,7 @@ PROVIDER_TYPES: dict[str, ProviderType] = {
         licence="proprietary",
         always_stream=True,
         whole_models=("*-search-*",),  # what they cite is in no chunk
+        responses_models=("*-pro", "*-pro-20*", "*codex*", "*-deep-research*", "computer-use-*"),
         question="model",
         hides_reasoning=True,
     ),

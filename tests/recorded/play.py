@@ -58,7 +58,7 @@ async def play(recordings: Sequence[Recording], path: Path) -> list[Played]:
 
     places = asyncio.Semaphore(AT_A_TIME)
     async with ScriptedUpstream() as upstream:
-        for place in ("chat/completions", "completions", "embeddings", "audio/transcriptions", "messages"):
+        for place in ("chat/completions", "completions", "embeddings", "audio/transcriptions", "messages", "responses"):
             upstream.on_path(f"/v1/{place}", answer)
         environ = {"KEY_OF_RECORDED": "recorded"}
         async with running_gateway(_config(plays, upstream.url), path, environ=environ) as gateway:
@@ -84,6 +84,8 @@ def _config(plays: Sequence[Played], url: str) -> dict[str, Any]:
             "api_key": "env:KEY_OF_RECORDED",
         }
         models[each.model] = {"provider": name, "upstream": each.model, "price": prices_of(each.recording.model)}
+        if each.recording.operation == "responses":
+            models[each.model]["api"] = "responses"
     return {"providers": providers, "models": models}
 
 
@@ -121,7 +123,7 @@ async def _read(client: openai.AsyncOpenAI, each: Played) -> Reading:
         answer = await client.completions.create(**asked, prompt="recorded")
     else:
         answer = await client.chat.completions.create(**asked, messages=[{"role": "user", "content": "recorded"}])
-    as_read = "chat" if operation == "messages" else operation
+    as_read = "chat" if operation in {"messages", "responses"} else operation
     if each.mode != "streamed":
         return read_objects(as_read, [answer.to_dict(warnings=False)])
     chunks: list[Any] = []

@@ -1,7 +1,8 @@
 """What an answer says, read from its JSON alone: the measure for what the gateway hands on.
 
 Shares no code with the gateway. The same reading is made of the recorded answer and of what the caller's client saw, so
-that a difference is the gateway's. Anthropic's messages are read as the chat completion that they stand for.
+that a difference is the gateway's. Anthropic's messages and OpenAI's responses are read as the chat completion that
+they stand for; of reasoning, the full text where there is no summary, and nothing of the items of hosted tools.
 """
 
 import json
@@ -17,6 +18,12 @@ _FINISH = {
     "pause_turn": "length",
     "tool_use": "tool_calls",
     "refusal": "content_filter",
+}
+_USAGE_NAMES = {
+    "input_tokens": "prompt_tokens",
+    "output_tokens": "completion_tokens",
+    "input_tokens_details": "prompt_tokens_details",
+    "output_tokens_details": "completion_tokens_details",
 }
 
 
@@ -88,6 +95,8 @@ def read_objects(operation: str, objects: Iterable[Any]) -> Reading:
     for value in objects:
         if operation == "messages":
             _read_message_event(reading, value)
+        elif operation == "responses":
+            _read_response_event(reading, value)
         elif operation == "transcriptions":
             reading.said(0).text = value["text"]
             _note_usage(reading, value)
@@ -184,6 +193,39 @@ def _begin_block(said: Said, index: int, block: dict[str, Any]) -> None:
     said.reasoning += block.get("thinking", "") if block["type"] == "thinking" else ""
     if block["type"] == "tool_use":
         said.tools.append(Tool(block["id"], block["name"], json.dumps(block["input"]), index))
+
+
+def _read_response_event(reading: Reading, value: dict[str, Any]) -> None:
+    """Read an event, or a whole response."""
+    kind = value.get("type")
+    if kind == "error":
+        reading.error = json.dumps(value)
+    if kind is None or kind in {"response.completed", "response.incomplete", "response.failed"}:
+        _read_response(reading, value if kind is None else value["response"])
+
+
+def _read_response(reading: Reading, response: dict[str, Any]) -> None:
+    status = response.get("status")
+    if response.get("error") or status not in {"completed", "incomplete"}:
+        reading.error = json.dumps(response.get("error") or status)
+        return
+    said = reading.said(0)
+    for item in response["output"]:
+        if item["type"] == "message":
+            said.text += "".join(part.get("text") or "" for part in item["content"])
+            said.refusal += "".join(part.get("refusal") or "" for part in item["content"])
+        elif item["type"] == "reasoning":
+            parts = item.get("summary") or item.get("content") or ()
+            said.reasoning += "\n\n".join(part["text"] for part in parts)
+        elif item["type"] == "function_call":
+            said.tools.append(Tool(item["call_id"], item["name"], item["arguments"]))
+    said.finish = "tool_calls" if said.tools else "stop"
+    if status == "incomplete":
+        why = response["incomplete_details"]["reason"]
+        said.finish = "content_filter" if why == "content_filter" else "length"
+    usage = response.get("usage") or {}
+    if usage:
+        reading.usages.append({_USAGE_NAMES.get(name, name): count for name, count in usage.items()})
 
 
 def _note_usage(reading: Reading, value: dict[str, Any]) -> None:

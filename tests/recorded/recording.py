@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-OPERATIONS = ("chat", "completions", "embeddings", "transcriptions", "messages")
+OPERATIONS = ("chat", "completions", "embeddings", "transcriptions", "messages", "responses")
 """Those that have a format now."""
 _PASSED_ON = ("content-type", "retry-after", "x-request-id", "request-id")
 

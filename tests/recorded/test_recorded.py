@@ -40,7 +40,7 @@ async def test_recorded_answers_are_handed_on_and_billed_as_they_are(tmp_path: P
     exchange(recordings, "1-whole", body=json.dumps(WHOLE))
     exchange(recordings, "2-stream", chunks=[*EVENTS, "data: [DONE]\n\n"])
     exchange(recordings, "3-refused", status=400, body='{"error": {"message": "no such thing"}}')
-    exchange(recordings, "4-later", operation="responses", body="{}")
+    exchange(recordings, "4-later", operation="speech", body="{}")
     found, not_yet = load(recordings)
     plays = await play(found, state)
     assert [each.mode for each in plays] == ["whole", "streamed", "assembled", "whole"]

@@ -38,14 +38,14 @@ Says = Literal["files", "instructions", "prefill", "tier", "tokenize", "user"]
 beginning of an answer, ``service_tier``, vLLM's question for a prompt's tokens, ``user``."""
 _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+")
 _LONGEST_USER = 64
-_EFFORTS = {"xhigh": "high", "max": "high", "none": "low"}
+EFFORTS = {"xhigh": "high", "max": "high", "none": "low"}
 """Not every model that reasons knows more than ``high``, or less than ``low``."""
 _TYPED = frozenset({"type", "$ref", "anyOf", "enum", "const"})
 _VALUES = frozenset({"enum", "const", "default", "examples"})
 _SCHEMAS_BY_NAME = frozenset({"properties", "$defs", "definitions"})
 """Members of a JSON schema: those that say what it takes, that hold no schema, and that hold some by names."""
 _TOKENIZED = frozenset(("model", "messages", "tools", "add_generation_prompt", "continue_final_message"))
-_BETWEEN = rb"\n\n"
+BETWEEN = rb"\n\n"
 """Two line ends, as JSON writes them."""
 
 Changes = dict[str, bytes | None]
@@ -76,7 +76,7 @@ def write_chat(
         "top_p": conversation.top_p,
         "top_k": conversation.top_k,
         "stop": conversation.stop or None,
-        "response_format": _response_format(conversation),
+        "response_format": response_format(conversation),
         **_tools(conversation),
     }
     if not messages:
@@ -89,7 +89,7 @@ def write_chat(
     if conversation.standard_service:
         _say_if("tier" in says, body, {"service_tier": "default"}, "service_tier", left_out)
     if conversation.user:
-        _say_if("user" in says, body, {"user": _user(conversation.user)}, conversation.names.user, left_out)
+        _say_if("user" in says, body, {"user": user_of(conversation.user)}, conversation.names.user, left_out)
     written = msgspec.json.encode({name: value for name, value in body.items() if value is not None})
     return written, tuple(left_out)
 
@@ -121,19 +121,19 @@ class Translated:
         """Write the request: with the effort to what is known to reason, and with a limit that fits."""
         changes: Changes = {}
         self.left_out[:] = self._always
-        effort = None if self._effort is None else _EFFORTS.get(self._effort, self._effort)
+        effort = None if self._effort is None else EFFORTS.get(self._effort, self._effort)
         if effort is not None and "reasoning" in (target.capabilities or ()):
             changes["reasoning_effort"] = msgspec.json.encode(effort)
         if self._effort is not None and ("reasoning_effort" not in changes or effort != self._effort):
             self.left_out.append(self._names.no_effort if self._effort == "none" else self._names.effort)
-        limit = _fitting(self._call, target)
+        limit = fitting(self._call, target)
         if limit != self._call.envelope.max_output_tokens:
             changes["max_tokens"] = None if limit is None else b"%d" % limit
             self.left_out.append(self._names.limit)
         return self._request(self._call, target, attempt_id, changes)
 
 
-def _fitting(call: Call, target: Target) -> int | None:
+def fitting(call: Call, target: Target) -> int | None:
     """Return the output limit for a target; None: what is left of its context, which it knows better than we do.
 
     A prompt's estimate is right within about a third.
@@ -152,7 +152,8 @@ def _fitting(call: Call, target: Target) -> int | None:
     return room if room > 0 and limit + estimate // 2 <= context else None
 
 
-def _response_format(conversation: Conversation) -> dict[str, Any] | None:
+def response_format(conversation: Conversation) -> dict[str, Any] | None:
+    """Write what the answer must look like: strictly, where OpenAI would take the schema so."""
     schema = conversation.schema
     if schema is None:
         return {"type": "json_object"} if conversation.any_json else None
@@ -200,7 +201,7 @@ def _say_if(can: bool, body: dict[str, Any], members: dict[str, Any], name: str,
         left_out.append(name)
 
 
-def _user(user: str) -> str:
+def user_of(user: str) -> str:
     """Return a user's id as OpenAI takes it: of a longer one its digest."""
     return user if len(user) <= _LONGEST_USER else hashlib.sha256(user.encode()).hexdigest()
 
@@ -230,13 +231,13 @@ def _message(role: str, parts: Iterable[Part], says: frozenset[Says] = frozenset
     """Write a message: one text where there is nothing else, for not every chat template takes a list."""
     parts = list(parts)
     texts = [part.text for part in parts if isinstance(part, Text)]
-    content = _joined(texts, _BETWEEN) if len(texts) == len(parts) else [_part(part, says) for part in parts]
+    content = joined(texts, BETWEEN) if len(texts) == len(parts) else [_part(part, says) for part in parts]
     return {"role": role, "content": content}
 
 
 def _answer(parts: list[Part]) -> dict[str, Any]:
     texts = [part.text for part in parts if isinstance(part, Text | Refused)]
-    message: dict[str, Any] = {"role": "assistant", "content": _joined(texts, b"") if texts else None}
+    message: dict[str, Any] = {"role": "assistant", "content": joined(texts, b"") if texts else None}
     calls = [
         {
             "id": part.call_id,
@@ -256,7 +257,7 @@ def _result(result: ToolResult) -> dict[str, Any]:
     return {
         "role": "tool",
         "tool_call_id": result.call_id,
-        "content": _joined(texts, b" " if result.failed and len(texts) == 2 else _BETWEEN),
+        "content": joined(texts, b" " if result.failed and len(texts) == 2 else BETWEEN),
     }
 
 
@@ -264,15 +265,16 @@ def _part(part: Part, says: frozenset[Says]) -> dict[str, Any]:
     if isinstance(part, Text):
         return {"type": "text", "text": part.text}
     if isinstance(part, Image):
-        return {"type": "image_url", "image_url": {"url": _url(part)}}
+        return {"type": "image_url", "image_url": {"url": url_of(part)}}
     if isinstance(part, Audio):
         return {"type": "input_audio", "input_audio": {"data": part.source, "format": part.format}}
     if isinstance(part, Document) and part.media_type == "application/pdf" and "files" in says:
-        return {"type": "file", "file": {"filename": "document.pdf", "file_data": _url(part)}}
+        return {"type": "file", "file": {"filename": "document.pdf", "file_data": url_of(part)}}
     raise UntranslatableError(getattr(part, "place", "messages"), "it reads no such documents")
 
 
-def _url(part: Image | Document) -> Raw:
+def url_of(part: Image | Document) -> Raw:
+    """Return the address of what is shown, or all of it as a data URL. Raises UntranslatableError."""
     if part.media_type is None:
         return part.source
     if not _MEDIA_TYPE.fullmatch(part.media_type):
@@ -280,7 +282,7 @@ def _url(part: Image | Document) -> Raw:
     return Raw(b'"data:%b;base64,%b' % (part.media_type.encode(), bytes(part.source)[1:]))
 
 
-def _joined(texts: list[Raw], between: bytes) -> Raw:
+def joined(texts: list[Raw], between: bytes) -> Raw:
     """Join JSON strings without decoding them."""
     return Raw(b'"%b"' % between.join(bytes(text)[1:-1] for text in texts))
 

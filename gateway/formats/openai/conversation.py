@@ -19,6 +19,7 @@ from msgspec import Raw, Struct
 from gateway.formats.chat import (
     Audio,
     Conversation,
+    Document,
     Image,
     Part,
     Refused,
@@ -70,6 +71,15 @@ class _Sound(Struct, forbid_unknown_fields=True):
 
 class _Audio(_Cached, tag_field="type", tag="input_audio"):
     input_audio: _Sound
+
+
+class _FileData(Struct, forbid_unknown_fields=True):
+    file_data: Raw
+    filename: str | None = None
+
+
+class _File(_Cached, tag_field="type", tag="file"):
+    file: _FileData
 
 
 class _Thinking(Struct, tag_field="type", tag="thinking"):
@@ -150,12 +160,16 @@ class _TextFormat(Struct, tag_field="type", tag="text", forbid_unknown_fields=Tr
     pass
 
 
+class _ObjectFormat(Struct, tag_field="type", tag="json_object", forbid_unknown_fields=True):
+    pass
+
+
 class _SchemaFormat(Struct, tag_field="type", tag="json_schema", forbid_unknown_fields=True):
     json_schema: _JsonSchema
 
 
 _decode_texts = msgspec.json.Decoder(list[_Text])
-_decode_seen = msgspec.json.Decoder(list[_Text | _Image | _Audio])
+_decode_seen = msgspec.json.Decoder(list[_Text | _Image | _Audio | _File])
 _decode_said = msgspec.json.Decoder(list[_Text | _Refusal | _Thinking])
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     "messages": msgspec.json.Decoder(list[_System | _Developer | _User | _Assistant | _Tool]),
@@ -169,12 +183,13 @@ _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     "user": msgspec.json.Decoder(str),
     "safety_identifier": msgspec.json.Decoder(str),
     "reasoning_effort": msgspec.json.Decoder(str),
-    "response_format": msgspec.json.Decoder(_TextFormat | _SchemaFormat),
-    "service_tier": msgspec.json.Decoder(Literal["auto", "default"]),
+    "response_format": msgspec.json.Decoder(_TextFormat | _SchemaFormat | _ObjectFormat),
+    "service_tier": msgspec.json.Decoder(str),
 }
 _READ_BEFORE = frozenset({"model", "max_tokens", "max_completion_tokens", "stream", "stream_options"})
 _HARMLESS = frozenset({"metadata", "prompt_cache_key", "prompt_cache_retention"})
 """Labels and hints: the answer is the same without them."""
+_PLAIN_TIERS = (None, "auto", "default")
 _LARGE = frozenset({"messages", "tools"})
 _SMALL_BYTES = 1 << 12
 _ABSENT: dict[str, tuple[object, ...]] = {
@@ -216,6 +231,8 @@ def read_conversation(members: Mapping[str, bytes], *, small: bool = False) -> C
             rest[name] = raw
     system, turns = _turns(known.get("messages", []))
     choice, stop, wanted = known.get("tool_choice"), known.get("stop", []), known.get("response_format")
+    if known.get("service_tier") not in _PLAIN_TIERS:
+        rest["service_tier"] = members["service_tier"]
     return Conversation(
         system=system,
         turns=turns,
@@ -228,6 +245,7 @@ def read_conversation(members: Mapping[str, bytes], *, small: bool = False) -> C
         top_k=known.get("top_k"),
         stop=[stop] if isinstance(stop, str) else stop,
         schema=_schema(wanted.json_schema) if isinstance(wanted, _SchemaFormat) else None,
+        any_json=isinstance(wanted, _ObjectFormat),
         effort=known.get("reasoning_effort"),
         user=known.get("safety_identifier") or known.get("user"),
         standard_service=known.get("service_tier") == "default",
@@ -294,6 +312,8 @@ def _parts(content: Raw, message: str, decoder: msgspec.json.Decoder[Any]) -> li
         place = f"{message}.content[{number}]"
         if isinstance(part, _Image):
             parts.append(_image(part, f"{place}.image_url.url"))
+        elif isinstance(part, _File):
+            parts.append(_document(part, f"{place}.file.file_data"))
         elif isinstance(part, _Audio):
             parts.append(Audio(part.input_audio.data, part.input_audio.format, f"{place}.type"))
         elif isinstance(part, _Refusal):
@@ -314,6 +334,13 @@ def _is_blank(text: Raw) -> bool:
 def _image(part: _Image, place: str) -> Image:
     source, media_type = data_of_url(part.image_url.url)
     return Image(source, media_type, part.cache_s, place)
+
+
+def _document(part: _File, place: str) -> Document:
+    source, media_type = data_of_url(part.file.file_data)
+    if media_type is None:
+        raise UntranslatableError(place, "it is no 'data:' URL in Base64")
+    return Document(source, media_type, part.cache_s, place)
 
 
 def _tool(tool: _ToolDefinition) -> Tool:

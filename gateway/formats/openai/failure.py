@@ -37,7 +37,7 @@ _STATUS_IN_STREAM = (
     (r"not_?found", 404),
     (r"too_large", 413),
     (r"timeout", 504),
-    (r"invalid_request|bad_?request|context_length|validation", 400),
+    (r"invalid_request|bad_?request|context_length|validation|invalid_prompt|image", 400),
 )
 """What stands for the status of an error within a stream that names none: the first that its type or code matches."""
 _SHOWN = 3

@@ -1,1 +1,1 @@
-"""OpenAI's Responses, as a dialect of callers."""
+"""OpenAI's Responses, as a dialect of callers and as an upstream's format."""

@@ -35,7 +35,7 @@ from gateway.formats.reading import arguments_of, data_of_url, object_of, string
 from gateway.formats.responses.written import INPUT
 from gateway.formats.splice import asks_nothing
 
-NAMES = Names("input", "max_output_tokens", "reasoning.effort", "reasoning.effort", "user")
+NAMES = Names("input", "max_output_tokens", "reasoning.effort", "reasoning.effort", "user", "text.format")
 _NULL = Raw(b"null")
 
 

@@ -32,6 +32,7 @@ TYPES = {
         price_provider="openai",
         needs_key=True,
         licence="proprietary",
+        responses_models=("*-pro", "*-codex", "*-deep-research*"),
     ),
     "openai-compatible": ProviderType(adapter="openai"),
 }
@@ -74,6 +75,7 @@ models:
   mini:
     provider: openai
     upstream: gpt-5.4-mini
+    api: responses
     price: {CLASSES, tiers: [{above_tokens: 1000, CLASSES}], variants: [
       {hours: "01:00-02:00", days: [mon], request: {service_tier: flex}, tiers: [{above_tokens: 1000, CLASSES}],
       CLASSES}]}
@@ -197,6 +199,7 @@ def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
     assert mini.credential.value == "sk-upstream"
     assert mini.headers == (("OpenAI-Project", "p1"), ("x-proxy-token", "tok-1"))
     assert (mini.upstream_model, mini.licence, mini.always_stream) == ("gpt-5.4-mini", "proprietary", True)
+    assert mini.adapter == "responses"
     assert (mini.own_hardware, mini.capabilities, mini.context_length) == (False, None, None)
     flat = Rates(
         **{f"{name}_nano_usd_per_mtok": number * 1_000_000_000 for number, name in enumerate(PRICED, 1)},
@@ -473,6 +476,24 @@ def test_a_wildcards_own_price_holds_for_every_name(tmp_path: Path) -> None:
     assert local.price_provider is None
     assert local.template.rates.input_nano_usd_per_mtok == 1_000_000_000
     assert cluster.template.base_url == "http://127.0.0.1:2/{upstream}/v1"
+
+
+@pytest.mark.parametrize(
+    ("row", "adapter"),
+    [
+        ("provider: openai, upstream: gpt-9", "openai"),
+        ("provider: openai, upstream: gpt-9-pro", "responses"),
+        ("provider: openai, upstream: gpt-9, api: responses", "responses"),
+        ("provider: openai, upstream: gpt-9-codex, api: chat", "openai"),
+        ("provider: local, api: responses", "responses"),
+        ("provider: local, upstream: gpt-9-pro", "openai"),
+    ],
+)
+def test_api_of_a_model_is_its_own_or_its_providers(tmp_path: Path, row: str, adapter: str) -> None:
+    snapshot = snapshot_of(tmp_path, LOCAL + f"  x: {{{row}, price: free}}\n  openai/*: {{provider: openai}}\n")
+    assert snapshot.targets["x"].adapter == adapter
+    names = {"openai/gpt-9": "openai", "openai/gpt-9-pro": "responses", "openai/o9-deep-research-2027": "responses"}
+    assert {name: snapshot.wildcards[0].target(name, Rates()).adapter for name in names} == names
 
 
 def test_an_upstream_name_cannot_break_out_of_its_path(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_schemas_of_tools_arrive_byte_for_byte() -> None:
         ({"store": True}, "'store'"),
         ({"service_tier": "flex"}, "'service_tier'"),
         ({"reasoning_effort": "most"}, "'reasoning_effort'"),
-        ({"response_format": {"type": "json_object"}}, "'response_format.type'"),
+        ({"response_format": {"type": "json_object"}}, "'response_format'"),
         ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {}}}, "'tool_choice.type'"),
         ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "'tools[0].type'"),
         ({"guided_regex": "a+"}, "'guided_regex'"),
@@ -102,7 +102,7 @@ def test_member_that_anthropic_lacks_is_refused_by_name(members: dict[str, Any],
     ("part", "named"),
     [
         ({"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}, "'messages[0].content[0].type'"),
-        ({"type": "file", "file": {"file_id": "f"}}, "'messages[0].content[0].type'"),
+        ({"type": "file", "file": {"file_id": "f"}}, "'messages[0].content[0].file.file_id'"),
         (
             {"type": "image_url", "image_url": {"url": "data:image/bmp;base64,Qk0="}},
             "'messages[0].content[0].image_url.url'",
@@ -231,6 +231,15 @@ def test_cache_control_is_carried_over_on_text_images_and_tools() -> None:
     )
     assert [block["cache_control"] for block in body["messages"][0]["content"]] == [mark, mark]
     assert body["tools"][0]["cache_control"] == mark
+
+
+def test_file_in_a_chat_is_a_document() -> None:
+    file = {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AAAA"}}
+    (block,) = translated(messages=[{"role": "user", "content": [file]}])["messages"][0]["content"]
+    assert block == {
+        "type": "document",
+        "source": {"type": "base64", "media_type": "application/pdf", "data": "AAAA"},
+    }
 
 
 def test_description_of_a_json_schema_moves_into_the_schema() -> None:
