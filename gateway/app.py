@@ -37,8 +37,7 @@ from gateway.execution.registry import STRATEGIES
 from gateway.execution.retry import Retries
 from gateway.execution.unstreamed import Unstreamed
 from gateway.fleet import FleetReport
-from gateway.formats.anthropic.decode import COUNT_TOKENS
-from gateway.formats.registry import ENDPOINTS
+from gateway.formats.registry import COUNTING, ENDPOINTS
 from gateway.formats.tokens import estimate_prompt_tokens
 from gateway.pipeline import Pipeline
 from gateway.providers.registry import ADAPTERS, PROVIDER_TYPES
@@ -159,9 +158,10 @@ class Gateway:
         llm_routes = {
             each.path: LlmRoute(self.pipeline, each, current=self.current, clock=clock, ids=ids) for each in ENDPOINTS
         }
-        count_tokens = CountTokens(
-            current=self.current, authenticator=authenticator, gate=gate, resolve=resolved, means=means
+        count = partial(
+            CountTokens, current=self.current, authenticator=authenticator, gate=gate, resolve=resolved, means=means
         )
+        counting = {each.path: count(each) for each in COUNTING}
         pages = Pages(
             current=self.current,
             authenticator=authenticator,
@@ -174,7 +174,7 @@ class Gateway:
         )
         api = create_api(pages, version=version("tollway"))
         pages_of_fastapi = AsgiBridge(api, self.current)
-        front = Front({**llm_routes, COUNT_TOKENS.path: count_tokens}, pages_of_fastapi, self.current)
+        front = Front({**llm_routes, **counting}, pages_of_fastapi, self.current)
         self.http = HttpServer(front, self._refused, ids)
 
     async def start(self, listeners: Sequence[socket] = ()) -> None:

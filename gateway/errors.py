@@ -132,6 +132,8 @@ class GatewayError(Exception):
 
     tokens: tuple[int, int] | None = None
     """CONTEXT_LENGTH: how many the prompt has, by our estimate, and how many are taken; None: not known."""
+    sent_events = 0
+    """How many events of an answer the caller has got, in a dialect that numbers them."""
 
     def __init__(
         self,

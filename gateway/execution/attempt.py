@@ -257,6 +257,8 @@ class Attempt:
             if error is None or isinstance(error, asyncio.CancelledError):
                 self.end("cancelled")
             elif isinstance(error, GatewayError):
+                if self.answered:
+                    error.sent_events = getattr(self._begun.decoder, "sent_events", 0)
                 if isinstance(error, UpstreamError):
                     further = further_secrets(self.target, self._means.signers)
                     without_own(error, self._address, self._call.envelope.body, further)  # before the ledger sees it

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.tariff import Usage
-from gateway.types import Call, Operation, Target, UpstreamRequest
+from gateway.types import Call, Endpoint, Operation, Target, UpstreamRequest
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """A whole answer is held until it is known to be one, so its size has a limit."""
@@ -99,6 +99,13 @@ class Format(Protocol):
         and 529 are overload (with ``Retry-After``); what the model cannot do at all is UPSTREAM_UNSUPPORTED; the rest
         is UPSTREAM_ERROR. What the codes of a provider add is a table in ``classify``.
         """
+
+
+class CountingEndpoint(Endpoint, Protocol):
+    """A path of the callers' that asks only how many tokens a prompt has."""
+
+    count_is: Mapping[str, str]
+    """What an answer says beside ``input_tokens``."""
 
 
 @runtime_checkable

@@ -47,7 +47,7 @@ def responses_error(error: GatewayError, request_id: str, *, in_stream: bool = F
     if not in_stream:
         return openai_error(error, request_id)
     described = {"code": error.code or error.meaning.type, "message": error.message, "param": error.param}
-    body = msgspec.json.encode({"type": "error", "sequence_number": 0, **described})
+    body = msgspec.json.encode({"type": "error", "sequence_number": error.sent_events, **described})
     return b"event: error\ndata: " + body + b"\n\n"
 
 

@@ -1,8 +1,11 @@
-"""``POST /v1/messages/count_tokens``: how many tokens a model would read. Free, but counted towards the key's rate.
+"""Answers how many tokens a model would read, in each dialect that asks. Free, but counted towards the key's rate.
 
 Asked is the first target of the call's plan that can count (Anthropic itself, or vLLM), by its format; it is no call,
 so it has no record, takes no lease and waits for no replica. Where none can, or none answers soon, it is our estimate,
-rounded up by what it may be wrong, and a header says so. Source: platform.claude.com/docs/en/api/messages-count-tokens.
+rounded up by what it may be wrong, and a header says so.
+
+Sources: platform.claude.com/docs/en/api/messages-count-tokens,
+platform.openai.com/docs/api-reference/responses/input-tokens.
 """
 
 import asyncio
@@ -18,8 +21,7 @@ from gateway.auth.base import Authenticator
 from gateway.config.snapshot import Current
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.execution.attempt import Means
-from gateway.formats.anthropic.decode import COUNT_TOKENS
-from gateway.formats.base import Counting
+from gateway.formats.base import Counting, CountingEndpoint
 from gateway.pipeline import Resolve
 from gateway.routes.http1_exchange import Exchange
 from gateway.shortage import own_failure
@@ -33,11 +35,19 @@ _MAY_BE_TOO_LOW_BY = 4 / 3
 
 
 class CountTokens:
-    """A handler of the HTTP server."""
+    """One endpoint that counts: a handler of the HTTP server."""
 
     def __init__(
-        self, *, current: Current, authenticator: Authenticator, gate: Gate, resolve: Resolve, means: Means
+        self,
+        endpoint: CountingEndpoint,
+        *,
+        current: Current,
+        authenticator: Authenticator,
+        gate: Gate,
+        resolve: Resolve,
+        means: Means,
     ) -> None:
+        self._endpoint = endpoint
         self._current = current
         self._authenticator = authenticator
         self._gate = gate
@@ -47,7 +57,7 @@ class CountTokens:
     async def __call__(self, exchange: Exchange) -> None:
         """Serve one request."""
         request_id = self._means.ids("req")
-        headers = [(b"request-id", request_id.encode()), (b"x-tollway-request-id", request_id.encode())]
+        headers = [(self._endpoint.id_header, request_id.encode()), (b"x-tollway-request-id", request_id.encode())]
         try:
             tokens, is_estimate = await self._answer(exchange, request_id)
         except GatewayError as error:
@@ -56,7 +66,7 @@ class CountTokens:
             return await self._refuse(exchange, own_failure(error), request_id, headers)
         if is_estimate:
             headers.append((b"x-tollway-estimated", b"input_tokens"))
-        body = msgspec.json.encode({"input_tokens": tokens})
+        body = msgspec.json.encode({**self._endpoint.count_is, "input_tokens": tokens})
         headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         await exchange.start(200, headers)
         exchange.write(body)
@@ -69,7 +79,7 @@ class CountTokens:
             headers.append((b"retry-after", b"%d" % max(1, ceil(error.retry_after_s))))
         if error.kind is ErrorKind.METHOD_NOT_ALLOWED:
             headers.append((b"allow", b"POST"))
-        await exchange.refuse(error, *headers, body=COUNT_TOKENS.error(error, request_id))
+        await exchange.refuse(error, *headers, body=self._endpoint.error(error, request_id))
 
     async def _answer(self, exchange: Exchange, request_id: str) -> tuple[int, bool]:
         if exchange.method != b"POST":
@@ -80,10 +90,10 @@ class CountTokens:
         try:
             read = partial(exchange.read_body, snapshot.server.max_body_bytes, snapshot.server.body_timeout_s)
             body = await read(admission.take_body)
-            envelope = await self._means.beside.run(body, partial(COUNT_TOKENS.decode, body))
+            envelope = await self._means.beside.run(body, partial(self._endpoint.decode, body))
             inbound = Inbound(
                 id=request_id,
-                endpoint=COUNT_TOKENS,
+                endpoint=self._endpoint,
                 headers=exchange.headers,
                 received_at_ns=self._means.clock.monotonic_ns(),
                 read_body=read,

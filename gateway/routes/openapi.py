@@ -8,8 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from gateway.formats.anthropic.decode import COUNT_TOKENS
-from gateway.formats.registry import ENDPOINTS
+from gateway.formats.registry import COUNTING, ENDPOINTS
 from gateway.types import Endpoint
 
 _HEADERS = {
@@ -38,7 +37,7 @@ def add_llm_routes(api: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if api.openapi_schema is None:
             schema = get_openapi(title=api.title, version=api.version, summary=api.summary, routes=api.routes)
-            for endpoint in (*ENDPOINTS, COUNT_TOKENS):
+            for endpoint in (*ENDPOINTS, *COUNTING):
                 schema["paths"][endpoint.path] = {"post": _operation(endpoint)}
             schema.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             api.openapi_schema = schema

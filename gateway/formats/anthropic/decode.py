@@ -229,6 +229,7 @@ class CountEndpoint(MessagesEndpoint):
 
     path = "/v1/messages/count_tokens"
     summary = "Count a message's tokens (Anthropic's dialect)"
+    count_is: Mapping[str, str] = {}
     schema: Mapping[str, Any] = {"messages": MessagesEndpoint.schema["messages"]}
     read = staticmethod(_decode_counted)
 

@@ -13,6 +13,7 @@ from msgspec import Raw, Struct
 
 from gateway.errors import UpstreamError
 from gateway.formats.anthropic.answer import MessageDecoder
+from gateway.formats.anthropic.decode import COUNT_TOKENS
 from gateway.formats.anthropic.request import DEFAULT_MAX_TOKENS, write_options, write_request
 from gateway.formats.anthropic.stream import PassedDecoder
 from gateway.formats.anthropic.written import UNSIGNED
@@ -31,6 +32,7 @@ API_VERSION = "2023-06-01"
 _BETA = "anthropic-beta"
 _LEAST_BUDGET = 1_024
 """Of thinking, in tokens (build-with-claude/extended-thinking)."""
+_COUNTED = frozenset(("messages", "system", "tools", "tool_choice", "thinking", "output_config"))
 OWN_HEADERS = ("anthropic-version", _BETA)
 """Headers of a caller that belong to the dialect; no other one goes up."""
 
@@ -78,7 +80,12 @@ class AnthropicAdapter:
 
     def count(self, call: Call) -> Prepared:
         """See ``Counting.count``."""
-        return _Own(call)
+        if call.envelope.endpoint.dialect == self.dialect:
+            return _Own(call)
+        try:
+            return partial(_count_request, write_request(conversation_of(call)))
+        except UntranslatableError as error:
+            raise refusal(_sentence(error)) from None
 
     def counted(self, body: bytes) -> int | None:
         """See ``Counting.counted``."""
@@ -144,6 +151,13 @@ def _request(call: Call, rest: bytes, target: Target, attempt_id: str) -> Upstre
         msgspec.json.encode(target.upstream_model), limit, stream, rest,
     )  # fmt: skip
     return _sent(target, attempt_id, body, {})
+
+
+def _count_request(rest: bytes, target: Target, attempt_id: str) -> UpstreamRequest:
+    """Write the question for a translated prompt's tokens: what is read, without how it is to be answered."""
+    read = {name: Raw(value) for name, value in members_of(b"{" + rest).items() if name in _COUNTED}
+    body = msgspec.json.encode({"model": target.upstream_model, **read})
+    return _sent(target, attempt_id, body, {}, COUNT_TOKENS.path)
 
 
 def _sent(

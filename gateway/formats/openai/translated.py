@@ -48,6 +48,11 @@ class TranslatedDecoder(Merging):
         self._stop_sequence: str | None = None
         self._size = 0
 
+    @property
+    def sent_events(self) -> int:
+        """See ``GatewayError.sent_events``."""
+        return getattr(self._writer, "events", 0)
+
     def feed(self, chunk: bytes) -> bytes:
         """See ``Decoder.feed``."""
         if self.complete:

@@ -273,4 +273,13 @@ def _must_be(path: str) -> str:
     return _MUST_BE.get(path) or ("must be a string" if name in {"type", "name", "effort"} else "must be an object")
 
 
+class CountEndpoint(ResponsesEndpoint):
+    """``POST /v1/responses/input_tokens``, whose bodies are the same."""
+
+    path = "/v1/responses/input_tokens"
+    summary = "Count a response's input tokens (OpenAI's Responses)"
+    count_is: Mapping[str, str] = {"object": "response.input_tokens"}
+
+
 RESPONSES = ResponsesEndpoint()
+INPUT_TOKENS = CountEndpoint()

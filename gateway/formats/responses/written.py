@@ -70,7 +70,8 @@ class Written(OneByOne):
         self._reasoning = "summary" if shows_summary else "reasoning"
         self._suffix = uuid4().hex
         self._response = {"id": f"resp_{self._suffix}", "object": "response", "created_at": created_s, **asked}
-        self._sequence = 0
+        self.events = 0
+        """How many have been written."""
         self._output: list[dict[str, Any]] = []
         self._texts: list[str] = []
         """Of the piece that is open."""
@@ -145,8 +146,8 @@ class Written(OneByOne):
     def _delta(self, text: str) -> bytes:
         if not self._stream:
             return b""
-        self._sequence += 1
-        return self._head % (self._sequence - 1) + encode(text) + self._tail
+        self.events += 1
+        return self._head % (self.events - 1) + encode(text) + self._tail
 
     def _ended(self) -> bytes:
         known, item = _KINDS[self._open], self._output[-1]
@@ -179,9 +180,9 @@ class Written(OneByOne):
     def _event(self, name: str, members: dict[str, Any]) -> bytes:
         if not self._stream:
             return b""
-        self._sequence += 1
+        self.events += 1
         return b"event: %b\ndata: %b\n\n" % (
-            name.encode(), encode({"type": name, "sequence_number": self._sequence - 1} | members),
+            name.encode(), encode({"type": name, "sequence_number": self.events - 1} | members),
         )  # fmt: skip
 
 
