@@ -4,6 +4,7 @@ What is set here is what ``docs/guide/agents.md`` says, and what keeps an agent 
 """
 
 import json
+import re
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,9 @@ class Shown(NamedTuple):
 
 class Agent(ABC):
     """One agent, run without a terminal."""
+
+    asides = re.compile("(?!)")
+    """What it writes to stderr that is no error."""
 
     @abstractmethod
     def command(self, task: str) -> list[str]:
@@ -137,4 +141,93 @@ class OpenCode(Agent):
         return Shown(texts[-1] if texts else "", [*failed, *(str(each) for each in events if each["type"] == "error")])
 
 
-AGENTS: dict[str, Agent] = {"Claude Code": ClaudeCode(), "OpenCode": OpenCode()}
+_PATCH = """*** Begin Patch
+*** Update File: greeting.txt
+@@
+-Hello, wrld!
++Hello, world!
+*** End Patch
+"""
+_CODEX = """
+model = "{model}"
+model_provider = "tollway"
+model_catalog_json = "{catalogue}"
+check_for_update_on_startup = false
+
+[model_providers.tollway]
+name = "Tollway"
+base_url = "{url}/v1"
+env_key = "TOLLWAY_KEY"
+wire_api = "responses"
+
+[analytics]
+enabled = false
+
+[features]
+apps = false
+plugins = false
+"""
+
+
+class Codex(Agent):
+    """``codex exec``: the same, in its own events."""
+
+    asides = re.compile("(?m)^(?:Reading additional input from stdin|WARNING: .* under temporary dir).*\n")
+    """The input is no terminal, and HOME a test's."""
+
+    def command(self, task: str) -> list[str]:
+        """Let it do everything: a sandbox within a container is more than the kernel gives."""
+        program = installed() / "@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin/codex"
+        options = ["--json", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
+        return [str(program), "exec", *options, task]
+
+    def configure(self, home: Path, gateway: Gateway) -> dict[str, str]:
+        """Describe the gateway and its model, without which it warns; switch off what fetches plugins."""
+        folder = home / ".codex"
+        folder.mkdir()
+        catalogue = folder / "models.json"
+        catalogue.write_text(json.dumps({"models": [codex_model(gateway.model, 128_000)]}))
+        written = _CODEX.format(model=gateway.model, url=gateway.url, catalogue=catalogue)
+        (folder / "config.toml").write_text(written)
+        return {"TOLLWAY_KEY": gateway.key}
+
+    def steps(self, project: Path) -> list[Called]:  # noqa: ARG002 - it works in its own folder
+        """Read by a command, for it has no tool of its own for that."""
+        return [
+            Called("exec_command", {"cmd": "cat greeting.txt"}),
+            Called("apply_patch", {"input": _PATCH}),
+            Called("exec_command", {"cmd": _COMMAND}),
+        ]
+
+    def shown(self, output: str) -> Shown:
+        """Errors are items, and events of their own; retries are among them."""
+        events = [json.loads(line) for line in output.splitlines()]
+        items = [event["item"] for event in events if event["type"] == "item.completed"]
+        texts = [item["text"] for item in items if item["type"] == "agent_message"]
+        failed = [str(item) for item in items if item["type"] == "error" or item.get("status") == "failed"]
+        wrong = [str(event) for event in events if event["type"] in {"error", "turn.failed"}]
+        return Shown(texts[-1] if texts else "", [*failed, *wrong])
+
+
+def codex_model(name: str, context: int) -> dict[str, Any]:
+    """Describe a model to Codex, as ``codex debug models`` lists them."""
+    return {
+        "slug": name,
+        "display_name": name,
+        "base_instructions": "You are a coding agent.",
+        "context_window": context,
+        "truncation_policy": {"mode": "tokens", "limit": 10_000},
+        "apply_patch_tool_type": "freeform",
+        "shell_type": "unified_exec",
+        "supports_parallel_tool_calls": True,
+        "supported_reasoning_levels": [],
+        "supports_reasoning_summaries": False,
+        "support_verbosity": False,
+        "experimental_supported_tools": [],
+        "visibility": "list",
+        "supported_in_api": True,
+        "priority": 0,
+    }
+
+
+AGENTS: dict[str, Agent] = {"Claude Code": ClaudeCode(), "Codex": Codex(), "OpenCode": OpenCode()}
