@@ -11,7 +11,7 @@ import pytest
 
 from tests.agents.agents import AGENTS, CORRECTED, TYPO, Agent, Gateway, Shown
 from tests.ground.gateway import RunningGateway, running_gateway
-from tests.ground.said import UPSTREAMS, Called, Said, answer, results_in
+from tests.ground.said import UPSTREAMS, Called, Said, answer, model_at, results_in
 from tests.ground.script import Answer, Seen
 from tests.ground.upstream import ScriptedUpstream
 
@@ -25,9 +25,9 @@ _TIMEOUT_S = 600
 class Coder:
     """A model that does the next step for each result that it is shown; without tools it is asked for a title."""
 
-    def __init__(self, steps: list[Called], provider: str) -> None:
+    def __init__(self, steps: list[Called], kind: str) -> None:
         self._steps = steps
-        self._provider = provider
+        self._kind = kind
         self.turns: list[dict[str, Any]] = []
         """Of the task."""
 
@@ -35,14 +35,14 @@ class Coder:
         """Answer one request."""
         request = seen.json
         if not request.get("tools"):
-            return answer(Said("A greeting"), self._provider, request)
+            return answer(Said("A greeting"), self._kind, request)
         self.turns.append(request)
         done = results_in(request)
         said = Said(_DONE, answer_id=f"msg_{done}")
         if done < len(self._steps):
             call = self._steps[done]._replace(call_id=f"call_{done}")
             said = Said("Next.", "I think 你好.", (call,), "tools", answer_id=f"msg_{done}")
-        return answer(said, self._provider, request)
+        return answer(said, self._kind, request)
 
 
 class Ran(NamedTuple):
@@ -93,36 +93,29 @@ async def _run(agent: Agent, running: RunningGateway, project: Path) -> Ran:
     return Ran(project, agent.shown(output.decode()), errors.decode(), code, abroad)
 
 
-def _config(provider: str, url: str) -> dict[str, Any]:
-    base_url = url if provider == "anthropic" else f"{url}/v1"
-    key = {} if provider == "vllm" else {"api_key": "env:THEIRS"}
+def _config(kind: str, url: str) -> dict[str, Any]:
+    provider, needs = model_at(kind, url)
+    price = {"input": 1.0, "output": 5.0}
+    room = {"context": 131_072, "max_output_tokens": 8_192}
     return {
-        "providers": {"p": {"type": provider, "base_url": base_url, **key}},
-        "models": {
-            "coder": {
-                "provider": "p",
-                "upstream": "m",
-                "price": {"input": 1.0, "output": 5.0},
-                "context": 131_072,
-                "max_output_tokens": 8_192,
-            }
-        },
+        "providers": {"p": provider},
+        "models": {"coder": {"provider": "p", "upstream": "m", "price": price, **room, **needs}},
         "routes": {"auto": {"models": ["coder"], "unsupported_tools": "drop"}},
         "keys": [{"name": "me", "secret": "env:MINE"}],
     }
 
 
-@pytest.mark.parametrize("provider", UPSTREAMS)
+@pytest.mark.parametrize("kind", UPSTREAMS)
 @pytest.mark.parametrize("agent", AGENTS.values(), ids=AGENTS)
-async def test_task_is_done(agent: Agent, provider: str, tmp_path: Path) -> None:
+async def test_task_is_done(agent: Agent, kind: str, tmp_path: Path) -> None:
     """A file is read, edited, a command run, and the user told: four streamed turns, and no error or retry."""
     project = tmp_path / "project"
     project.mkdir()
     (project / "greeting.txt").write_text(TYPO)
-    coder = Coder(agent.steps(project), provider)
+    coder = Coder(agent.steps(project), kind)
     async with ScriptedUpstream(coder) as upstream:
-        environ = {"THEIRS": "sk-theirs", "MINE": _KEY}
-        async with running_gateway(_config(provider, upstream.url), tmp_path, environ=environ) as running:
+        environ = {"KEY": "sk-theirs", "MINE": _KEY}
+        async with running_gateway(_config(kind, upstream.url), tmp_path, environ=environ) as running:
             ran = await _run(agent, running, project)
             totals = await running.totals()
         asked = [seen.json for seen in upstream.seen]

@@ -29,7 +29,7 @@ class Case(NamedTuple):
     asked: Asked = Asked()
     said: Said = Said("Hello!")
     callers: str = "*"
-    """Which dialects can say it."""
+    """The dialects that can say it."""
     sent: Mapping[str, Mapping[str, Any]] = {}
     """Pair -> what the upstream is asked instead."""
     refused: Mapping[str, str] = {}
@@ -86,20 +86,19 @@ CASES = (
     Case(
         "pdf",
         Asked((user("What is it?", Pdf("JVBERi0=")),)),
-        callers="messages",
-        refused={"messages vllm": r"messages\[0\]"},
+        refused={"messages vllm": r"messages\[0\]", "responses vllm": r"input\[0\]"},
     ),
     Case(
         "document of plain text",
         Asked((user(_PLAIN),)),
         callers="messages",
-        sent={"* openai": {"turns": (user("D"),)}, "* vllm": {"turns": (user("D"),)}},
+        sent={"* anthropic": {}, "*": {"turns": (user("D"),)}},
     ),
     Case(
         "search result",
         Asked((user(_SEARCH),)),
         callers="messages",
-        sent={"* openai": {"turns": (user("T\n\ns\n\nF"),)}, "* vllm": {"turns": (user("T\n\ns\n\nF"),)}},
+        sent={"* anthropic": {}, "*": {"turns": (user("T\n\ns\n\nF"),)}},
     ),
     Case("tools", _TOOLS),
     Case("several tools", _TOOLS._replace(tools=(_LOOK, Tool("go", _OBJECT)))),
@@ -127,59 +126,59 @@ CASES = (
         Asked((_ASK, said(_THOUGHT, "Hello!"), _ASK)),
         callers="messages",
         sent={
-            "* openai": {"turns": (_ASK, said("Hello!"), _ASK)},
-            "* vllm": {"turns": (_ASK, said("Hello!"), _ASK)},
+            "* anthropic": {},
+            "*": {"turns": (_ASK, said("Hello!"), _ASK)},
         },
     ),
     Case("JSON schema", Asked(schema=_SCHEMA)),
     Case("temperature and top_p", Asked(temperature=0.5, top_p=0.25)),
-    Case("stop sequences", Asked(stop=("END", "\n\n"))),
-    Case("length", Asked(limit=7)),
+    Case(
+        "stop sequences",
+        Asked(stop=("END", "\n\n")),
+        callers="chat messages",
+        refused={"* responses": "'stop(_sequences)?'"},
+    ),
+    Case("limit", Asked(limit=70)),
     Case(
         "no limit",
         Asked(limit=None),
         callers="chat",
         sent={"* anthropic": {"limit": 4096}},
     ),
-    Case(
-        "effort",
-        Asked(effort="high"),
-        sent={"messages openai": {"effort": None}, "messages vllm": {"effort": None}},
-    ),
+    Case("effort", Asked(effort="high")),
     Case(
         "no thinking",
         Asked(effort="none"),
-        sent={"messages openai": {"effort": None}, "messages vllm": {"effort": None}},
+        callers="chat messages",
+        sent={"chat *": {}, "* anthropic": {}, "*": {"effort": "low"}},
     ),
-    Case("user", Asked(user="u_1"), sent={"messages vllm": {"user": None}}),
-    Case("service tier", Asked(standard=True), sent={"messages vllm": {"standard": False}}),
+    Case("user", Asked(user="u_1"), sent={"chat vllm": {}, "* vllm": {"user": None}}),
+    Case("service tier", Asked(standard=True), sent={"chat vllm": {}, "* vllm": {"standard": False}}),
     Case(
         "cache mark",
         Asked((user(Text("A long text.", cached=True), _PNG),)),
+        callers="chat messages",
         sent={
-            "messages openai": {"turns": (user("A long text.", _PNG),)},
-            "messages vllm": {"turns": (user("A long text.", _PNG),)},
+            "* anthropic": {},
+            "chat openai": {},
+            "chat vllm": {},
+            "*": {"turns": (user("A long text.", _PNG),)},
         },
     ),
     Case(
         "instruction in mid-conversation",
         Asked((_ASK, said("Hello!"), user("How?"), Turn("system", (Text("Be brief."),)), said("So."), user("Hm?"))),
         sent={
-            "messages vllm": {
-                "turns": (_ASK, said("Hello!"), user("How?"), said("So."), user("Hm?")),
-                "system": "Be brief.",
-            },
-            "chat anthropic": {
-                "turns": (_ASK, said("Hello!"), user("How?"), said("So."), user("Hm?")),
-                "system": "Be brief.",
-            },
+            pair: {"turns": (_ASK, said("Hello!"), user("How?"), said("So."), user("Hm?")), "system": "Be brief."}
+            for pair in ("messages vllm", "responses vllm", "chat anthropic", "responses anthropic", "chat responses")
         },
     ),
     Case(
         "answer that has begun",
         Asked((_ASK, said("He")), goes_on=True),
-        sent={"chat openai": {"goes_on": False}, "chat vllm": {"goes_on": False}},
-        refused={"messages openai": r"messages\[1\]"},
+        callers="chat messages",
+        sent={"chat anthropic": {}, "chat *": {"goes_on": False}},
+        refused={"messages openai": r"messages\[1\]", "messages responses": "'messages"},
     ),
     # What is answered.
     Case("unicode in the answer", said=Said(_UNICODE * 3)),
@@ -206,6 +205,8 @@ CASES = (
         "stop sequence",
         Asked(stop=("END",)),
         Said("Hello", ended="stop_sequence", stop_sequence="END"),
+        callers="chat messages",
+        refused={"* responses": "'stop(_sequences)?'"},
         heard=_NO_STOP_SEQUENCE,
     ),
     Case("nothing from the cache", said=Said("Hello!", cached_tokens=0)),

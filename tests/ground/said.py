@@ -1,10 +1,11 @@
 """What a model says, as a value, and how each kind of upstream writes it: the same answer in every wire format.
 
 Shapes: OpenAI's API reference (chat), vLLM 0.32's OpenAI server, which calls thinking ``reasoning`` and streams
-arguments from the first piece on, and platform.claude.com/docs/en/build-with-claude/streaming. Another format is a
-class with two functions here, and a line in ``UPSTREAMS``.
+arguments from the first piece on, platform.claude.com/docs/en/build-with-claude/streaming, and OpenAI's API reference
+("Responses", "Streaming events"). Another format is a class with two functions here, and a line in ``UPSTREAMS``.
 """
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, Protocol
@@ -138,6 +139,84 @@ class MessagesUpstream:
         return {"id": said.answer_id, "type": "message", "role": "assistant", "model": model}
 
 
+class ResponsesUpstream:
+    """OpenAI's Responses, which summarise thinking."""
+
+    def whole(self, said: Said, model: str) -> dict[str, Any]:
+        """Write it in one piece."""
+        return self._response(said, model, [item for item, _ in _items(said)])
+
+    def events(self, said: Said, model: str) -> Iterator[bytes]:
+        """Write it as a stream."""
+        count = itertools.count()
+
+        def event(name: str, **members: Any) -> bytes:
+            return sse_event({"type": name, "sequence_number": next(count), **members}, event=name)
+
+        begun = {**self._response(said, model, []), "status": "in_progress", "incomplete_details": None, "usage": None}
+        yield event("response.created", response=begun)
+        yield event("response.in_progress", response=begun)
+        items = list(_items(said))
+        for index, (item, text) in enumerate(items):
+            kind = item["type"]
+            at = {"item_id": item["id"], "output_index": index}
+            empty: dict[str, Any] = {"message": {"content": []}, "reasoning": {"summary": []}}.get(
+                kind, {"arguments": ""}
+            )
+            yield event(
+                "response.output_item.added", output_index=index, item={**item, "status": "in_progress", **empty}
+            )
+            name = _DELTAS[kind]
+            at |= {"content_index": 0} if kind == "message" else {"summary_index": 0} if kind == "reasoning" else {}
+            yield from (event(f"response.{name}.delta", **at, delta=piece) for piece in _pieces(text))
+            yield event(f"response.{name}.done", **at, **{"arguments" if kind == "function_call" else "text": text})
+            yield event("response.output_item.done", output_index=index, item=item)
+        response = self._response(said, model, [item for item, _ in items])
+        yield event(f"response.{response['status']}", response=response)
+
+    def _response(self, said: Said, model: str, items: list[dict[str, Any]]) -> dict[str, Any]:
+        reason = {"length": "max_output_tokens", "refused": "content_filter"}.get(said.ended)
+        return {
+            "id": said.answer_id,
+            "object": "response",
+            "created_at": 1,
+            "status": "incomplete" if reason else "completed",
+            "error": None,
+            "incomplete_details": {"reason": reason} if reason else None,
+            "model": model,
+            "output": items,
+            "usage": {
+                "input_tokens": said.input_tokens,
+                "input_tokens_details": {"cached_tokens": said.cached_tokens},
+                "output_tokens": said.output_tokens,
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": said.input_tokens + said.output_tokens,
+            },
+        }
+
+
+_DELTAS = {
+    "message": "output_text",
+    "reasoning": "reasoning_summary_text",
+    "function_call": "function_call_arguments",
+}
+
+
+def _items(said: Said) -> Iterator[tuple[dict[str, Any], str]]:
+    """Write its items, each with the text that comes in pieces."""
+    if said.thinking:
+        summary = {"type": "summary_text", "text": said.thinking}
+        yield {"type": "reasoning", "id": "rs_1", "summary": [summary]}, said.thinking
+    if said.text:
+        content = {"type": "output_text", "text": said.text, "annotations": [], "logprobs": []}
+        item = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [content]}
+        yield item, said.text
+    for number, call in enumerate(said.calls):
+        written = json.dumps(call.arguments)
+        named = {"call_id": call.call_id, "name": call.name, "arguments": written, "status": "completed"}
+        yield {"type": "function_call", "id": f"fc_{number}", **named}, written
+
+
 SIGNATURE = "EqQBCgIYAhIM1gbcDa9GJwZA2b3hGgxBdjrkzLoky3dl1pkiMOYds"
 _EMPTY = {
     "thinking": lambda _block: {"type": "thinking", "thinking": "", "signature": ""},
@@ -191,13 +270,22 @@ UPSTREAMS: dict[str, Upstream] = {
     "openai": ChatUpstream(),
     "vllm": ChatUpstream(thinking="reasoning"),
     "anthropic": MessagesUpstream(),
+    "responses": ResponsesUpstream(),
 }
-"""By the type of the provider."""
+"""By the type of the provider; of OpenAI's there are two, by the model's ``api``."""
 
 
-def answer(said: Said, provider: str, request: dict[str, Any]) -> Answer:
-    """Say it as this type of provider does to this request, streamed or not."""
-    upstream, model = UPSTREAMS[provider], str(request.get("model"))
+def model_at(upstream: str, url: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the sections of a provider of this kind at an origin, with ``env:KEY``, and of what its model needs."""
+    kind = "openai" if upstream == "responses" else upstream
+    provider = {"type": kind, "base_url": url if kind == "anthropic" else f"{url}/v1"}
+    key = {} if kind == "vllm" else {"api_key": "env:KEY"}
+    return provider | key, {"api": "responses"} if upstream == "responses" else {}
+
+
+def answer(said: Said, upstream_kind: str, request: dict[str, Any]) -> Answer:
+    """Say it as this kind of upstream does to this request, streamed or not."""
+    upstream, model = UPSTREAMS[upstream_kind], str(request.get("model"))
     if not request.get("stream"):
         return json_answer(upstream.whole(said, model))
     chunks = [Chunk(event) for event in upstream.events(said, model)]
@@ -206,6 +294,8 @@ def answer(said: Said, provider: str, request: dict[str, Any]) -> Answer:
 
 def results_in(request: dict[str, Any]) -> int:
     """Count the results of tools in the conversation of a request, whichever format it has."""
+    if "input" in request:
+        return sum(each.get("type", "").endswith("_call_output") for each in request["input"])
     messages = request["messages"]
     blocks = [block for each in messages for block in each["content"] or () if isinstance(block, dict)]
     return sum(each["role"] == "tool" for each in messages) + sum(block["type"] == "tool_result" for block in blocks)

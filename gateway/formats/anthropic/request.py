@@ -40,11 +40,13 @@ _URL = re.compile(rb'"https?:', re.IGNORECASE)
 def write_request(conversation: Conversation) -> bytes:
     """Write the body from behind the model, the limit and ``stream``: ``"messages":[...]}``.
 
-    Raises UntranslatableError.
+    Later instructions move to the front: models before Claude Opus 4.8 refuse them in their place, and others take them
+    in some places only (build-with-claude/mid-conversation-system-messages). Raises UntranslatableError.
     """
     body: dict[str, Any] = {"messages": _messages(conversation)}
-    if conversation.system:
-        body["system"] = [_block(part) for part in conversation.system]
+    later = [part for turn in conversation.turns if turn.role == "system" for part in turn.parts]
+    if system := [*conversation.system, *later]:
+        body["system"] = [_block(part) for part in system]
     return msgspec.json.encode(body | write_options(conversation))[1:]
 
 
@@ -91,7 +93,7 @@ def _messages(conversation: Conversation) -> list[_Block]:
     """Write alternating turns: of neighbours with one role a single one is made."""
     messages: list[_Block] = []
     for turn in conversation.turns:
-        blocks = [_block(part) for part in turn.parts]
+        blocks = [] if turn.role == "system" else [_block(part) for part in turn.parts]
         if blocks and messages and messages[-1]["role"] == turn.role:
             messages[-1]["content"] += blocks
         elif blocks:
