@@ -28,10 +28,14 @@ from gateway.formats.malformed import (
 )
 from gateway.formats.splice import BLANKS, Members
 
-MAX_PARTS = 300_000
-"""Names, strings, and both ends of objects and arrays. A million tokens of chat have fewer than two thirds as many."""
-MAX_NUMBERS = 1_000_000
-"""As token ids, as many tokens."""
+MAX_PARTS = 150_000
+"""Names, strings, and both ends of objects and arrays. A message of one text has six, one with an image some twenty."""
+MAX_NUMBERS = 500_000
+"""As token ids, as many tokens. OpenAI takes 300,000 in one request for embeddings (API reference, 2026)."""
+MAX_BLANK_BYTES = 1_000_000
+"""Between parts: a million tokens of chat, indented, have a few hundred thousand."""
+MAX_ESCAPES = 1_000_000
+"""In an outline: the parser takes 5 ms for so many. As Chinese characters, as many tokens."""
 MAX_MEMBERS = 1_000
 """Of the body itself; OpenAI's and vLLM's requests have fewer than a hundred."""
 LONG_BYTES = 1 << 10
@@ -48,9 +52,12 @@ PROTOCOL_NAMES = frozenset(
 )
 _TOO_MANY = (
     f"has too many parts; it may be made of {MAX_PARTS // 2} objects and arrays, or of {MAX_PARTS} strings and names, "
-    f"of {MAX_NUMBERS} numbers, and of {_MAX_LARGE_NUMBERS} numbers with a hundred digits"
+    f"of {MAX_NUMBERS} numbers, and of {_MAX_LARGE_NUMBERS} numbers with a hundred digits; send it in several requests"
 )
-_QUOTE, _BACKSLASH, _OPENING_BRACE, _OPENING = b'"', 0x5C, 0x7B, frozenset(b"[{")
+_TOO_BLANK = f"has more than {MAX_BLANK_BYTES} blanks and line ends between its parts; send it without"
+_TOO_ESCAPED = f"has more than {MAX_ESCAPES} escapes in strings of up to {LONG_BYTES} bytes; send them as UTF-8"
+_QUOTE, _ESCAPED_QUOTE, _BACKSLASH, _OPENING_BRACE, _OPENING = b'"', b'\\"', 0x5C, 0x7B, frozenset(b"[{")
+_COUNTED_BYTES = 1 << 20
 _ANY_BLANKS = re.compile(rb"[ \t\n\r]*+")
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _DIGITS_ALIKE = bytes(0x30 if byte in b"0123456789" else 0x20 for byte in range(256))
@@ -130,6 +137,8 @@ class Outline:
         self._pieces.append(self._body[self._ends[-1] : stop])
         self.text = b"".join(self._pieces)
         self._pieces.clear()
+        if _count(self.text, b"\\") > MAX_ESCAPES:
+            raise malformed(_TOO_ESCAPED)
         self._end_member(b"}", stop)
         return self
 
@@ -152,6 +161,8 @@ def outline_of(body: bytes) -> Outline:
     check_text(body)
     if not body.startswith(b"{", _behind_blanks(body, 0)):
         raise malformed(NO_OBJECT)
+    if (_count(body, _QUOTE) - _count(body, _ESCAPED_QUOTE)) // 2 > MAX_PARTS:  # so many strings at least
+        raise malformed(_TOO_MANY)
     walk = _Walk(body)
     parts = position = 0
     while True:
@@ -188,7 +199,7 @@ class _Walk:
         self._names: set[bytes] | None = None
         """Of the object that is open; None: an array is, or nothing."""
         self._outer: list[set[bytes] | None] = []
-        self._numbers = self._large_numbers = 0
+        self._numbers = self._large_numbers = self._blanks = 0
 
     def look_at_stretch(self, between: bytes, position: int) -> None:
         """Take what stands between two strings, unless it is too short for a number to be huge."""
@@ -196,8 +207,13 @@ class _Walk:
         self._large_numbers += _check_numbers(between)
         if self._numbers > MAX_NUMBERS or self._large_numbers > _MAX_LARGE_NUMBERS:
             raise malformed(_TOO_MANY)
-        if len(between) > LONG_BYTES and not between.translate(None, BLANKS):
+        blanks = len(between) - len(between.translate(None, BLANKS))
+        if LONG_BYTES < blanks == len(between):
             self.outline.replace(position, position + len(between), b" ")
+        elif (blanks := blanks + self._blanks) > MAX_BLANK_BYTES:
+            raise malformed(_TOO_BLANK)
+        else:
+            self._blanks = blanks
 
     def follow(self, brackets: bytes) -> bool:
         """Open and close objects and arrays. False: there is none to close, so this is no JSON."""
@@ -238,6 +254,15 @@ def text_bytes(raw: bytes) -> int:
 def raw_bytes(raw: bytes) -> int:
     """Return how many bytes of the body a piece of its outline stands for."""
     return len(raw) + sum(int(mark[2]) - len(mark[0]) for mark in _MARKS.finditer(raw))
+
+
+def _count(text: bytes, sign: bytes) -> int:
+    """Count one or two bytes, a stretch at a time."""
+    before = len(sign) - 1
+    return sum(
+        text.count(sign, max(0, start - before), start + _COUNTED_BYTES)
+        for start in range(0, len(text), _COUNTED_BYTES)
+    )
 
 
 def _behind_blanks(body: bytes, position: int) -> int:

@@ -21,11 +21,18 @@ def one_message(text: bytes) -> bytes:
     return b'{"model":"no-such-model","messages":[{"role":"user","content":"%b"}]}' % content
 
 
-def many(item: bytes, count: int) -> bytes:
-    """Write a request with a member of so many items, spaced to fill the body."""
-    blank = b" " * (BODY_BYTES // count - len(item) - 1)
-    items = b",".join([item + blank] * count)
-    return b'{"model":"no-such-model","messages":[{"role":"user","content":"hi"}],"x":[%b]}' % items
+def many(item: bytes, count: int, blank: bytes = b"") -> bytes:
+    """Write a request with a member of so many items, and what it lacks in length in a message."""
+    items = (blank + b",").join([item] * count)
+    content = b"x" * (BODY_BYTES - len(items))
+    return b'{"model":"no-such-model","messages":[{"role":"user","content":"%b"}],"x":[%b]}' % (content, items)
+
+
+def messages(count: int) -> bytes:
+    """Write a request of many short messages, and one that fills the body."""
+    short = b'{"role":"user","content":"a"},' * count
+    content = b"x" * (BODY_BYTES - len(short))
+    return b'{"model":"no-such-model","messages":[%b{"role":"user","content":"%b"}]}' % (short, content)
 
 
 BODIES: dict[str, Callable[[], bytes]] = {
@@ -34,13 +41,17 @@ BODIES: dict[str, Callable[[], bytes]] = {
     "quotes": lambda: one_message(b'\\"'),
     "pairs": lambda: one_message(b"\\ud83d\\ude00"),
     "accents": lambda: one_message("é".encode()),
-    "strings": lambda: many(b'""', 240_000),
-    "objects": lambda: many(b'{"a":"b"}', 74_000),
-    "numbers": lambda: many(b"1.5e7", 900_000),
+    "strings": lambda: many(b'""', 149_000),
+    "objects": lambda: many(b'{"a":"b"}', 37_000),
+    "numbers": lambda: many(b"1.5e7", 499_000),
+    "messages": lambda: messages(24_900),
+    "short escapes": lambda: many(b'"%b"' % (b"\\n" * 500), 1_990),
     "broken at the end": lambda: one_message(_PROSE)[:-1] + b"]",
     "too many": lambda: many(b"{}", 1_000_000),
+    "too many strings": lambda: many(b'""', 240_000, b" " * 72),
+    "too many blanks": lambda: many(b"1.5e7", 900_000, b" " * 14),
 }
-"""All but the last two are JSON within the limits of a body, and ask for a model that is not there."""
+"""All but the last four are JSON within the limits of a body, and ask for a model that is not there."""
 
 
 def post(port: int, key: str, body: bytes, until_s: float, answers: Counter[str]) -> None:

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from gateway.errors import GatewayError
 from gateway.formats.malformed import WINDOW_BYTES
 from gateway.formats.openai.decode import CHAT
-from gateway.formats.outline import LONG_BYTES, MAX_MEMBERS, MAX_NUMBERS, MAX_PARTS, outline_of
+from gateway.formats.outline import (
+    LONG_BYTES,
+    MAX_BLANK_BYTES,
+    MAX_ESCAPES,
+    MAX_MEMBERS,
+    MAX_NUMBERS,
+    MAX_PARTS,
+    outline_of,
+)
 from gateway.formats.splice import members_of, splice
 from gateway.types import Envelope
 
@@ -121,6 +129,10 @@ LIMITS = {
     "members": (b'"y":1,' + b",".join(b'"%d":1' % n for n in range(MAX_MEMBERS)), "more than 1000 members"),
     "numbers": (b'"x":[' + b"1," * (MAX_NUMBERS + 1) + b"1]", "too many parts"),
     "strings": (b'"x":[' + b'"",' * MAX_PARTS + b'""]', "too many parts"),
+    "strings, quotes and all": (b'"x":[' + b'"\\"",' * MAX_PARTS + b'""]', "too many parts"),
+    "blanks between numbers": (b'"x":[' + b"1     ," * (MAX_BLANK_BYTES // 5) + b"1 ]", "more than 1000000 blanks"),
+    "blanks between strings": (b'"x":[' + b'"" ,%b' % (b" " * 999) * (MAX_BLANK_BYTES // 999) + b'""]', "without"),
+    "escapes": (b'"x":[' + b'"%b",' % (b"\\n" * 500) * (MAX_ESCAPES // 500) + b'"\\n"]', "send them as UTF-8"),
     "brackets": (b'"x":[' + b"[]," * (MAX_PARTS // 2) + b"[]]", "too many parts"),
     "digits": (b'"x":' + b"1" * LARGE, "number that is too large"),
     "name": (b'"' + b"x" * LARGE + b'":1', "name is longer than"),
@@ -138,6 +150,21 @@ def test_body_of_more_parts_than_a_request_needs_is_refused(members: bytes, expe
         chat(b'{"messages":[{"role":"user","content":"hi"}],' + model + members + b" " * LARGE + b"}")
 
 
+def test_body_with_many_messages_and_images_is_outlined() -> None:
+    """As many as a long session has, indented as a person writes them."""
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo=", "detail": "low"}}
+    said = [{"role": "user", "content": [{"type": "text", "text": "What is it? " * 9}, image]}]
+    answered = [{"role": "assistant", "content": "A cat, I should say. " * 20}]
+    body = json.dumps({"model": "m", "messages": (said + answered) * 2_300}, indent=2).encode()
+    assert chat(body).image_count == 2_300
+
+
+def test_quotes_that_are_escaped_are_no_strings() -> None:
+    """Wherever the body is cut to count them."""
+    body = request(b'\\"' * (2 * MAX_PARTS), b'","x":"\\\\"}]}')
+    assert chat(body).content_bytes == 2 * MAX_PARTS
+
+
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=3)
 _LONG = st.builds(lambda text, times: text * times, _TEXT, st.sampled_from([1, LONG_BYTES]))
 _VALUE = st.recursive(
@@ -152,9 +179,10 @@ _VALUE = st.recursive(
 @pytest.mark.slow
 def test_members_of_a_large_body_are_those_of_any(values: Mapping[str, object], ascii_only: bool, blanks: int) -> None:
     """Cut out where they stand, and edited there, whatever lies between."""
-    padding = " " * (LARGE * blanks // 2)
-    colon = f":{padding}"
-    text = json.dumps({**values, "model": "m"}, ensure_ascii=ascii_only, separators=(f"{padding},\n", colon))
+    members = {**values, "model": "m"}
+    places = json.dumps(members).count(", ") + json.dumps(members).count(": ")
+    padding = " " * min(LARGE * blanks // 2, MAX_BLANK_BYTES // places - 1)
+    text = json.dumps(members, ensure_ascii=ascii_only, separators=(f"{padding},\n", f":{padding}"))
     body = text.encode()
     outline = outline_of(body)
     outline.check_grammar()
