@@ -14,7 +14,7 @@ from locust.runners import WorkerRunner
 from locust.stats import CSV_STATS_INTERVAL_SEC
 
 from .figures import Ceilings, append_csv, misses, summarise
-from .schedule import SHAPES
+from .schedule import tick
 from .users import ReplayUser
 
 _DEFAULT_SECONDS = 30.0
@@ -28,16 +28,13 @@ class Shape(LoadTestShape):
 
     def __init__(self, name: str, seconds: float, users: int) -> None:
         super().__init__()
-        self._users_at = SHAPES[name]
+        self._name = name
         self._seconds = seconds
         self._users = users
 
     def tick(self) -> tuple[int, float] | None:
-        """Return how many users there should be now, and that they come and go at once; None when the time is up."""
-        at_s = self.get_run_time()
-        if at_s >= self._seconds:
-            return None
-        return self._users_at(at_s, self._seconds, self._users), float(min(self._users, 100))
+        """Ask the schedule, in the words of locust."""
+        return tick(self._name, self.get_run_time(), self._seconds, self._users)
 
 
 def choose_shape(environment: Environment, **_: Any) -> None:

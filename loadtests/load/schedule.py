@@ -33,6 +33,27 @@ def arrivals(trace: Iterable[str], *, speed: float, skip_s: float, seconds: floa
             yield Arrival(on_trace_s / speed, int(row["ContextTokens"]), int(row["GeneratedTokens"]))
 
 
+def follow(
+    schedule: Iterable[Arrival],
+    send: Callable[[Arrival, float], object],
+    *,
+    now: Callable[[], float],
+    sleep: Callable[[float], object],
+    stopping: Callable[[], bool],
+) -> None:
+    """Have each arrival sent when it is due, and what is overdue at once; return after the last, or when ``stopping``.
+
+    ``send`` gets the arrival and when it was due by the clock ``now``, in seconds, and does not wait for the answer.
+    """
+    started_s = now()
+    for arrival in schedule:
+        due_s = started_s + arrival.due_s
+        sleep(max(0.0, due_s - now()))
+        if stopping():
+            return
+        send(arrival, due_s)
+
+
 def sized_prompt(tokens: int) -> str:
     """Write about so many tokens; each prompt begins with another word, so that no prefix cache has seen it."""
     return secrets.token_hex(4) + " road" * (tokens - 5)  # eight hexadecimal digits are about five tokens
@@ -50,3 +71,10 @@ def spike(at_s: float, seconds: float, users: int) -> int:
 
 SHAPES: dict[str, Callable[[float, float, int], int]] = {"ramp": ramp, "spike": spike}
 """Name -> users, by the seconds since the start, the seconds in all, and ``--users``."""
+
+
+def tick(shape: str, at_s: float, seconds: float, users: int) -> tuple[int, float] | None:
+    """Return how many users there should be now, and that they come and go at once; None when the time is up."""
+    if at_s >= seconds:
+        return None
+    return SHAPES[shape](at_s, seconds, users), float(min(users, 100))

@@ -20,7 +20,7 @@ from locust.user.task import LOCUST_STATE_STOPPING
 
 from .answer import COST_HEADER, Answer, AnswerError, read_stream, read_whole, refusal
 from .figures import Ceilings, record, record_late
-from .schedule import Arrival, arrivals, sized_prompt
+from .schedule import Arrival, arrivals, follow, sized_prompt
 
 _UNREADABLE = (AnswerError, HTTPParseError, OSError, msgspec.DecodeError)
 
@@ -144,17 +144,18 @@ class ReplayUser(Caller):
     @task
     def replay(self) -> None:
         """Send what is due."""
-        options, started_s = self.options, time.perf_counter()
+        options = self.options
         with Path(options.trace).open(encoding="utf-8") as trace:
             schedule = arrivals(
                 trace, speed=options.replay_speed, skip_s=options.replay_skip, seconds=options.run_time or None
             )
-            for arrival in schedule:
-                due_s = started_s + arrival.due_s
-                gevent.sleep(max(0.0, due_s - time.perf_counter()))
-                if self._state == LOCUST_STATE_STOPPING:
-                    break
-                self._asked.spawn(self._follow, arrival, due_s)
+            follow(
+                schedule,
+                partial(self._asked.spawn, self._follow),
+                now=time.perf_counter,
+                sleep=gevent.sleep,
+                stopping=lambda: self._state == LOCUST_STATE_STOPPING,
+            )
         self._asked.join()
         if not options.run_time and self.environment.runner is not None:
             self.environment.runner.quit()

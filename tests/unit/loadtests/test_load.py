@@ -9,7 +9,7 @@ import pytest
 
 from loadtests.load.answer import Answer, AnswerError, read_stream, read_whole, refusal
 from loadtests.load.figures import Ceilings, Line, append_csv, misses
-from loadtests.load.schedule import Arrival, arrivals, ramp, sized_prompt, spike
+from loadtests.load.schedule import Arrival, arrivals, follow, ramp, sized_prompt, spike, tick
 
 TRACE = [
     "TIMESTAMP,ContextTokens,GeneratedTokens",
@@ -39,6 +39,55 @@ def test_a_replay_is_bounded_in_its_own_seconds_not_in_the_traces(speed: float, 
     assert len(list(arrivals(TRACE, speed=speed, skip_s=0, seconds=4))) == sent
 
 
+class _Clock:
+    """Stands still but where it is slept by."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def now(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+DUE = [Arrival(0.0, 10, 1), Arrival(0.75, 20, 2), Arrival(0.75, 25, 2), Arrival(2.0, 30, 3)]
+
+
+def test_a_replay_sends_when_a_request_is_due_whether_or_not_the_others_are_answered() -> None:
+    clock, sent = _Clock(), []
+
+    def send(arrival: Arrival, due_s: float) -> None:
+        sent.append((arrival, due_s, clock.now_s))
+
+    follow(DUE, send, now=clock.now, sleep=clock.sleep, stopping=lambda: False)
+    assert sent == [(arrival, 1000 + arrival.due_s, 1000 + arrival.due_s) for arrival in DUE]
+
+
+def test_a_replay_that_falls_behind_sends_at_once_and_knows_what_was_due() -> None:
+    clock, sent = _Clock(), []
+
+    def send(_: Arrival, due_s: float) -> None:
+        sent.append((due_s, clock.now_s))
+        clock.now_s += 1
+
+    follow(DUE, send, now=clock.now, sleep=clock.sleep, stopping=lambda: False)
+    assert sent == [(1000, 1000), (1000.75, 1001), (1000.75, 1002), (1002, 1003)]
+
+
+def test_a_replay_that_is_stopped_sends_nothing_more() -> None:
+    clock, sent = _Clock(), []
+    follow(
+        DUE,
+        lambda arrival, _: sent.append(arrival),
+        now=clock.now,
+        sleep=clock.sleep,
+        stopping=lambda: clock.now_s >= 1001,
+    )
+    assert sent == DUE[:3]
+
+
 def test_the_azure_trace_is_read_whole_and_in_order() -> None:
     with AZURE.open(encoding="utf-8") as trace:
         rows = list(arrivals(trace, speed=1, skip_s=0, seconds=None))
@@ -60,6 +109,13 @@ def test_a_ramp_rises_evenly_from_one_user_to_all() -> None:
 def test_a_spike_is_the_middle_fifth_of_the_time() -> None:
     assert [spike(at_s, 10, 20) for at_s in range(10)] == [2, 2, 2, 2, 20, 20, 2, 2, 2, 2]
     assert spike(0, 10, 3) == 1
+
+
+def test_a_shape_ends_when_its_time_is_up() -> None:
+    assert [tick("spike", at_s, 10, 200) for at_s in (0, 5, 9.9, 10, 11)] == [
+        (20, 100), (200, 100), (20, 100), None, None,
+    ]  # fmt: skip
+    assert tick("ramp", 0, 10, 8) == (1, 8)
 
 
 def _event(text: str) -> list[bytes]:
