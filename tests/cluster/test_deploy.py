@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.ground.ports import own_port
 from tests.ground.ray_cluster import TOKEN, View, somebody_elses_ray, viewing
-from workers.replica.ports import free_port
 
 M = {"source": "-", "engine": "synthetic", "cpus_per_replica": 0.1}
 THEIRS = """
@@ -80,7 +80,7 @@ class Theirs:
 @pytest.fixture(scope="module")
 def theirs() -> Iterator[Theirs]:
     """Start a Ray with a dashboard, as an operator does, and an application on it."""
-    port = free_port(18830)
+    port = own_port()
     options = (
         f"--dashboard-port={port}",
         "--min-worker-port=0",
@@ -89,7 +89,7 @@ def theirs() -> Iterator[Theirs]:
     )
     with somebody_elses_ray(*options, TOLLWAY_REPLICA_TOKEN=TOKEN) as (_, directory):
         (directory / "theirs.py").write_text(THEIRS)
-        cluster = Theirs(port, free_port(18840), directory)
+        cluster = Theirs(port, own_port(), directory)
         cluster.put({"name": "theirs", "route_prefix": "/theirs", "import_path": "theirs:app"})
         # Serve begins anew to build what is still being built when others are declared.
         while cluster.running() != {"theirs": "RUNNING"}:

@@ -22,7 +22,7 @@ ENGINE = {"source": "-", "engine": "synthetic", "cpus_per_replica": 0.1}
 QUICK = {"min_replicas": 0, "max_replicas": 1, "upscale_delay_s": 0.5, "downscale_delay_s": 1, "to_zero_delay_s": 2}
 WORKERS = {
     "own": {**ENGINE, "replicas": 2},
-    "idle": {**ENGINE, "autoscaling": QUICK},
+    "seldom": {**ENGINE, "autoscaling": QUICK},
 }
 
 
@@ -72,9 +72,9 @@ class Callers:
 async def callers(cluster: Cluster, tmp_path: Path, bridge: str) -> AsyncIterator[Callers]:
     config: dict[str, Any] = clustered(cluster.url, bridge)
     config["providers"]["cluster"]["api_key"] = "env:TOKEN"
-    config["models"]["idle"] = config["models"]["own"]
+    config["models"]["seldom"] = config["models"]["own"]
     config["timeouts"] |= {"cold_start_s": 60, "total_s": 120}
-    config["routes"]["sometimes"] = {"models": ["idle", "bridge"]}
+    config["routes"]["sometimes"] = {"models": ["seldom", "bridge"]}
     token = BEARER["authorization"].removeprefix("Bearer ")
     async with running_gateway(config, tmp_path, environ={"TOKEN": token}) as running:
         async with aiohttp.ClientSession() as client:
@@ -126,22 +126,22 @@ async def test_streams_and_calls_outlive_serves_controller(cluster: Cluster, tmp
 async def test_a_model_at_zero_is_bridged_started_used_and_let_go(cluster: Cluster, tmp_path: Path) -> None:
     """No call fails: the next target serves until a replica is there, then traffic returns."""
     async with ScriptedUpstream() as bridge, callers(cluster, tmp_path, bridge.url) as made:
-        await until(lambda: "idle" in made.running.gateway.pool.replicas.fleets(cluster.url))
-        assert made.ready("idle") == 0
+        await until(lambda: "seldom" in made.running.gateway.pool.replicas.fleets(cluster.url))
+        assert made.ready("seldom") == 0
         begun = time.monotonic()
         async with made.asking("sometimes", 2):
-            await until(lambda: any(target == "idle" for _, target, _ in made.answers))
+            await until(lambda: any(target == "seldom" for _, target, _ in made.answers))
             returned_s = time.monotonic() - begun
             assert made.answers[0][1] == "bridge"
             count = len(made.answers)
             await until(lambda: len(made.answers) > count + 20)
-            await until(lambda: {target for _, target, _ in made.answers[-10:]} == {"idle"})
+            await until(lambda: {target for _, target, _ in made.answers[-10:]} == {"seldom"})
         async with made.client.get(f"{made.running.url}/metrics") as page:
             metrics = await page.text()
         bridged = [target for _, target, _ in made.answers].count("bridge")
         print(f"{bridged} calls bridged in {returned_s:.1f} s; {made.failed()} of {len(made.answers)} failed")
-        assert f'tollway_bridged_requests_total{{target="idle"}} {float(bridged)}' in metrics
+        assert f'tollway_bridged_requests_total{{target="seldom"}} {float(bridged)}' in metrics
         assert made.failed() == 0
-        await until(lambda: made.ready("idle") == 0)
+        await until(lambda: made.ready("seldom") == 0)
         # With nothing else to serve it, a call waits for the replica.
-        assert (await made.ask("idle"))[:2] == (200, "idle")
+        assert (await made.ask("seldom"))[:2] == (200, "seldom")

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.ground.ports import own_port
 from tests.ground.ray_cluster import running_cluster, somebody_elses_ray, viewing, wait_until_it_says
 from workers.cluster.children import Child, _session
 from workers.command.leftovers import end_leftovers
-from workers.replica.ports import free_port, is_free
+from workers.replica.ports import is_free
 
 WORKERS = {"m": {"source": "-", "engine": "synthetic", "cpus_per_replica": 0.1}}
 
@@ -39,10 +40,14 @@ async def test_foreign_ray_is_left_alone_and_not_asked(foreign: Child, tmp_path:
     assert _session(foreign._process.pid) == before
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(600)
 def test_leftovers_of_a_killed_run_make_way_for_the_next(tmp_path: Path) -> None:
-    """The gateway would keep its port for ever, and agents of Ray their memory."""
-    ports = free_port(18780), free_port(18790)
+    """The gateway would keep its port for ever, and agents of Ray their memory.
+
+    Alone, for the next is whatever starts first: workers of another test would be it.
+    """
+    ports = own_port(), own_port()
     config = tmp_path / "tollway.yaml"
     provider = {"type": "ray-serve", "base_url": f"http://127.0.0.1:{ports[1]}"}
     model = {"provider": "cluster", "context": 8192, "hardware": {"name": "cpu", "usd_per_hour": 0.1}}

@@ -11,8 +11,8 @@ import aiohttp
 import pytest
 import yaml
 
+from tests.ground.ports import own_port
 from tests.ground.processes import Program, program
-from workers.replica.ports import free_port
 
 SCRAPE_INTERVAL_S = 0.5
 _PATIENCE_S = 30.0
@@ -68,7 +68,7 @@ async def running_prometheus(gateway_url: str, path: Path) -> AsyncIterator[Prom
         "scrape_configs": [{"job_name": "tollway", "static_configs": [{"targets": [target]}]}],
     }
     config.write_text(yaml.safe_dump(document))
-    port = free_port(19090)  # Prometheus cannot be told port 0 and asked afterwards
+    port = own_port()
     command = (
         executable("prometheus"),
         f"--config.file={config}",

@@ -19,10 +19,10 @@ from typing import Any, Protocol
 import aiohttp
 import yaml
 
+from tests.ground.ports import own_port
 from tests.ground.sse import ChatStream
 from workers.cluster.children import Child, _session
 from workers.command.run import READY, RELOADED
-from workers.replica.ports import free_port
 
 _ROOT = Path(__file__).parents[2]
 _START_S = 240.0
@@ -37,7 +37,7 @@ class Cluster:
     def __init__(self, directory: Path, workers: dict[str, Any]) -> None:
         self._config = directory / "tollway.yaml"
         self._write(workers)
-        port = free_port(18700)
+        port = own_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "gateway", "workers", "run", "--until-stdin-closes"]
         options = ["--config", str(self._config), "--port", str(port)]
@@ -51,9 +51,17 @@ class Cluster:
 
     async def reload(self, workers: dict[str, Any]) -> None:
         """Write another configuration and return when the models are as it says."""
+        await asyncio.to_thread(self.replace, workers)
+
+    def replace(self, workers: dict[str, Any]) -> None:
+        """Run these models in place of those that run; return when they are as they say and no other has a process."""
+        others = self._models - workers.keys()
         self._write(workers)
         os.kill(self._child._process.pid, signal.SIGHUP)
-        await asyncio.to_thread(self.wait_until_it_says, RELOADED)
+        self.wait_until_it_says(RELOADED)
+        # Nothing tells of another's process.
+        while any(self.pids(f"ray::ServeReplica:{name}:") for name in others):
+            time.sleep(0.05)
 
     def pids(self, title: str) -> list[int]:
         """Return the processes whose title or program begins so."""
@@ -86,6 +94,7 @@ class Cluster:
 
     def _write(self, workers: dict[str, Any]) -> None:
         self._config.write_text(yaml.safe_dump({"workers": workers}))
+        self._models = set(workers)
 
 
 def wait_until_it_says(child: Child, words: str, after: int = 0) -> int:
