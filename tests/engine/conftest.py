@@ -1,6 +1,7 @@
-"""The real thing, once for the whole session: ``tollway up`` with a vLLM replica under Ray Serve on this machine's CPU.
+"""The real thing: ``tollway up`` with vLLM replicas under Ray Serve on this machine's CPU, twice for the whole session.
 
-The first start on a machine fetches and converts the model (about a minute); every start takes one to two minutes.
+Once as ``make up`` starts it, once with all models of the examples. The first start on a machine fetches and converts
+the model (about a minute); every start of a replica takes about a minute, most of it on one core.
 """
 
 import os
@@ -14,11 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
-from workers.replica.ports import free_port
+from tests.ground.ports import own_port
 
 ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "deploy" / "examples"
 _START_S = 1800
+_WRITE_WHISPER = """
+import sys
+from pathlib import Path
+from tests.families.catalogue import FAMILIES
+from tests.families.checkpoint import write
+write(next(family for family in FAMILIES if family.name == "Whisper"), Path(sys.argv[1]))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +48,23 @@ class Running:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lives here, and give it the time that a start takes: the first test pays for it."""
+    """Mark what lives here, and give it the time that a start takes: the first test pays for it.
+
+    What shares a start stays in one process.
+    """
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.engine)
             item.add_marker(pytest.mark.timeout(_START_S + 60))
+            shared = {"running", "several"} & set(getattr(item, "fixturenames", ()))
+            item.add_marker(pytest.mark.xdist_group(shared.pop() if shared else item.path.stem))
 
 
 @contextmanager
 def up(config: Path, directory: Path, model: str) -> Iterator[Running]:
     """Run ``tollway up`` on free ports with ``directory`` as its own, and end it."""
     log = directory / "log"
-    port, workers_port = free_port(18080), free_port(18000)
+    port, workers_port = own_port(), own_port()
     command = [str(Path(sys.executable).with_name("tollway")), "up", "--config", str(config)]
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -87,4 +102,34 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Start everything with the quickstart's configuration, and end it after the last test."""
     config = ROOT / "deploy" / "quickstart" / "tollway.yaml"
     with up(config, tmp_path_factory.mktemp("up"), "smollm2") as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory in which the adapter of ``several-models.yaml`` is where the example says."""
+    home = tmp_path_factory.mktemp("home")
+    make = [sys.executable, str(EXAMPLES / "make_adapter.py"), "bundled:smollm2-135m-instruct"]
+    subprocess.run([*make, "build/adapters/pirate"], cwd=home, check=True, capture_output=True)
+    return home
+
+
+@pytest.fixture(scope="session")
+def several(home: Path) -> Iterator[Running]:
+    """Start ``several-models.yaml`` as ``make up-several`` does, and Whisper of ``interview.yaml`` beside its models.
+
+    The interview's other model is one of these too. Whisper's weights are random ones.
+    """
+    config, interview = (
+        yaml.safe_load((EXAMPLES / name).read_text(encoding="utf-8"))
+        for name in ("several-models.yaml", "interview.yaml")
+    )
+    subprocess.run([sys.executable, "-c", _WRITE_WHISPER, str(home / "whisper")], check=True, cwd=ROOT)
+    for section in ("models", "workers"):
+        config[section]["whisper"] = interview[section]["whisper"]
+    config["workers"]["whisper"]["source"] = str(home / "whisper")
+    config["timeouts"] = interview["timeouts"]
+    file = home / "tollway.yaml"
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    with up(file, home, "smollm2") as started:
         yield started

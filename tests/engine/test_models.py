@@ -1,4 +1,4 @@
-"""``several-models.yaml`` on real vLLM on a CPU, behind the gateway: chat models, an adapter, embeddings, the status.
+"""The models of the examples on real vLLM on a CPU, behind the gateway: chat, an adapter, embeddings, the status.
 
 And what ``check`` lets pass and vLLM refuses: one sentence, an exit code, nothing left.
 """
@@ -16,29 +16,11 @@ import openai
 import pytest
 import yaml
 
-from tests.engine.conftest import Running, up
+from tests.engine.conftest import Running
 from workers.replica.models import prepare
 
-ROOT = Path(__file__).parents[2]
-SEVERAL = ROOT / "deploy" / "examples" / "several-models.yaml"
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 SMALL = {"dtype": "float32", "max_model_len": 512, "kv_cache_memory": "64MiB", "engine_args": {"enforce_eager": True}}
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory in which the example's adapter is where the example says."""
-    home = tmp_path_factory.mktemp("home")
-    make = [sys.executable, str(SEVERAL.with_name("make_adapter.py")), "bundled:smollm2-135m-instruct"]
-    subprocess.run([*make, "build/adapters/pirate"], cwd=home, check=True, capture_output=True)
-    return home
-
-
-@pytest.fixture(scope="module")
-def several(home: Path) -> Iterator[Running]:
-    """Start the example as ``make up-several`` does; about two minutes."""
-    with up(SEVERAL, home, "smollm2") as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +72,7 @@ def test_the_status_says_what_runs_and_what_it_costs(client: openai.OpenAI, seve
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     status = {model["model"]: model for model in json.loads(done.stdout)["models"]}
     assert {name: model["replicas"] for name, model in status.items()} == {
-        name: {"ready": 1} for name in ("smollm2", "smollm2-brief", "minilm")
+        name: {"ready": 1} for name in ("smollm2", "smollm2-brief", "minilm", "whisper")
     }
     assert status["smollm2"]["serves"] == ["smollm2", "pirate"]
     brief = status["smollm2-brief"]

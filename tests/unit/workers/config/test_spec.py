@@ -45,6 +45,15 @@ def test_an_example_of_several_models_is_valid(name: str, tasks: list[str]) -> N
     assert sum(spec.cpus_per_replica for spec in specs.values()) <= 2, "it starts on two cores"
 
 
+def test_the_interviews_chat_model_is_the_one_that_runs_beside_others() -> None:
+    """The engine's tests start it once for both examples, with an adapter and a parser of tools on top."""
+    interview, several = (
+        load_workers(QUICKSTART.parents[1] / "examples" / f"{name}.yaml")["smollm2"]
+        for name in ("interview", "several-models")
+    )
+    assert interview == several.model_copy(update={"lora": interview.lora, "tool_parser": interview.tool_parser})
+
+
 def test_a_source_is_all_that_a_worker_needs() -> None:
     spec = parse_workers({"m": {"source": "org/name"}})["m"]
     assert (spec.engine, spec.replicas) == ("vllm", 1)
