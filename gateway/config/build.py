@@ -212,7 +212,7 @@ def _target(name: str, model: ModelSection, config: Config, kind: ProviderType, 
 def _adapter(model: ModelSection, upstream: str, kind: ProviderType) -> str:
     if model.api is None:
         return kind.adapter_of(upstream)
-    return kind.responses_adapter or kind.adapter if model.api == "responses" else kind.adapter
+    return (kind.responses_adapter if model.api == "responses" else kind.chat_adapter) or kind.adapter
 
 
 def _pool(name: str, provider: ProviderSection) -> str:

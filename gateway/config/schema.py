@@ -201,8 +201,9 @@ class ModelSection(Section):
     )
     api: Literal["chat", "responses"] | None = Field(
         default=None,
-        description="By which of OpenAI's APIs the model is asked, whatever the caller speaks. Default: the provider "
-        "type's, which is `chat` but for those models of OpenAI's that exist in Responses only.",
+        description="By which of OpenAI's APIs the model is asked, whatever the caller speaks. Default: `chat`, but "
+        "for those models of OpenAI's that exist in Responses only, and for callers of Responses at the types "
+        "`openai`, `openrouter`, `xai` and `deepseek`, which have both.",
     )
     licence: LicenceName | None = Field(
         default=None,

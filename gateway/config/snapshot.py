@@ -38,6 +38,8 @@ class ProviderType(Struct, frozen=True, kw_only=True):
     """It streams, and what it streams can be put together to exactly what it answers a plain call."""
     whole_models: tuple[str, ...] = ()
     """Patterns of the models for which that is not so."""
+    chat_adapter: str | None = None
+    """The adapter by which a model is asked by chat completions whatever the caller speaks; None: the same."""
     responses_adapter: str | None = "responses"
     """The adapter by which a model is asked by OpenAI's Responses API; None: there is none."""
     responses_models: tuple[str, ...] = ()

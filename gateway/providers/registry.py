@@ -1,5 +1,7 @@
 """Every adapter and every provider type. A new OpenAI-compatible provider is one row of ``PROVIDER_TYPES``."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from gateway.config.snapshot import ProviderType
@@ -30,25 +32,31 @@ VLLM_MEMBERS = frozenset(
 # each one's own reference of its chat endpoint.
 ADAPTERS: dict[str, Format] = {
     "anthropic": AnthropicAdapter(),
-    "openai": CompatibleAdapter(
-        refused_members=VLLM_MEMBERS,
-        plain=PlainShape(message={"annotations": []}),
-        says=frozenset(("files", "instructions", "tier", "user")),
-    ),
     "vllm": CompatibleAdapter(says=frozenset(("prefill", "tokenize"))),
     "compatible": CompatibleAdapter(),
     "compatible-max-tokens": CompatibleAdapter(limit="max_tokens", limited=ANY_MODEL),
     "compatible-without-stream-options": CompatibleAdapter(asks_usage=False, limit="max_tokens", limited=ANY_MODEL),
-    "deepseek": CompatibleAdapter(
-        facts=DEEPSEEK, limit="max_tokens", limited=ANY_MODEL, plain=PlainShape(as_streamed=True)
-    ),
-    "openrouter": CompatibleAdapter(facts=OPENROUTER, says=frozenset(("files", "user"))),
-    "xai": CompatibleAdapter(facts=XAI),
     "responses": ResponsesAdapter(),
     "responses-deepseek": ResponsesAdapter(DEEPSEEK),
     "responses-openrouter": ResponsesAdapter(OPENROUTER),
     "responses-xai": ResponsesAdapter(XAI),
 }
+_SPEAK_BOTH: dict[str, Callable[..., CompatibleAdapter]] = {
+    "openai": partial(
+        CompatibleAdapter,
+        refused_members=VLLM_MEMBERS,
+        plain=PlainShape(message={"annotations": []}),
+        says=frozenset(("files", "instructions", "tier", "user")),
+    ),
+    "deepseek": partial(
+        CompatibleAdapter, facts=DEEPSEEK, limit="max_tokens", limited=ANY_MODEL, plain=PlainShape(as_streamed=True)
+    ),
+    "openrouter": partial(CompatibleAdapter, facts=OPENROUTER, says=frozenset(("files", "user"))),
+    "xai": partial(CompatibleAdapter, facts=XAI),
+}
+"""Those that have Responses beside chat completions; under ``NAME-chat``, as if they had not."""
+ADAPTERS |= {name: make(has_responses=True) for name, make in _SPEAK_BOTH.items()}
+ADAPTERS |= {f"{name}-chat": make() for name, make in _SPEAK_BOTH.items()}
 
 
 def _hosted(
@@ -72,6 +80,7 @@ def _hosted(
         bills_stated_cost=bills_stated_cost,
         question=question,
         responses_adapter=f"responses-{adapter}" if f"responses-{adapter}" in ADAPTERS else "responses",
+        chat_adapter=f"{adapter}-chat" if adapter in _SPEAK_BOTH else None,
     )
 
 
@@ -104,6 +113,7 @@ PROVIDER_TYPES: dict[str, ProviderType] = {
     "openai-compatible": ProviderType(adapter="compatible"),
     "openai": ProviderType(
         adapter="openai",
+        chat_adapter="openai-chat",
         base_url="https://api.openai.com/v1",
         price_provider="openai",
         needs_key=True,

@@ -47,7 +47,9 @@ class Pair:
     def __init__(self, caller: str, format_name: str) -> None:
         self.caller, self.format = caller, format_name
         self.name = f"{caller} {format_name}"
-        self.adapter = ADAPTERS[format_name]
+        # Where a provider has both of OpenAI's APIs, a caller of Responses gets the other one (``responses``).
+        is_asked_by_chat = (caller, format_name) == ("responses", "openai")
+        self.adapter = ADAPTERS["openai-chat" if is_asked_by_chat else format_name]
         self.endpoint = _ENDPOINTS[caller]
         self.target: Target = build_target(
             adapter=format_name, upstream_model="m", capabilities=frozenset({"reasoning"})

@@ -27,6 +27,7 @@ from gateway.formats.openai.stream import AnswerDecoder, StreamDecoder
 from gateway.formats.openai.transcript import EmbeddingsDecoder, TranscriptDecoder, form_for
 from gateway.formats.openai.transcription import TRANSCRIPTIONS
 from gateway.formats.openai.translated import TranslatedDecoder
+from gateway.formats.responses.passed import Passed, PassedDecoder
 from gateway.formats.splice import asks_nothing, members_of, splice
 from gateway.types import Call, Envelope, Operation, Target, UpstreamRequest
 
@@ -44,6 +45,7 @@ class CompatibleAdapter:
     refuses ``stream_options`` and counts in its last chunk anyway. ``limit``: the name by which alone it knows a chat's
     output limit, at the models that ``limited`` matches. ``facts``: what its errors mean. ``plain``: what its plain
     answers look like, for those that are put together from a stream. ``says``: what a translation may ask of it.
+    ``has_responses``: it speaks OpenAI's Responses beside chat completions, so such a call passes as it is.
     ``wall_ns`` dates the answers of translations.
     """
 
@@ -59,6 +61,7 @@ class CompatibleAdapter:
         facts: Facts = COMPATIBLE,
         plain: PlainShape | None = None,
         says: frozenset[Says] = frozenset(),
+        has_responses: bool = False,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._refused_members = refused_members
@@ -69,6 +72,7 @@ class CompatibleAdapter:
         self._facts = facts
         self._plain = plain or PlainShape()
         self._says = says
+        self._passes = "responses" if has_responses else self.dialect
         self._wall_ns = wall_ns
 
     def refuses(self, call: Call) -> str | None:
@@ -87,18 +91,23 @@ class CompatibleAdapter:
 
     def count(self, call: Call) -> Prepared | None:
         """See ``Counting.count``."""
+        if call.envelope.endpoint.dialect == self._passes:
+            return Passed(call)
         return partial(_tokenize, self._translated(call)) if "tokenize" in self._says else None
 
     def counted(self, body: bytes) -> int | None:
         """See ``Counting.counted``."""
         try:
-            return _count(body).count
+            answer = _count(body)
         except UNREADABLE:
             return None
+        return answer.count if answer.input_tokens is None else answer.input_tokens
 
     def _translated(self, call: Call) -> Prepared:
-        """Say a call of another dialect as a chat completion."""
+        """Say a call of another dialect as a chat completion, unless the upstream speaks that too."""
         endpoint, envelope = call.envelope.endpoint, call.envelope
+        if endpoint.dialect == self._passes:
+            return Passed(call)
         if not isinstance(endpoint, Translatable):
             raise refusal(f"'{endpoint.path}' is not translated for a target that is OpenAI-compatible.")
         try:
@@ -148,6 +157,8 @@ class CompatibleAdapter:
 
     def _other_decoder(self, call: Call, target: Target) -> Decoder:
         """Make the decoder for a caller of another dialect."""
+        if call.envelope.endpoint.dialect == self._passes:
+            return PassedDecoder(target.rates, is_streamed=call.envelope.stream, facts=self._facts)
         writer = endpoint_of(call).writer(call.envelope, self._wall_ns() // 1_000_000_000)
         return TranslatedDecoder(call, target.rates, writer)
 
@@ -191,7 +202,8 @@ class CompatibleAdapter:
 
 
 class _Count(Struct):
-    count: int
+    count: int | None = None
+    input_tokens: int | None = None
 
 
 _count = msgspec.json.Decoder(_Count).decode

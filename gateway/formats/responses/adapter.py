@@ -19,6 +19,7 @@ from gateway.formats.openai.chat_request import EFFORTS, fitting
 from gateway.formats.openai.decode import CHAT
 from gateway.formats.openai.failure import failure_of_answer
 from gateway.formats.responses.answer import ResponseDecoder
+from gateway.formats.responses.passed import Passed, PassedDecoder
 from gateway.formats.responses.request import write_options, write_request
 from gateway.types import Call, Operation, Target, UpstreamRequest
 
@@ -29,7 +30,10 @@ _SAME_AS_CHAT = ("prompt_cache_key", "prompt_cache_retention")
 
 
 class ResponsesAdapter:
-    """Speaks Responses to the upstream. ``facts``: what its errors mean; ``wall_ns`` dates the answers."""
+    """Speaks Responses to the upstream: passes a caller's own bytes on, or writes a conversation.
+
+    ``facts``: what its errors mean; ``wall_ns`` dates the answers.
+    """
 
     dialect = "responses"
 
@@ -40,6 +44,8 @@ class ResponsesAdapter:
     def refuses(self, call: Call) -> str | None:
         """Name the member that the Responses API does not have."""
         endpoint = call.envelope.endpoint
+        if endpoint.dialect == self.dialect:
+            return None
         if not isinstance(endpoint, Translatable):
             return f"The operation '{endpoint.operation}' is not one of this target, which speaks Responses."
         try:
@@ -49,7 +55,9 @@ class ResponsesAdapter:
         return None
 
     def prepare(self, call: Call) -> Prepared:
-        """Write the body of ``POST /v1/responses``."""
+        """Write the body of ``POST /v1/responses``, or take the caller's own."""
+        if call.envelope.endpoint.dialect == self.dialect:
+            return Passed(call)
         try:
             return _Translated(call, conversation_of(call))
         except UntranslatableError as error:
@@ -57,6 +65,8 @@ class ResponsesAdapter:
 
     def decoder(self, call: Call, target: Target) -> Decoder:
         """Make the decoder for one answer with a status of success."""
+        if call.envelope.endpoint.dialect == self.dialect:
+            return PassedDecoder(target.rates, is_streamed=call.envelope.stream, facts=self._facts)
         return ResponseDecoder(
             endpoint_of(call).writer(call.envelope, self._wall_ns() // 1_000_000_000),
             target.rates,

@@ -37,7 +37,9 @@ class _Piece(Struct):
     refusal: str | None = None
 
 
-class _Item(Struct):
+class Item(Struct):
+    """What is read of an item."""
+
     type: str
     id: str | None = None
     call_id: str | None = None
@@ -56,7 +58,7 @@ class _Response(Struct):
     id: str | None = None
     model: str | None = None
     status: str | None = None
-    output: list[_Item] | None = None
+    output: list[Item] | None = None
     error: Any = None
     incomplete_details: _Details | None = None
     usage: Any = None
@@ -67,7 +69,7 @@ class _Response(Struct):
 class _Event(Struct):
     type: str
     response: _Response | None = None
-    item: _Item | None = None
+    item: Item | None = None
     output_index: int | None = None
     summary_index: int | None = None
     delta: Any = None
@@ -78,7 +80,7 @@ class _Kind(Struct):
     type: str
 
 
-class _Seen(Struct):
+class Seen(Struct):
     """What has passed of one item."""
 
     call: int | None = None
@@ -115,7 +117,7 @@ class ResponseDecoder(EventsDecoder):
         self._reported: dict[str, Any] | None = None
         self._tier: Any = None
         self._started = False
-        self._items: dict[int, _Seen] = {}
+        self._items: dict[int, Seen] = {}
         """By output index."""
         self._call_count = 0
 
@@ -171,10 +173,7 @@ class ResponseDecoder(EventsDecoder):
 
     def _forgive(self, data: bytes, error: Exception) -> None:
         """Pass over an event of a kind that is not known, and behind text one that cannot be read."""
-        try:
-            kind = _decode_kind(data).type
-        except UNREADABLE:
-            kind = ""
+        kind = kind_of(data)
         if not kind or kind in self._HANDLERS:
             if not self.content_events or self._call_count:
                 raise nonsense() from error
@@ -225,12 +224,12 @@ class ResponseDecoder(EventsDecoder):
             raise nonsense()
         return self._finish(event.response)
 
-    def _seen(self, event: _Event) -> _Seen:
+    def _seen(self, event: _Event) -> Seen:
         if event.output_index is None:
             raise nonsense()
-        return self._items.setdefault(event.output_index, _Seen())
+        return self._items.setdefault(event.output_index, Seen())
 
-    def _add(self, seen: _Seen, verb: Callable[[str], bytes], text: str | None) -> bytes:
+    def _add(self, seen: Seen, verb: Callable[[str], bytes], text: str | None) -> bytes:
         if not text:
             return b""
         seen.chars, seen.last = seen.chars + len(text), text
@@ -247,7 +246,7 @@ class ResponseDecoder(EventsDecoder):
 
         return add
 
-    def _call(self, seen: _Seen, item: _Item) -> bytes:
+    def _call(self, seen: Seen, item: Item) -> bytes:
         """Begin a call, unless it has begun; its id is the one that its result will name."""
         if seen.call is not None:
             return b""
@@ -255,7 +254,7 @@ class ResponseDecoder(EventsDecoder):
         self._saw(item.name or "")
         return self._start(None) + self._writer.tool(seen.call, item.call_id or item.id or "", item.name or "")
 
-    def _whole_item(self, seen: _Seen, item: _Item) -> bytes:
+    def _whole_item(self, seen: Seen, item: Item) -> bytes:
         """Take what has not come in pieces: all of it, or how it ends."""
         if item.type in _CALLS:
             written = self._call(seen, item)
@@ -272,7 +271,7 @@ class ResponseDecoder(EventsDecoder):
         refusal = "" if has_begun else "".join(piece.refusal or "" for piece in pieces)
         return written + self._add(seen, self._refusal, refusal)
 
-    def _rest_of(self, seen: _Seen, verb: Callable[[str], bytes], whole: str) -> bytes:
+    def _rest_of(self, seen: Seen, verb: Callable[[str], bytes], whole: str) -> bytes:
         is_longer = whole[: seen.chars].endswith(seen.last)
         return self._add(seen, verb, whole[seen.chars :]) if is_longer else b""
 
@@ -286,7 +285,7 @@ class ResponseDecoder(EventsDecoder):
             raise nonsense()
         written = self._start(response)
         for item in () if self._items else response.output or ():
-            written += self._whole_item(_Seen(), item)
+            written += self._whole_item(Seen(), item)
         finish: Finish = "tool_calls" if self._call_count else "stop"
         if response.status == "incomplete":
             details = response.incomplete_details or _Details()
@@ -320,6 +319,14 @@ class ResponseDecoder(EventsDecoder):
         "response.failed": _on_end,
     }
     """Every event that is read; an ``error`` is raised, all else passed over."""
+
+
+def kind_of(data: bytes) -> str:
+    """Return the type of an event that may have any other fault; empty: it has none."""
+    try:
+        return _decode_kind(data).type
+    except UNREADABLE:
+        return ""
 
 
 def nonsense() -> UpstreamError:

@@ -189,6 +189,8 @@ class ResponsesEndpoint:
         "stream": {"type": "boolean", "default": False},
         "max_output_tokens": {"type": "integer", "minimum": 1},
     }
+    is_answered = True
+    """By a model, which can stream."""
     error = staticmethod(responses_error)
 
     def decode(self, body: bytes) -> Envelope:
@@ -218,7 +220,7 @@ class ResponsesEndpoint:
             max_output_tokens=request.max_output_tokens,
             limit_is_bound=True,
             choices=1,
-            streamable=True,
+            streamable=self.is_answered,
             needs=_needs(request, has_images=bool(seen.images)),
             content_bytes=seen.content_bytes + tools + said,
             image_count=seen.images,
@@ -279,6 +281,7 @@ class CountEndpoint(ResponsesEndpoint):
     path = "/v1/responses/input_tokens"
     summary = "Count a response's input tokens (OpenAI's Responses)"
     count_is: Mapping[str, str] = {"object": "response.input_tokens"}
+    is_answered = False
 
 
 RESPONSES = ResponsesEndpoint()

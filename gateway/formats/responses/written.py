@@ -181,9 +181,12 @@ class Written(OneByOne):
         if not self._stream:
             return b""
         self.events += 1
-        return b"event: %b\ndata: %b\n\n" % (
-            name.encode(), encode({"type": name, "sequence_number": self.events - 1} | members),
-        )  # fmt: skip
+        return event_of(name, self.events - 1, members)
+
+
+def event_of(name: str, number: int, members: dict[str, Any]) -> bytes:
+    """Write one event of a stream."""
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), encode({"type": name, "sequence_number": number} | members))
 
 
 def _part(known: _Kind, text: str) -> dict[str, Any]:
