@@ -170,7 +170,7 @@ def _count(report: dict[str, Any], names: dict[str, Any], counts: dict[str, int]
         elif type(meaning) is dict:
             sound = (type(value) is not dict or _count(value, meaning, counts)) and sound
         elif meaning and type(value) is int and 0 < value <= MAX_TOKENS:
-            counts[meaning] = max(value, counts.get(meaning, 0))
+            counts[meaning] = value if value > counts.get(meaning, 0) else counts[meaning]
         elif meaning is not None:
             sound = False
     return sound

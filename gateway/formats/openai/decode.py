@@ -7,7 +7,7 @@ else of a body is ever built. Every other member is the upstream's to judge. Mes
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, NamedTuple, get_args
+from typing import Annotated, Any, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -19,7 +19,7 @@ from gateway.formats.openai.conversation import read_conversation
 from gateway.formats.outline import PROTOCOL_NAMES, Outline, outline_of, raw_bytes, text_bytes
 from gateway.formats.splice import asks_nothing, splice
 from gateway.formats.typed import path_of, read_typed, refuse
-from gateway.formats.unambiguous import SMALL_BYTES, members_of_object
+from gateway.formats.unambiguous import SHORT_BYTES, SMALL_BYTES, members_of_object
 from gateway.types import Capability, Envelope, Operation
 
 # vLLM, vllm/entrypoints/openai: structured output beside response_format (guided_* before 0.12).
@@ -37,9 +37,11 @@ _PLAIN = frozenset(
     )
 )
 """Members that ask for nothing which a model may lack, and may be streamed."""
-_INTEGERS = (
-    *("max_tokens", "max_completion_tokens", "n", "best_of", "seed", "top_logprobs", "top_k", "min_tokens"),
-    *("dimensions", "thinking_token_budget", "truncate_prompt_tokens"),
+_INTEGERS = frozenset(
+    (
+        *("max_tokens", "max_completion_tokens", "n", "best_of", "seed", "top_logprobs", "top_k", "min_tokens"),
+        *("dimensions", "thinking_token_budget", "truncate_prompt_tokens"),
+    )
 )
 _INTEGRAL = re.compile(rb"(-?[0-9]{1,18})\.0{1,18}")
 _READ_AS_THEY_ARE = ("tools", "functions", "response_format")
@@ -113,7 +115,7 @@ _PROMPTS = "must be a string, or a non-empty array of strings or token ids"
 _PROMPT_ITEMS = "must hold strings only, token ids only, or arrays of token ids only"
 
 
-class _Said(NamedTuple):
+class _Said(Struct, frozen=True):
     """What an endpoint has read of a body by itself."""
 
     request: _Request
@@ -146,15 +148,17 @@ class JsonEndpoint(Struct, kw_only=True):
         members: Mapping[str, bytes] = members_of_object(body) if outline is None else outline.members
         # In the text of an outline, and so in what is read, long strings are marks.
         text, read = (body, members) if outline is None else (outline.text, outline.short_members)
-        if b".0" in text and (changes := _integers(members)):
+        if (len(text) > SHORT_BYTES or b".0" in text) and (changes := _integers(members)):
             return self.decode(splice(body, members, changes))
         plain = members.keys() <= _PLAIN
         if not plain:
             _check_spelling(members)
-        request, limit, content_bytes, choices, kinds, prompts = self.read(text, outline, read)
+        said = self.read(text, outline, read)
+        request, limit, choices, kinds = said.request, said.limit, said.choices, said.kinds
         if limit is not None and limit * choices > MAX_OUTPUT_TOKENS_IN_ALL:
             name = "max_completion_tokens" if _given(read, "max_completion_tokens") else "max_tokens"
             refuse(name, f"asks for more than {MAX_OUTPUT_TOKENS_IN_ALL} tokens over all {choices} choices")
+        content_bytes = said.content_bytes
         if not plain:
             content_bytes += sum(raw_bytes(read[name]) for name in _READ_AS_THEY_ARE if name in read)
         return Envelope(
@@ -170,7 +174,7 @@ class JsonEndpoint(Struct, kw_only=True):
             needs=_NEEDS[self.operation] if plain and not kinds else _needs(self.operation, read, kinds),
             content_bytes=content_bytes,
             image_count=kinds.count("image_url"),
-            prompts=prompts,
+            prompts=said.prompts,
         )
 
 
@@ -211,13 +215,13 @@ def _read_embeddings(text: bytes, outline: Outline | None, read: Mapping[str, by
 
 
 def _choices(request: _Request) -> int:
-    return max(request.n or 1, request.best_of or 1)
+    return request.n or 1 if request.best_of is None else max(request.n or 1, request.best_of)
 
 
 def _integers(members: Mapping[str, bytes]) -> dict[str, bytes | None]:
     """Write the integers that a caller wrote as ``16.0``: languages with one kind of number do."""
-    found = {name: _INTEGRAL.fullmatch(members[name]) for name in _INTEGERS if name in members}
-    return {name: match[1] for name, match in found.items() if match}
+    named = members.keys() & _INTEGERS
+    return {name: match[1] for name in named if (match := _INTEGRAL.fullmatch(members[name]))}
 
 
 def _must_be(path: str, *, may_be_zero: bool = False) -> str:
