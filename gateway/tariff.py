@@ -38,7 +38,7 @@ _TOKEN_CLASSES = len(_BELONGS_TO)
 _READ_CLASSES = list(_BELONGS_TO).index("output")
 
 
-class Amounts(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Amounts(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What was used, in disjoint classes: they add up to what was read and written, each counted once.
 
     To add a class, add it here, with a default, and a revision in ``store/migrations/versions``; ``Rates`` has the
@@ -78,7 +78,7 @@ class Amounts(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.output_tokens + self.reasoning_tokens + self.audio_output_tokens + self.image_output_tokens
 
 
-class Usage(Amounts, frozen=True, kw_only=True, omit_defaults=True):
+class Usage(Amounts, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What one attempt used, and from where it is known."""
 
     origin: Origin = "provider"
@@ -160,12 +160,12 @@ class Rates(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.request_nano_usd + usage.web_searches * self.web_search_nano_usd + tokens_and_audio
 
     def predict(self, input_tokens: int, audio_ms: int, members: Mapping[str, bytes]) -> tuple[float, float]:
-        """Return the nano-dollars of what such a request makes an upstream read, and of each token that is written."""
+        """Return the nano-dollars, integers if whole, of what such a request makes read and of each token written."""
         if self.tiers or audio_ms or self.web_search_nano_usd:
             written = self._at(input_tokens).output_nano_usd_per_mtok
             return self.cost(presume(input_tokens, audio_ms, members)), written / _MTOK
-        read = self.request_nano_usd + input_tokens * self.input_nano_usd_per_mtok / _MTOK
-        return read, self.output_nano_usd_per_mtok / _MTOK
+        read, written = input_tokens * self.input_nano_usd_per_mtok // _MTOK, self.output_nano_usd_per_mtok
+        return self.request_nano_usd + read, written / _MTOK if written % _MTOK else written // _MTOK
 
     def _at(self, read_tokens: int) -> "Rates":
         for tier in reversed(self.tiers):

@@ -1,7 +1,8 @@
 """The values that the stages exchange. They are immutable, name their units, and never mention a vendor's JSON.
 
 ``msgspec.Struct`` rather than ``dataclass``: a frozen one is built in C, about ten times as fast, and needs no code
-of ours to run when a request makes one. Nothing here decides anything.
+of ours to run when a request makes one. Those that a request makes by the dozen, and that can be part of no cycle, are
+none of the garbage collector's concern (``gc=False``). Nothing here decides anything.
 """
 
 import hashlib
@@ -200,7 +201,7 @@ class Target(Struct, frozen=True, kw_only=True):
     """Own hardware: whether a prediction counts the call's share of busy time, or the idle time too."""
 
 
-class Dropped(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Dropped(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A target that may not, and why."""
 
     target_id: str
@@ -263,7 +264,7 @@ class Call(Struct, frozen=True, kw_only=True):
     trace_id: str | None = None
 
 
-class Quantiles(Struct, frozen=True):
+class Quantiles(Struct, frozen=True, gc=False):
     """A prediction: four quantiles in the unit its name states."""
 
     p50: float
@@ -272,7 +273,7 @@ class Quantiles(Struct, frozen=True):
     p99: float
 
 
-class TargetView(Struct, frozen=True, kw_only=True):
+class TargetView(Struct, frozen=True, kw_only=True, gc=False):
     """One consistent reading of what is known of a target right now."""
 
     target: Target
@@ -297,7 +298,7 @@ class TargetView(Struct, frozen=True, kw_only=True):
     """Own replicas: their hourly price over the tokens they read and wrote lately; None: not known, or not charged."""
 
 
-class Prediction(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Prediction(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What a call would take and cost at one target. None: nothing is known yet."""
 
     output_tokens: Quantiles
@@ -308,7 +309,7 @@ class Prediction(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """With hidden reasoning, where the target hides some."""
 
 
-class Candidate(Struct, frozen=True, kw_only=True):
+class Candidate(Struct, frozen=True, kw_only=True, gc=False):
     """A target that may serve the call."""
 
     target: Target
@@ -319,7 +320,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
     cold: bool = False
 
 
-class Plan(Struct, frozen=True, kw_only=True):
+class Plan(Struct, frozen=True, kw_only=True, gc=False):
     """The policy's answer: targets in the order to be tried."""
 
     candidates: tuple[Candidate, ...]
@@ -333,7 +334,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     """A cold target that would have been first: a replica should start; the one that serves meanwhile is its bridge."""
 
 
-class Considered(Struct, frozen=True):
+class Considered(Struct, frozen=True, gc=False):
     """A candidate as it is remembered: no address, no credential."""
 
     target_id: str
@@ -342,7 +343,7 @@ class Considered(Struct, frozen=True):
     probe: bool = False
 
 
-class Sample(Struct, frozen=True, kw_only=True):
+class Sample(Struct, frozen=True, kw_only=True, gc=False):
     """What one finished attempt taught about its target."""
 
     ok: bool
@@ -363,7 +364,7 @@ class Sample(Struct, frozen=True, kw_only=True):
     """The call's cap over all choices: a capped answer teaches nothing about uncapped ones."""
 
 
-class LedgerEntry(Struct, frozen=True, kw_only=True):
+class LedgerEntry(Struct, frozen=True, kw_only=True, gc=False):
     """One attempt, as billed. ``attempt_id`` is ours and the idempotency key."""
 
     attempt_id: str

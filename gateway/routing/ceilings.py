@@ -5,6 +5,7 @@ What is not known yet breaks none. What becomes of a candidate that breaks one i
 
 from typing import Annotated, Any, NamedTuple
 
+from msgspec import Struct
 from pydantic import Field, model_validator
 
 from gateway.config.fields import Milliseconds, Usd
@@ -37,7 +38,7 @@ class Options(Section):
     )
 
 
-class Ceiling(NamedTuple):
+class Ceiling(Struct, frozen=True):
     """An upper bound on one quantile of a prediction, in ms."""
 
     quantile: Quantile

@@ -227,6 +227,15 @@ class Breaker:
         waits_s = [each.retry_after_s(now_ns) for each in (self._all, circuit) if each is not None]
         return max(waits_s)
 
+    def view(self, now_ns: int, key: str | None = None) -> tuple[str | None, float | None, bool]:
+        """Return ``refusal``, then ``retry_after_s``, and whether it lets a probe through: never both of these.
+
+        What was measured before and in the outage must not keep a target from being tried.
+        """
+        if refusal := self.refusal(now_ns, key):
+            return refusal, self.retry_after_s(now_ns, key), False
+        return None, None, self.is_half_open(key)
+
     def admit(self, now_ns: int, key: str | None = None) -> Pass:
         """Count an attempt that begins now; the first one of a half-open breaker is its probe."""
         if self.is_quiet:

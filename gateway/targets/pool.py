@@ -364,11 +364,8 @@ class Pool:
         probe_due = state.probe is None and self._stale(state, now_ns)
         refusal = retry_after_s = None
         if not state.breaker.is_quiet:
-            key = self._key(call)
-            refusal = state.breaker.refusal(now_ns, key)
-            retry_after_s = None if refusal is None else state.breaker.retry_after_s(now_ns, key)
-            # What was measured before and in the outage must not keep it from being tried.
-            probe_due = probe_due or (refusal is None and state.breaker.is_half_open(key))
+            refusal, retry_after_s, lets_probe = state.breaker.view(now_ns, self._key(call))
+            probe_due = probe_due or lets_probe
         if fleet is not None:
             load, cold, average = _replicas(fleet, target, state, now_ns)
             if refusal is None and (refusal := fleet.refusal()):

@@ -32,7 +32,9 @@ when it says more than the window knows already.
 from bisect import bisect_left
 from collections.abc import Iterable
 from itertools import accumulate
-from math import ceil
+from math import ceil, log2
+
+from msgspec.structs import astuple
 
 from gateway.types import Quantiles
 
@@ -49,6 +51,8 @@ SOONEST_NS = 20_000_000
 """A full window's quantiles are not computed more often: with hundreds of samples a second, eight change nothing."""
 OUTLIER = 5.0
 _MAX_KEEP = (SIZE - 1) / SIZE
+_KEPT_NS = -HALF_LIFE_NS * log2(_MAX_KEEP)
+"""In less, weights decay by more than their age alone would have it."""
 _PUSHED_OUT = slice(1 - SIZE)
 """The samples that one more makes leave. 64 pointers are as many as Python keeps apart from the C library's heap."""
 
@@ -74,7 +78,7 @@ class FittedLine:
     def add(self, at_ns: int, value: float, tokens: float, load: float) -> None:
         """Move the line towards one sample (weighted means and co-moments after West, 1979, with decay)."""
         age_ns = at_ns - self._at_ns
-        keep = min(_MAX_KEEP, 2.0 ** (-age_ns / HALF_LIFE_NS)) if self._weight else 0.0
+        keep = _MAX_KEEP if age_ns < _KEPT_NS else 2.0 ** (-age_ns / HALF_LIFE_NS)
         self._at_ns = at_ns
         self._weight = weight = self._weight * keep + 1.0
         dx, dl, dy = tokens - self.tokens, load - self.load, value - self.value
@@ -130,21 +134,22 @@ class Window:
 
     def add(self, at_ns: int, value: float, tokens: float = 0.0, load: float = 0.0) -> bool:
         """Learn one sample; return whether it was surprisingly low, which asks for another one soon."""
-        fitted = value = max(value, 1e-3)
+        fitted = value = value if value > 1e-3 else 1e-3
         samples = self._samples
         if samples:
             start, per_token, per_load, floor = self._shape
             expected = max(start + per_token * tokens + per_load * load, floor)
             ratio = value / expected
             if ratio > self._high:
-                self._run = max(self._run, 0) + 1
+                self._run = self._run + 1 if self._run > 0 else 1
             elif ratio < self._low:
-                self._run = min(self._run, 0) - 1
+                self._run = self._run - 1 if self._run < 0 else -1
             else:
                 self._run = 0
             if len(samples) >= RUN:
                 middle = expected * self._ratios[0]
-                fitted = min(max(value, middle / OUTLIER), middle * OUTLIER)
+                if not middle / OUTLIER <= value <= middle * OUTLIER:
+                    fitted = middle / OUTLIER if value < middle else middle * OUTLIER
         del samples[_PUSHED_OUT]
         while samples and at_ns - samples[0][0] > HORIZON_NS:
             del samples[0]
@@ -226,10 +231,10 @@ class Lengths:
         self._by_cap: dict[int, _Answers] = {}
 
     def add(self, at_ns: int, tokens: int, cap: int | None) -> None:
-        """Learn one complete answer; caps within a factor of two are learnt together (at most 20 windows)."""
+        """Learn one complete answer; caps within a factor of two are learnt together (at most 40 windows)."""
         if cap == 0:  # an embedding has no length
             return
-        key = 0 if cap is None else _cap_key(cap)
+        key = (cap or 0).bit_length()
         answers = self._by_cap.get(key) or self._by_cap.setdefault(key, _Answers())
         del answers.waiting[_PUSHED_OUT]
         answers.waiting.append((at_ns, tokens))
@@ -237,7 +242,7 @@ class Lengths:
     def predict(self, now_ns: int, cap: int | None) -> Quantiles | None:
         """Predict tokens under a cap; if there was none like it, as an uncapped answer cut off there."""
         by_cap = self._by_cap
-        answers = by_cap.get(0 if cap is None else _cap_key(cap)) or by_cap.get(0)
+        answers = by_cap.get((cap or 0).bit_length()) or by_cap.get(0)
         if answers is None:
             return None
         known = answers.predict(now_ns) if answers.waiting else answers.known
@@ -245,7 +250,7 @@ class Lengths:
             return known
         if answers.cut_from is not known or answers.cut_at != cap:  # many calls in a row have one cap
             answers.cut_from, answers.cut_at = known, cap
-            answers.cut = Quantiles(min(known.p50, cap), min(known.p90, cap), min(known.p95, cap), min(known.p99, cap))
+            answers.cut = Quantiles(min(cap, known.p50), min(cap, known.p90), min(cap, known.p95), min(cap, known.p99))
         return answers.cut
 
 
@@ -257,7 +262,7 @@ class _Answers:
     def __init__(self) -> None:
         self.waiting: list[tuple[int, int]] = []
         self._window = Window()
-        self.known = self.cut = self.cut_from = Quantiles(1.0, 1.0, 1.0, 1.0)
+        self.known = self.cut = self.cut_from = Quantiles(1, 1, 1, 1)
         self.cut_at = 0
         """``cut``: the answers of ``cut_from`` as they end at this cap."""
         self._learnt_at_ns = 0
@@ -269,9 +274,5 @@ class _Answers:
                 self._window.add(at_ns, max(1, tokens))
             self.waiting.clear()
             self._learnt_at_ns = now_ns
-            self.known = self._window.predict(now_ns) or self.known
+            self.known = Quantiles(*map(round, astuple(self._window.predict(now_ns) or self.known)))
         return self.known
-
-
-def _cap_key(cap: int) -> int:
-    return min(cap.bit_length(), 20)

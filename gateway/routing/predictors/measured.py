@@ -3,7 +3,7 @@
 from gateway.config.parts import Part
 from gateway.types import Call, Quantiles, TargetView
 
-PRIOR_OUTPUT_TOKENS = Quantiles(256.0, 768.0, 1024.0, 2048.0)
+PRIOR_OUTPUT_TOKENS = Quantiles(256, 768, 1024, 2048)
 """Of one choice, at a target never tried: a paragraph or two, and a long tail."""
 
 
@@ -15,7 +15,7 @@ class MeasuredOutputTokens(Part):
         if view.output_tokens is not None:
             return view.output_tokens
         prior, choices, cap = PRIOR_OUTPUT_TOKENS, call.envelope.choices, call.envelope.max_output_tokens
-        limit = prior.p99 if cap is None else float(cap)
+        limit = prior.p99 if cap is None else cap
         return Quantiles(
             choices * min(prior.p50, limit),
             choices * min(prior.p90, limit),
