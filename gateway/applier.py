@@ -6,6 +6,7 @@ moment, and ends by itself as soon as the gateway has: the socket's end says so.
 """
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -36,6 +37,8 @@ def main(fd: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.nice(_NICENESS)
+    gc.freeze()  # what is loaded by now stays; rows are freed by counting references
+    gc.set_threshold(20_000, 50, 100)
     with socket.socket(fileno=fd) as channel, channel.makefile("rb") as lines:
         if first := lines.readline():
             _Applier(channel, lines, decode_begin(first)).run()

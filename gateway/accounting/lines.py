@@ -6,7 +6,7 @@ A line is JSON and, behind it, its CRC-32, so that what a power cut or a bad dis
 import re
 import zlib
 from collections.abc import Callable
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 import msgspec
@@ -78,7 +78,7 @@ _CHECKSUM = b" %08x\n"
 _CHECKSUM_BYTES = 10
 
 
-class StoredLine(Struct, frozen=True):
+class StoredLine(Struct, frozen=True, gc=False):
     """One line as read, not yet decoded."""
 
     raw: bytes
@@ -93,17 +93,20 @@ class StoredLine(Struct, frozen=True):
     @property
     def opens(self) -> bool:
         """Whether it is a sound dispatch or progress: of no account until a death."""
-        return self.raw.startswith(_OPENINGS) and self._sound()
+        return self.raw.startswith(_OPENINGS) and self._text() is not None
 
     def read(self, decode: Callable[[bytes], Line]) -> Line | None:
         """Return what a decoder makes of it; None where it is torn or damaged, or not what the decoder knows."""
+        text = self._text()
         try:
-            return decode(self.raw[:-_CHECKSUM_BYTES]) if self._sound() else None
+            return None if text is None else decode(text)
         except msgspec.DecodeError:
             return None
 
-    def _sound(self) -> bool:
-        return self.raw.endswith(_CHECKSUM % zlib.crc32(self.raw[:-_CHECKSUM_BYTES]))
+    def _text(self) -> bytes | None:
+        """Return the JSON; None where its checksum is another."""
+        text = self.raw[:-_CHECKSUM_BYTES]
+        return text if self.raw.endswith(_CHECKSUM % zlib.crc32(text)) else None
 
     @property
     def whole(self) -> bool:
@@ -139,12 +142,11 @@ def read_frames(path: Path, start: int, limit: int) -> list[StoredLine]:
     The last may be without its end: torn, or still being written. Then nothing behind it is read: a writer may have
     finished that line since, and its second half alone would look like a damaged one.
     """
-    frames: list[StoredLine] = []
     with path.open("rb", buffering=1 << 17) as file:
-        offset = file.seek(start)
-        for raw in islice(file, limit):
-            offset += len(raw)
-            frames.append(StoredLine(raw, offset))
-            if not frames[-1].whole:
-                break
-    return frames
+        file.seek(start)
+        lines = list(islice(file, limit))
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            del lines[number:]
+    ends = accumulate(map(len, lines), initial=start)
+    return list(map(StoredLine, lines, islice(ends, 1, None)))
