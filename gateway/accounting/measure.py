@@ -7,8 +7,8 @@ come out. It holds no lease and writes nothing. What a token costs is decided in
 from collections.abc import Callable
 from hashlib import blake2b
 from itertools import pairwise
-from typing import NamedTuple
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
@@ -39,7 +39,7 @@ _NOT_THE_TARGETS = frozenset({ErrorKind.OWN_SHORTAGE, ErrorKind.INTERNAL})
 """Failures of ours: they say nothing of the target, neither of its health nor of its speed."""
 
 
-class Measured(NamedTuple):
+class Measured(Struct, frozen=True, gc=False):
     """What one attempt took and used."""
 
     usage: Usage
@@ -107,7 +107,7 @@ class Measure:
         if events <= self._journalled_tokens and progress.content_bytes <= self._journalled_bytes:
             return 0
         tokens = estimate_output_tokens(events, progress.content_bytes)
-        self._journalled_tokens = tokens + max(8, tokens // 4)
+        self._journalled_tokens = tokens + (tokens // 4 if tokens > 32 else 8)
         self._journalled_bytes = output_bytes(self._journalled_tokens)
         return self._journalled_tokens
 

@@ -5,7 +5,9 @@ used and its line in the ledger.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+from msgspec import Struct
 
 from gateway.accounting.base import Failures, Ledger, Observer
 from gateway.accounting.measure import OUTCOMES, Measure
@@ -39,7 +41,7 @@ class MeteredAttempt(Protocol):
         """Settle it, unless it is, and return its entry."""
 
 
-class Books(NamedTuple):
+class Books(Struct, frozen=True):
     """Where calls are accounted for; made once."""
 
     clock: Clock
@@ -168,7 +170,7 @@ class Meter:
             ttft_ms=(first_ns - received_ns) / _NS_PER_MS if first_ns is not None else None,
             tpot_ms=won.tpot_ms if won is not None else None,
             duration_ms=(self._books.clock.monotonic_ns() - received_ns) / _NS_PER_MS,
-            bridged_for=_bridged_for(plan, self.target_id),
+            bridged_for=_bridged_for(plan.wanted, self.target_id) if plan is not None else None,
             overhead_ms=(dispatched_ns - received_ns) / _NS_PER_MS if dispatched_ns is not None else None,
             cause=_cause(error, entries) if error is not None else None,
             left_out=tuple(self.left_out) if self.left_out else (),
@@ -184,11 +186,9 @@ def _cause(error: GatewayError, entries: list[LedgerEntry]) -> str | None:
     return error.why or next((entry.cause for entry in reversed(entries) if entry.cause is not None), None)
 
 
-def _bridged_for(plan: Plan | None, target_id: str | None) -> str | None:
+def _bridged_for(wanted: Target | None, target_id: str | None) -> str | None:
     """Name the cold target instead of which another one answered."""
-    if plan is None or plan.wanted is None or target_id is None or target_id == plan.wanted.id:
-        return None
-    return plan.wanted.id
+    return None if wanted is None or target_id is None or target_id == wanted.id else wanted.id
 
 
 def _considered(plan: Plan) -> tuple[Considered, ...]:

@@ -9,7 +9,7 @@ what it costs in ``tariff``, how long it may take in ``patience``, what is an an
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import NamedTuple, Self
+from typing import Self
 
 import msgspec
 from msgspec import Struct
@@ -41,7 +41,7 @@ Drained = Callable[[], Awaitable[None]]
 Others = Collection[Candidate]
 
 
-class Means(NamedTuple):
+class Means(Struct, frozen=True):
     """What every attempt works with; made once."""
 
     clock: Clock
@@ -157,7 +157,7 @@ class Attempt:
 
     async def _pour(self, write: Write, drained: Drained) -> bytes:
         """See ``Reply.pour``. The attempt has ended before its last bytes are written: clients hang up behind them."""
-        decoder, out, ended = self._begun
+        decoder, out, ended = (begun := self._begun).decoder, begun.head, begun.ended
         observe, patience, stream = self.measure.observe, self._patience, self._stream
         now_ns, idle_ns = self._means.clock.monotonic_ns, patience.idle_ns
         self.answered = True

@@ -6,7 +6,8 @@ wait for it to ``patience``.
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from gateway.accounting.measure import Measure
 from gateway.errors import ErrorKind, UpstreamError
@@ -23,7 +24,7 @@ Journal = Callable[[int], None]
 """Is given what ``Measure.observe`` returns."""
 
 
-class Begun(NamedTuple):
+class Begun(Struct, frozen=True):
     """An answer of which there is something for the caller."""
 
     decoder: Decoder

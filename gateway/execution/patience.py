@@ -54,7 +54,7 @@ class Patience:
             self._bound_probe()
         limit_ns = began_ns + timeouts.total_s * 1e9
         self._deadline_ns = deadline_ns = call.deadline_ns
-        self._limit_ns = min(deadline_ns, limit_ns)
+        self._limit_ns = limit_ns if limit_ns < deadline_ns else deadline_ns
 
     def for_upstream(self) -> None:
         """Wait for the next bytes of an answer that has begun: as long as a connection may be idle."""
@@ -104,7 +104,7 @@ class Patience:
 
     def _sleep(self) -> None:
         until_ns, limit_ns = self.until_ns, self._limit_ns
-        self._timer_ns = timer_ns = min(limit_ns, until_ns)
+        self._timer_ns = timer_ns = until_ns if until_ns < limit_ns else limit_ns
         delay_s = (timer_ns - self._now_ns()) / 1e9
         self._timer = asyncio.get_running_loop().call_later(max(0.0, delay_s), self._wake)
 

@@ -197,7 +197,8 @@ class Http1Connection(asyncio.Protocol):
         parser, fields = self._parser, self._fields
         if parser.should_upgrade():
             return  # feed_data raises next
-        may_be_large = max(self._loose_bytes, self._fed_bytes) > MAX_HEADER_BYTES  # a body may be a part of this
+        # A body may be a part of this.
+        may_be_large = self._loose_bytes > MAX_HEADER_BYTES or self._fed_bytes > MAX_HEADER_BYTES
         if may_be_large and len(self._target) + sum(map(len, fields)) + 2 * len(fields) > MAX_HEADER_BYTES:
             raise RefusedHeadError(*self._too_large())
         version = parser.get_http_version()

@@ -85,8 +85,7 @@ class Exchange:
         """Another request may follow on the connection."""
         self.received = False
         """The whole body has come."""
-        self.started = False
-        self.answered = False
+        self.started = self.answered = False
         self.left = False
         """The caller has gone, and the handler's task was cancelled because of it."""
         self.further = b""
@@ -98,8 +97,7 @@ class Exchange:
         self._hold: Callable[[int], None] = _hold_any
         self._waiter: asyncio.Future[None] | None = None
         self._head = b""
-        self._chunked = False
-        self._bodyless = False
+        self._chunked = self._bodyless = False
         self._owed_bytes: int | None = None
 
     def has_left(self) -> bool:
@@ -111,7 +109,7 @@ class Exchange:
 
         ``hold`` is called with how many bytes are to be kept, before they are; not for a small body.
         """
-        if not self.received or self._size_bytes > min(limit_bytes, _AHEAD_BYTES):
+        if not self.received or self._size_bytes > limit_bytes or self._size_bytes > _AHEAD_BYTES:
             await self._receive(limit_bytes, timeout_s, hold or _hold_any)
         body, self._body = self._body or b"", None
         return body if isinstance(body, bytes) else body.getvalue()

@@ -41,9 +41,7 @@ class UpstreamAnswer:
     def __init__(self, connection: "UpstreamConnection") -> None:
         self.status = 0
         self.headers: Mapping[str, str] = {}
-        self.began = False
-        self.has_head = False
-        self.complete = False
+        self.began = self.has_head = self.complete = False
         self.keep_alive = False
         """Whether the connection can carry another request after this answer."""
         self.failure: ErrorKind | None = None
@@ -55,8 +53,7 @@ class UpstreamAnswer:
         self.on_header = self._fields.setdefault  # called by the parser, as is ``on_body``, without a Python frame
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append
-        self._buffered_bytes = 0
-        self._barren_bytes = 0
+        self._buffered_bytes = self._barren_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self._take: Callable[[bytes], bool] | None = None
         """Takes what comes while ``pour`` waits; None once it wants no more."""

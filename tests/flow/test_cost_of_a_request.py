@@ -27,9 +27,9 @@ from tests.ground.script import Answer, Seen
 from tests.ground.upstream import ScriptedUpstream
 
 MEASURED = {
-    "short chat": (10_810, 312),
-    "200 tokens at once": (16_100, 433),
-    "20 tokens one by one": (25_370, 935),
+    "short chat": (10_817, 303),
+    "200 tokens at once": (16_102, 424),
+    "20 tokens one by one": (25_400, 920),
 }
 """Instructions and calls into C, of one request. How many reads a stream comes in must not be left to chance."""
 WARM_UP = 40
