@@ -127,9 +127,20 @@ class StateUnusableError(Exception):
     """The state directory or its database cannot be used. The message is one sentence for the operator."""
 
 
+class Allowance(NamedTuple):
+    """What is left to a key of its requests a minute."""
+
+    limit: int
+    left: int
+    full_in_s: int
+    """Until all of them are there again, if no further request comes."""
+
+
 class GatewayError(Exception):
     """A request cannot go on. ``message`` is one or two sentences for the caller that say what to do."""
 
+    allowance: Allowance | None = None
+    """What a refusal of admission leaves to the key; None: it has no limit, or admission did not refuse."""
     tokens: tuple[int, int] | None = None
     """CONTEXT_LENGTH: how many the prompt has, by our estimate, and how many are taken; None: not known."""
     sent_events = 0

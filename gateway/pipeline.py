@@ -81,6 +81,7 @@ class Pipeline:
         meter.principal = principal
         admission = await self._gate.admit(principal, snapshot.server.bodies)
         meter.hold = admission
+        sink.further += inbound.endpoint.allowance(admission.allowance)
         body = await inbound.read_body(admission.take_body)
         envelope = await self._means.beside.run(body, partial(inbound.endpoint.decode, body))
         call = self._resolve(inbound, envelope, principal, snapshot)
@@ -112,6 +113,7 @@ class Pipeline:
         ]
         if error.retry_after_s is not None:  # rounded up: a caller that comes earlier is refused again
             headers.append((b"retry-after", str(max(1, ceil(error.retry_after_s))).encode()))
+        sink.further += inbound.endpoint.allowance(error.allowance)
         body = inbound.endpoint.error(error, inbound.id)
         headers.append((b"content-length", str(len(body)).encode()))
         await sink.start(error.status, headers)

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
-from gateway.errors import GatewayError
+from gateway.errors import Allowance, GatewayError
 from gateway.tariff import Origin, Rates, Usage
 
 Operation = Literal["chat", "completions", "embeddings", "transcriptions"]
@@ -78,6 +78,9 @@ class Endpoint(Protocol):
 
     def error(self, error: GatewayError, request_id: str, *, in_stream: bool = False) -> bytes:
         """Write the body of an error answer, or the last event of a stream that failed. No end marker follows that."""
+
+    def allowance(self, allowance: Allowance | None) -> bytes:
+        """Write the headers that say what is left to the key, each a line with its end; None: it has no limit."""
 
 
 class Inbound(Struct, frozen=True, kw_only=True):

@@ -2,12 +2,16 @@
 
 from typing import Protocol
 
+from gateway.errors import Allowance
 from gateway.tariff import Hold
 from gateway.types import BodyBudget, Principal
 
 
 class Admission(Hold, Protocol):
     """A call that was let in: it counts among its key's running calls, and its body's bytes among the key's."""
+
+    allowance: Allowance | None
+    """What is left to the key behind this call; None: its requests a minute are not limited."""
 
     def take_body(self, size_bytes: int) -> None:
         """Count the call's body with so many bytes from now on, until the call ends.
@@ -25,5 +29,6 @@ class Gate(Protocol):
 
         Checking and counting are one step, so that callers at the same moment cannot all find room for one. A request
         refused here is not counted; one that is let in counts, also if its body turns out to be bad. ``budget`` is what
-        ``take_body`` goes by. Raises GatewayError with ``retry_after_s``: RATE_LIMITED, TOO_MANY_CONCURRENT.
+        ``take_body`` goes by. Raises GatewayError with ``retry_after_s`` and ``allowance``: RATE_LIMITED,
+        TOO_MANY_CONCURRENT.
         """

@@ -15,15 +15,19 @@ every admission drops the expired ones from the front.
 """
 
 from collections import Counter, OrderedDict, deque
+from math import ceil
 from typing import Protocol
+
+from msgspec import Struct
 
 from gateway.admission.base import Admission
 from gateway.clock import Clock
-from gateway.errors import ErrorKind, GatewayError
+from gateway.errors import Allowance, ErrorKind, GatewayError
 from gateway.tariff import Spent
 from gateway.types import BodyBudget, Principal
 
-WINDOW_NS = 60_000_000_000
+WINDOW_S = 60
+WINDOW_NS = WINDOW_S * 1_000_000_000
 _CONCURRENCY_RETRY_S = 1.0
 _BODIES_RETRY_S = 2.0
 
@@ -38,28 +42,26 @@ class Counts(Protocol):
         """Count a call and its bytes no more."""
 
 
-class Admitted:
+class Admitted(Struct, eq=False):
     """Implements ``Admission`` for both gates."""
 
-    __slots__ = ("_body_bytes", "_budget", "_counts", "_key")
-
-    def __init__(self, counts: Counts, key: Principal, budget: BodyBudget) -> None:
-        self._counts: Counts | None = counts
-        self._key = key
-        self._budget = budget
-        self._body_bytes = 0
+    counts: Counts | None
+    key: Principal
+    budget: BodyBudget
+    allowance: Allowance | None
+    body_bytes: int = 0
 
     def take_body(self, size_bytes: int) -> None:
         """See ``Admission``. After the end of the call it does nothing."""
-        if self._counts is not None:
-            self._counts.count_body(self._key.key_id, size_bytes - self._body_bytes, self._budget)
-            self._body_bytes = size_bytes
+        if self.counts is not None:
+            self.counts.count_body(self.key.key_id, size_bytes - self.body_bytes, self.budget)
+            self.body_bytes = size_bytes
 
     def settle(self, spent: Spent) -> None:  # noqa: ARG002 - the call has ended, whatever was spent
         """Count the call and its bytes no more, once."""
-        counts, self._counts = self._counts, None
+        counts, self.counts = self.counts, None
         if counts is not None:
-            counts.leave(self._key, self._body_bytes)
+            counts.leave(self.key, self.body_bytes)
 
 
 class InProcessGate:
@@ -74,19 +76,18 @@ class InProcessGate:
 
     async def admit(self, key: Principal, budget: BodyBudget) -> Admission:
         """Let a call in, or raise GatewayError: RATE_LIMITED (``retry_after_s`` is exact), TOO_MANY_CONCURRENT."""
-        now_ns = self._now_ns()
+        now_ns, key_id, limit = self._now_ns(), key.key_id, key.requests_per_minute
         self._forget_silent_keys(now_ns)
-        if key.requests_per_minute is not None:
-            self._check_rate(key.key_id, key.requests_per_minute, now_ns)
+        left = 0 if limit is None else self._left(key_id, limit, now_ns)
         if key.concurrency is not None:
-            if self._running[key.key_id] >= key.concurrency:
-                raise too_many_concurrent(key.key_id, key.concurrency)
-            self._running[key.key_id] += 1
+            if self._running[key_id] >= key.concurrency:
+                raise too_many_concurrent(key, left, self._full_in_ns(key_id, now_ns))
+            self._running[key_id] += 1
         # Both have room: count now, with nothing in between.
-        if key.requests_per_minute is not None:
-            self._windows.setdefault(key.key_id, deque()).append(now_ns)
-            self._windows.move_to_end(key.key_id)
-        return Admitted(self, key, budget)
+        if limit is not None:
+            self._windows.setdefault(key_id, deque()).append(now_ns)
+            self._windows.move_to_end(key_id)
+        return Admitted(self, key, budget, None if limit is None else Allowance(limit, left - 1, WINDOW_S))
 
     def count_body(self, key_id: str, more_bytes: int, budget: BodyBudget) -> None:
         """See ``Counts``."""
@@ -102,16 +103,25 @@ class InProcessGate:
             _subtract(self._body_bytes, key.key_id, body_bytes)
             self._all_body_bytes -= body_bytes
 
-    def _check_rate(self, key_id: str, limit: int, now_ns: int) -> None:
+    def _left(self, key_id: str, limit: int, now_ns: int) -> int:
+        """Return how many requests there is room for. Raises GatewayError where there is none."""
         window = self._windows.get(key_id)
         if window is None:
-            return
+            return limit
         while window and now_ns - window[0] >= WINDOW_NS:
             window.popleft()
         if len(window) < limit:
-            return
+            return limit - len(window)
+        raise self._rate_limited(key_id, limit, now_ns)
+
+    def _rate_limited(self, key_id: str, limit: int, now_ns: int) -> GatewayError:
         # Room comes when fewer than the limit are left; a reload may have lowered it below what the window holds.
-        raise rate_limited(key_id, limit, window[-limit] + WINDOW_NS - now_ns)
+        room_ns = self._windows[key_id][-limit] + WINDOW_NS - now_ns
+        return rate_limited(key_id, limit, room_ns, self._full_in_ns(key_id, now_ns))
+
+    def _full_in_ns(self, key_id: str, now_ns: int) -> int:
+        window = self._windows.get(key_id)
+        return window[-1] + WINDOW_NS - now_ns if window else 0
 
     def _forget_silent_keys(self, now_ns: int) -> None:
         windows = self._windows
@@ -145,20 +155,26 @@ def check_body(key_id: str, key_bytes: int, all_bytes: int, budget: BodyBudget) 
         )
 
 
-def rate_limited(key_id: str, limit: int, room_ns: int) -> GatewayError:
-    """Say when there will be room."""
-    return GatewayError(
+def rate_limited(key_id: str, limit: int, room_ns: int, full_ns: int) -> GatewayError:
+    """Say when there will be room for a request, and for all."""
+    error = GatewayError(
         ErrorKind.RATE_LIMITED,
         f"The key '{key_id}' has made {limit} requests within 60 seconds, which is its limit. "
         f"Try again in {room_ns / 1e9:.1f} s.",
         retry_after_s=room_ns / 1e9,
     )
+    error.allowance = Allowance(limit, 0, ceil(full_ns / 1e9))
+    return error
 
 
-def too_many_concurrent(key_id: str, limit: int) -> GatewayError:
-    """Say what has to end first."""
-    return GatewayError(
+def too_many_concurrent(key: Principal, left: int, full_ns: int) -> GatewayError:
+    """Say what has to end first, and how many requests are left in this minute."""
+    error = GatewayError(
         ErrorKind.TOO_MANY_CONCURRENT,
-        f"The key '{key_id}' has {limit} requests running, which is its limit. Wait for one of them to end.",
+        f"The key '{key.key_id}' has {key.concurrency} requests running, which is its limit. "
+        "Wait for one of them to end.",
         retry_after_s=_CONCURRENCY_RETRY_S,
     )
+    if key.requests_per_minute is not None:
+        error.allowance = Allowance(key.requests_per_minute, left, ceil(full_ns / 1e9))
+    return error

@@ -21,9 +21,9 @@ from types import TracebackType
 from typing import Self
 
 from gateway.admission.base import Admission
-from gateway.admission.gate import WINDOW_NS, Admitted, check_body, rate_limited, too_many_concurrent
+from gateway.admission.gate import WINDOW_NS, WINDOW_S, Admitted, check_body, rate_limited, too_many_concurrent
 from gateway.clock import Clock
-from gateway.errors import ErrorKind, GatewayError
+from gateway.errors import Allowance, ErrorKind, GatewayError
 from gateway.types import BodyBudget, Principal
 
 SLOTS = 64
@@ -50,26 +50,30 @@ class SharedGate:
 
     async def admit(self, key: Principal, budget: BodyBudget) -> Admission:
         """Let a call in, or raise GatewayError: RATE_LIMITED (``retry_after_s`` is exact), TOO_MANY_CONCURRENT."""
+        allowance = None
         if key.requests_per_minute is not None or key.concurrency is not None:
             try:
-                self._count_call(key, self._counts_of(key.key_id), self._now_ns())
+                allowance = self._count_call(key, self._counts_of(key.key_id), self._now_ns())
             except OSError:
                 raise _uncountable() from None
-        return Admitted(self, key, budget)
+        return Admitted(self, key, budget, allowance)
 
-    def _count_call(self, key: Principal, counts: "_Counts", now_ns: int) -> None:
-        limit, concurrency = key.requests_per_minute, key.concurrency
+    def _count_call(self, key: Principal, counts: "_Counts", now_ns: int) -> Allowance | None:
+        limit, concurrency, left = key.requests_per_minute, key.concurrency, 0
         with counts:
             if limit is not None:
                 room_ns = counts.room_in_ns(limit, now_ns)
                 if room_ns > 0:
-                    raise rate_limited(key.key_id, limit, room_ns)
+                    raise rate_limited(key.key_id, limit, room_ns, counts.full_in_ns(now_ns))
+                left = limit - counts.cells[_COUNT]
             if concurrency is not None:
                 if counts.running() >= concurrency:
-                    raise too_many_concurrent(key.key_id, concurrency)
+                    raise too_many_concurrent(key, left, counts.full_in_ns(now_ns))
                 counts.cells[_RUNNING + self._slot] += 1
-            if limit is not None:
-                counts.append(now_ns)
+            if limit is None:
+                return None
+            counts.append(now_ns)
+            return Allowance(limit, left - 1, WINDOW_S)
 
     def count_body(self, key_id: str, more_bytes: int, budget: BodyBudget) -> None:
         """See ``gate.Counts``."""
@@ -164,6 +168,13 @@ class _Counts:
         if count < limit:
             return 0
         return cells[_RING + (first + count - limit) % capacity] + WINDOW_NS - now_ns
+
+    def full_in_ns(self, now_ns: int) -> int:
+        """Return how long until the window is empty, of which those that are out of it have been dropped."""
+        cells = self.cells
+        if not cells[_COUNT]:
+            return 0
+        return cells[_RING + (cells[_FIRST] + cells[_COUNT] - 1) % cells[_CAPACITY]] + WINDOW_NS - now_ns
 
     def append(self, now_ns: int) -> None:
         """Count an admission."""

@@ -16,6 +16,8 @@ class Sink(Protocol):
 
     started: bool
     """The status has been sent: an error can no longer change it."""
+    further: bytes
+    """Header lines of every answer, each with its end."""
 
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Send the status and headers."""
@@ -27,6 +29,8 @@ class Sink(Protocol):
         """Wait while the caller's connection is full."""
 
 
+_WITH_COST = b"%b: x-tollway-cost-usd %b\n\n"
+"""The cost is a comment, which clients skip (WHATWG HTML, server-sent events, 9.2.6)."""
 _OF_A_STREAM = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
 
 
@@ -45,8 +49,7 @@ async def relay(reply: Reply, sink: Sink, call: Call, meter: Meter) -> None:
         headers += _OF_A_STREAM
         await sink.start(200, headers)
         last = await reply.pour(sink.write, sink.drained)
-        # A comment, which clients skip (WHATWG HTML, server-sent events, 9.2.6).
-        sink.write(b"%b: x-tollway-cost-usd %b\n\n" % (last, usd(meter.settle()).encode()), last=True)
+        sink.write(_WITH_COST % (last, usd(meter.settle()).encode()), last=True)
     else:
         body = await reply.pour(sink.write, sink.drained)
         headers.append((b"x-tollway-cost-usd", usd(meter.settle()).encode()))

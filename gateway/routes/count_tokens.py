@@ -77,6 +77,7 @@ class CountTokens:
     ) -> None:
         if error.retry_after_s is not None:
             headers.append((b"retry-after", b"%d" % max(1, ceil(error.retry_after_s))))
+        exchange.further += self._endpoint.allowance(error.allowance)
         if error.kind is ErrorKind.METHOD_NOT_ALLOWED:
             headers.append((b"allow", b"POST"))
         await exchange.refuse(error, *headers, body=self._endpoint.error(error, request_id))
@@ -87,6 +88,7 @@ class CountTokens:
         snapshot = self._current.snapshot
         principal = await self._authenticator.authenticate(exchange.headers, snapshot.keys)
         admission = await self._gate.admit(principal, snapshot.server.bodies)
+        exchange.further += self._endpoint.allowance(admission.allowance)
         try:
             read = partial(exchange.read_body, snapshot.server.max_body_bytes, snapshot.server.body_timeout_s)
             body = await read(admission.take_body)

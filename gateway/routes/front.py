@@ -18,7 +18,9 @@ _RARE = frozenset({"origin", "sec-fetch-site", "content-encoding", "expect"})
 """Where a request has none of these and there are keys, nothing needs to be checked here."""
 _METHODS = b"GET, HEAD, POST"
 _EXPOSED = (
-    b"request-id, retry-after, x-request-id, x-tollway-cost-usd, x-tollway-reason, x-tollway-request-id, "
+    b"anthropic-ratelimit-requests-limit, anthropic-ratelimit-requests-remaining, anthropic-ratelimit-requests-reset, "
+    b"request-id, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
+    b"x-ratelimit-reset-requests, x-request-id, x-tollway-cost-usd, x-tollway-reason, x-tollway-request-id, "
     b"x-tollway-target"
 )
 _FIELD_NAMES = re.compile(r"[\w!#$%&'*+.^`|~, \t-]{1,4096}", re.ASCII)

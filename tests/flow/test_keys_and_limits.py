@@ -1,17 +1,22 @@
 """Keys decide who may ask for what, how often, and how much at once."""
 
 import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
 from tests.ground.configs import one_model
 from tests.ground.gateway import running_gateway
+from tests.ground.script import Answer, Seen
 from tests.ground.upstream import ScriptedUpstream
 
 CHAT = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
 BOTH = {"KEY": "k-one", "OTHER": "k-two"}
+MESSAGES = {**CHAT, "max_tokens": 9}
 
 
 async def test_requests_a_minute_are_counted_exactly(tmp_path: Path) -> None:
@@ -88,3 +93,53 @@ async def test_a_key_sees_only_its_own_models_and_requests(tmp_path: Path) -> No
                 assert answer.status == 404
             async with client.get(f"{running.base_url}/models") as answer:
                 assert answer.status == 401
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "prefix", "names"),
+    [
+        ("/chat/completions", CHAT, "x-ratelimit-", "{}-requests"),
+        ("/completions", {"model": "auto", "prompt": "hi"}, "x-ratelimit-", "{}-requests"),
+        ("/responses", {"model": "auto", "input": "hi"}, "x-ratelimit-", "{}-requests"),
+        ("/responses/input_tokens", {"model": "auto", "input": "hi"}, "x-ratelimit-", "{}-requests"),
+        ("/messages", MESSAGES, "anthropic-ratelimit-", "requests-{}"),
+        ("/messages/count_tokens", CHAT, "anthropic-ratelimit-", "requests-{}"),
+    ],
+)
+async def test_limit_of_the_key_is_said_in_the_dialect_of_the_caller(
+    path: str, body: dict[str, Any], prefix: str, names: str, tmp_path: Path
+) -> None:
+    """With every answer: whole, streamed, refused by us, refused for its rate. The upstream's own limits are not."""
+    async with ScriptedUpstream() as upstream:
+
+        def with_limits_of_its_own(seen: Seen) -> Answer:
+            answer = upstream.model.answer(seen)
+            theirs = ("x-ratelimit-limit-tokens", "9"), ("anthropic-ratelimit-tokens-limit", "9"), ("retry-after", "9")
+            return replace(answer, headers=(*answer.headers, *theirs))
+
+        for each in ("/v1/chat/completions", "/v1/completions"):
+            upstream.on_path(each, with_limits_of_its_own)
+        config = one_model(upstream.url)
+        config["keys"] = [{"name": "one", "secret": "env:KEY", "requests_per_minute": 3}]
+        async with running_gateway(config, tmp_path, environ=BOTH) as running:
+            async with aiohttp.ClientSession(headers={"x-api-key": "k-one"}) as client:
+
+                async def limits(**members: Any) -> tuple[int, dict[str, str]]:
+                    async with client.post(f"{running.base_url}{path}", json={**body, **members}) as answer:
+                        assert ("retry-after" in answer.headers) == (answer.status == 429)
+                        assert answer.headers["x-tollway-request-id"]
+                        return answer.status, {
+                            name.lower(): value for name, value in answer.headers.items() if "ratelimit" in name.lower()
+                        }
+
+                limit, left, reset = (prefix + names.format(each) for each in ("limit", "remaining", "reset"))
+                answers = [await limits(), await limits(stream=True), await limits(model="none"), await limits()]
+    assert [(status, said[limit], said[left]) for status, said in answers] == [
+        (200, "3", "2"), (200, "3", "1"), (404, "3", "0"), (429, "3", "0"),
+    ]  # fmt: skip
+    for _, said in answers:
+        assert said.keys() == {limit, left, reset}
+        if prefix == "x-ratelimit-":
+            assert 50 <= int(said[reset].removesuffix("s")) <= 60
+        else:
+            assert 50 < (datetime.fromisoformat(said[reset]) - datetime.now(UTC)).total_seconds() <= 62

@@ -28,6 +28,7 @@ class Answered:
     started: bool = False
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
+    further: bytes = b""
     body: bytes = b""
     stream: ChatStream = field(default_factory=ChatStream)
     first_content_s: float | None = None

@@ -55,6 +55,7 @@ class Caller:
     started: bool = False
     status: int = 0
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    further: bytes = b""
     body: bytes = b""
 
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from gateway.formats.allowance import anthropic_allowance
 from gateway.formats.anthropic.conversation import read_conversation
 from gateway.formats.anthropic.written import Events, Whole
 from gateway.formats.chat import AnswerWriter, Conversation, UntranslatableError
@@ -154,6 +155,7 @@ class MessagesEndpoint:
         "stream": {"type": "boolean", "default": False},
     }
     error = staticmethod(anthropic_error)
+    allowance = staticmethod(anthropic_allowance)
     read = staticmethod(_decode)
     """Reads what is typed."""
 

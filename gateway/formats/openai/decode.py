@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_args
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from gateway.formats.allowance import openai_allowance
 from gateway.formats.chat import AnswerWriter, Conversation
 from gateway.formats.errors import openai_error
 from gateway.formats.openai.chat_answer import Assembly, Chunks
@@ -141,6 +142,7 @@ class JsonEndpoint(Struct, kw_only=True):
     dialect: str = "openai"
 
     error = staticmethod(openai_error)
+    allowance = staticmethod(openai_allowance)
 
     def decode(self, body: bytes) -> Envelope:
         """See ``Endpoint.decode``."""

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.errors import ErrorKind, UpstreamError
+from gateway.formats.allowance import openai_allowance
 from gateway.formats.errors import openai_error
 from gateway.formats.malformed import UNREADABLE
 from gateway.formats.multipart import Part, parts_of
@@ -54,6 +55,7 @@ class FormEndpoint(Struct, kw_only=True):
     dialect: str = "openai"
 
     error = staticmethod(openai_error)
+    allowance = staticmethod(openai_allowance)
 
     def decode(self, body: bytes) -> Envelope:
         """See ``Endpoint.decode``."""

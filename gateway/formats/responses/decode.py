@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from gateway.formats.allowance import openai_allowance
 from gateway.formats.chat import AnswerWriter, Conversation
 from gateway.formats.errors import responses_error
 from gateway.formats.outline import outline_of, raw_bytes, text_bytes
@@ -192,6 +193,7 @@ class ResponsesEndpoint:
     is_answered = True
     """By a model, which can stream."""
     error = staticmethod(responses_error)
+    allowance = staticmethod(openai_allowance)
 
     def decode(self, body: bytes) -> Envelope:
         """See ``Endpoint.decode``."""

@@ -124,6 +124,27 @@ async def test_refused_call_is_admitted_after_its_retry_after(new_gate: NewGate)
     assert (await refusal(gate, key)).retry_after_s == 10
 
 
+async def test_admission_and_refusal_say_what_is_left(new_gate: NewGate) -> None:
+    """Of the limit, and when all of it is there again: a minute after the last admission."""
+    clock = HandClock()
+    gate = new_gate(clock)
+    key = a_key(per_minute=3, at_a_time=2)
+    first = await gate.admit(key, BUDGET)
+    assert first.allowance == (3, 2, 60)
+    clock.now_ns += 10 * SECOND_NS
+    assert (await gate.admit(key, BUDGET)).allowance == (3, 1, 60)
+    clock.now_ns += 20 * SECOND_NS
+    assert (await refusal(gate, key)).allowance == (3, 1, 40)
+    first.settle(SPENT)
+    last = await gate.admit(key, BUDGET)
+    last.settle(SPENT)
+    clock.now_ns += SECOND_NS
+    assert (await refusal(gate, key)).allowance == (3, 0, 59)
+    assert (await refusal(gate, a_key(per_minute=1, at_a_time=2))).allowance == (1, 0, 59)
+    assert (await gate.admit(a_key("other", at_a_time=1), BUDGET)).allowance is None
+    assert (await refusal(gate, a_key("other", at_a_time=1))).allowance is None
+
+
 async def test_a_refused_call_does_not_count(new_gate: NewGate) -> None:
     """A client that hammers is let in again as soon as one that waits."""
     clock = HandClock()
