@@ -49,9 +49,11 @@ from gateway.routes.http1_server import HttpServer
 from gateway.routes.llm import LlmRoute
 from gateway.routing.registry import keys, policy
 from gateway.routing.resolve import resolve
+from gateway.routing.sessions import SECRET_BYTES, Sessions
 from gateway.siblings.peer_channel import PeerChannel
 from gateway.siblings.process_slot import ProcessSlot, journal_dirs
 from gateway.store.database_file import sqlite_url
+from gateway.store.secret_file import secret_of
 from gateway.targets.pool import Pool
 from gateway.telemetry.failures import FailureLog
 from gateway.telemetry.figures import Figures, read_all
@@ -141,7 +143,14 @@ class Gateway:
         authenticator = StaticKeys()
         beside = Beside(lambda: clock.monotonic_ns() / 1e9)
         gate = self._shared_gate or InProcessGate(clock)
-        resolved = partial(resolve, estimate_input_tokens=estimate_prompt_tokens, price_of=lru_cache(1024)(price_of))
+        self._sessions = Sessions()
+        self._secret_file = None if ledger is not None else state_dir / "session.key"
+        resolved = partial(
+            resolve,
+            estimate_input_tokens=estimate_prompt_tokens,
+            price_of=lru_cache(1024)(price_of),
+            sessions=self._sessions,
+        )
         means = Means(
             *(clock, ids, self.ledger, self.metrics, self.pool, self.transport, ADAPTERS, beside, signed),
             Retries(clock, Random().random),  # noqa: S311 - it spreads them and guards nothing
@@ -180,6 +189,12 @@ class Gateway:
     async def start(self, listeners: Sequence[socket] = ()) -> None:
         """Take the state directory, recover what a dead gateway left, and serve on these bound sockets."""
         await self.ledger.start()
+        if self._secret_file is not None:
+            try:
+                self._sessions.secret = await asyncio.to_thread(secret_of, self._secret_file, SECRET_BYTES)
+            except BaseException:
+                await self.ledger.stop()
+                raise
         await self.transport.start()
         self._keep_states(self.current.snapshot)
         await self._discovery.start(_clusters(self.current.snapshot))

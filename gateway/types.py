@@ -265,6 +265,8 @@ class Call(Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] = {}
     """See ``Inbound.headers``: a format passes on those of its own dialect, by name."""
     trace_id: str | None = None
+    session: str | None = None
+    """The conversation that it goes on with, by a key of ours (``routing.sessions``); None: its client names none."""
 
 
 class Quantiles(Struct, frozen=True, gc=False):
@@ -431,6 +433,8 @@ class CallRecord(Struct, frozen=True, kw_only=True):
     """Of a failure; see ``LedgerEntry``."""
     left_out: tuple[str, ...] = ()
     """What the answering target was not asked, or not for so much of it, though the caller did: members by name."""
+    session: str | None = None
+    """See ``Call``."""
 
 
 class Refused(Struct, frozen=True, kw_only=True):

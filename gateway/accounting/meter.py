@@ -174,6 +174,7 @@ class Meter:
             overhead_ms=(dispatched_ns - received_ns) / _NS_PER_MS if dispatched_ns is not None else None,
             cause=_cause(error, entries) if error is not None else None,
             left_out=tuple(self.left_out) if self.left_out else (),
+            session=call.session if call is not None else None,
         )
 
 

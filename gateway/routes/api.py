@@ -208,6 +208,7 @@ def explain(record: CallRecord, entries: tuple[LedgerEntry, ...]) -> dict[str, A
         "overhead_ms": record.overhead_ms,
         "bridged_for": record.bridged_for,
         "left_out": record.left_out,
+        "session": record.session,
         "considered": record.considered,
         "dropped": record.dropped,
         "attempts": [asdict(each) | {"usage": asdict(each.usage)} for each in entries],

@@ -11,6 +11,8 @@ from difflib import get_close_matches
 
 from gateway.config.snapshot import Snapshot, Wildcard
 from gateway.errors import ErrorKind, GatewayError
+from gateway.formats.session import SAYS
+from gateway.routing.sessions import Sessions
 from gateway.tariff import Rates
 from gateway.trace import trace_id_of
 from gateway.types import Call, Envelope, Inbound, Principal, Route
@@ -37,6 +39,7 @@ def resolve(
     *,
     estimate_input_tokens: Callable[[Envelope], int],
     price_of: PriceOf = _no_prices,
+    sessions: Sessions,
 ) -> Call:
     """Build the call: its route, its estimated size and its deadline.
 
@@ -44,7 +47,9 @@ def resolve(
     """
     route = _route(envelope.model, principal, snapshot, price_of)
     traceparent = inbound.headers.get("traceparent")
-    limit = envelope.max_output_tokens
+    limit, session = envelope.max_output_tokens, None
+    if not (SAYS.isdisjoint(inbound.headers) and SAYS.isdisjoint(envelope.members)):
+        session = sessions.key_of(principal.key_id, inbound.headers, envelope.members)
     return Call(
         id=inbound.id,
         envelope=envelope,
@@ -56,6 +61,7 @@ def resolve(
         deadline_ns=inbound.received_at_ns + round(route.timeouts.total_s * 1e9),
         headers=inbound.headers,
         trace_id=None if traceparent is None else trace_id_of(traceparent),
+        session=session,
     )
 
 

@@ -19,7 +19,7 @@ from gateway.types import CallRecord, LedgerEntry, Refused
 
 FIRST_REVISION = "0005"
 """What a database is that was written before there were migrations."""
-REVISION = "0009"
+REVISION = "0010"
 """The newest in ``migrations/versions``: what a database is brought to before it is used."""
 
 metadata = MetaData()

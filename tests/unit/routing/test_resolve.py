@@ -9,6 +9,7 @@ from gateway.config.snapshot import Server, Snapshot, Wildcard
 from gateway.errors import ErrorKind, GatewayError
 from gateway.formats.openai.decode import CHAT
 from gateway.routing.resolve import resolve
+from gateway.routing.sessions import Sessions
 from gateway.tariff import Rates
 from gateway.types import Call, Envelope, Inbound, Principal, Timeouts
 from tests.ground.builders import build_envelope, build_principal, build_route, build_target
@@ -57,6 +58,7 @@ def resolved(model: str, principal: Principal | None = None, **envelope: Any) ->
         SNAPSHOT,
         estimate_input_tokens=count_bytes,
         price_of=lambda provider, name: BOOK.get((provider, name)),
+        sessions=Sessions(),
     )
 
 
