@@ -1,10 +1,11 @@
 """Read a body of Anthropic's Messages as a ``Conversation``.
 
-Decides what is left out because the answer is the same without (named in ``left_out``, and shown in the call's record),
-and names by its place what no conversation has. Left out: marks for the prompt cache, what tunes the provider's own
-service, thinking in earlier answers (no other model takes another's proof of it), what a provider's own tools did in
-them, members that ask for nothing, and a first system block that is a client's billing header: it changes with the
-client's version, and would spoil the prefix cache of whatever else reads it.
+Decides what is left out because the answer is the same without (named in ``left_out``, and shown in the call's
+record), and names by its place what no conversation has. Left out: marks for the prompt cache, what tunes the
+provider's own service, thinking in earlier answers (no other model takes another's proof of it), what a provider's
+own tools did in them, members that ask for nothing, and a client's billing header at the front of the system prompt,
+as a block or a line: it changes with the client's version, and would spoil the prefix cache of whatever else reads
+it.
 
 Shapes: platform.claude.com/docs/en/api/messages, build-with-claude/{vision,pdf-support,extended-thinking,effort,
 prompt-caching,structured-outputs,search-results,compaction}, agents-and-tools/tool-use;
@@ -36,7 +37,8 @@ from gateway.formats.reading import object_of, string, texts, typed
 from gateway.formats.splice import asks_nothing
 
 _NULL = Raw(b"null")
-_BILLING_HEADER = re.compile(rb'"\s*x-anthropic-billing-header:')
+BILLING_HEADER = re.compile(rb'"\s*x-anthropic-billing-header:(?:[^"\\]|\\[^n])*(?:\\n)*')
+"""How a JSON string begins that begins with such a line, up to what follows it."""
 
 
 class _Block(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -285,9 +287,10 @@ class _Reader:
     def system(self, raw: bytes) -> list[Text]:
         """Read the system prompt: a text, or a list of them."""
         blocks = self._blocks(Raw(raw), "system", "system")
-        if blocks and isinstance(blocks[0], Text) and _BILLING_HEADER.match(blocks[0].text):
-            self.leave_out("system[0]")
-            del blocks[0]
+        if blocks and isinstance(blocks[0], Text) and (header := BILLING_HEADER.match(blocks[0].text)):
+            self.leave_out("system[0]" if raw.startswith(b"[") else "system")
+            rest = b'"' + bytes(blocks[0].text)[header.end() :]
+            blocks[:1] = [] if rest == b'""' else [Text(Raw(rest))]
         return cast("list[Text]", blocks)
 
     def turn(self, message: _Message, place: str) -> Turn:

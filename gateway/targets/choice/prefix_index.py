@@ -22,6 +22,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
+from gateway.formats.anthropic.conversation import BILLING_HEADER
+
 DEFAULT_KV_TOKENS = 65_536
 """Taken for a cache of unknown size: rather small, for what is forgotten too late misleads."""
 
@@ -30,7 +32,7 @@ _GROWTH = 16
 _LARGEST_BYTES = 1 << 30
 _READ_FIRST = ("tools", "functions", "system", "messages", "prompt")
 """What the model reads, in the order in which most chat templates put it."""
-_UNREAD = re.compile(rb'\s*\[\s*\{[^{}]{0,64}"\s*x-anthropic-billing-header:(?:[^"\\]|\\.)*"')
+_UNREAD = re.compile(rb"\s*(?:\[\s*\{[^{}]{0,64}?)?" + BILLING_HEADER.pattern)
 """The client's own at the front of a ``system``: it may differ in each call, and is not sent on to replicas."""
 
 

@@ -267,6 +267,18 @@ def test_system_blocks_become_one_message_without_the_billing_header() -> None:
     assert _sent(system="s")[0]["messages"][0] == {"role": "system", "content": "s"}
 
 
+@pytest.mark.parametrize("escaped", ["", '\\"\\n', "\\", '"'])
+def test_line_of_a_client_is_left_out_of_a_system_text(escaped: str) -> None:
+    """And not what follows it, whatever the line holds."""
+    line = f"x-anthropic-billing-header: cc_version=2.1.197; {escaped};"
+    said = {"role": "system", "content": 'You are "Claude".\nBe brief.'}
+    for system in (f"{line}\n\n{said['content']}", [_text(f" {line}\n{said['content']}")]):
+        body, left_out = _sent(system=system)
+        assert body["messages"] == [said, _ASKS]
+        assert left_out == ["system[0]" if isinstance(system, list) else "system"]
+    assert _sent(system=line)[0]["messages"] == [_ASKS]
+
+
 @pytest.mark.parametrize(
     ("members", "left_out"),
     [

@@ -13,6 +13,7 @@ from gateway.formats.openai.decode import CHAT
 from gateway.targets.choice.prefix_index import DEFAULT_KV_TOKENS, PrefixIndex, Prompt, fingerprint
 
 KIB = 1024
+LINE = rb'"x-anthropic-billing-header: cc_version=2; cch=%b;\n\n'
 BILLED = b'[{"type": "text", "text": "x-anthropic-billing-header: cc_version=2; cch=%b;"}, '
 
 
@@ -81,9 +82,18 @@ def test_names_of_models_are_worlds_apart() -> None:
         ({"messages": varied(KIB), "system": b"one" * 99}, {"system": b"two" * 99, "messages": varied(KIB)}, False),
         ({"system": varied(KIB), "messages": b"one" * 99}, {"messages": b"two" * 99, "system": varied(KIB)}, True),
         ({"system": BILLED % b"one" + varied(KIB)}, {"system": BILLED % b"another" + varied(KIB)}, True),
+        ({"system": LINE % b"one" + varied(KIB)}, {"system": LINE % b"another" + varied(KIB)}, True),
         ({"prompt": varied(KIB), "seed": b"1"}, {"seed": b"2", "prompt": varied(KIB)}, True),
     ],
-    ids=["tools shared", "tools differ", "system differs", "system shared", "billing header differs", "other members"],
+    ids=[
+        "tools shared",
+        "tools differ",
+        "system differs",
+        "system shared",
+        "billing header differs",
+        "billing line differs",
+        "other members",
+    ],
 )
 def test_tools_come_before_messages_and_what_the_model_does_not_read_does_not_count(
     first: Mapping[str, bytes], second: Mapping[str, bytes], *, shared: bool
