@@ -83,8 +83,7 @@ class InProcessGate:
             if self._running[key_id] >= key.concurrency:
                 raise too_many_concurrent(key, left, self._full_in_ns(key_id, now_ns))
             self._running[key_id] += 1
-        # Both have room: count now, with nothing in between.
-        if limit is not None:
+        if limit is not None:  # both have room: count now, with nothing in between
             self._windows.setdefault(key_id, deque()).append(now_ns)
             self._windows.move_to_end(key_id)
         return Admitted(self, key, budget, None if limit is None else Allowance(limit, left - 1, WINDOW_S))
@@ -124,8 +123,7 @@ class InProcessGate:
         return window[-1] + WINDOW_NS - now_ns if window else 0
 
     def _forget_silent_keys(self, now_ns: int) -> None:
-        windows = self._windows
-        while windows:
+        while windows := self._windows:
             key_id, window = next(iter(windows.items()))
             if window and now_ns - window[-1] < WINDOW_NS:
                 return

@@ -47,9 +47,8 @@ def resolve(
     """
     route = _route(envelope.model, principal, snapshot, price_of)
     traceparent = inbound.headers.get("traceparent")
-    limit, session = envelope.max_output_tokens, None
-    if not (SAYS.isdisjoint(inbound.headers) and SAYS.isdisjoint(envelope.members)):
-        session = sessions.key_of(principal.key_id, inbound.headers, envelope.members)
+    limit = envelope.max_output_tokens
+    is_named = not (SAYS.isdisjoint(inbound.headers) and SAYS.isdisjoint(envelope.members))
     return Call(
         id=inbound.id,
         envelope=envelope,
@@ -61,7 +60,7 @@ def resolve(
         deadline_ns=inbound.received_at_ns + round(route.timeouts.total_s * 1e9),
         headers=inbound.headers,
         trace_id=None if traceparent is None else trace_id_of(traceparent),
-        session=session,
+        session=sessions.key_of(principal.key_id, inbound.headers, envelope.members) if is_named else None,
     )
 
 
