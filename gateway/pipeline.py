@@ -18,6 +18,7 @@ from gateway.config.snapshot import Current, Snapshot
 from gateway.errors import ErrorKind, GatewayError
 from gateway.execution.attempt import Means
 from gateway.execution.attempts import Attempts
+from gateway.execution.keep_alive import KeepAlive
 from gateway.execution.relay import Sink, relay
 from gateway.shortage import own_failure
 from gateway.types import Call, Envelope, Inbound, Principal
@@ -51,6 +52,7 @@ class Pipeline:
         self._pool = means.pool
         self._means = means
         self._books = Books(means.clock, means.ledger, means.observer, failures)
+        self._keep_alive = KeepAlive(current, means.clock)
 
     async def handle(self, inbound: Inbound, sink: Sink) -> None:
         """Answer one request, whatever happens to it; re-raises only the cancellation of a caller who left."""
@@ -73,26 +75,27 @@ class Pipeline:
             meter.failed(ours)
             await self._tell(inbound, sink, ours)
         finally:
+            self._keep_alive.calls.pop(inbound.id, None)
             meter.close()
 
     async def _answer(self, inbound: Inbound, sink: Sink, meter: Meter) -> None:
         snapshot = self._current.snapshot
-        principal = await self._authenticator.authenticate(inbound.headers, snapshot.keys)
-        meter.principal = principal
-        admission = await self._gate.admit(principal, snapshot.server.bodies)
-        meter.hold = admission
+        meter.principal = principal = await self._authenticator.authenticate(inbound.headers, snapshot.keys)
+        meter.hold = admission = await self._gate.admit(principal, snapshot.server.bodies)
         sink.further += inbound.endpoint.allowance(admission.allowance)
         body = await inbound.read_body(admission.take_body)
         envelope = await self._means.beside.run(body, partial(inbound.endpoint.decode, body))
-        call = self._resolve(inbound, envelope, principal, snapshot)
-        meter.call = call
+        meter.call = call = self._resolve(inbound, envelope, principal, snapshot)
         policy = call.route.policy
-        plan = policy.plan(call, self._pool.view(call))
-        meter.plan = plan
+        meter.plan = plan = policy.plan(call, self._pool.view(call))
         if plan.wanted is not None:
             meter.no_longer_wanted = self._pool.want(plan.wanted)
         if not plan.candidates:
             raise policy.refusal(call, plan)
+        if call.envelope.stream:
+            self._keep_alive.calls[inbound.id] = inbound.received_at_ns, inbound, sink, meter
+            if not self._keep_alive.is_watching:
+                self._keep_alive.watch()
         strategy: Strategy = policy.strategy
         async with strategy.answer(plan, call, Attempts(self._means, call, meter)) as reply:
             await relay(reply, sink, call, meter)

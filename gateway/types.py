@@ -67,6 +67,8 @@ class Endpoint(Protocol):
     """Its answers are made of tokens, one after another."""
     id_header: bytes
     """Where clients of the dialect look for the request's id."""
+    keep_alive: bytes
+    """What clients of the dialect skip in a stream that has not begun."""
 
     def decode(self, body: bytes) -> "Envelope":
         """Validate a body and read its envelope.

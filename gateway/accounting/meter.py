@@ -79,6 +79,11 @@ class Meter:
         self._left = False
         self._first_dispatch_ns: int | None = None
 
+    @property
+    def is_waiting(self) -> bool:
+        """Nothing of an answer or an error has been given to the caller yet."""
+        return self.target_id is None and self._error is None
+
     def began(self, attempt: MeteredAttempt) -> None:
         """Keep an attempt, which has just been dispatched."""
         if not self._attempts:

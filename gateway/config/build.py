@@ -88,6 +88,7 @@ def build(
             port=server.port,
             max_body_bytes=int(server.max_body_mb * _MB),
             body_timeout_s=server.body_timeout_s,
+            keep_alive_s=server.keep_alive_s,
             bodies=_body_budget(server),
             drain_s=server.drain_s,
             workers=server.workers,

@@ -80,6 +80,12 @@ class ServerSection(Section):
     body_timeout_s: Seconds = Field(
         default=30, description="How long a caller may take to send the body, in seconds; then 408."
     )
+    keep_alive_s: Annotated[float, Number, Field(ge=0, le=600)] = Field(
+        default=10,
+        description="A streamed answer whose first token is not there after so many seconds begins with a comment (in "
+        "Messages a `ping`), and gets another one each time as many have passed, so that nothing on the way cuts it. "
+        "From then on the status is 200, a failure is an error event, and the headers name no target. 0: never.",
+    )
     max_body_memory_mb: Annotated[float, Number, Field(gt=0, le=1_000_000)] | None = Field(
         default=None,
         description="How much of request bodies the gateway holds at a time, over all its processes; bodies of up to "

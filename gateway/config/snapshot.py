@@ -78,6 +78,8 @@ class Server(Struct, frozen=True, kw_only=True):
     body_timeout_s: float
     drain_s: float
     """How long running requests may take to end when the gateway is told to stop."""
+    keep_alive_s: float = 10.0
+    """Without a first token; then a caller who streams is sent a sign of life. 0: never."""
     bodies: BodyBudget = BodyBudget()
     workers: int = 1
     """Processes that serve."""

@@ -31,7 +31,8 @@ class Sink(Protocol):
 
 _WITH_COST = b"%b: x-tollway-cost-usd %b\n\n"
 """The cost is a comment, which clients skip (WHATWG HTML, server-sent events, 9.2.6)."""
-_OF_A_STREAM = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+OF_A_STREAM = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+"""Headers of every stream."""
 
 
 async def relay(reply: Reply, sink: Sink, call: Call, meter: Meter) -> None:
@@ -46,8 +47,9 @@ async def relay(reply: Reply, sink: Sink, call: Call, meter: Meter) -> None:
     ]
     meter.target_id, meter.reason = reply.target_id, reply.reason
     if call.envelope.stream:
-        headers += _OF_A_STREAM
-        await sink.start(200, headers)
+        headers += OF_A_STREAM
+        if not sink.started:  # as it is after a sign of life, see ``KeepAlive``
+            await sink.start(200, headers)
         last = await reply.pour(sink.write, sink.drained)
         sink.write(_WITH_COST % (last, usd(meter.settle()).encode()), last=True)
     else:

@@ -11,6 +11,8 @@ from gateway.errors import ErrorKind, UpstreamError
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 """No provider's chunk comes near; a stream that passes it holds no events and would fill the memory."""
 
+COMMENT = b": keep-alive\n\n"
+"""Says nothing (section 9.2.6): it keeps a connection that nothing is sent on from being cut (section 9.2.7)."""
 _BOM = b"\xef\xbb\xbf"
 # Atomic, so that backtracking cannot take one CRLF for two line ends.
 _BLANK_LINE = re.compile(rb"(?>\r\n?|\n)(?>\r\n?|\n)")

@@ -135,8 +135,7 @@ class Window:
     def add(self, at_ns: int, value: float, tokens: float = 0.0, load: float = 0.0) -> bool:
         """Learn one sample; return whether it was surprisingly low, which asks for another one soon."""
         fitted = value = value if value > 1e-3 else 1e-3
-        samples = self._samples
-        if samples:
+        if samples := self._samples:
             start, per_token, per_load, floor = self._shape
             expected = max(start + per_token * tokens + per_load * load, floor)
             ratio = value / expected
@@ -208,8 +207,7 @@ class Window:
         self._ratios = (quantile(0.50), quantile(0.90), quantile(0.95), quantile(0.99))
         if not self._run:
             self._low, self._high = quantile(0.10) / MARGIN, self._ratios[1] * MARGIN
-        self._unseen = 0
-        self._refreshed_at_ns = now_ns
+        self._unseen, self._refreshed_at_ns = 0, now_ns
 
 
 def _ratios(

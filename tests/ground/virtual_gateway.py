@@ -10,7 +10,7 @@ from typing import Any
 from gateway.app import Gateway, read_snapshot
 from gateway.clock import Ids
 from gateway.formats.openai.decode import CHAT
-from gateway.types import Inbound
+from gateway.types import Endpoint, Inbound
 from tests.ground.builders import chat_body
 from tests.ground.gateway import write_config
 from tests.ground.in_memory import InMemoryTransport
@@ -62,8 +62,8 @@ class VirtualGateway:
         self.ledger = ledger
         self._ids = ids
 
-    async def chat(self, *, key: str | None = None, **members: Any) -> Answered:
-        """Send one chat request with this key, streamed unless told otherwise, and read its answer to the end."""
+    async def chat(self, *, key: str | None = None, endpoint: Endpoint = CHAT, **members: Any) -> Answered:
+        """Send one request with this key, streamed unless told otherwise, and read its answer to the end."""
         body = chat_body(**{"stream": True, **members})
 
         async def read_body(_hold: Callable[[int], None]) -> bytes:
@@ -72,7 +72,7 @@ class VirtualGateway:
         answered = Answered(asyncio.get_running_loop().time())
         inbound = Inbound(
             id=self._ids("req"),
-            endpoint=CHAT,
+            endpoint=endpoint,
             headers={"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})},
             received_at_ns=VirtualClock.monotonic_ns(),
             read_body=read_body,

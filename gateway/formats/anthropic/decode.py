@@ -140,6 +140,7 @@ class MessagesEndpoint:
     summary = "Create a message (Anthropic's dialect)"
     has_tokens = True
     id_header = b"request-id"
+    keep_alive = b'event: ping\ndata: {"type": "ping"}\n\n'  # Anthropic, "Streaming messages": may come anywhere
     hint_headers = ("anthropic-beta",)
     schema: Mapping[str, Any] = {
         "messages": {

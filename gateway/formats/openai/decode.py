@@ -19,6 +19,7 @@ from gateway.formats.openai.chat_answer import Assembly, Chunks
 from gateway.formats.openai.conversation import read_conversation
 from gateway.formats.outline import PROTOCOL_NAMES, Outline, outline_of, raw_bytes, text_bytes
 from gateway.formats.splice import asks_nothing, splice
+from gateway.formats.sse import COMMENT
 from gateway.formats.typed import path_of, read_typed, refuse
 from gateway.formats.unambiguous import SHORT_BYTES, SMALL_BYTES, members_of_object
 from gateway.types import Capability, Envelope, Operation
@@ -139,6 +140,7 @@ class JsonEndpoint(Struct, kw_only=True):
     """Reads what is its own: of the text that is typed, and of its members."""
     has_tokens: bool = True
     id_header: bytes = b"x-request-id"
+    keep_alive: bytes = COMMENT
     dialect: str = "openai"
 
     error = staticmethod(openai_error)

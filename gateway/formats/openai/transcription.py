@@ -16,6 +16,7 @@ from gateway.formats.allowance import openai_allowance
 from gateway.formats.errors import openai_error
 from gateway.formats.malformed import UNREADABLE
 from gateway.formats.multipart import Part, parts_of
+from gateway.formats.sse import COMMENT
 from gateway.formats.typed import refuse
 from gateway.formats.usage import MAX_AUDIO_MS, audio_ms, merged, usage_of
 from gateway.tariff import Usage
@@ -52,6 +53,7 @@ class FormEndpoint(Struct, kw_only=True):
     schema: Mapping[str, Any]
     has_tokens: bool = False
     id_header: bytes = b"x-request-id"
+    keep_alive: bytes = COMMENT
     dialect: str = "openai"
 
     error = staticmethod(openai_error)

@@ -19,6 +19,7 @@ from gateway.formats.errors import responses_error
 from gateway.formats.outline import outline_of, raw_bytes, text_bytes
 from gateway.formats.responses.conversation import read_conversation
 from gateway.formats.responses.written import Written
+from gateway.formats.sse import COMMENT
 from gateway.formats.typed import path_of, read_typed, refuse
 from gateway.formats.unambiguous import SMALL_BYTES, members_of_object
 from gateway.types import Capability, Envelope, Operation
@@ -183,6 +184,7 @@ class ResponsesEndpoint:
     summary = "Create a response (OpenAI's Responses)"
     has_tokens = True
     id_header = b"x-request-id"
+    keep_alive = COMMENT
     hint_headers: tuple[str, ...] = ()
     schema: Mapping[str, Any] = {
         "input": {"description": "A string, or items.", "type": ["string", "array"], "items": {}},
