@@ -13,15 +13,19 @@ from tests.agents.installed import installed
 from tests.ground.said import Called
 
 TYPO, CORRECTED = "Hello, wrld!\n", "Hello, world!\n"
+_PROMPT = "You are a coding agent."
+_TOOLS = "Read,Edit,Bash"
 _COMMAND = "cp greeting.txt copied.txt && wc -c copied.txt"
 
 
 class Gateway(NamedTuple):
-    """Where an agent finds it."""
+    """Where an agent finds it, and a model there. ``small``: its prompt and tools are cut down for a short context."""
 
     url: str
     key: str
     model: str
+    context: int = 128_000
+    small: bool = False
 
 
 class Shown(NamedTuple):
@@ -34,11 +38,13 @@ class Shown(NamedTuple):
 class Agent(ABC):
     """One agent, run without a terminal."""
 
+    too_long: str
+    """What it shows when its prompt does not fit."""
     asides = re.compile("(?!)")
     """What it writes to stderr that is no error."""
 
     @abstractmethod
-    def command(self, task: str) -> list[str]:
+    def command(self, task: str, gateway: Gateway) -> list[str]:
         """Return the program and its arguments."""
 
     @abstractmethod
@@ -57,19 +63,14 @@ class Agent(ABC):
 class ClaudeCode(Agent):
     """``claude -p``: it prints what happens as JSON, a line each."""
 
-    def command(self, task: str) -> list[str]:
-        """Allow the three tools without asking."""
+    too_long = "Prompt is too long"
+
+    def command(self, task: str, gateway: Gateway) -> list[str]:
+        """Allow the three tools without asking; cut down, it has no others, and a prompt of ours."""
         program = installed() / "@anthropic-ai/claude-code-linux-x64/claude"
-        return [
-            str(program),
-            "-p",
-            task,
-            "--output-format",
-            "stream-json",
-            "--verbose",
-            "--allowedTools",
-            "Read,Edit,Bash",
-        ]
+        options = ["--output-format", "stream-json", "--verbose", "--allowedTools", _TOOLS]
+        cut_down = ["--tools", _TOOLS, "--system-prompt", _PROMPT] if gateway.small else []
+        return [str(program), "-p", task, *options, *cut_down]
 
     def configure(self, home: Path, gateway: Gateway) -> dict[str, str]:  # noqa: ARG002 - it needs no file
         """Switch off its updates, telemetry and error reports, which one variable does."""
@@ -79,6 +80,7 @@ class ClaudeCode(Agent):
             "ANTHROPIC_MODEL": gateway.model,
             "ANTHROPIC_SMALL_FAST_MODEL": gateway.model,
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            **({"CLAUDE_CODE_MAX_OUTPUT_TOKENS": "64"} if gateway.small else {}),
         }
 
     def steps(self, project: Path) -> list[Called]:
@@ -104,7 +106,9 @@ class ClaudeCode(Agent):
 class OpenCode(Agent):
     """``opencode run``: the same, in its own events."""
 
-    def command(self, task: str) -> list[str]:
+    too_long = "ContextOverflowError"
+
+    def command(self, task: str, gateway: Gateway) -> list[str]:  # noqa: ARG002 - all stands in a file
         """See ``Agent.command``."""
         program = installed() / "opencode-linux-x64-baseline/bin/opencode"
         return [str(program), "run", "--format", "json", task]
@@ -114,9 +118,15 @@ class OpenCode(Agent):
         provider = {
             "npm": "@ai-sdk/openai-compatible",
             "options": {"baseURL": f"{gateway.url}/v1", "apiKey": gateway.key},
-            "models": {gateway.model: {"limit": {"context": 128_000, "output": 8_192}}},
+            "models": {
+                gateway.model: {"limit": {"context": gateway.context, "output": 64 if gateway.small else 8_192}}
+            },
         }
-        settings = {"autoupdate": False, "share": "disabled", "provider": {"tollway": provider}}
+        settings: dict[str, Any] = {"autoupdate": False, "share": "disabled", "provider": {"tollway": provider}}
+        if gateway.small:
+            settings["agent"] = {"build": {"prompt": _PROMPT}, "title": {"disable": True}}
+            settings["compaction"] = {"auto": False}
+            settings["tools"] = {"*": False, "read": True, "edit": True, "bash": True}
         model = f"tollway/{gateway.model}"
         folder = home / ".config" / "opencode"
         folder.mkdir(parents=True)
@@ -167,15 +177,21 @@ enabled = false
 apps = false
 plugins = false
 """
+_CODEX_SMALL = """goals = false
+
+[tools]
+web_search = false
+"""
 
 
 class Codex(Agent):
     """``codex exec``: the same, in its own events."""
 
+    too_long = "Codex ran out of room"
     asides = re.compile("(?m)^(?:Reading additional input from stdin|WARNING: .* under temporary dir).*\n")
     """The input is no terminal, and HOME a test's."""
 
-    def command(self, task: str) -> list[str]:
+    def command(self, task: str, gateway: Gateway) -> list[str]:  # noqa: ARG002 - all stands in files
         """Let it do everything: a sandbox within a container is more than the kernel gives."""
         program = installed() / "@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin/codex"
         options = ["--json", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
@@ -186,9 +202,9 @@ class Codex(Agent):
         folder = home / ".codex"
         folder.mkdir()
         catalogue = folder / "models.json"
-        catalogue.write_text(json.dumps({"models": [codex_model(gateway.model, 128_000)]}))
+        catalogue.write_text(json.dumps({"models": [_codex_model(gateway)]}))
         written = _CODEX.format(model=gateway.model, url=gateway.url, catalogue=catalogue)
-        (folder / "config.toml").write_text(written)
+        (folder / "config.toml").write_text(written + (_CODEX_SMALL if gateway.small else ""))
         return {"TOLLWAY_KEY": gateway.key}
 
     def steps(self, project: Path) -> list[Called]:  # noqa: ARG002 - it works in its own folder
@@ -209,13 +225,13 @@ class Codex(Agent):
         return Shown(texts[-1] if texts else "", [*failed, *wrong])
 
 
-def codex_model(name: str, context: int) -> dict[str, Any]:
+def _codex_model(gateway: Gateway) -> dict[str, Any]:
     """Describe a model to Codex, as ``codex debug models`` lists them."""
     return {
-        "slug": name,
-        "display_name": name,
-        "base_instructions": "You are a coding agent.",
-        "context_window": context,
+        "slug": gateway.model,
+        "display_name": gateway.model,
+        "base_instructions": _PROMPT,
+        "context_window": gateway.context,
         "truncation_policy": {"mode": "tokens", "limit": 10_000},
         "apply_patch_tool_type": "freeform",
         "shell_type": "unified_exec",

@@ -1,16 +1,15 @@
 """Coding agents do a task through the gateway, whatever kind of target answers, and notice nothing of it."""
 
-import asyncio
 import json
-import os
-from asyncio.subprocess import DEVNULL, PIPE
+import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from tests.agents.agents import AGENTS, CORRECTED, TYPO, Agent, Gateway, Shown
-from tests.ground.gateway import RunningGateway, running_gateway
+from tests.agents.running import run
+from tests.ground.gateway import running_gateway
 from tests.ground.said import UPSTREAMS, Called, Said, answer, model_at, results_in
 from tests.ground.script import Answer, Seen
 from tests.ground.upstream import ScriptedUpstream
@@ -19,7 +18,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 _KEY = "sk-tollway-0123456789"
 _TASK = "Correct the spelling in greeting.txt, then copy it to copied.txt."
 _DONE = "Corrected: Grüße, 14 bytes 👋"
-_TIMEOUT_S = 600
 
 
 class Coder:
@@ -45,54 +43,6 @@ class Coder:
         return answer(said, self._kind, request)
 
 
-class Ran(NamedTuple):
-    """What became of a run."""
-
-    project: Path
-    shown: Shown
-    stderr: str
-    code: int
-    abroad: list[str]
-    """What it asked of the internet."""
-
-
-async def _run(agent: Agent, running: RunningGateway, project: Path) -> Ran:
-    """Run it in an empty HOME, with a proxy before the internet that refuses everything."""
-    abroad: list[str] = []
-
-    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        abroad.append((await reader.readline()).decode("latin-1").strip())
-        writer.close()
-
-    home = project.with_name("home")
-    home.mkdir()
-    gateway = Gateway(running.url, _KEY, "auto")
-    settings = agent.configure(home, gateway)
-    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
-        proxy = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        environ = {
-            "HOME": str(home),
-            "PATH": os.defpath,
-            "HTTP_PROXY": proxy,
-            "HTTPS_PROXY": proxy,
-            "NO_PROXY": "127.0.0.1",
-            **settings,
-        }
-        process = await asyncio.create_subprocess_exec(
-            *agent.command(_TASK), cwd=project, env=environ, stdin=DEVNULL, stdout=PIPE, stderr=PIPE
-        )
-        try:
-            async with asyncio.timeout(_TIMEOUT_S):
-                output, errors = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-    code = process.returncode
-    assert code is not None
-    return Ran(project, agent.shown(output.decode()), errors.decode(), code, abroad)
-
-
 def _config(kind: str, url: str) -> dict[str, Any]:
     provider, needs = model_at(kind, url)
     price = {"input": 1.0, "output": 5.0}
@@ -116,7 +66,7 @@ async def test_task_is_done(agent: Agent, kind: str, tmp_path: Path) -> None:
     async with ScriptedUpstream(coder) as upstream:
         environ = {"KEY": "sk-theirs", "MINE": _KEY}
         async with running_gateway(_config(kind, upstream.url), tmp_path, environ=environ) as running:
-            ran = await _run(agent, running, project)
+            ran = await run(agent, Gateway(running.url, _KEY, "auto"), _TASK, project)
             totals = await running.totals()
         asked = [seen.json for seen in upstream.seen]
     assert (ran.code, ran.shown, agent.asides.sub("", ran.stderr)) == (0, Shown(_DONE, []), "")
@@ -132,3 +82,17 @@ def test_lock_names_no_registry() -> None:
     lock = json.loads((Path(__file__).parent / "package-lock.json").read_text())
     packages = [each for name, each in lock["packages"].items() if name]
     assert all(each["integrity"].startswith("sha512-") and "resolved" not in each for each in packages)
+
+
+@pytest.mark.parametrize("agent", AGENTS.values(), ids=AGENTS)
+async def test_prompt_that_does_not_fit_is_said_to_the_user_at_once(agent: Agent, tmp_path: Path) -> None:
+    """It knows from the error what is the matter, and asks no second time."""
+    project = tmp_path / "project"
+    project.mkdir()
+    config = _config("vllm", "http://127.0.0.1:9")
+    config["models"]["coder"] |= {"context": 512, "max_output_tokens": 256}
+    async with running_gateway(config, tmp_path, environ={"KEY": "k", "MINE": _KEY}) as running:
+        ran = await run(agent, Gateway(running.url, _KEY, "auto", small=True), _TASK, project)
+    assert ran.code == 1
+    assert re.search(agent.too_long, f"{ran.shown.answer} {ran.shown.errors}")
+    assert ran.abroad == []
