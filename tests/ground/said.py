@@ -18,11 +18,12 @@ _PIECE = 7
 
 
 class Called(NamedTuple):
-    """A call of a tool."""
+    """A call of a tool. ``custom``: in Responses, one that takes a text, the argument ``input`` of other formats."""
 
     name: str
     arguments: dict[str, Any]
     call_id: str = "call_1"
+    custom: bool = False
 
 
 class Said(NamedTuple):
@@ -160,16 +161,13 @@ class ResponsesUpstream:
         for index, (item, text) in enumerate(items):
             kind = item["type"]
             at = {"item_id": item["id"], "output_index": index}
-            empty: dict[str, Any] = {"message": {"content": []}, "reasoning": {"summary": []}}.get(
-                kind, {"arguments": ""}
-            )
+            name, member, empty = _PIECES[kind]
             yield event(
-                "response.output_item.added", output_index=index, item={**item, "status": "in_progress", **empty}
+                "response.output_item.added", output_index=index, item={**item, "status": "in_progress", member: empty}
             )
-            name = _DELTAS[kind]
             at |= {"content_index": 0} if kind == "message" else {"summary_index": 0} if kind == "reasoning" else {}
             yield from (event(f"response.{name}.delta", **at, delta=piece) for piece in _pieces(text))
-            yield event(f"response.{name}.done", **at, **{"arguments" if kind == "function_call" else "text": text})
+            yield event(f"response.{name}.done", **at, **{"text" if empty == [] else member: text})
             yield event("response.output_item.done", output_index=index, item=item)
         response = self._response(said, model, [item for item, _ in items])
         yield event(f"response.{response['status']}", response=response)
@@ -195,11 +193,13 @@ class ResponsesUpstream:
         }
 
 
-_DELTAS = {
-    "message": "output_text",
-    "reasoning": "reasoning_summary_text",
-    "function_call": "function_call_arguments",
+_PIECES: dict[str, tuple[str, str, Any]] = {
+    "message": ("output_text", "content", []),
+    "reasoning": ("reasoning_summary_text", "summary", []),
+    "function_call": ("function_call_arguments", "arguments", ""),
+    "custom_tool_call": ("custom_tool_call_input", "input", ""),
 }
+"""By the type of an item: the events of its pieces, the member that they make, and that member when it begins."""
 
 
 def _items(said: Said) -> Iterator[tuple[dict[str, Any], str]]:
@@ -212,9 +212,10 @@ def _items(said: Said) -> Iterator[tuple[dict[str, Any], str]]:
         item = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [content]}
         yield item, said.text
     for number, call in enumerate(said.calls):
-        written = json.dumps(call.arguments)
-        named = {"call_id": call.call_id, "name": call.name, "arguments": written, "status": "completed"}
-        yield {"type": "function_call", "id": f"fc_{number}", **named}, written
+        kind, member = ("custom_tool_call", "input") if call.custom else ("function_call", "arguments")
+        written = call.arguments["input"] if call.custom else json.dumps(call.arguments)
+        named = {"call_id": call.call_id, "name": call.name, member: written, "status": "completed"}
+        yield {"type": kind, "id": f"fc_{number}", **named}, written
 
 
 SIGNATURE = "EqQBCgIYAhIM1gbcDa9GJwZA2b3hGgxBdjrkzLoky3dl1pkiMOYds"
@@ -280,12 +281,14 @@ def model_at(upstream: str, url: str) -> tuple[dict[str, Any], dict[str, Any]]:
     kind = "openai" if upstream == "responses" else upstream
     provider = {"type": kind, "base_url": url if kind == "anthropic" else f"{url}/v1"}
     key = {} if kind == "vllm" else {"api_key": "env:KEY"}
-    return provider | key, {"api": "responses"} if upstream == "responses" else {}
+    return provider | key, {"api": "responses" if upstream == "responses" else "chat"} if kind == "openai" else {}
 
 
 def answer(said: Said, upstream_kind: str, request: dict[str, Any]) -> Answer:
     """Say it as this kind of upstream does to this request, streamed or not."""
     upstream, model = UPSTREAMS[upstream_kind], str(request.get("model"))
+    custom = {tool["name"] for tool in request.get("tools", ()) if tool.get("type") == "custom"}
+    said = said._replace(calls=tuple(call._replace(custom=call.name in custom) for call in said.calls))
     if not request.get("stream"):
         return json_answer(upstream.whole(said, model))
     chunks = [Chunk(event) for event in upstream.events(said, model)]
