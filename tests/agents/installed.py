@@ -17,7 +17,7 @@ _CACHE = _HERE.parents[1] / "build" / "agents"
 def installed() -> Path:
     """Return the ``node_modules`` of ``package-lock.json``; fails with a sentence where npm is missing.
 
-    No script of a package is run: what the agents need comes as binaries in packages of its own.
+    What it holds are the packages of binaries for Linux on x86-64, which need no script to be run.
     """
     lock = (_HERE / "package-lock.json").read_bytes()
     place = _CACHE / hashlib.sha256(lock).hexdigest()[:16]
