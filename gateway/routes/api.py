@@ -89,6 +89,11 @@ class Pages:
             raise GatewayError(ErrorKind.NOT_FOUND, sentence)
         return _json(sum_up(trace))
 
+    async def refuse_compact(self) -> Response:
+        """Say what to do in place of a compaction by the provider."""
+        sentence = "Conversations are not compacted here; have a model sum up the items, and send its summary as 'input'."
+        raise GatewayError(ErrorKind.UNSUPPORTED, sentence)
+
     async def healthz(self) -> Response:
         """Answer that the process is alive."""
         return _json({"status": "ok"})
@@ -166,6 +171,7 @@ def create_api(pages: Pages, *, version: str) -> FastAPI:
     )
     api.get("/v1/models", tags=["models"])(pages.list_models)
     api.get("/v1/models/{name:path}", tags=["models"])(pages.show_model)
+    api.post("/v1/responses/compact", include_in_schema=False)(pages.refuse_compact)
     api.get("/v1/requests/{call_id}", tags=["requests"])(pages.show_request)
     api.get("/v1/traces/{trace_id}", tags=["requests"])(pages.show_trace)
     api.get("/healthz", tags=["operations"])(pages.healthz)

@@ -88,6 +88,7 @@ routes:
     limits: {ttft_ms: {p95: 1500}, tpot_ms: {p50: 250}, usd_per_request: 0.01}
     require: {commercial: allowed, hosting: own, region: [eu], quality: {mmlu: 0.3}}
     when_none_fits: reject
+    unsupported_tools: drop
     timeouts: {connect_s: 0.4, first_token_s: 1.4, idle_s: 2.4, total_s: 3.4, cold_start_s: 4.4}
 timeouts: {connect_s: 1, first_token_s: 2, idle_s: 3, total_s: 4, cold_start_s: 5}
 state_dir: ~/state
@@ -211,6 +212,7 @@ def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
     when: dict[str, Any] = {"begins_s": 3600, "ends_s": 7200, "days": (0,), "member": "service_tier", "value": "flex"}
     assert mini.rates == replace(tiered, variants=(Variant(rates=tiered), Variant(rates=tiered, **when)))
     route = snapshot.routes["auto"]
+    assert route.drops_unsupported_tools
     assert [each.id for each in route.targets] == [smol.id]
     assert route.policy.ruled_out == (Dropped(target_id="mini", filter="hosting", reason="not on own hardware"),)
     assert route.policy.probe_ms == 1500
