@@ -48,6 +48,7 @@ PROTOCOL_NAMES = frozenset(
         *("model", "messages", "prompt", "stream", "stream_options", "include_usage", "n", "best_of", "max_tokens"),
         *("max_completion_tokens", "temperature", "top_p", "stop", "seed", "tools", "tool_choice", "response_format"),
         *("user", "role", "content", "type", "text", "name", "input", "encoding_format"),
+        "max_output_tokens",
     )
 )
 _TOO_MANY = (

@@ -91,7 +91,7 @@ class Pages:
 
     async def refuse_compact(self) -> Response:
         """Say what to do in place of a compaction by the provider."""
-        sentence = "Conversations are not compacted here; have a model sum up the items, and send its summary as 'input'."
+        sentence = "Nothing is compacted here; have a model sum up the items, and send its summary as 'input'."
         raise GatewayError(ErrorKind.UNSUPPORTED, sentence)
 
     async def healthz(self) -> Response:

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.ground.gateway import RunningGateway, running_gateway
+from tests.ground.said import UPSTREAMS, Said
 from tests.ground.script import Answer, error_answer, json_answer, play
 from tests.ground.upstream import ScriptedUpstream
 
@@ -68,11 +69,13 @@ async def run_ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
         config = {
             "providers": {
                 "own": {"type": "vllm", "base_url": f"{upstream.url}/v1"},
+                "both": {"type": "openai", "base_url": f"{upstream.url}/v1", "api_key": "env:KEY"},
                 "far": {"type": "anthropic", "base_url": upstream.url, "api_key": "env:KEY"},
             },
             "models": {
                 "own": {"provider": "own", "upstream": "m", "price": PRICE},
                 "claude": {"provider": "far", "upstream": "c", "price": PRICE},
+                "both": {"provider": "both", "upstream": "b", "price": PRICE},
             },
             "routes": {"agent": {"models": ["own"], "unsupported_tools": "drop"}},
         }
@@ -118,6 +121,28 @@ async def _output(client: openai.AsyncOpenAI, asked: Any, *, stream: bool) -> li
         return list((await client.responses.create(model="own", input=asked, tools=[LOOK])).output)
     async with client.responses.stream(model="own", input=asked, tools=[LOOK]) as events:
         return list((await events.get_final_response()).output)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_provider_that_speaks_responses_gets_the_callers_own_words(stream: bool, ground: Ground) -> None:
+    """Its tools too; what it answers passes, and is billed as it counts."""
+    ground.upstream.then(play(b"".join(UPSTREAMS["responses"].events(Said("Hello"), "b"))))
+    asked: Any = {"model": "both", "input": "Hi", "tools": [{"type": "web_search"}], "extra_body": {"new": {"a": 1}}}
+    if stream:
+        async with ground.client.responses.stream(**asked) as events:
+            response: Any = await events.get_final_response()
+            call_id = events._response.headers["x-request-id"]
+    else:
+        raw = await ground.client.responses.with_raw_response.create(**asked)
+        response, call_id = await raw.parse(), raw.headers["x-request-id"]
+    assert response.output_text == "Hello"
+    sent = ground.upstream.seen[-1]
+    assert sent.path == "/v1/responses"
+    assert sent.json == {
+        "model": "b", "input": "Hi", "tools": [{"type": "web_search"}], "new": {"a": 1}, "stream": True,
+    }  # fmt: skip
+    async with ground.session.get(f"{ground.running.url}/v1/requests/{call_id}") as explained:
+        assert (await explained.json())["cost_nano_usd"] == COST_NANO_USD
 
 
 class Greeting(pydantic.BaseModel):

@@ -28,7 +28,7 @@ _citations = msgspec.json.Decoder(list[Raw] | None).decode
 
 def as_events(body: bytes) -> bytes:
     """Write a whole message, which has been read before, as the stream that it would have been."""
-    message = _members(body)
+    message = _members(body.translate(None, b"\r\n"))  # an event has one line
     content = _blocks(message.get("content", b"[]"))
     begun = message | {"content": Raw(b"[]"), "stop_reason": _NULL, "stop_sequence": _NULL}
     written = event_of("message_start", {"message": begun})

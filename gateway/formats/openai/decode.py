@@ -156,7 +156,7 @@ class JsonEndpoint(Struct, kw_only=True):
             return self.decode(splice(body, members, changes))
         plain = members.keys() <= _PLAIN
         if not plain:
-            _check_spelling(members)
+            check_spelling(members)
         said = self.read(text, outline, read)
         request, limit, choices, kinds = said.request, said.limit, said.choices, said.kinds
         if limit is not None and limit * choices > MAX_OUTPUT_TOKENS_IN_ALL:
@@ -234,7 +234,8 @@ def _must_be(path: str, *, may_be_zero: bool = False) -> str:
     return _MUST_BE.get(path) or ("must be a string" if path.endswith(".role") else "must be an object")
 
 
-def _check_spelling(members: Mapping[str, bytes]) -> None:
+def check_spelling(members: Mapping[str, bytes]) -> None:
+    """Refuse a member that some upstreams would take for another one. Raises GatewayError."""
     # Upstreams written in Go (Ollama, many proxies) take a member's name in any case, and of two the last: a "Model"
     # beside the "model" that was looked at here would be the one that counts.
     for name in members:

@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from gateway.formats.allowance import openai_allowance
 from gateway.formats.chat import AnswerWriter, Conversation
 from gateway.formats.errors import responses_error
+from gateway.formats.openai.decode import check_spelling
 from gateway.formats.outline import outline_of, raw_bytes, text_bytes
 from gateway.formats.responses.conversation import read_conversation
 from gateway.formats.responses.written import Written
@@ -203,6 +204,7 @@ class ResponsesEndpoint:
         members: Mapping[str, bytes] = members_of_object(body) if outline is None else outline.members
         # In the text of an outline, and so in what is read, long strings are marks.
         text, read = (body, members) if outline is None else (outline.text, outline.short_members)
+        check_spelling(members)
         request = read_typed(_decode_request, text, outline, _must_be)
         for name, why in _ELSEWHERE.items():
             if read.get(name, b"null") != b"null":

@@ -59,7 +59,7 @@ class _Ended(Struct):
     response: Raw
 
 
-_raws = msgspec.json.Decoder(list[Raw]).decode
+_raws = msgspec.json.Decoder(list[Raw] | None).decode
 _id = msgspec.json.Decoder(_Id).decode
 _ended = msgspec.json.Decoder(_Ended).decode
 _members = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -78,7 +78,7 @@ def _without_unsigned(envelope: Envelope) -> dict[str, bytes | None]:
     asked = envelope.members.get("input", b"")
     if mark not in envelope.body or not asked.startswith(b"["):
         return {}
-    items = _raws(asked)
+    items = _raws(asked) or ()
     kept = [bytes(item) for item in items if mark not in bytes(item) or not str(_id(item).id).startswith(UNSIGNED)]
     return {"input": b"[%b]" % b",".join(kept)} if len(kept) < len(items) else {}
 
@@ -147,10 +147,10 @@ class PassedDecoder(Passing, ResponseDecoder):
 
 def as_events(body: bytes) -> bytes:
     """Write a whole response, which has been read before, as the stream that it would have been."""
-    response = _members(body)
+    response = _members(body.translate(None, b"\r\n"))  # an event has one line
     begun = {"response": response | _BEGUN}
     events: list[tuple[str, dict[str, Any]]] = [("response.created", begun), ("response.in_progress", begun)]
-    for number, raw in enumerate(_raws(response.get("output", b"[]"))):
+    for number, raw in enumerate(_raws(response.get("output", b"[]")) or ()):
         item, place = _members(raw), {"output_index": number}
         kind = _string(item.get("type", Raw(b'""')))
         at = place | {"item_id": item.get("id", Raw(b'""'))}
@@ -160,10 +160,10 @@ def as_events(body: bytes) -> bytes:
         if name and name in item:
             events.append((f"response.{added}.delta", at | {"delta": item[name]}))
             events.append((f"response.{added}.done", at | {name: item[name]}))
-        for index, part in enumerate(_raws(item.get("content", b"[]")) if kind == "message" else ()):
+        for index, part in enumerate(_raws(item.get("content", b"[]")) or () if kind == "message" else ()):
             events += _part(at | {"content_index": index}, part)
         events.append(("response.output_item.done", place | {"item": item}))
-    end = _string(response.get("status", Raw(b'"completed"')))
+    end = "incomplete" if response.get("status") == Raw(b'"incomplete"') else "completed"
     events.append((f"response.{end}", {"response": response}))
     return b"".join(event_of(name, number, members) for number, (name, members) in enumerate(events))
 

@@ -97,3 +97,15 @@ def test_schema_needs_a_target_that_knows_schemas(members: dict[str, Any]) -> No
     """Under its old name and its new one."""
     body = {"model": "auto", "max_tokens": 9, "messages": [_ASKS]} | members
     assert "json_schema" in MESSAGES.decode(json.dumps(body).encode()).needs
+
+
+def test_whole_answer_on_many_lines_becomes_events_of_one_line_each() -> None:
+    """A body may be written for people; the data of an event ends with its line."""
+    message = {"id": "m", "model": "c", "content": [_TEXT], "stop_reason": "end_turn", "usage": {"input_tokens": 1}}
+    body = {"model": "auto", "max_tokens": 9, "messages": [_ASKS], "stream": True}
+    call = build_call(MESSAGES.decode(json.dumps(body).encode()))
+    decoder = AnthropicAdapter().decoder(call, build_target())
+    written = decoder.feed(json.dumps(message, indent=1).encode()) + decoder.finish()
+    for event in written.decode().removesuffix("\n\n").split("\n\n"):
+        name, data = event.split("\n")
+        assert f"event: {json.loads(data.removeprefix('data: '))['type']}" == name

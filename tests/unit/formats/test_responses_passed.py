@@ -169,7 +169,7 @@ def test_whole_answer_passes_byte_for_byte() -> None:
 
 def test_whole_answer_becomes_events_for_a_caller_who_streams() -> None:
     """Some servers pass over ``stream``."""
-    text = _fed(_decoder(stream=True), json.dumps(_RESPONSE).encode()).decode()
+    text = _fed(_decoder(stream=True), json.dumps(_RESPONSE, indent=1).encode()).decode()
     events = [json.loads(data) for data in re.findall(r"^data: (.*)$", text, re.MULTILINE)]
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     for event in events:
@@ -198,6 +198,13 @@ def test_run_of_pieces_is_counted_in_one_go(at_a_time: int) -> None:
     with pytest.raises(UpstreamError):
         decoder.feed(pieces[0] + b"event: error\ndata: " + b'{"type":"error","message":"It broke."}\n\n')
         decoder.feed(b"")
+
+
+@pytest.mark.parametrize("beside", [{"output": [_SAID | {"content": None}]}, {"status": None}, {"output": []}])
+def test_whole_answer_with_little_in_it_becomes_events(beside: dict[str, Any]) -> None:
+    """What a server leaves empty is no fault of the caller's."""
+    written = _fed(_decoder(stream=True), json.dumps(_RESPONSE | beside).encode())
+    assert b"event: response.completed\n" in written
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -256,6 +256,8 @@ def test_what_chat_cannot_say_is_refused_by_its_place(members: dict[str, Any], p
     ("members", "param"),
     [
         ({"model": ""}, "model"),
+        ({"Model": "dear"}, "model"),
+        ({"MAX_OUTPUT_TOKENS": 5}, "max_output_tokens"),
         ({"input": ""}, "input"),
         ({"input": []}, "input"),
         ({"input": None}, "input"),
