@@ -233,6 +233,6 @@ CASES = (
         failed=Failed(400, ErrorKind.CONTEXT_LENGTH, 400, "prompt is too long: 210000 tokens > 200000 maximum"),
     ),
     Case("error at once", fails_after=1),
-    Case("error in mid-stream", said=Said("Hello, " * 9), fails_after=6),
+    Case("error in mid-stream", said=Said("Hello, " * 9), fails_after=7),
     Case("cut", said=Said("Hello, " * 9), cut=True),
 )

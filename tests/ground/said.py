@@ -166,8 +166,14 @@ class ResponsesUpstream:
                 "response.output_item.added", output_index=index, item={**item, "status": "in_progress", member: empty}
             )
             at |= {"content_index": 0} if kind == "message" else {"summary_index": 0} if kind == "reasoning" else {}
+            parts = {"message": "content_part", "reasoning": "reasoning_summary_part"}.get(kind)
+            part = {} if parts is None else (item.get("content") or item["summary"])[0]
+            if parts:
+                yield event(f"response.{parts}.added", **at, part={**part, "text": ""})
             yield from (event(f"response.{name}.delta", **at, delta=piece) for piece in _pieces(text))
             yield event(f"response.{name}.done", **at, **{"text" if empty == [] else member: text})
+            if parts:
+                yield event(f"response.{parts}.done", **at, part=part)
             yield event("response.output_item.done", output_index=index, item=item)
         response = self._response(said, model, [item for item, _ in items])
         yield event(f"response.{response['status']}", response=response)

@@ -134,7 +134,7 @@ async def test_provider_that_speaks_responses_gets_the_callers_own_words(stream:
             call_id = events._response.headers["x-request-id"]
     else:
         raw = await ground.client.responses.with_raw_response.create(**asked)
-        response, call_id = await raw.parse(), raw.headers["x-request-id"]
+        response, call_id = raw.parse(), raw.headers["x-request-id"]
     assert response.output_text == "Hello"
     sent = ground.upstream.seen[-1]
     assert sent.path == "/v1/responses"

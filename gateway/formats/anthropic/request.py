@@ -63,7 +63,7 @@ def write_options(conversation: Conversation) -> dict[str, Any]:
     if temperature is not None and not 0 <= temperature <= 1:
         raise UntranslatableError("temperature", "it must be between 0 and 1")
     if effort is not None and effort not in _EFFORTS:
-        raise UntranslatableError("reasoning_effort", f"it must be one of {', '.join(sorted(_EFFORTS))}")
+        raise UntranslatableError(conversation.names.effort, f"it must be one of {', '.join(sorted(_EFFORTS))}")
     schema = conversation.schema
     config = {
         "effort": {"none": None, "minimal": "low"}.get(effort, effort) if effort is not None else None,
@@ -99,7 +99,7 @@ def _messages(conversation: Conversation) -> list[_Block]:
         elif blocks:
             messages.append({"role": turn.role, "content": blocks})
     if not messages:
-        raise UntranslatableError("messages", "it holds no user or assistant message with content")
+        raise UntranslatableError(conversation.names.turns, "it holds no user or assistant message with content")
     return messages
 
 
