@@ -177,11 +177,8 @@ enabled = false
 apps = false
 plugins = false
 """
-_CODEX_SMALL = """goals = false
-
-[tools]
-web_search = false
-"""
+_CODEX_SMALL = ('web_search="disabled"', "agents.enabled=false", "features.goals=false")
+"""Tools that a small model can do without; the first two are OpenAI's own."""
 
 
 class Codex(Agent):
@@ -191,11 +188,12 @@ class Codex(Agent):
     asides = re.compile("(?m)^(?:Reading additional input from stdin|WARNING: .* under temporary dir).*\n")
     """The input is no terminal, and HOME a test's."""
 
-    def command(self, task: str, gateway: Gateway) -> list[str]:  # noqa: ARG002 - all stands in files
+    def command(self, task: str, gateway: Gateway) -> list[str]:
         """Let it do everything: a sandbox within a container is more than the kernel gives."""
         program = installed() / "@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin/codex"
         options = ["--json", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
-        return [str(program), "exec", *options, task]
+        settings = [part for each in _CODEX_SMALL if gateway.small for part in ("--config", each)]
+        return [str(program), "exec", *options, *settings, task]
 
     def configure(self, home: Path, gateway: Gateway) -> dict[str, str]:
         """Describe the gateway and its model, without which it warns; switch off what fetches plugins."""
@@ -204,7 +202,7 @@ class Codex(Agent):
         catalogue = folder / "models.json"
         catalogue.write_text(json.dumps({"models": [_codex_model(gateway)]}))
         written = _CODEX.format(model=gateway.model, url=gateway.url, catalogue=catalogue)
-        (folder / "config.toml").write_text(written + (_CODEX_SMALL if gateway.small else ""))
+        (folder / "config.toml").write_text(written)
         return {"TOLLWAY_KEY": gateway.key}
 
     def steps(self, project: Path) -> list[Called]:  # noqa: ARG002 - it works in its own folder
