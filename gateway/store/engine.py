@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from types import NoneType
 from typing import Any
 from urllib.parse import quote
 
@@ -47,6 +48,9 @@ class Database:
         )
         event.listen(self.engine, "handle_error", self._explain, retval=True)
         if self.file is not None:
+            # For what it knows no adapter of, the driver looks in three places, each time: a sixth of a row.
+            sqlite3.register_adapter(NoneType, dict[None, None]().get)  # None for None, without a frame of Python
+            sqlite3.register_adapter(bool, int)
             event.listen(self.engine, "do_connect", _open_and_make_none)
             event.listen(self.engine, "connect", self._configure)
 
