@@ -18,7 +18,7 @@ from gateway.formats.openai.decode import (
     MAX_OUTPUT_TOKENS_IN_ALL,
 )
 from gateway.formats.outline import MAX_PARTS
-from gateway.formats.unambiguous import SMALL_BYTES
+from gateway.formats.unambiguous import SHORT_BYTES, SMALL_BYTES
 from gateway.types import Envelope
 from tests.ground.builders import ENDPOINT
 
@@ -84,7 +84,7 @@ MALFORMED = {
 }
 
 
-@pytest.mark.parametrize("padding", [b"", b" " * SMALL_BYTES], ids=["small", "large"])
+@pytest.mark.parametrize("padding", [b"", b" " * SHORT_BYTES, b" " * SMALL_BYTES], ids=["short", "small", "large"])
 @pytest.mark.parametrize(("body", "expected"), MALFORMED.values(), ids=MALFORMED)
 def test_malformed_bodies_are_refused_with_a_reason(body: bytes, expected: str, padding: bytes) -> None:
     """Each way of being ambiguous or hostile is a 400 that names it and echoes nothing of the content, at any size."""
@@ -94,7 +94,7 @@ def test_malformed_bodies_are_refused_with_a_reason(body: bytes, expected: str, 
     assert "secret" not in caught.value.message
 
 
-@pytest.mark.parametrize("padding", [b"", b" " * SMALL_BYTES], ids=["small", "large"])
+@pytest.mark.parametrize("padding", [b"", b" " * SHORT_BYTES, b" " * SMALL_BYTES], ids=["short", "small", "large"])
 @pytest.mark.parametrize(
     "member",
     [

@@ -100,7 +100,7 @@ def test_history_that_says_something_else_is_still_refused_by_name() -> None:
         ({"top_k": 40.0, "temperature": 1.0, "x": 3.0}, {"top_k": 40, "temperature": 1.0, "x": 3.0}),
     ],
 )
-@pytest.mark.parametrize("padding", [0, 100_000])
+@pytest.mark.parametrize("padding", [0, 10_000, 100_000])
 def test_integral_float_is_an_integer(members: dict[str, Any], whole: dict[str, int], padding: int) -> None:
     """For the gateway and for the upstream, which may refuse a float."""
     call = asked(messages=[{"role": "user", "content": "x" * padding}], **members)
