@@ -38,7 +38,9 @@ from gateway.execution.retry import Retries
 from gateway.execution.unstreamed import Unstreamed
 from gateway.fleet import FleetReport
 from gateway.formats.registry import COUNTING, ENDPOINTS
+from gateway.formats.responses.decode import RESPONSES
 from gateway.formats.tokens import estimate_prompt_tokens
+from gateway.kept.responses import ResponseStore
 from gateway.pipeline import Pipeline
 from gateway.providers.registry import ADAPTERS, PROVIDER_TYPES
 from gateway.routes.api import Pages, create_api
@@ -46,7 +48,9 @@ from gateway.routes.asgi_bridge import AsgiBridge
 from gateway.routes.count_tokens import CountTokens
 from gateway.routes.front import Front
 from gateway.routes.http1_server import HttpServer
+from gateway.routes.kept_pages import KeptPages, add_kept_pages
 from gateway.routes.llm import LlmRoute
+from gateway.routes.responses import ResponsesRoute
 from gateway.routing.registry import keys, policy
 from gateway.routing.resolve import resolve
 from gateway.routing.sessions import SECRET_BYTES, Sessions
@@ -167,6 +171,15 @@ class Gateway:
         llm_routes = {
             each.path: LlmRoute(self.pipeline, each, current=self.current, clock=clock, ids=ids) for each in ENDPOINTS
         }
+        self._responses = ResponseStore(state_dir, lambda: self.current.snapshot.responses, clock.wall_ns)
+        llm_routes[RESPONSES.path] = ResponsesRoute(
+            *(self.pipeline, RESPONSES),
+            current=self.current,
+            clock=clock,
+            ids=ids,
+            authenticator=authenticator,
+            store=self._responses,
+        )
         count = partial(
             CountTokens, current=self.current, authenticator=authenticator, gate=gate, resolve=resolved, means=means
         )
@@ -182,6 +195,7 @@ class Gateway:
             refused=self._refused,
         )
         api = create_api(pages, version=version("tollway"))
+        add_kept_pages(api, KeptPages(self.current, authenticator, self._responses))
         pages_of_fastapi = AsgiBridge(api, self.current)
         front = Front({**llm_routes, **counting}, pages_of_fastapi, self.current)
         self.http = HttpServer(front, self._refused, ids)
@@ -198,6 +212,7 @@ class Gateway:
         await self.transport.start()
         self._keep_states(self.current.snapshot)
         await self._discovery.start(_clusters(self.current.snapshot))
+        await self._responses.start()
         if self._shared_gate is not None:
             self._shared_gate.start()
         if self._peers is not None:
@@ -209,6 +224,7 @@ class Gateway:
         await self.http.stop(self.current.snapshot.server.drain_s)
         await self._discovery.stop()
         await self.transport.stop()
+        await self._responses.stop()
         if self._peers is not None:
             await self._peers.stop()
         if self._shared_gate is not None:

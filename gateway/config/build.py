@@ -29,7 +29,7 @@ from gateway.config.schema import (
     RouteSection,
     ServerSection,
 )
-from gateway.config.snapshot import Keep, ProviderType, Server, Snapshot, Storage, Wildcard, matches
+from gateway.config.snapshot import Keep, KeptResponses, ProviderType, Server, Snapshot, Storage, Wildcard, matches
 from gateway.tariff import Rates
 from gateway.types import BodyBudget, Capability, Policy, Principal, Route, Secret, Target, Timeouts
 
@@ -41,6 +41,7 @@ PolicyOf = Callable[[RouteSection, Sequence[Target]], Policy]
 
 _NANO = 1_000_000_000
 _MB = 1_000_000
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _UPSTREAM = "{upstream}"
 _VERSION = re.compile(r"/v[0-9]+$")
 
@@ -104,6 +105,7 @@ def build(
         timeouts=_timeouts(config),
         state_dir=config.state_dir,
         storage=_storage(config),
+        responses=_responses(config),
         provider_types=types,
     )
 
@@ -116,6 +118,16 @@ def _storage(config: Config) -> Storage:
         refusals=_keep(storage.refusals),
         calls=_keep(storage.calls),
         rejected=_keep(storage.rejected),
+    )
+
+
+def _responses(config: Config) -> KeptResponses:
+    section = config.responses
+    return KeptResponses(
+        keep_s=float(section.keep[:-1] or 0) * _SECONDS.get(section.keep[-1], 0),
+        max_bytes=round(section.keep_mb * _MB),
+        secret=section.key,
+        min_free_bytes=round(config.storage.min_free_mb * _MB),
     )
 
 

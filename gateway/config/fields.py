@@ -146,4 +146,10 @@ HostName = Annotated[str, AfterValidator(_host_name)]
 Origin = Annotated[str, AfterValidator(_origin)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 LicenceName = Annotated[Licence, BeforeValidator(licence_class), WithJsonSchema({"type": "string"})]
+Duration = Annotated[
+    str,
+    BeforeValidator(lambda value: "0" if type(value) is int and value == 0 else value),
+    Field(pattern=r"^(0|[0-9]{1,6}(\.[0-9]{1,3})?[smhd])$"),
+]
+"""``30m``, ``24h``, ``7d``, or 0."""
 Number = BeforeValidator(_number)

@@ -20,6 +20,7 @@ from gateway.config.credentials import surroundings
 from gateway.config.fields import (
     BaseUrl,
     Count,
+    Duration,
     HeaderName,
     HeaderValue,
     HostName,
@@ -353,6 +354,29 @@ class StorageSection(Section):
     )
 
 
+class ResponsesSection(Section):
+    """What is kept of answers to `POST /v1/responses`: encrypted, in the state directory."""
+
+    keep: Duration = Field(
+        default="24h",
+        description="How long a response is kept for `previous_response_id` and `GET /v1/responses/{id}`, unless the "
+        "call says `store: false`: `30m`, `24h`, `7d`. `0`: nothing is kept.",
+    )
+    keep_mb: Megabytes = Field(default=1_000, description="Delete the oldest beyond so many MB of all keys together.")
+    key: SecretReference | None = Field(
+        default=None,
+        description="What it is encrypted with, as `env:NAME` or `file:PATH`: 32 characters or more. Default: "
+        "`responses.key` in the state directory, which is made there with mode 0600.",
+    )
+
+    @field_validator("key")
+    @classmethod
+    def _long(cls, key: Secret | None) -> Secret | None:
+        if key is not None and len(key.value) < 32:
+            raise ValueError("is too short: it must have 32 characters or more")
+        return key
+
+
 class KeySection(Section):
     """A key that callers show, and what it may do."""
 
@@ -395,6 +419,9 @@ class Config(Section):
     timeouts: TimeoutsSection = Field(default=TimeoutsSection(), description="How long to wait for an upstream.")
     storage: StorageSection = Field(
         default=StorageSection(), description="What the state directory may hold, and for how long."
+    )
+    responses: ResponsesSection = Field(
+        default=ResponsesSection(), description="What is kept of answers to `POST /v1/responses`."
     )
     state_dir: str = Field(
         default="",

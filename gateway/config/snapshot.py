@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.tariff import Rates
-from gateway.types import BodyBudget, Licence, Policy, Principal, Route, Target, Timeouts
+from gateway.types import BodyBudget, Licence, Policy, Principal, Route, Secret, Target, Timeouts
 
 
 class ProviderType(Struct, frozen=True, kw_only=True):
@@ -112,6 +112,18 @@ class Storage(Struct, frozen=True, kw_only=True):
     rejected: Keep = Keep(max_days=30, max_bytes=10_000_000)
 
 
+class KeptResponses(Struct, frozen=True, kw_only=True):
+    """How responses are kept."""
+
+    keep_s: float = 86_400
+    """0: not at all."""
+    max_bytes: int = 1_000_000_000
+    secret: Secret | None = None
+    """None: one in the state directory."""
+    min_free_bytes: int = 64_000_000
+    """With less free on the disk of the state directory, nothing is kept."""
+
+
 class Wildcard(Struct, frozen=True, kw_only=True):
     """``openai/*``: every model of a provider, by its own name behind the prefix."""
 
@@ -153,6 +165,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     timeouts: Timeouts
     state_dir: str
     storage: Storage = Storage()
+    responses: KeptResponses = KeptResponses()
     provider_types: Mapping[str, ProviderType] = {}
     """Of the configured providers, by their names."""
 

@@ -16,7 +16,7 @@ from gateway.routes.http1_head import HOST, authority_of, split_target
 
 _RARE = frozenset({"origin", "sec-fetch-site", "content-encoding", "expect"})
 """Where a request has none of these and there are keys, nothing needs to be checked here."""
-_METHODS = b"GET, HEAD, POST"
+_METHODS = b"GET, HEAD, POST, DELETE"
 _EXPOSED = (
     b"anthropic-ratelimit-requests-limit, anthropic-ratelimit-requests-remaining, anthropic-ratelimit-requests-reset, "
     b"request-id, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "

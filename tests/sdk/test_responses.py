@@ -199,9 +199,9 @@ async def test_refusal_has_openais_shape(ground: Ground) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         await ground.client.responses.create(model="own", input="Hi", stream=True)
     assert "That is too hot." in refused.value.message
-    with pytest.raises(openai.BadRequestError) as refused:
+    with pytest.raises(openai.NotFoundError) as unknown:
         await ground.client.responses.create(model="own", input="Hi", previous_response_id="resp_1")
-    assert refused.value.param == "previous_response_id"
+    assert unknown.value.param == "previous_response_id"
 
 
 @pytest.mark.parametrize(

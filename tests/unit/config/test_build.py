@@ -19,9 +19,9 @@ from gateway.config.build import build, frozen_changes
 from gateway.config.load import load
 from gateway.config.problems import ConfigError
 from gateway.config.schema import Config, RouteSection
-from gateway.config.snapshot import Keep, ProviderType, Server, Snapshot, Storage
+from gateway.config.snapshot import Keep, KeptResponses, ProviderType, Server, Snapshot, Storage
 from gateway.tariff import Amounts, Rates, Tier, Variant
-from gateway.types import BodyBudget, Dropped, Policy, Principal, Quantiles, Target, Timeouts
+from gateway.types import BodyBudget, Dropped, Policy, Principal, Quantiles, Secret, Target, Timeouts
 from tests.ground.builders import build_call, build_policy, build_view
 
 TYPES = {
@@ -37,7 +37,7 @@ TYPES = {
     "openai-compatible": ProviderType(adapter="openai"),
 }
 BOOK = {("openai", "gpt-5.4-mini"): Rates(input_nano_usd_per_mtok=250_000_000, version="book-1")}
-ENVIRON = {"HOME": "/h", "OPENAI_API_KEY": "sk-upstream", "DEMO_KEY": "tw-demo", "TOKEN": "tok-1"}
+ENVIRON = {"HOME": "/h", "OPENAI_API_KEY": "sk-upstream", "DEMO_KEY": "tw-demo", "TOKEN": "tok-1", "KEPT": 32 * "k"}
 
 # Every key of the schema, none at its default: a key that is added to the schema is missing here until it is tested.
 PRICED = [name.removesuffix("_tokens") for name in Amounts.__struct_fields__ if name.endswith("_tokens")]
@@ -92,6 +92,7 @@ routes:
     timeouts: {connect_s: 0.4, first_token_s: 1.4, idle_s: 2.4, total_s: 3.4, cold_start_s: 4.4}
 timeouts: {connect_s: 1, first_token_s: 2, idle_s: 3, total_s: 4, cold_start_s: 5}
 state_dir: ~/state
+responses: {keep: 1.5h, keep_mb: 0.5, key: env:KEPT}
 keys:
   - {name: demo, secret: env:DEMO_KEY, routes: [auto, openai/gpt-5], requests_per_minute: 60, concurrency: 4, team: red}
 workers: {smol: {}}
@@ -201,6 +202,8 @@ def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
     assert mini.headers == (("OpenAI-Project", "p1"), ("x-proxy-token", "tok-1"))
     assert (mini.upstream_model, mini.licence, mini.always_stream) == ("gpt-5.4-mini", "proprietary", True)
     assert mini.adapter == "responses"
+    kept = KeptResponses(keep_s=5400, max_bytes=500_000, secret=Secret(32 * "k"), min_free_bytes=32_500_000)
+    assert snapshot.responses == kept
     assert (mini.own_hardware, mini.capabilities, mini.context_length) == (False, None, None)
     flat = Rates(
         **{f"{name}_nano_usd_per_mtok": number * 1_000_000_000 for number, name in enumerate(PRICED, 1)},

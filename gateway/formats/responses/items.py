@@ -1,0 +1,110 @@
+"""Read and write the items of responses that are kept: what a call goes on with, and what a page of them shows.
+
+Decides what of an earlier answer a next target is told: all items but reasoning that only its provider could look up,
+and no ids, by which a provider would look for what it does not have.
+
+Source: platform.openai.com/docs/api-reference/responses (create, input-items).
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Raw, Struct
+
+from gateway.errors import ErrorKind, GatewayError
+from gateway.formats.splice import members_of, splice
+
+LARGEST_PAGE = 100
+_PAGE = 20
+_NO_ITEMS = b"[]"
+_PREFIXES = {"function_call": "fc_", "function_call_output": "fco_", "reasoning": "rs_", "custom_tool_call": "ctc_"}
+
+
+class _Item(Struct):
+    type: str = "message"
+    role: str | None = None
+    id: Any = None
+    content: Raw = Raw(b"null")
+    encrypted_content: str | None = None
+
+
+class _Output(Struct):
+    output: list[Raw] = []
+
+
+_decode_items = msgspec.json.Decoder(list[Raw]).decode
+_decode_item = msgspec.json.Decoder(_Item).decode
+_decode_output = msgspec.json.Decoder(_Output).decode
+
+
+def as_items(asked: bytes) -> bytes:
+    """Return the items of an ``input``, which may be one text, as an array."""
+    if asked.startswith(b'"'):
+        return b'[{"type":"message","role":"user","content":[{"type":"input_text","text":%b}]}]' % asked
+    return asked if asked.startswith(b"[") else _NO_ITEMS
+
+
+def continued(before: bytes, response: bytes, asked: bytes) -> bytes:
+    """Return the items of a call that goes on: those before the response, its output, and what is asked now."""
+    said = [_told(bytes(item)) for item in _decode_output(response).output]
+    arrays = (before, b"[%b]" % b",".join(filter(None, said)), as_items(asked))
+    return b"[%b]" % b",".join(filter(None, (array.strip()[1:-1].strip() for array in arrays)))
+
+
+def _told(item: bytes) -> bytes:
+    known = _decode_item(item)
+    if known.type == "reasoning" and not known.encrypted_content:
+        return b""
+    return splice(item, members_of(item), {"id": None})
+
+
+class Page(NamedTuple):
+    """Which items are asked for."""
+
+    limit: int = _PAGE
+    newest_first: bool = True
+    after: str | None = None
+
+
+def page_of(query: Mapping[str, str]) -> Page:
+    """Read the parameters of ``GET .../input_items``. Raises GatewayError."""
+    limit, order = query.get("limit", str(_PAGE)), query.get("order", "desc")
+    if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= LARGEST_PAGE:
+        raise _wrong("limit", f"must be from 1 to {LARGEST_PAGE}")
+    if order not in {"asc", "desc"}:
+        raise _wrong("order", "must be 'asc' or 'desc'")
+    return Page(int(limit), order == "desc", query.get("after"))
+
+
+def _wrong(name: str, how: str) -> GatewayError:
+    return GatewayError(ErrorKind.INVALID_REQUEST, f"'{name}' {how}.", param=name)
+
+
+def list_items(response_id: str, items: bytes, page: Page) -> bytes:
+    """Write a page of the items that a response was the answer to. Raises GatewayError for an unknown ``after``."""
+    shown = [_shown(response_id, number, bytes(raw)) for number, raw in enumerate(_decode_items(items))]
+    if page.newest_first:
+        shown.reverse()
+    ids = [item_id for item_id, _ in shown]
+    if page.after is not None and page.after not in ids:
+        raise _wrong("after", "must be the id of an item of this response")
+    start = 0 if page.after is None else ids.index(page.after) + 1
+    chosen = shown[start : start + page.limit]
+    ends = {"first_id": chosen[0][0] if chosen else None, "last_id": chosen[-1][0] if chosen else None}
+    data = [Raw(item) for _, item in chosen]
+    return msgspec.json.encode({"object": "list", "data": data, **ends, "has_more": start + page.limit < len(shown)})
+
+
+def _shown(response_id: str, number: int, item: bytes) -> tuple[str, bytes]:
+    """Return an item's id, which we make where it has none, and the item in its full form."""
+    known, members = _decode_item(item), members_of(item)
+    item_id = known.id or f"{_PREFIXES.get(known.type, 'msg_')}{response_id.removeprefix('resp_')}{number}"
+    changes: dict[str, bytes | None] = {"id": msgspec.json.encode(item_id)}
+    if known.type == "message":
+        changes["type"] = b'"message"'
+        if bytes(known.content).startswith(b'"'):
+            kind = b"output_text" if known.role == "assistant" else b"input_text"
+            changes["content"] = b'[{"type":"%b","text":%b}]' % (kind, bytes(known.content))
+    return str(item_id), splice(item, members, changes)
