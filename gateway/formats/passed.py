@@ -44,6 +44,8 @@ class Passing(EventsDecoder):
     """What stands before the data of an event that only adds text -> what reads an array of such data."""
     _framing: Splitter
     _passes = True
+    _is_steady = False
+    """What comes now begins an event, and may be one that only adds text."""
     _in_one_go = False
     """Some text was counted without a look at each event."""
     sent_events = 0
@@ -63,6 +65,8 @@ class Passing(EventsDecoder):
 
     def feed(self, chunk: bytes) -> bytes:
         """See ``Decoder.feed``: the same object where no event is left out."""
+        if self._is_steady and self._count(chunk):
+            return chunk
         if not self._size and (first := chunk.lstrip()[:1]):
             self._passes = (first in self._framing.whole) == self._assembled
         if self._assembled or not self._passes:
@@ -71,9 +75,8 @@ class Passing(EventsDecoder):
             raise self._failure
         self._size += len(chunk)
         held = self._framing.held_bytes
-        if self.content_events and not (held or self.complete or self.dropped_events) and self._count(chunk):
-            return chunk
         passed = self._pass(self._framing.feed(chunk))
+        self._is_steady = self._may_count() and not self._framing.held_bytes
         return chunk if not held and len(passed) == len(chunk) else passed
 
     def finish(self) -> bytes:
@@ -91,6 +94,10 @@ class Passing(EventsDecoder):
             raise self._failure
         return passed
 
+    def _may_count(self) -> bool:
+        """Whether an event that only adds text is known to be no more than that: behind content, with none dropped."""
+        return bool(self.content_events) and not (self.complete or self.dropped_events or self._failure)
+
     def _count(self, chunk: bytes) -> bool:
         """Count whole events that are all of one known kind, read in one go; False: they are not, and none was."""
         prefix = chunk[: chunk.find(b"{")]
@@ -102,22 +109,28 @@ class Passing(EventsDecoder):
             texts = read(b"[%b]" % inner)
         except UNREADABLE:
             return False
-        if b"\n" in inner or len(texts) * len(prefix) + len(inner) + len(texts) + 1 != len(chunk):
+        number = len(texts)
+        if b"\n" in inner or number * len(prefix) + len(inner) + number + 1 != len(chunk):
             return False
         text, self._in_one_go = "".join(texts), True
-        self.sent_events += len(texts)
-        self.content_events += len(texts) - texts.count("")
+        self.sent_events += number
+        self.content_events += number - texts.count("")
         self.content_bytes += len(text) if text.isascii() else len(text.encode())
         return True
 
     def _pass(self, events: list[bytes]) -> bytes:
         """Read events, and return those that can be read, up to the end of the answer."""
         passed: list[bytes] = []
-        before = self.content_events
-        for event in events:
-            if self.complete:
-                break
-            dropped = self.dropped_events
+        before, position, unknown = self.content_events, 0, 0
+        while position < len(events) and not self.complete:
+            if position >= unknown and self._may_count():
+                unknown = self._end_of_run(events, position)
+                if unknown > position and self._count(b"".join(events[position:unknown])):
+                    passed += events[position:unknown]
+                    position = unknown
+                    continue
+            event, dropped = events[position], self.dropped_events
+            position += 1
             data = data_of(event)
             if data is not None:
                 self._attempt(self.read_event, data)
@@ -129,3 +142,13 @@ class Passing(EventsDecoder):
                 passed.append(event)
                 self.sent_events += data is not None
         return b"".join(passed)
+
+    def _end_of_run(self, events: list[bytes], start: int) -> int:
+        """Return the index behind the events in a row that may be read in one go; ``start``: there is none."""
+        prefix = events[start][: events[start].find(b"{")]
+        if prefix not in self.known:
+            return start
+        end = start + 1
+        while end < len(events) and events[end].startswith(prefix):
+            end += 1
+        return end

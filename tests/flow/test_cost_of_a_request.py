@@ -22,14 +22,17 @@ import pytest
 from gateway.targets import stats
 from tests.ground.builders import chat_body
 from tests.ground.gateway import running_gateway
-from tests.ground.model import ScriptedModel
-from tests.ground.script import Answer, Seen
+from tests.ground.model import ScriptedModel, word
+from tests.ground.script import Answer, Seen, sse_event
 from tests.ground.upstream import ScriptedUpstream
 
 MEASURED = {
     "short chat": (10_817, 303),
     "200 tokens at once": (16_102, 424),
     "20 tokens one by one": (25_400, 920),
+    "Messages passed at once": (20_700, 840),
+    "Messages passed one by one": (27_310, 1_096),
+    "Messages translated one by one": (39_800, 2_030),
 }
 """Instructions and calls into C, of one request. How many reads a stream comes in must not be left to chance."""
 WARM_UP = 40
@@ -81,21 +84,42 @@ def _nothing_blocks_the_loop() -> None:
     """Do not watch for blocking calls here: the wrappers that do are called by the gateway, and would be counted."""
 
 
+def messages_of(model: ScriptedModel) -> Answer:
+    """Return the model's tokens as a stream of Messages."""
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": {"id": "msg_1", "type": "message", "role": "assistant", "model": "m",
+         "content": [], "stop_reason": None, "stop_sequence": None, "usage": {"input_tokens": 1, "output_tokens": 1}}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        *({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word(token)}}
+          for token in range(model.tokens)),
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": model.tokens}},
+        {"type": "message_stop"},
+    ]  # fmt: skip
+    return Answer(
+        headers=(("content-type", "text/event-stream"),),
+        chunks=[sse_event(event, event=event["type"]) for event in events],
+        per_chunk_delay_s=model.tpot_s,
+    )
+
+
 @asynccontextmanager
-async def everything_on(path: Path, model: ScriptedModel, *, at_once: bool) -> AsyncIterator[Callable[[bytes], Any]]:
-    """Yield a function that sends one body and reads the answer, which the upstream writes ``at_once``."""
+async def everything_on(path: Path, model: ScriptedModel, asked: str, speaks: str) -> AsyncIterator[Callable[..., Any]]:
+    """Yield a function that sends one body and reads the answer; without time per token it is written at once."""
 
     def written(seen: Seen) -> Answer:
-        answer = model.answer(seen)
+        answer = messages_of(model) if speaks == "anthropic" else model.answer(seen)
+        if model.tpot_s:
+            return answer
         whole = b"".join(chunk if isinstance(chunk, bytes) else chunk.data for chunk in answer.chunks)
         return replace(answer, chunks=(whole,))
 
     async with ScriptedUpstream(model) as upstream:
-        if at_once:
-            upstream.on_path("/v1/chat/completions", written)
+        upstream.on_path("/v1/chat/completions", written).on_path("/v1/messages", written)
         names = [f"candidate-{number}" for number in range(1, 6)]
+        url = upstream.url if speaks == "anthropic" else f"{upstream.url}/v1"
         config = {
-            "providers": {"upstream": {"type": "openai-compatible", "base_url": f"{upstream.url}/v1"}},
+            "providers": {"upstream": {"type": speaks, "base_url": url, "api_key": "env:KEY"}},
             "models": {
                 name: {"provider": "upstream", "context": 131_072, "price": {"input": 1.0, "output": 4.0}}
                 for name in names
@@ -109,29 +133,39 @@ async def everything_on(path: Path, model: ScriptedModel, *, at_once: bool) -> A
         ):
 
             async def ask(body: bytes) -> None:
-                async with client.post(f"{running.base_url}/chat/completions", data=body) as answer:
+                async with client.post(running.base_url + asked, data=body) as answer:
                     assert answer.status == 200
                     await answer.read()
 
             yield ask
 
 
+CHAT = "/chat/completions", "openai-compatible"
+PASSED, TRANSLATED = ("/messages", "anthropic"), ("/messages", "openai-compatible")
+"""What is asked, and what the upstream speaks."""
+AT_ONCE, ONE_BY_ONE = ScriptedModel(tokens=200), ScriptedModel(tokens=20, tpot_s=0.003)
+
+
 @pytest.mark.parametrize(
-    ("name", "body", "model"),
+    ("name", "way", "model"),
     [
-        ("short chat", chat_body(max_tokens=16), ScriptedModel(tokens=200)),
-        ("200 tokens at once", chat_body(stream=True), ScriptedModel(tokens=200)),
-        ("20 tokens one by one", chat_body(stream=True), ScriptedModel(tokens=20, tpot_s=0.003)),
+        ("short chat", CHAT, AT_ONCE),
+        ("200 tokens at once", CHAT, AT_ONCE),
+        ("20 tokens one by one", CHAT, ONE_BY_ONE),
+        ("Messages passed at once", PASSED, AT_ONCE),
+        ("Messages passed one by one", PASSED, ONE_BY_ONE),
+        ("Messages translated one by one", TRANSLATED, ONE_BY_ONE),
     ],
 )
 async def test_a_request_costs_what_it_did(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, body: bytes, model: ScriptedModel
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, way: tuple[str, str], model: ScriptedModel
 ) -> None:
     """Within a tenth of what was measured last, up or down."""
     # Statistics are refreshed after some samples or some time; by time, the count would be of the machine's speed.
     monkeypatch.setattr(stats, "REFRESH_NS", 10**18)
     instructions, calls = [], []
-    async with everything_on(tmp_path, model, at_once=not model.tpot_s) as ask:
+    body = chat_body(max_tokens=16) if name == "short chat" else chat_body(stream=True, max_tokens=1000)
+    async with everything_on(tmp_path, model, *way) as ask:
         for _ in range(WARM_UP):
             await ask(body)
         for _ in range(REQUESTS):
@@ -144,3 +178,13 @@ async def test_a_request_costs_what_it_did(
     now = (statistics.median(instructions), statistics.median(calls))
     for measured, before in zip(now, MEASURED[name], strict=True):
         assert 0.9 * before <= measured <= 1.1 * before, (name, now)
+
+
+def test_messages_cost_little_more_than_chats() -> None:
+    """A passed stream at most a tenth, in one read at most half as much again, a translated one at most twice."""
+    for name, chat, factor in (
+        ("Messages passed one by one", "20 tokens one by one", 1.1),
+        ("Messages passed at once", "200 tokens at once", 1.5),
+        ("Messages translated one by one", "20 tokens one by one", 2.0),
+    ):
+        assert MEASURED[name][0] <= factor * MEASURED[chat][0], name
