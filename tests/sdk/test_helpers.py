@@ -22,7 +22,7 @@ from agents import (
     set_tracing_disabled,
 )
 from anthropic import beta_async_tool, beta_tool
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 
 from tests.ground.gateway import running_gateway
@@ -185,6 +185,61 @@ CASES: tuple[Callable[[Any, str], Any], ...] = (
 )
 
 
+def _check_response(got: Any) -> None:
+    assert (got.output_text, got.status) == (_TEXT, "completed")
+    usage = got.usage
+    assert (usage.input_tokens, usage.input_tokens_details.cached_tokens, usage.output_tokens) == (1010, 1000, 20)
+
+
+def response(client: OpenAI, model: str) -> None:
+    """Create one, and go on from it with all that it holds."""
+    first = client.responses.create(model=model, input="Hi")
+    _check_response(first)
+    history: list[Any] = [{"role": "user", "content": "Hi"}, *first.output, {"role": "user", "content": "And?"}]
+    _check_response(client.responses.create(model=model, input=history))
+
+
+async def response_async(client: AsyncOpenAI, model: str) -> None:
+    """Create several at a time."""
+    for got in await asyncio.gather(*(client.responses.create(model=model, input="Hi") for _ in range(3))):
+        _check_response(got)
+
+
+def response_stream(client: OpenAI, model: str) -> None:
+    """Use the helper."""
+    with client.responses.stream(model=model, input="Hi") as got:
+        assert [event.type for event in got].count("response.output_text.delta") > 1
+        _check_response(got.get_final_response())
+
+
+async def response_stream_async(client: AsyncOpenAI, model: str) -> None:
+    """Do the same asynchronously."""
+    async with client.responses.stream(model=model, input="Hi") as got:
+        assert [event.type async for event in got].count("response.output_text.delta") > 1
+        _check_response(await got.get_final_response())
+
+
+def response_parsed(client: OpenAI, model: str) -> None:
+    """Have an answer parsed into a type."""
+    assert client.responses.parse(model=model, input="Hi", text_format=City).output_parsed == City(city="Köln")
+
+
+async def response_parsed_async(client: AsyncOpenAI, model: str) -> None:
+    """Do the same asynchronously."""
+    got = await client.responses.parse(model=model, input="Hi", text_format=City)
+    assert got.output_parsed == City(city="Köln")
+
+
+RESPONSES: tuple[Callable[[Any, str], Any], ...] = (
+    response,
+    response_async,
+    response_stream,
+    response_stream_async,
+    response_parsed,
+    response_parsed_async,
+)
+
+
 class Ground(NamedTuple):
     """A gateway in front of one upstream of every kind, each with a model of its name."""
 
@@ -192,6 +247,7 @@ class Ground(NamedTuple):
     asynchronous: anthropic.AsyncAnthropic
     blocking: anthropic.Anthropic
     openai: AsyncOpenAI
+    blocking_openai: OpenAI
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="ground")
@@ -213,8 +269,11 @@ async def run_ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
                 anthropic.AsyncAnthropic(base_url=running.url, **settings) as asynchronous,
                 AsyncOpenAI(base_url=running.base_url, **settings) as openai,
             ):
-                with anthropic.Anthropic(base_url=running.url, **settings) as blocking:
-                    yield Ground(upstream, asynchronous, blocking, openai)
+                with (
+                    anthropic.Anthropic(base_url=running.url, **settings) as blocking,
+                    OpenAI(base_url=running.base_url, **settings) as blocking_openai,
+                ):
+                    yield Ground(upstream, asynchronous, blocking, openai, blocking_openai)
 
 
 @pytest.mark.parametrize("model", UPSTREAMS)
@@ -230,6 +289,18 @@ async def test_anthropics_sdk_works_on_every_target(
     if case in {tools, tools_async}:
         assert results_in(ground.upstream.seen[-1].json) == 2
         assert [each in ground.upstream.seen[-1].body.decode() for each in ("Sun in Köln", "5")] == [True, True]
+
+
+@pytest.mark.parametrize("model", UPSTREAMS)
+@pytest.mark.parametrize("case", RESPONSES, ids=[case.__name__ for case in RESPONSES])
+async def test_openais_sdk_gets_responses_of_every_target(
+    case: Callable[[Any, str], Any], model: str, ground: Ground
+) -> None:
+    """See each case."""
+    if inspect.iscoroutinefunction(case):
+        await case(ground.openai, model)
+    else:
+        await asyncio.to_thread(case, ground.blocking_openai, model)
 
 
 @pytest.mark.parametrize("streamed", [True, False])
