@@ -84,15 +84,14 @@ check: setup-dev
 	.venv/bin/lint-imports
 	.venv/bin/vulture
 
-# The fast ones three at a time, for a third of the time they wait; the slow ones two at a time; so the tests of Ray
-# clusters and of the engine, whose starts wait and keep one core busy by turns, those that share a start in one process;
-# last and one by one what nothing else may run beside.
+# The fast ones three at a time, for a third of the time they wait; the slow ones two at a time; one by one those of Ray
+# clusters and of the engine, which share their starts, and what nothing else may run beside.
 test: check
 	@deploy/system-packages
 	$(PYTEST) $(FAST)
 	$(PYTEST) -n 2 --ignore=tests/cluster -m "slow and not engine and not soak and not alone"
-	$(PYTEST) -n 2 --dist loadgroup tests/cluster tests/engine -m "not soak and not alone"
-	$(PYTEST) --ignore=tests/engine -m "(engine or alone) and not soak"
+	$(PYTEST) tests/cluster -m "not soak and not alone"
+	$(PYTEST) -m "(engine or alone) and not soak"
 
 test-fast: setup-dev
 	$(PYTEST) $(FAST)

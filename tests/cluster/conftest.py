@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,18 +11,10 @@ from tests.ground.ray_cluster import Cluster, running_cluster
 Run = Callable[[dict[str, Any]], Cluster]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lives here: many processes, and the first test of a module waits for their start.
-
-    What shares a Ray stays in one process.
-    """
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.slow)
-            item.add_marker(pytest.mark.timeout(900))
-            shares = "cluster" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group("cluster" if shares else item.path.stem))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what lives here: many processes, and the first test of a module waits for their start."""
+    item.add_marker(pytest.mark.slow)
+    item.add_marker(pytest.mark.timeout(900))
 
 
 @pytest.fixture(scope="session")

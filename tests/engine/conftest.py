@@ -46,18 +46,10 @@ class Running:
     state: Path
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lives here, and give it the time that a start takes: the first test pays for it.
-
-    What shares a start stays in one process.
-    """
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.engine)
-            item.add_marker(pytest.mark.timeout(_START_S + 60))
-            shared = {"running", "several"} & set(getattr(item, "fixturenames", ()))
-            item.add_marker(pytest.mark.xdist_group(shared.pop() if shared else item.path.stem))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what lives here, and give it the time that a start takes: the first test pays for it."""
+    item.add_marker(pytest.mark.engine)
+    item.add_marker(pytest.mark.timeout(_START_S + 60))
 
 
 @contextmanager

@@ -264,10 +264,11 @@ async def test_replayed_request_without_an_answer_at_the_end_has_failed(
 
 
 async def test_make_load_says_what_is_missing_when_nothing_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    code, said = await _output(
-        "make", "--no-print-directory", "load", f"PYTHON={sys.executable}", f"LOAD_URL={url}", cwd=ROOT
-    )
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and not listening: refused, and no other process gets the port
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        code, said = await _output(
+            "make", "--no-print-directory", "load", f"PYTHON={sys.executable}", f"LOAD_URL={url}", cwd=ROOT
+        )
     assert code != 0
     assert said.splitlines()[0] == f"tollway: nothing listens at {url}; run `make up` first, in another terminal."

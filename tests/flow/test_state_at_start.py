@@ -72,7 +72,7 @@ def run_command(before: Callable[[], None], arguments: list[str], stderr: Path) 
 def serve(
     processes: ForkServerContext, config: Path, workers: int, before: Callable[[], None] = nothing
 ) -> tuple[int | None, str]:
-    """Run ``tollway serve`` until it ends, for half a minute; return the exit code and what it wrote to stderr."""
+    """Run ``tollway serve`` until it ends, and return the exit code and what it wrote to stderr."""
     # No file, which a full disk would not take.
     stderr = config.with_name("stderr")
     os.mkfifo(stderr)
@@ -80,7 +80,7 @@ def serve(
     arguments = ["serve", "--config", str(config), "--port", "0", "--workers", str(workers)]
     process = processes.Process(target=run_command, args=(before, arguments, stderr))
     process.start()
-    process.join(30)
+    process.join(240)
     process.terminate()
     process.join()
     with os.fdopen(reader) as said:

@@ -308,8 +308,9 @@ async def lab_in(path: Path) -> AsyncIterator[Lab]:
             waiting = sockets.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(full.getsockname())
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            closed = listener.getsockname()[1]
+        bound = sockets.enter_context(socket.socket())
+        bound.bind(("127.0.0.1", 0))  # and not listening: refused, and no other process gets the port
+        closed = bound.getsockname()[1]
         async with ScriptedUpstream() as upstream:
             upstream.on_model("fails", error_answer(500))
             urls = {

@@ -208,9 +208,10 @@ def test_other_server_at_the_address_is_one_sentence(
 
 
 def test_address_without_a_server_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and not listening
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    assert run("--url", url) == 1
+        assert run("--url", url) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"tollway: No workers answer at {url} (")
     assert error.count("\n") == 1
