@@ -89,6 +89,7 @@ async def play(
 ) -> Iterable[tuple[Shape, Mode, bool, Ended]]:
     """Ask each shape in each mode, alone and with a healthy target behind it; return how each call ended."""
     config: dict[str, Any] = {"providers": {}, "models": {}, "routes": {}, "timeouts": {"total_s": 600}}
+    config["server"] = {"keep_alive_s": 0}  # the tables name statuses, which a sign of life sends ahead of the answer
     price = {"input": 1.0, "output": 2.0}
     upstreams: dict[str, ScriptedUpstream] = {"http://good.test": ScriptedUpstream()}
     config["providers"]["good"] = {"type": "openai-compatible", "base_url": "http://good.test/v1"}
