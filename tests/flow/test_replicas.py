@@ -94,6 +94,21 @@ async def test_a_prompt_returns_to_the_replica_that_has_read_it(tmp_path: Path) 
         assert sorted(len(replica.asked) for replica in made.cluster.replicas) == [0, 8]
 
 
+async def test_changing_line_of_a_client_costs_no_prefix_cache(tmp_path: Path) -> None:
+    """Messages that differ in the client's billing header alone meet in one replica, and the engine has read them."""
+    async with ground(tmp_path, 2, kv_blocks=1000, prefill_tokens_per_s=100_000) as made:
+        for form in ("blocks", "text"):
+            beginning = f"a system prompt as {form} " * 100
+            for number in range(4):
+                line = f"x-anthropic-billing-header: cc_version=2.1.{number}; cch={number:05};"
+                blocks = [{"type": "text", "text": each} for each in (line, beginning)]
+                asked = CHAT | {"system": blocks if form == "blocks" else f"{line}\n{beginning}"}
+                async with made.client.post(f"{made.running.base_url}/messages", json=asked) as answer:
+                    assert answer.status == 200, await answer.text()
+                    cached = (await answer.json())["usage"]["cache_read_input_tokens"]
+                assert (cached > 400) == (number > 0), (form, number)
+
+
 async def test_a_dead_replica_costs_no_request(tmp_path: Path) -> None:
     """Killed without a word: those that meet it go to another replica of the same model; none fails."""
     async with ground(tmp_path, 3) as made:
