@@ -46,7 +46,7 @@ CLASSES += ["per_request: 0.001", "audio_hour: 0.36", "web_search: 0.025"]
 FULL = """\
 server:
   {host: 0.0.0.0, port: 9000, max_body_mb: 1.5, body_timeout_s: 11, drain_s: 12, workers: 3,
-  max_body_memory_mb: 9, max_body_memory_per_key_mb: 4,
+  keep_alive_s: 7.5, max_body_memory_mb: 9, max_body_memory_per_key_mb: 4,
   hosts: [GW.example.com., "::1"], cors_origins: ["https://App.example.com:443/", "http://app:3000"],
   pages: {metrics: open, docs: off, openapi: key}}
 storage:
@@ -161,6 +161,7 @@ def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
         port=9000,
         max_body_bytes=1_500_000,
         body_timeout_s=11,
+        keep_alive_s=7.5,
         bodies=BodyBudget(per_key_bytes=4_000_000, in_all_bytes=9_000_000),
         drain_s=12,
         workers=3,
