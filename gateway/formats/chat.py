@@ -112,6 +112,8 @@ class Names(Struct, frozen=True):
     no_effort: str
     user: str
     format: str = "response_format"
+    efforts: Mapping[str, str] = {}
+    """Words for the effort that OpenAI's models do not all know -> the nearest that they do."""
 
 
 class Conversation(Struct, frozen=True, kw_only=True):

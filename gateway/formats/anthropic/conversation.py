@@ -36,6 +36,10 @@ from gateway.formats.chat import (
 from gateway.formats.reading import object_of, string, texts, typed
 from gateway.formats.splice import asks_nothing
 
+_NAMES = Names(
+    *("messages", "max_tokens", "effort", "thinking", "metadata.user_id"),
+    efforts={"xhigh": "high", "max": "high", "none": "low"},
+)
 _NULL = Raw(b"null")
 BILLING_HEADER = re.compile(rb'"\s*x-anthropic-billing-header:(?:[^"\\]|\\[^n])*(?:\\n)*')
 """How a JSON string begins that begins with such a line, up to what follows it."""
@@ -237,7 +241,7 @@ def read_conversation(members: Mapping[str, bytes], *, small: bool = False) -> C
         standard_service=known.get("service_tier") == "standard_only",
         continues=True,
         hosted=tuple(reader.hosted),
-        names=Names("messages", "max_tokens", "effort", "thinking", "metadata.user_id"),
+        names=_NAMES,
         rest=rest,
         left_out=tuple(reader.left_out),
     )

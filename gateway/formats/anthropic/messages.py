@@ -14,14 +14,16 @@ from msgspec import Raw, Struct
 from gateway.errors import UpstreamError
 from gateway.formats.anthropic.answer import MessageDecoder
 from gateway.formats.anthropic.decode import COUNT_TOKENS
-from gateway.formats.anthropic.request import DEFAULT_MAX_TOKENS, write_options, write_request
+from gateway.formats.anthropic.request import DEFAULT_MAX_TOKENS, write_config, write_options, write_request
 from gateway.formats.anthropic.stream import PassedDecoder
 from gateway.formats.anthropic.written import UNSIGNED
 from gateway.formats.base import Decoder, Prepared, refusal, streams_upstream
-from gateway.formats.chat import Translatable, UntranslatableError, conversation_of, endpoint_of
+from gateway.formats.chat import Conversation, Translatable, UntranslatableError, conversation_of, endpoint_of
 from gateway.formats.classify import ANTHROPIC
 from gateway.formats.framing import Framing
 from gateway.formats.malformed import UNREADABLE
+from gateway.formats.openai.chat_request import fitting
+from gateway.formats.openai.decode import CHAT
 from gateway.formats.openai.failure import failure_of_answer
 from gateway.formats.splice import members_of, splice
 from gateway.formats.sse import Splitter
@@ -66,7 +68,7 @@ class AnthropicAdapter:
         if call.envelope.endpoint.dialect == self.dialect:
             return _Own(call)
         try:
-            return partial(_request, call, write_request(conversation_of(call)))
+            return _Translated(call, conversation_of(call))
         except UntranslatableError as error:
             raise refusal(_sentence(error)) from None
 
@@ -83,7 +85,8 @@ class AnthropicAdapter:
         if call.envelope.endpoint.dialect == self.dialect:
             return _Own(call)
         try:
-            return partial(_count_request, write_request(conversation_of(call)))
+            asked = conversation_of(call)
+            return partial(_count_request, write_config(asked, asked.effort) + write_request(asked))
         except UntranslatableError as error:
             raise refusal(_sentence(error)) from None
 
@@ -143,14 +146,39 @@ class _Own:
             self.left_out.append("thinking.budget_tokens")
 
 
-def _request(call: Call, rest: bytes, target: Target, attempt_id: str) -> UpstreamRequest:
-    """Write the request. ``rest``: its body behind what differs from target to target."""
-    limit = call.envelope.max_output_tokens or target.max_output_tokens or DEFAULT_MAX_TOKENS
-    stream = b',"stream":true' if streams_upstream(call, target) else b""
-    body = b'{"model":%b,"max_tokens":%d%b,%b' % (
-        msgspec.json.encode(target.upstream_model), limit, stream, rest,
-    )  # fmt: skip
-    return _sent(target, attempt_id, body, {})
+class _Translated:
+    """A translated call: what writes the request to one target (``formats.base.Prepared``)."""
+
+    def __init__(self, call: Call, conversation: Conversation) -> None:
+        self._call = call
+        self._conversation = conversation
+        self._rest = write_request(conversation)
+        self.left_out = list(conversation.left_out)
+        """See ``CallRecord.left_out``."""
+
+    def __call__(self, target: Target, attempt_id: str) -> UpstreamRequest:
+        """Write the request: with a limit that fits, and a chat's effort, or that of any to what is known to reason."""
+        call, conversation = self._call, self._conversation
+        self.left_out[:] = conversation.left_out
+        limit = asked = call.envelope.max_output_tokens
+        if asked is not None and call.envelope.limit_is_bound:
+            limit = fitting(call, target) or min(asked, target.max_output_tokens or asked)
+            if limit != asked:
+                self.left_out.append(conversation.names.limit)
+        effort = conversation.effort
+        is_chat = call.envelope.endpoint.path == CHAT.path
+        if effort is not None and not is_chat and "reasoning" not in (target.capabilities or ()):
+            self.left_out.append(conversation.names.effort)
+            effort = None
+        stream = b',"stream":true' if streams_upstream(call, target) else b""
+        body = b'{"model":%b,"max_tokens":%d%b,%b%b' % (
+            msgspec.json.encode(target.upstream_model),
+            limit or target.max_output_tokens or DEFAULT_MAX_TOKENS,
+            stream,
+            write_config(conversation, effort),
+            self._rest,
+        )
+        return _sent(target, attempt_id, body, {})
 
 
 def _count_request(rest: bytes, target: Target, attempt_id: str) -> UpstreamRequest:

@@ -38,7 +38,7 @@ _URL = re.compile(rb'"https?:', re.IGNORECASE)
 
 
 def write_request(conversation: Conversation) -> bytes:
-    """Write the body from behind the model, the limit and ``stream``: ``"messages":[...]}``.
+    """Write the body from behind what differs from target to target: ``"messages":[...]}``.
 
     Later instructions move to the front: models before Claude Opus 4.8 refuse them in their place, and others take them
     in some places only (build-with-claude/mid-conversation-system-messages). Raises UntranslatableError.
@@ -51,7 +51,7 @@ def write_request(conversation: Conversation) -> bytes:
 
 
 def write_options(conversation: Conversation) -> dict[str, Any]:
-    """Write all but the messages. Raises UntranslatableError.
+    """Write all but the messages and ``write_config``'s. Raises UntranslatableError.
 
     What says no more than the default is left out: newer models refuse these members altogether.
     """
@@ -64,11 +64,6 @@ def write_options(conversation: Conversation) -> dict[str, Any]:
         raise UntranslatableError("temperature", "it must be between 0 and 1")
     if effort is not None and effort not in _EFFORTS:
         raise UntranslatableError(conversation.names.effort, f"it must be one of {', '.join(sorted(_EFFORTS))}")
-    schema = conversation.schema
-    config = {
-        "effort": {"none": None, "minimal": "low"}.get(effort, effort) if effort is not None else None,
-        "format": None if schema is None else {"type": "json_schema", "schema": schema},
-    }
     body: dict[str, Any] = {
         "temperature": None if temperature == 1 else temperature,
         "top_p": None if conversation.top_p == 1 else conversation.top_p,
@@ -76,13 +71,24 @@ def write_options(conversation: Conversation) -> dict[str, Any]:
         "stop_sequences": conversation.stop or None,
         "tools": [_tool(tool) for tool in conversation.tools] or None,
         "tool_choice": _tool_choice(conversation) or None,
-        "thinking": {"type": "disabled"} if effort == "none" else None,
-        "output_config": _given(config) or None,
         "metadata": {"user_id": conversation.user} if conversation.user else None,
         # Anthropic's default may draw on bought priority.
         "service_tier": "standard_only" if conversation.standard_service else None,
     }
     return _given(body)
+
+
+def write_config(conversation: Conversation, effort: str | None) -> bytes:
+    """Write how much is thought and what form the answer has: members up to behind a comma, or nothing."""
+    if effort is None and conversation.schema is None:
+        return b""
+    config: dict[str, Any] = {}
+    if effort not in {None, "none"}:
+        config["effort"] = "low" if effort == "minimal" else effort
+    if conversation.schema is not None:
+        config["format"] = {"type": "json_schema", "schema": conversation.schema}
+    thinking = {"type": "disabled"} if effort == "none" else None
+    return msgspec.json.encode(_given({"thinking": thinking, "output_config": config or None}))[1:-1] + b","
 
 
 def _given(members: dict[str, Any]) -> dict[str, Any]:

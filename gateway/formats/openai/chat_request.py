@@ -38,8 +38,6 @@ Says = Literal["files", "instructions", "prefill", "tier", "tokenize", "user"]
 beginning of an answer, ``service_tier``, vLLM's question for a prompt's tokens, ``user``."""
 _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+")
 _LONGEST_USER = 64
-EFFORTS = {"xhigh": "high", "max": "high", "none": "low"}
-"""Not every model that reasons knows more than ``high``, or less than ``low``."""
 _TYPED = frozenset({"type", "$ref", "anyOf", "enum", "const"})
 _VALUES = frozenset({"enum", "const", "default", "examples"})
 _SCHEMAS_BY_NAME = frozenset({"properties", "$defs", "definitions"})
@@ -121,7 +119,7 @@ class Translated:
         """Write the request: with the effort to what is known to reason, and with a limit that fits."""
         changes: Changes = {}
         self.left_out[:] = self._always
-        effort = None if self._effort is None else EFFORTS.get(self._effort, self._effort)
+        effort = None if self._effort is None else self._names.efforts.get(self._effort, self._effort)
         if effort is not None and "reasoning" in (target.capabilities or ()):
             changes["reasoning_effort"] = msgspec.json.encode(effort)
         if self._effort is not None and ("reasoning_effort" not in changes or effort != self._effort):

@@ -15,7 +15,7 @@ from gateway.errors import UpstreamError
 from gateway.formats.base import Decoder, Prepared, refusal, streams_upstream
 from gateway.formats.chat import Conversation, Translatable, UntranslatableError, conversation_of, endpoint_of
 from gateway.formats.classify import COMPATIBLE, Facts
-from gateway.formats.openai.chat_request import EFFORTS, fitting
+from gateway.formats.openai.chat_request import fitting
 from gateway.formats.openai.decode import CHAT
 from gateway.formats.openai.failure import failure_of_answer
 from gateway.formats.responses.answer import ResponseDecoder
@@ -140,7 +140,7 @@ class _Translated:
         """
         if self._effort is None or self._is_chat:
             return self._effort
-        effort = EFFORTS.get(self._effort, self._effort)
+        effort = self._names.efforts.get(self._effort, self._effort)
         is_known = "reasoning" in (target.capabilities or ())
         if effort != self._effort or not is_known:
             self.left_out.append(self._names.no_effort if self._effort == "none" else self._names.effort)

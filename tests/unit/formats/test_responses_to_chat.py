@@ -35,6 +35,7 @@ _PATCH = {"type": "custom", "name": "patch", "format": {"type": "grammar", "synt
 _SEARCH = {"type": "web_search"}
 _SPACE = {"type": "namespace", "name": "mcp__a", "description": "", "tools": [_LOOK]}
 _SCHEMA = {"type": "object", "properties": {}}
+_REASONS = {"capabilities": frozenset({"chat", "reasoning"})}
 
 
 def _call(**members: Any) -> Call:
@@ -174,8 +175,55 @@ def test_member_is_said_or_left_out_by_name(
 
 def test_effort_goes_to_a_model_that_reasons() -> None:
     """And to no other, see above."""
-    body, named = _sent(target={"capabilities": frozenset({"chat", "reasoning"})}, reasoning={"effort": "low"})
+    body, named = _sent(target=_REASONS, reasoning={"effort": "low"})
     assert (body["reasoning_effort"], named) == ("low", [])
+
+
+@pytest.mark.parametrize("effort", ["none", "minimal", "xhigh", "max"])
+def test_effort_goes_up_in_the_callers_word(effort: str) -> None:
+    """As a chat's does: the words of both dialects are OpenAI's."""
+    body, named = _sent(target=_REASONS, reasoning={"effort": effort})
+    assert (body["reasoning_effort"], named) == (effort, [])
+
+
+@pytest.mark.parametrize(
+    ("members", "target", "expected", "left_out"),
+    [
+        ({"include": ["web_search_call.action.sources"], "truncation": "auto"}, {}, {}, ["include", "truncation"]),
+        ({"text": {"verbosity": "low"}, "service_tier": "priority"}, {}, {}, ["text.verbosity", "service_tier"]),
+        ({"input": [_ASKS, _THOUGHT, _SEARCHED]}, {}, {}, ["reasoning", "web_search_call"]),
+        ({"tools": [_SEARCH]}, {}, {}, ["tools[0].type (web_search)"]),
+        ({"max_output_tokens": 9000}, {"max_output_tokens": 800}, {"max_tokens": 800}, ["max_output_tokens"]),
+        ({"max_output_tokens": 9}, {"max_output_tokens": 800}, {"max_tokens": 9}, []),
+        ({"reasoning": {"effort": "high"}}, {}, {}, ["reasoning.effort"]),
+        ({"reasoning": {"effort": "none"}}, {}, {}, ["reasoning.effort"]),
+        ({"reasoning": {"effort": "high"}}, _REASONS, {"output_config": {"effort": "high"}}, []),
+        ({"reasoning": {"effort": "none"}}, _REASONS, {"thinking": {"type": "disabled"}}, []),
+    ],
+)
+def test_what_anthropic_is_not_asked_is_named(
+    members: dict[str, Any], target: dict[str, Any], expected: dict[str, Any], left_out: list[str]
+) -> None:
+    """As it is for a chat target."""
+    call = _call(**members)
+    prepared = ADAPTERS["anthropic"].prepare(replace(call, route=replace(call.route, drops_unsupported_tools=True)))
+    body = json.loads(prepared(build_target(adapter="anthropic", **target), "att_1").body)
+    said = {name: value for name, value in body.items() if name not in {"model", "messages"}}
+    assert said == {"max_tokens": 4096} | expected
+    assert getattr(prepared, "left_out", None) == left_out
+
+
+@pytest.mark.parametrize(
+    ("members", "param"),
+    [
+        ({"reasoning": {"effort": "wat"}}, "reasoning.effort"),
+        ({"input": [{"role": "system", "content": "S"}]}, "input"),
+    ],
+)
+def test_anthropics_refusal_names_the_callers_member(members: dict[str, Any], param: str) -> None:
+    """In the words of Responses."""
+    with pytest.raises(UpstreamError, match=f"'{param}'"):
+        ADAPTERS["anthropic"].prepare(_call(**members))
 
 
 def test_limit_above_what_a_target_has_is_lowered() -> None:
