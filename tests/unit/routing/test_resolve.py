@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config.snapshot import Server, Snapshot, Wildcard
+from gateway.config.snapshot import ProviderType, Server, Snapshot, Wildcard
 from gateway.errors import ErrorKind, GatewayError
 from gateway.formats.openai.decode import CHAT
 from gateway.routing.resolve import resolve
@@ -24,7 +24,8 @@ async def no_body(_hold: Callable[[int], None]) -> bytes:
 def wildcard(prefix: str, price_provider: str | None, **fields: object) -> Wildcard:
     template = build_target(f"{prefix}*", upstream_model="", **fields)
     policy = build_route(template).policy
-    return Wildcard(prefix=prefix, template=template, policy=policy, price_provider=price_provider)
+    kind = ProviderType(adapter="openai")
+    return Wildcard(prefix=prefix, template=template, policy=policy, price_provider=price_provider, kind=kind)
 
 
 SNAPSHOT = Snapshot(
