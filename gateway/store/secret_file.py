@@ -20,9 +20,13 @@ def secret_of(path: Path, size_bytes: int) -> bytes:
         file.write(os.urandom(size_bytes))
         file.flush()
         os.fsync(file.fileno())
-    with contextlib.suppress(FileExistsError):  # another process was first: its secret is that of all
+    try:
         os.link(draft, path)
-    draft.unlink()
+    except FileExistsError:
+        pass  # another process was first: its secret is that of all
+    except OSError:  # a file system without links
+        draft.replace(path)
+    draft.unlink(missing_ok=True)
     return _whole(path, size_bytes)
 
 

@@ -33,6 +33,18 @@ def test_secret_that_another_process_makes_meanwhile_is_taken(tmp_path: Path, mo
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_secret_is_made_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some network file systems."""
+
+    def refuse(*_paths: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.link", refuse)
+    path = tmp_path / "a.key"
+    assert secret_of(path, 32) == path.read_bytes()
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_file_of_another_size_is_refused(tmp_path: Path) -> None:
     """It is no secret of ours, so it is neither used nor replaced."""
     path = tmp_path / "a.key"
