@@ -8,7 +8,7 @@ and never decoded. What a dialect has beyond this stays in ``rest``, for a forma
 
 import re
 from collections.abc import Mapping
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeGuard
 
 from msgspec import Raw, Struct, ValidationError
 from msgspec.structs import replace
@@ -195,7 +195,6 @@ class AnswerWriter(Protocol):
         """End the answer; comes last. ``stop_sequence``: which of those asked for ended it, where that is known."""
 
 
-@runtime_checkable
 class Translatable(Endpoint, Protocol):
     """An endpoint whose calls can be said in another format."""
 
@@ -207,6 +206,11 @@ class Translatable(Endpoint, Protocol):
 
     def writer(self, envelope: Envelope, created_s: int) -> AnswerWriter:
         """Make what writes the answer, streamed or whole as the caller asked, dated in seconds since 1970."""
+
+
+def is_translatable(endpoint: Endpoint) -> TypeGuard[Translatable]:
+    """Whether calls of an endpoint can be said in another format. To ask its protocol takes as long as a few tokens."""
+    return hasattr(endpoint, "conversation")
 
 
 def conversation_of(call: Call, *, small: bool = False) -> Conversation:
@@ -225,5 +229,5 @@ def conversation_of(call: Call, *, small: bool = False) -> Conversation:
 def endpoint_of(call: Call) -> Translatable:
     """Return the endpoint of a call that no format has refused for want of it."""
     endpoint = call.envelope.endpoint
-    assert isinstance(endpoint, Translatable)  # noqa: S101 - see ``Format.refuses``
+    assert is_translatable(endpoint)  # noqa: S101 - see ``Format.refuses``
     return endpoint

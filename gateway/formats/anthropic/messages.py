@@ -18,7 +18,7 @@ from gateway.formats.anthropic.request import DEFAULT_MAX_TOKENS, write_config, 
 from gateway.formats.anthropic.stream import PassedDecoder
 from gateway.formats.anthropic.written import UNSIGNED
 from gateway.formats.base import Decoder, Prepared, refusal, streams_upstream
-from gateway.formats.chat import Conversation, Translatable, UntranslatableError, conversation_of, endpoint_of
+from gateway.formats.chat import Conversation, UntranslatableError, conversation_of, endpoint_of, is_translatable
 from gateway.formats.classify import ANTHROPIC
 from gateway.formats.framing import Framing
 from gateway.formats.malformed import UNREADABLE
@@ -53,7 +53,7 @@ class AnthropicAdapter:
         endpoint = call.envelope.endpoint
         if endpoint.dialect == self.dialect:
             return None
-        if not isinstance(endpoint, Translatable):
+        if not is_translatable(endpoint):
             return (
                 f"The operation '{endpoint.operation}' is not one of targets of type anthropic; use chat completions."
             )

@@ -67,6 +67,10 @@ class Chunks(_Deltas):
         self._head = b"data: " + _encode(top)[:-1] + b',"choices":['
         return self._add({"role": "assistant", "content": ""})
 
+    def text(self, text: str) -> bytes:
+        """Add visible text: as nearly every event does, so it is written without an object for it."""
+        return self._head + b'{"index":0,"delta":{"content":' + _encode(text) + b"}" + self._tail
+
     def end(self, reason: Finish, usage: Usage | None, stop_sequence: str | None = None) -> bytes:  # noqa: ARG002
         """Write the finish chunk, the usage if it was asked for, and the end marker."""
         written = self._head + b'{"index":0,"delta":{},"logprobs":null,"finish_reason":' + _encode(reason) + b"}]"

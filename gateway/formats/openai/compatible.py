@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from gateway.errors import GatewayError, UpstreamError
 from gateway.formats.base import Decoder, Prepared, refusal, streams_upstream
-from gateway.formats.chat import Translatable, UntranslatableError, conversation_of, endpoint_of
+from gateway.formats.chat import UntranslatableError, conversation_of, endpoint_of, is_translatable
 from gateway.formats.classify import COMPATIBLE, Facts
 from gateway.formats.malformed import UNREADABLE
 from gateway.formats.openai.answer import PlainShape
@@ -108,7 +108,7 @@ class CompatibleAdapter:
         endpoint, envelope = call.envelope.endpoint, call.envelope
         if endpoint.dialect == self._passes:
             return Passed(call)
-        if not isinstance(endpoint, Translatable):
+        if not is_translatable(endpoint):
             raise refusal(f"'{endpoint.path}' is not translated for a target that is OpenAI-compatible.")
         try:
             conversation = conversation_of(call)

@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from gateway.errors import UpstreamError
 from gateway.formats.base import Decoder, Prepared, refusal, streams_upstream
-from gateway.formats.chat import Conversation, Translatable, UntranslatableError, conversation_of, endpoint_of
+from gateway.formats.chat import Conversation, UntranslatableError, conversation_of, endpoint_of, is_translatable
 from gateway.formats.classify import COMPATIBLE, Facts
 from gateway.formats.openai.chat_request import fitting
 from gateway.formats.openai.decode import CHAT
@@ -46,7 +46,7 @@ class ResponsesAdapter:
         endpoint = call.envelope.endpoint
         if endpoint.dialect == self.dialect:
             return None
-        if not isinstance(endpoint, Translatable):
+        if not is_translatable(endpoint):
             return f"The operation '{endpoint.operation}' is not one of this target, which speaks Responses."
         try:
             write_options(conversation_of(call, small=True))
