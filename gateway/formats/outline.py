@@ -34,8 +34,8 @@ MAX_NUMBERS = 500_000
 """As token ids, as many tokens. OpenAI takes 300,000 in one request for embeddings (API reference, 2026)."""
 MAX_BLANK_BYTES = 1_000_000
 """Between parts: a million tokens of chat, indented, have a few hundred thousand."""
-MAX_ESCAPES = 1_000_000
-"""In an outline: the parser takes 5 ms for so many. As Chinese characters, as many tokens."""
+MAX_ESCAPES = 2_000_000
+"""In an outline: the parser takes 10 ms for so many. A million short words have as many, each on a line of its own."""
 MAX_MEMBERS = 1_000
 """Of the body itself; OpenAI's and vLLM's requests have fewer than a hundred."""
 LONG_BYTES = 1 << 10
