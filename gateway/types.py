@@ -136,7 +136,7 @@ class Envelope(Struct, frozen=True, kw_only=True):
     max_output_tokens: int | None
     """Per choice; 0 where an answer has no tokens."""
     limit_is_bound: bool = False
-    """More than a target has is lowered to that, and rules no target out: the dialect wants a limit in every body."""
+    """More than a target has is lowered to that, and rules no target out: agents ask for 32,000 tokens of any model."""
     choices: int
     """How many choices the engine will generate (``n``, ``best_of``, beam width)."""
     streamable: bool

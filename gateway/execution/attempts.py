@@ -57,8 +57,7 @@ class Attempts:
                     if name not in prepared:
                         prepared[name] = await self.means.beside.run(call.envelope.body, partial(_said, adapter, call))
         made = prepared[name]
-        if call.envelope.limit_is_bound:
-            self._meter.left_out = getattr(made, "left_out", ())
+        self._meter.left_out = getattr(made, "left_out", ())
         if isinstance(made, UpstreamError):
             raise made
         return made

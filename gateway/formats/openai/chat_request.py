@@ -43,6 +43,7 @@ _VALUES = frozenset({"enum", "const", "default", "examples"})
 _SCHEMAS_BY_NAME = frozenset({"properties", "$defs", "definitions"})
 """Members of a JSON schema: those that say what it takes, that hold no schema, and that hold some by names."""
 _TOKENIZED = frozenset(("model", "messages", "tools", "add_generation_prompt", "continue_final_message"))
+_LIMITS = ("max_completion_tokens", "max_tokens")
 BETWEEN = rb"\n\n"
 """Two line ends, as JSON writes them."""
 
@@ -128,6 +129,25 @@ class Translated:
         if limit != self._call.envelope.max_output_tokens:
             changes["max_tokens"] = None if limit is None else b"%d" % limit
             self.left_out.append(self._names.limit)
+        return self._request(self._call, target, attempt_id, changes)
+
+
+class Limited:
+    """A chat that passes with its output limit lowered to what a target has (``formats.base.Prepared``)."""
+
+    def __init__(self, request: Callable[[Call, Target, str, Changes], UpstreamRequest], call: Call) -> None:
+        self._request = request
+        self._call = call
+        self.left_out: list[str] = []
+        """What was lowered for the target that was asked last."""
+
+    def __call__(self, target: Target, attempt_id: str) -> UpstreamRequest:
+        """Write the request."""
+        envelope = self._call.envelope
+        limit = fitting(self._call, target)
+        lowers = limit != envelope.max_output_tokens
+        self.left_out[:] = (name for name in _LIMITS if lowers and envelope.members.get(name, b"null") != b"null")
+        changes: Changes = dict.fromkeys(self.left_out, None if limit is None else b"%d" % limit)
         return self._request(self._call, target, attempt_id, changes)
 
 

@@ -20,7 +20,7 @@ from gateway.formats.chat import UntranslatableError, conversation_of, endpoint_
 from gateway.formats.classify import COMPATIBLE, Facts
 from gateway.formats.malformed import UNREADABLE
 from gateway.formats.openai.answer import PlainShape
-from gateway.formats.openai.chat_request import Changes, Says, Translated, write_chat, write_tokenize
+from gateway.formats.openai.chat_request import Changes, Limited, Says, Translated, write_chat, write_tokenize
 from gateway.formats.openai.decode import CHAT, EMBEDDINGS
 from gateway.formats.openai.failure import failure_of_answer
 from gateway.formats.openai.stream import AnswerDecoder, StreamDecoder
@@ -87,6 +87,8 @@ class CompatibleAdapter:
         """Take the caller's own body, of which single members change, and none of the caller's headers."""
         if call.envelope.endpoint.dialect != self.dialect:
             return self._translated(call)
+        if call.envelope.limit_is_bound and call.envelope.max_output_tokens is not None:
+            return Limited(self._request, call)
         return partial(self._request, call)
 
     def count(self, call: Call) -> Prepared | None:
@@ -194,8 +196,8 @@ class CompatibleAdapter:
         if call.envelope.endpoint.operation != "chat":
             return
         members = call.envelope.members
-        values = (changes.get(name) or members.get(name, b"null") for name in ("max_completion_tokens", "max_tokens"))
-        value = next((each for each in values if each != b"null"), None)
+        values = (changes.get(name, members.get(name)) for name in ("max_completion_tokens", "max_tokens"))
+        value = next((each for each in values if each not in {None, b"null"}), None)
         changes[self._other_limit] = None
         if value is not None:
             changes[self._limit] = value

@@ -173,6 +173,7 @@ class JsonEndpoint(Struct, kw_only=True):
             stream=bool(request.stream),
             include_usage=request.stream_options is not None and _includes_usage(request, read),
             max_output_tokens=limit,
+            limit_is_bound=self.operation == "chat",
             choices=choices,
             streamable=self.has_tokens and (plain or _streamable(request, read)),
             needs=_NEEDS[self.operation] if plain and not kinds else _needs(self.operation, read, kinds),

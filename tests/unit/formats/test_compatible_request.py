@@ -4,8 +4,9 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from gateway.formats.openai.compatible import CompatibleAdapter
+from gateway.formats.openai.compatible import ANY_MODEL, CompatibleAdapter
 from gateway.providers.registry import ADAPTERS, PROVIDER_TYPES, VLLM_MEMBERS
 from gateway.types import Call, Operation, Secret, UpstreamRequest
 from tests.ground.builders import ENDPOINT, build_call, build_target
@@ -99,6 +100,47 @@ def test_embeddings_go_up_as_they_are(always_stream: bool) -> None:
     request = sent(call_of(body, "embeddings"), always_stream=always_stream)
     assert request.body == body.replace(b'"auto"', b'"up"')
     assert request.url == "http://up.test/v1/embeddings"
+
+
+_OLD, _NEW = "max_tokens", "max_completion_tokens"
+
+
+@pytest.mark.parametrize(
+    ("asked", "target", "sent_limits", "lowered"),
+    [
+        ({_OLD: 32_000}, {"max_output_tokens": 100}, {_OLD: 100}, [_OLD]),
+        ({_NEW: 32_000}, {"max_output_tokens": 100}, {_NEW: 100}, [_NEW]),
+        ({_OLD: 7, _NEW: 32_000}, {"max_output_tokens": 100}, {_OLD: 100, _NEW: 100}, [_NEW, _OLD]),
+        ({_OLD: None, _NEW: 32_000}, {"max_output_tokens": 100}, {_OLD: None, _NEW: 100}, [_NEW]),
+        ({_OLD: 100}, {"max_output_tokens": 100}, {_OLD: 100}, []),
+        ({_OLD: 32_000}, {}, {_OLD: 32_000}, []),
+        # What is left of a context the engine knows; nearly as much as the context is lowered to what is surely left.
+        ({_OLD: 32_000}, {"context_length": 8192}, {}, [_OLD]),
+        ({_OLD: 6000}, {"context_length": 8192}, {_OLD: 4192}, [_OLD]),
+        ({_OLD: 4000}, {"context_length": 8192}, {_OLD: 4000}, []),
+    ],
+)
+def test_limit_above_what_a_target_has_is_lowered(
+    asked: dict[str, Any], target: dict[str, Any], sent_limits: dict[str, Any], lowered: list[str]
+) -> None:
+    """And named; one that fits goes up as it is."""
+    call = replace(chat_call(**asked), input_tokens_estimate=3000)
+    prepared: Any = CompatibleAdapter().prepare(call)
+    body = json.loads(prepared(build_target(**target), "att_1").body)
+    assert {name: body[name] for name in (_OLD, _NEW) if name in body} == sent_limits
+    assert prepared.left_out == lowered
+
+
+@pytest.mark.parametrize(
+    ("target", "limit"), [({"max_output_tokens": 100}, {_NEW: 100}), ({"context_length": 8192}, {})]
+)
+def test_lowered_limit_is_renamed_for_models_that_know_the_new_name_alone(
+    target: dict[str, Any], limit: dict[str, int]
+) -> None:
+    """One that is left out stays out."""
+    adapter = CompatibleAdapter(limit="max_completion_tokens", limited=ANY_MODEL)
+    request = sent(chat_call(max_tokens=32_000), adapter, **target)
+    assert {name: value for name, value in json.loads(request.body).items() if name in {_OLD, _NEW}} == limit
 
 
 @pytest.mark.parametrize("options", [None, {"include_usage": True}])
