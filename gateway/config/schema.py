@@ -286,7 +286,7 @@ class RouteSection(Section):
     )
     unsupported_tools: Literal["refuse", "drop"] = Field(
         default="refuse",
-        description="Tools of a provider's own (`web_search`, `namespace`, MCP) in a call that is translated for "
+        description="Tools of a provider's own (`web_search`, `file_search`, MCP) in a call that is translated for "
         "another: do not ask that one (`refuse`), or leave them out (`drop`), named in `left_out` of the call's "
         "record.",
     )

@@ -219,10 +219,15 @@ def conversation_of(call: Call, *, small: bool = False) -> Conversation:
     Raises UntranslatableError.
     """
     conversation = endpoint_of(call).conversation(call.envelope, small=small)
+    if conversation.hosted and not call.route.drops_unsupported_tools:
+        raise UntranslatableError(conversation.hosted[0], "it is a tool of the provider's own")
+    is_demand = conversation.tool_choice == "required" and "tool_choice" not in conversation.left_out
+    if is_demand and not (small or conversation.tools):
+        raise UntranslatableError(
+            "tool_choice", "a tool is to be called, and there is none that this target could call"
+        )
     if not conversation.hosted:
         return conversation
-    if not call.route.drops_unsupported_tools:
-        raise UntranslatableError(conversation.hosted[0], "it is a tool of the provider's own")
     return replace(conversation, left_out=(*conversation.left_out, *conversation.hosted))
 
 

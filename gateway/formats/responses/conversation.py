@@ -1,9 +1,9 @@
 """Read a body of OpenAI's Responses as a ``Conversation``.
 
 Decides which items are one turn, and where the results of tools belong: behind the turn that called them. A custom tool
-becomes a function with one argument, of which a grammar can only be described. Left out and named: what is a hint, what
+becomes a function with one argument. Left out and named: what is a hint, what
 tunes OpenAI's own service, reasoning in earlier answers (no other model takes another's), and what a provider's own
-tools did in them. Tools of a provider's own are left to the route.
+tools did in them. Which tools there are is left to ``tools``.
 
 Shapes: platform.openai.com/docs/api-reference/responses, docs/guides/{function-calling,pdf-files,structured-outputs};
 types of the ``openai`` SDK 3.54.
@@ -25,13 +25,13 @@ from gateway.formats.chat import (
     Part,
     Refused,
     Text,
-    Tool,
     ToolCall,
     ToolResult,
     Turn,
     UntranslatableError,
 )
 from gateway.formats.reading import arguments_of, data_of_url, object_of, string, texts, typed
+from gateway.formats.responses.tools import Choice, Tools, function_name
 from gateway.formats.responses.written import INPUT
 from gateway.formats.splice import asks_nothing
 
@@ -62,7 +62,9 @@ class _Message(Struct):
 
 class _Called(Struct):
     call_id: str
+    id: str | None = None
     name: str = ""
+    namespace: str | None = None
     arguments: str = ""
     input: Raw = _NULL
     action: Raw = _NULL
@@ -74,39 +76,16 @@ class _CalledBy(Struct):
 
 
 class _Returned(Struct):
-    call_id: str
+    call_id: str | None = None
+    id: str | None = None
     output: Raw = _NULL
-
-
-class _Added(Struct):
-    tools: list[Raw] = []
-
-
-class _Grammar(Struct):
-    type: str = "text"
-    syntax: str = ""
-    definition: str = ""
-
-
-class _Tool(Struct):
-    name: str
-    description: str | None = None
-    parameters: Raw = _NULL
-    strict: bool | None = None
-    format: _Grammar | None = None
-
-
-class _Choice(Struct):
-    type: str
-    name: str | None = None
-    mode: Literal["auto", "required"] = "auto"
-    tools: list["_Choice"] = []
+    status: str | None = None
 
 
 class _Format(Struct):
     type: Literal["text", "json_object", "json_schema"]
     name: str = "answer"
-    schema: dict[str, Raw] = {}
+    schema: dict[str, Raw] | None = None
     strict: bool | None = None
     description: str | None = None
 
@@ -125,6 +104,14 @@ class _Kind(Struct):
     type: str = "message"
 
 
+class _SomeKind(Struct):
+    type: str = ""
+
+
+_PARTS = frozenset(
+    {"input_text", "output_text", "text", "summary_text", "refusal", "input_audio", "input_image", "input_file"}
+)
+_SCREENSHOT = "computer_screenshot"
 _LEFT_OUT_ITEMS = frozenset(
     (
         *("reasoning", "compaction", "mcp_list_tools", "mcp_approval_request", "mcp_approval_response", "program"),
@@ -148,7 +135,7 @@ _LARGE = frozenset({"input", "instructions", "tools", "tool_choice"})
 _SMALL_BYTES = 1 << 12
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     "tools": msgspec.json.Decoder(list[Raw]),
-    "tool_choice": msgspec.json.Decoder(Literal["auto", "none", "required"] | _Choice),
+    "tool_choice": msgspec.json.Decoder(Literal["auto", "none", "required"] | Choice),
     "parallel_tool_calls": msgspec.json.Decoder(bool),
     "temperature": msgspec.json.Decoder(float),
     "top_p": msgspec.json.Decoder(float),
@@ -160,11 +147,12 @@ _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     "instructions": msgspec.json.Decoder(Raw),
     "input": msgspec.json.Decoder(Raw),
 }
-_MESSAGE, _CALLED, _CALLED_BY, _RETURNED, _ADDED, _TOOL, _PART, _SOUND = (
-    msgspec.json.Decoder(each) for each in (_Message, _Called, _CalledBy, _Returned, _Added, _Tool, _Part, _Sound)
+_MESSAGE, _CALLED, _CALLED_BY, _RETURNED, _PART, _SOUND = (
+    msgspec.json.Decoder(each) for each in (_Message, _Called, _CalledBy, _Returned, _Part, _Sound)
 )
 _raws = msgspec.json.Decoder(list[Raw])
 _kinds = msgspec.json.Decoder(_Kind)
+_some_kind = msgspec.json.Decoder(_SomeKind).decode
 _includes = msgspec.json.Decoder(list[str])
 
 
@@ -188,7 +176,7 @@ def read_conversation(members: Mapping[str, bytes], *, small: bool = False) -> C
             rest[name] = raw
     reader.instruct(known.get("instructions", _NULL))
     reader.read(known.get("input", _NULL))
-    reader.add_tools(known.get("tools", []), "tools")
+    reader.tools.add(known.get("tools", []), "tools")
     config, thought = known.get("text") or _TextConfig(), known.get("reasoning") or _Reasoning()
     wanted, tier = config.format or _Format("text"), known.get("service_tier")
     for name, is_left_out in (
@@ -198,18 +186,20 @@ def read_conversation(members: Mapping[str, bytes], *, small: bool = False) -> C
     ):
         if is_left_out:
             reader.leave_out(name)
-    choice, named = reader.choose(known.get("tool_choice"))
+    if wanted.type == "json_schema" and wanted.schema is None:
+        raise UntranslatableError("text.format.schema", "it must be an object")
+    choice, named = reader.tools.choose(known.get("tool_choice"))
     described = {} if wanted.description is None else {"description": Raw(msgspec.json.encode(wanted.description))}
     return Conversation(
         system=reader.system,
         turns=[turn for turn in reader.turns if turn.parts],
-        tools=list(reader.tools.values()),
+        tools=list(reader.tools.known.values()),
         tool_choice=choice,
         named_tool=named,
         parallel_tools=known.get("parallel_tool_calls", True),
         temperature=known.get("temperature"),
         top_p=known.get("top_p"),
-        schema=described | wanted.schema if wanted.type == "json_schema" else None,
+        schema=described | (wanted.schema or {}) if wanted.type == "json_schema" else None,
         schema_name=wanted.name,
         strict_schema=bool(wanted.strict),
         any_json=wanted.type == "json_object",
@@ -217,7 +207,7 @@ def read_conversation(members: Mapping[str, bytes], *, small: bool = False) -> C
         user=known.get("safety_identifier") or known.get("user"),
         standard_service=tier == "default",
         rest=rest,
-        hosted=tuple(reader.hosted),
+        hosted=tuple(reader.tools.hosted),
         left_out=tuple(reader.left_out),
         names=NAMES,
     )
@@ -229,15 +219,15 @@ class _Reader:
     def __init__(self) -> None:
         self.system: list[Text] = []
         self.turns: list[Turn] = []
-        self.tools: dict[str, Tool] = {}
-        self.hosted: list[str] = []
-        """Places of tools of a provider's own."""
         self.left_out: dict[str, None] = {}
         """In order, each once."""
+        self.tools = Tools(self.leave_out)
         self._answer: Turn | None = None
         """The turn of the assistant's that the next item may be more of."""
         self._results: dict[str, tuple[str, list[Part]]] = {}
         """Id of a call without its result yet -> its place, and the parts of the turn where that belongs."""
+        self._call_ids: dict[str | None, str] = {}
+        """Id of an item -> id of its call: the output of a local shell names the first."""
 
     def leave_out(self, name: str) -> None:
         self.left_out[name] = None
@@ -262,30 +252,6 @@ class _Reader:
             self._item(item, f"input[{number}]")
         for place, _ in self._results.values():
             raise UntranslatableError(f"{place}.call_id", "no item behind it holds the output of this call")
-
-    def add_tools(self, tools: list[Raw], place: str) -> None:
-        for number, raw in enumerate(tools):
-            kind = typed(f"{place}[{number}]", _kinds, raw).type
-            if kind in {"function", "custom"}:
-                tool = self._tool(typed(f"{place}[{number}]", _TOOL, raw), kind, f"{place}[{number}]")
-                self.tools[tool.name] = tool
-            else:
-                self.hosted.append(f"{place}[{number}].type ({kind[:32]})")
-
-    def choose(self, choice: Any) -> tuple[Any, str | None]:
-        """Return how tools are to be used, and the one that must be; see ``Conversation``."""
-        if not isinstance(choice, _Choice):
-            return choice, None
-        if choice.type == "allowed_tools":
-            allowed = {each.name for each in choice.tools}
-            self.tools = {name: tool for name, tool in self.tools.items() if name in allowed}
-            return choice.mode, None
-        if choice.type in {"function", "custom"}:
-            if choice.name not in self.tools:
-                raise UntranslatableError("tool_choice.name", "there is no such tool")
-            return None, choice.name
-        self.hosted.append(f"tool_choice.type ({choice.type[:32]})")
-        return None, None
 
     def _item(self, raw: Raw, place: str) -> None:
         kind = typed(place, _kinds, raw).type
@@ -335,25 +301,38 @@ class _Reader:
             arguments = Raw(b"{}") if done == _NULL else object_of(done, f"{place}.action")
         else:
             arguments = arguments_of(item.arguments, f"{place}.arguments")
+        called = name or function_name(item.namespace, item.name)
+        if not called:
+            raise UntranslatableError(f"{place}.name", "it must not be empty")
         if item.call_id in self._results:
             raise UntranslatableError(f"{place}.call_id", "a call before it has the same, and no output yet")
-        self._answered().parts.append(ToolCall(item.call_id, name or item.name, arguments))
+        self._answered().parts.append(ToolCall(item.call_id, called, arguments))
+        self._call_ids[item.id] = item.call_id
         self._results[item.call_id] = place, self.turns[-1].parts
 
     def _output(self, raw: Raw, place: str) -> None:
         item = typed(place, _RETURNED, raw)
-        if item.call_id not in self._results:
+        call_id = item.call_id or self._call_ids.get(item.id, item.id or "")
+        if call_id not in self._results:
             raise UntranslatableError(f"{place}.call_id", "no call before it has this id")
         self._answer = None
-        output = bytes(item.output)
-        if output.startswith(b"{") or (output.startswith(b"[") and b'"input_' not in output):
-            parts: list[Part] = [Text(Raw(msgspec.json.encode(output.decode())))]
-        else:
-            parts = self._parts(item.output, f"{place}.output")
-        self._results.pop(item.call_id)[1].append(ToolResult(item.call_id, parts))
+        parts = self._returned(item.output, f"{place}.output")
+        self._results.pop(call_id)[1].append(ToolResult(call_id, parts, item.status == "failed"))
+
+    def _returned(self, output: Raw, place: str) -> list[Part]:
+        """Read what a tool returned: a text, parts, a screenshot; anything else is what the model gets as JSON."""
+        raw = bytes(output)
+        if raw.startswith(b"{") and _kind_of(output) == _SCREENSHOT:
+            return self._part(_SCREENSHOT, typed(place, _PART, raw), place)
+        is_list = raw.startswith(b"[")
+        if raw.startswith(b"{") or (
+            is_list and raw[1:-1].strip() and _PARTS.isdisjoint(map(_kind_of, _raws.decode(raw)))
+        ):
+            return [Text(Raw(msgspec.json.encode(raw.decode())))]
+        return self._parts(output, place)
 
     def _more_tools(self, raw: Raw, place: str) -> None:
-        self.add_tools(typed(place, _ADDED, raw).tools, f"{place}.tools")
+        self.tools.add_from(raw, place)
 
     def _parts(self, content: Raw, place: str) -> list[Part]:
         if not bytes(content).startswith(b"["):
@@ -372,28 +351,18 @@ class _Reader:
         if kind == "input_audio":
             sound = typed(f"{place}.input_audio", _SOUND, part.input_audio)
             return [Audio(sound.data, sound.format, f"{place}.input_audio")]
-        if kind not in {"input_image", "input_file"}:
+        if kind not in {"input_image", "input_file", _SCREENSHOT}:
             raise UntranslatableError(f"{place}.type", f"content of type '{kind[:32]}' is not known here")
         if part.file_id is not None:
             raise UntranslatableError(f"{place}.file_id", "files that lie at the provider are only there")
-        if kind == "input_image":
-            if part.detail == "low":
+        if kind != "input_file":
+            if part.detail not in {None, "auto"}:
                 self.leave_out("detail")
             source, media_type = data_of_url(string(part.image_url, f"{place}.image_url"))
             return [Image(source, media_type, None, f"{place}.image_url")]
         if part.file_url != _NULL:
             return [Document(string(part.file_url, f"{place}.file_url"), None, None, place)]
         return [_file(string(part.file_data, f"{place}.file_data"), f"{place}.file_data")]
-
-    def _tool(self, tool: _Tool, kind: str, place: str) -> Tool:
-        if kind == "function":
-            schema = None if tool.parameters == _NULL else object_of(tool.parameters, f"{place}.parameters")
-            return Tool(tool.name, tool.description, schema, bool(tool.strict))
-        description = tool.description or ""
-        if tool.format is not None and tool.format.type == "grammar":
-            self.leave_out("tools.format")
-            description += f"\n\nThe input follows this {tool.format.syntax} grammar:\n{tool.format.definition}"
-        return Tool(tool.name, description.strip(), Raw(_CUSTOM))
 
     _readers: ClassVar[dict[str, Callable[["_Reader", Raw, str], None]]] = {
         "message": _message,
@@ -406,10 +375,12 @@ class _Reader:
     }
 
 
-_CUSTOM = b'{"type":"object","properties":{"%b":{"type":"string"}},"required":["%b"],"additionalProperties":false}' % (
-    INPUT.encode(),
-    INPUT.encode(),
-)
+def _kind_of(raw: Raw) -> str:
+    """Return the type of an item; empty: it has none."""
+    try:
+        return str(_some_kind(raw).type)
+    except msgspec.ValidationError:
+        return ""
 
 
 def _file(url: Raw, place: str) -> Part:

@@ -7,8 +7,8 @@ or refused by name where it has to be translated (``conversation``). Messages na
 Shapes: platform.openai.com/docs/api-reference/responses and the types of the ``openai`` SDK 3.54.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -19,6 +19,7 @@ from gateway.formats.errors import responses_error
 from gateway.formats.openai.decode import check_spelling
 from gateway.formats.outline import outline_of, raw_bytes, text_bytes
 from gateway.formats.responses.conversation import read_conversation
+from gateway.formats.responses.tools import tools_offered
 from gateway.formats.responses.written import Written
 from gateway.formats.sse import COMMENT
 from gateway.formats.typed import path_of, read_typed, refuse
@@ -60,6 +61,9 @@ class _Counted(Struct, kw_only=True):
     text: _Text | None = None
     reasoning: _Reasoning | None = None
     tools: list[_Tool] | None = None
+    metadata: Annotated[dict[str, str], Meta(max_length=16)] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    stream_options: dict[str, Raw] | None = None
 
 
 class _Item(Struct, gc=False):
@@ -80,7 +84,6 @@ class _Part(Struct, gc=False):
 _decode_request = msgspec.json.Decoder(_Counted).decode
 _items = msgspec.json.Decoder(list[_Item]).decode
 _parts = msgspec.json.Decoder(list[_Part]).decode
-_named = msgspec.json.Decoder(list[_Tool] | None).decode
 
 _MUST_BE = {
     "model": "must be a non-empty string that names a model or a route",
@@ -91,6 +94,8 @@ _MUST_BE = {
     "instructions": "must be a string",
     "top_logprobs": "must be an integer",
     "tools": "must be an array of tools",
+    "metadata": "must be an object with at most 16 strings",
+    "truncation": "must be 'auto' or 'disabled'",
     "input": "must be a non-empty string or array of items",
 }
 _ROLES = frozenset({"user", "assistant", "system", "developer"})
@@ -99,7 +104,7 @@ _ELSEWHERE = {
     "previous_response_id": "is not taken: responses are not kept here; send all items as 'input'",
 }
 _SEEN = frozenset({"input_image", "input_file", "computer_screenshot"})
-_FUNCTIONS = frozenset({"function", "custom"})
+_FUNCTIONS = frozenset({"function", "custom", "namespace"})
 _ECHOED: dict[str, Any] = {
     "instructions": None,
     "max_output_tokens": None,
@@ -244,12 +249,11 @@ class ResponsesEndpoint:
             name: absent if given[name] == b"null" else Raw(given[name].translate(None, b"\r\n"))
             for name, absent in _ECHOED.items()
         }
-        tools: Sequence[_Tool] = _named(given["tools"]) or ()
         return Written(
             asked | _FIXED,
             created_s,
             stream=envelope.stream,
-            custom=frozenset(each.name for each in tools if each.type == "custom"),
+            tools=tools_offered(members),
             shows_summary=_asks_summary(given["reasoning"]),
         )
 
@@ -278,7 +282,9 @@ def _needs(request: _Counted, *, has_images: bool) -> frozenset[Capability]:
 
 def _must_be(path: str) -> str:
     name = path.rsplit(".", 1)[-1]
-    return _MUST_BE.get(path) or ("must be a string" if name in {"type", "name", "effort"} else "must be an object")
+    return _MUST_BE.get(path.removesuffix("[...]")) or (
+        "must be a string" if name in {"type", "name", "effort"} else "must be an object"
+    )
 
 
 class CountEndpoint(ResponsesEndpoint):

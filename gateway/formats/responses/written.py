@@ -9,7 +9,7 @@ SDK 3.54.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
 import msgspec
@@ -54,19 +54,33 @@ _BESIDE: dict[str, dict[str, Any]] = {"output_text": {"annotations": [], "logpro
 """Members of a part that say nothing here."""
 
 
+class Offered(NamedTuple):
+    """What a caller calls a tool that a model is offered as a function."""
+
+    kind: Literal["function", "custom"]
+    name: str
+    namespace: str | None = None
+
+
 class Written(OneByOne):
     """Takes the verbs of ``AnswerWriter``. A caller who wants no stream gets the response alone, at its end.
 
-    ``asked``: what a response repeats of its request. ``custom``: the names of its custom tools. ``shows_summary``:
-    thinking is a summary.
+    ``asked``: what a response repeats of its request. ``tools``: what the caller calls those that were offered.
+    ``shows_summary``: thinking is a summary.
     """
 
     def __init__(
-        self, asked: Mapping[str, Any], created_s: int, *, stream: bool, custom: frozenset[str], shows_summary: bool
+        self,
+        asked: Mapping[str, Any],
+        created_s: int,
+        *,
+        stream: bool,
+        tools: Mapping[str, Offered],
+        shows_summary: bool,
     ) -> None:
         super().__init__()
         self._stream = stream
-        self._custom = custom
+        self._tools = tools
         self._reasoning = "summary" if shows_summary else "reasoning"
         self._suffix = uuid4().hex
         self._response = {"id": f"resp_{self._suffix}", "object": "response", "created_at": created_s, **asked}
@@ -99,7 +113,7 @@ class Written(OneByOne):
 
     def tool(self, index: int, call_id: str, name: str) -> bytes:
         """Begin a tool call."""
-        kind = "custom" if name in self._custom else "function"
+        kind = self._tools[name].kind if name in self._tools else "function"
         return self._begin_tool(index, kind, call_id or f"call_{self._suffix}{index}", name)
 
     def end(self, reason: Finish, usage: Usage | None, stop_sequence: str | None = None) -> bytes:  # noqa: ARG002
@@ -128,12 +142,14 @@ class Written(OneByOne):
         if known.item == "message":
             item |= {"role": "assistant", "content": []}
         elif known.item != "reasoning":
-            item |= {"call_id": tool[0], "name": tool[1], known.member: ""}
+            _, name, namespace = self._tools.get(tool[1], (kind, tool[1], None))
+            item |= {"call_id": tool[0], "name": name, known.member: ""}
+            item |= {} if namespace is None else {"namespace": namespace}
         self._output.append(item)
         self._texts = []
-        name = f"response.{known.delta}.delta".encode()
+        delta = f"response.{known.delta}.delta".encode()
         self._head = b'event: %b\ndata: {"type":"%b","sequence_number":%%d,%b,"delta":' % (
-            name, name, encode(self._place(known))[1:-1],
+            delta, delta, encode(self._place(known))[1:-1],
         )  # fmt: skip
         self._tail = b',"logprobs":[]}\n\n' if kind == "text" else b"}\n\n"
         added = self._event("response.output_item.added", {"output_index": number, "item": item})

@@ -24,6 +24,10 @@ _CUSTOM_CALL = {"type": "custom_tool_call", "call_id": "c1", "name": "patch", "i
 _CUSTOM_DONE = {"type": "custom_tool_call_output", "call_id": "c1", "output": "done"}
 _SHELL_CALL = {"type": "shell_call", "call_id": "c1", "action": {"commands": ["ls"]}, "status": "completed"}
 _SHELL_DONE = {"type": "shell_call_output", "call_id": "c1", "output": [{"stdout": "a", "stderr": ""}]}
+_LOCAL_CALL = {"type": "local_shell_call", "id": "lsh_1", "call_id": "c1", "action": {"command": ["ls"]}}
+_EDIT_CALL = {"type": "apply_patch_call", "call_id": "c1", "operation": {"path": "a"}, "status": "completed"}
+_CLICK_CALL = {"type": "computer_call", "id": "cu_1", "call_id": "c1", "action": {"type": "wait"}}
+_SCREEN = {"type": "computer_screenshot", "image_url": "data:image/png;base64,iVBO"}
 _SAYS = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": []}
 _WORDS = _SAYS | {"content": [{"type": "output_text", "text": "I look.", "annotations": [], "logprobs": []}]}
 _THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"}
@@ -34,6 +38,7 @@ _FUNCTION = {"type": "function", "function": {"name": "look", "parameters": {"ty
 _PATCH = {"type": "custom", "name": "patch", "format": {"type": "grammar", "syntax": "lark", "definition": "start: X"}}
 _SEARCH = {"type": "web_search"}
 _SPACE = {"type": "namespace", "name": "mcp__a", "description": "", "tools": [_LOOK]}
+_ALLOWED = {"type": "allowed_tools", "mode": "auto"}
 _SCHEMA = {"type": "object", "properties": {}}
 _REASONS = {"capabilities": frozenset({"chat", "reasoning"})}
 
@@ -102,6 +107,39 @@ _HI = {"role": "user", "content": "Hi"}
                 _HI,
                 {"content": None, "tool_calls": _tool_calls(("c1", "shell", '{"commands": ["ls"]}'))},
                 _FOUND | {"content": '[{"stdout": "a", "stderr": ""}]'},
+            ],
+        ),
+        (
+            [_ASKS, _CALL, _DONE | {"output": [{"type": "output_text", "text": "found"}]}],
+            [_HI, {"content": None, "tool_calls": _CALLED}, _FOUND],
+        ),
+        (
+            [_ASKS, _CALL, _DONE | {"output": []}],
+            [_HI, {"content": None, "tool_calls": _CALLED}, _FOUND | {"content": ""}],
+        ),
+        (
+            [_ASKS, _CALL | {"namespace": "mcp__a"}, _DONE],
+            [_HI, {"content": None, "tool_calls": _tool_calls(("c1", "mcp__a__look", '{"n": 1.50}'))}, _FOUND],
+        ),
+        (
+            [_ASKS, _LOCAL_CALL, {"type": "local_shell_call_output", "id": "lsh_1", "output": "found"}],
+            [_HI, {"content": None, "tool_calls": _tool_calls(("c1", "local_shell", '{"command": ["ls"]}'))}, _FOUND],
+        ),
+        (
+            [_ASKS, _EDIT_CALL, _EDIT_CALL | {"type": "apply_patch_call_output", "status": "failed"}],
+            [
+                _HI,
+                {"content": None, "tool_calls": _tool_calls(("c1", "apply_patch", '{"path": "a"}'))},
+                _FOUND | {"content": "Error:"},
+            ],
+        ),
+        (
+            [_ASKS, _CLICK_CALL, _CLICK_CALL | {"type": "computer_call_output", "output": _SCREEN}],
+            [
+                _HI,
+                {"content": None, "tool_calls": _tool_calls(("c1", "computer", '{"type": "wait"}'))},
+                _FOUND | {"content": ""},
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": _SCREEN["image_url"]}}]},
             ],
         ),
         ([_ASKS, _SAYS | {"content": [{"type": "refusal", "refusal": "No."}]}], [_HI, {"content": "No."}]),
@@ -240,7 +278,7 @@ def test_custom_tool_becomes_a_function_with_one_argument() -> None:
     assert (function["parameters"]["required"], named) == (["input"], ["tools.format"])
 
 
-@pytest.mark.parametrize("tools", [[_SEARCH], [_LOOK, _SPACE], [_SEARCH, {"type": "mcp", "server_label": "a"}]])
+@pytest.mark.parametrize("tools", [[_SEARCH], [_LOOK, _SEARCH], [_SEARCH, {"type": "mcp", "server_label": "a"}]])
 @pytest.mark.parametrize("adapter", ["vllm", "anthropic"])
 def test_providers_own_tool_is_refused_by_name_unless_the_route_drops_it(tools: list[Any], adapter: str) -> None:
     """Of Codex's tools a chat target then gets the functions."""
@@ -254,6 +292,30 @@ def test_providers_own_tool_is_refused_by_name_unless_the_route_drops_it(tools: 
     assert [place.split(" ")[0] for place in named] == [
         f"tools[{number}].type" for number, tool in enumerate(tools) if tool is not _LOOK
     ]
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("auto", ["look", "mcp__a__look", "mcp__a__patch"]),
+        (_ALLOWED | {"tools": [_LOOK]}, ["look"]),
+        (_ALLOWED | {"tools": [{"type": "custom", "name": "patch"}]}, ["mcp__a__patch"]),
+        (_ALLOWED | {"tools": [{"type": "namespace", "name": "mcp__a"}]}, ["mcp__a__look", "mcp__a__patch"]),
+    ],
+)
+def test_tools_of_a_namespace_become_functions_under_both_names(choice: Any, names: list[str]) -> None:
+    """Codex has those of its MCP servers there."""
+    space = _SPACE | {"tools": [_LOOK, _PATCH]}
+    body, _ = _sent(tools=[_LOOK, space], tool_choice=choice)
+    assert [tool["function"]["name"] for tool in body["tools"]] == names
+
+
+def test_function_of_a_long_namespace_has_a_name_that_fits() -> None:
+    """Of two that begin alike, each its own."""
+    tools = [_LOOK | {"name": "n" * 60 + end} for end in "ab"]
+    names = [tool["function"]["name"] for tool in _sent(tools=[_SPACE | {"tools": tools}])[0]["tools"]]
+    assert len(set(names)) == 2
+    assert {len(name) for name in names} == {64}
 
 
 def test_anthropics_own_tool_is_dropped_by_the_same_key() -> None:
@@ -285,6 +347,14 @@ def test_anthropics_own_tool_is_dropped_by_the_same_key() -> None:
         ({"input": [_CALL | {"arguments": "[]"}, _DONE]}, "input[0].arguments"),
         ({"tools": [_LOOK | {"name": 5}]}, "tools[0].name"),
         ({"tools": [_LOOK], "tool_choice": {"type": "function", "name": "b"}}, "tool_choice.name"),
+        ({"tools": [_LOOK], "tool_choice": _ALLOWED | {"tools": [{"type": "function", "name": "b"}]}},
+         "tool_choice.tools[0].name"),
+        ({"tools": [_LOOK], "tool_choice": _ALLOWED | {"tools": [_SEARCH]}}, "tool_choice.tools[0].type"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [_LOOK | {"name": ""}]}, "tools[0].name"),
+        ({"tools": [_SPACE, _LOOK | {"name": "mcp__a__look"}]}, "tools[1].name"),
+        ({"input": [_ASKS, _CALL | {"name": ""}, _DONE]}, "input[1].name"),
+        ({"text": {"format": {"type": "json_schema", "name": "A"}}}, "text.format.schema"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"include": ["message.output_text.logprobs"]}, "include"),
         ({"text": {"format": {"type": "surprise"}}}, "text.format"),
@@ -320,6 +390,10 @@ def test_what_chat_cannot_say_is_refused_by_its_place(members: dict[str, Any], p
         ({"instructions": ["a"]}, "instructions"),
         ({"text": 5}, "text"),
         ({"tools": {}}, "tools"),
+        ({"metadata": {"a": 5}}, "metadata[...]"),
+        ({"metadata": {str(number): "" for number in range(17)}}, "metadata"),
+        ({"truncation": "wat"}, "truncation"),
+        ({"stream_options": 5}, "stream_options"),
         ({"background": True}, "background"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),

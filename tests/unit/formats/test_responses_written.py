@@ -19,6 +19,7 @@ from tests.ground.builders import build_call, build_target
 
 _EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 _TOOLS = [{"type": "function", "name": "look"}, {"type": "custom", "name": "patch"}]
+_SPACE = {"type": "namespace", "name": "crm", "description": "", "tools": _TOOLS}
 _USAGE = {
     "prompt_tokens": 10,
     "completion_tokens": 5,
@@ -209,3 +210,26 @@ def _joined(events: list[dict[str, Any]]) -> list[Any]:
         if "response" in named:
             named["response"].pop("created_at")
     return joined
+
+
+@pytest.mark.parametrize("members", [{"stream": True}, {}])
+@pytest.mark.parametrize(
+    ("declared", "name", "expected"),
+    [
+        ([_SPACE], "crm__look", {"type": "function_call", "name": "look", "namespace": "crm"}),
+        ([_SPACE], "crm__patch", {"type": "custom_tool_call", "name": "patch", "namespace": "crm", "input": "a"}),
+        ([], "patch", {"type": "custom_tool_call", "name": "patch", "input": "a"}),
+        ([], "look", {"type": "function_call", "name": "look"}),
+    ],
+)
+def test_call_comes_back_under_the_callers_own_name(
+    members: dict[str, Any], declared: list[Any], name: str, expected: dict[str, Any]
+) -> None:
+    """Also that of a tool which an item of the input brought."""
+    asked = [{"role": "user", "content": "Hi"}, {"type": "additional_tools", "role": "developer", "tools": _TOOLS}]
+    deltas = [_called(0, '{"input": "a"}', name)]
+    _, response = _written(deltas, "tool_calls", tools=declared, input=asked, **members)
+    [item] = response["output"]
+    Response.model_validate(response)
+    assert {member: item[member] for member in expected} == expected
+    assert ("namespace" in item) == ("namespace" in expected)
