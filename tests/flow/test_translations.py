@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -107,12 +107,13 @@ async def test_attempts_that_begin_at_once_translate_once(made: list[bytes]) -> 
     """One that is cancelled meanwhile takes nothing from the others."""
     call = build_call(build_envelope(chat_body(messages=[{"role": "user", "content": "word " * 200_000}])))
     means: Any = SimpleNamespace(adapters=ADAPTERS, beside=Beside(time.monotonic))
-    attempts = Attempts(means, call, meter=cast("Any", None))
+    meter: Any = SimpleNamespace()
+    attempts = Attempts(means, call, meter=meter)
     gone, *others = [asyncio.create_task(attempts._prepare("anthropic")) for _ in range(3)]
     first, second = await asyncio.gather(*others)
     assert (first, len(made)) == (second, 1)
     await gone
-    attempts = Attempts(means, call, meter=cast("Any", None))
+    attempts = Attempts(means, call, meter=meter)
     gone, other = [asyncio.create_task(attempts._prepare("anthropic")) for _ in range(2)]
     await asyncio.sleep(0)
     gone.cancel()

@@ -58,7 +58,7 @@ def write_options(conversation: Conversation) -> dict[str, Any]:
     if conversation.rest:
         raise UntranslatableError(next(iter(conversation.rest)))
     if conversation.any_json:
-        raise UntranslatableError(conversation.names.format, "it wants a JSON schema")
+        raise UntranslatableError(f"{conversation.names.format}.type", "it wants a JSON schema")
     temperature, effort = conversation.temperature, conversation.effort
     if temperature is not None and not 0 <= temperature <= 1:
         raise UntranslatableError("temperature", "it must be between 0 and 1")

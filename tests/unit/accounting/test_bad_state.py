@@ -1,5 +1,6 @@
 """State that goes bad under a running ledger is reported once, loses no row, and is used again once it is repaired."""
 
+import contextlib
 import os
 import resource
 import shutil
@@ -139,8 +140,10 @@ def rename_directory(here: Ground) -> None:
 
 
 def rename_directory_back(here: Ground) -> None:
-    shutil.rmtree(here.state, ignore_errors=True)
-    here.state.with_name("away").rename(here.state)
+    while here.state.with_name("away").exists():
+        shutil.rmtree(here.state, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the journal was written anew in between
+            here.state.with_name("away").rename(here.state)
 
 
 def remove_directory(here: Ground) -> None:
@@ -295,7 +298,7 @@ async def test_calls_are_refused_while_there_is_no_journal(tmp_path: Path) -> No
         assert refused.value.status == 503
         here.ledger.settle(build_entry("att_100", "req_100"))
         here.state.unlink()
-        here.state.with_name("away").rename(here.state)
+        rename_directory_back(here)
         await until(lambda: here.ledger.healthy() is None)
         here.calls = 101
         make_call(here.ledger, 100)
