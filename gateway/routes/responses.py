@@ -137,11 +137,13 @@ class KeepingSink:
 
     def write(self, data: bytes, *, last: bool = False) -> bool:
         """See ``Sink.write``."""
-        if self._head is not None or self._held:
+        splitter = self._splitter
+        if splitter is None and self._head is None:  # nothing of it is kept
+            return self._exchange.write(data, last=last)
+        if splitter is None or self._held:
             self._held.append(data)
             return True
-        splitter = self._splitter
-        if splitter is None or not (splitter.held_bytes or _HAS_RESPONSE in data):
+        if not (splitter.held_bytes or _HAS_RESPONSE in data):
             return self._exchange.write(data, last=last)
         return self._exchange.write(b"".join(map(self._seen, splitter.feed(data))))
 
