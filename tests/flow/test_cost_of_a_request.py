@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
@@ -23,7 +23,7 @@ from gateway.targets import stats
 from tests.ground.builders import chat_body
 from tests.ground.gateway import running_gateway
 from tests.ground.model import ScriptedModel, word
-from tests.ground.script import Answer, Seen, sse_event
+from tests.ground.script import Answer, Chunk, Seen, sse_event
 from tests.ground.upstream import ScriptedUpstream
 
 MEASURED = {
@@ -32,9 +32,16 @@ MEASURED = {
     "20 tokens one by one": (25_400, 920),
     "Messages passed at once": (20_700, 840),
     "Messages passed one by one": (27_310, 1_096),
+    "Messages translated at once": (19_800, 590),
     "Messages translated one by one": (35_150, 1_548),
+    "Responses passed at once": (20_900, 865),
+    "Responses passed one by one": (27_700, 1_090),
+    "Responses translated at once": (21_600, 670),
+    "Responses translated one by one": (37_700, 1_610),
 }
 """Instructions and calls into C, of one request. How many reads a stream comes in must not be left to chance."""
+CHAT_TRANSLATED_AT_ONCE = 52_500
+"""Instructions of a chat of 200 tokens in one read from a target that speaks Messages."""
 WARM_UP = 40
 REQUESTS = 15
 
@@ -103,27 +110,75 @@ def messages_of(model: ScriptedModel) -> Answer:
     )
 
 
+def response_of(model: ScriptedModel) -> Answer:
+    """Return the model's tokens as a stream of Responses; all other events come with the token beside them."""
+    words = [word(token) for token in range(model.tokens)]
+    place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+    item = {"id": "msg_1", "type": "message", "role": "assistant"}
+    part = {"type": "output_text", "annotations": [], "logprobs": []}
+    said = item | {"status": "completed", "content": [part | {"text": "".join(words)}]}
+    response = {"id": "resp_1", "object": "response", "created_at": 1, "model": "m", "error": None, "store": False}
+    begun = {"response": response | {"status": "in_progress", "output": [], "usage": None}}
+    usage = {"input_tokens": 1, "output_tokens": model.tokens, "total_tokens": model.tokens + 1}
+    events: list[tuple[str, dict[str, Any]]] = [
+        ("created", begun),
+        ("in_progress", begun),
+        ("output_item.added", {"output_index": 0, "item": item | {"status": "in_progress", "content": []}}),
+        ("content_part.added", place | {"part": part | {"text": ""}}),
+        *(("output_text.delta", place | {"delta": each, "logprobs": []}) for each in words),
+        ("output_text.done", place | {"text": "".join(words), "logprobs": []}),
+        ("content_part.done", place | {"part": part | {"text": "".join(words)}}),
+        ("output_item.done", {"output_index": 0, "item": said}),
+        ("completed", {"response": response | {"status": "completed", "output": [said], "usage": usage}}),
+    ]
+    written = [
+        sse_event({"type": f"response.{name}", "sequence_number": at, **members}, event=f"response.{name}")
+        for at, (name, members) in enumerate(events)
+    ]
+    return Answer(
+        headers=(("content-type", "text/event-stream"),),
+        chunks=[Chunk(each, delay_s=None if b"text.delta" in each else 0.0) for each in written],
+        per_chunk_delay_s=model.tpot_s,
+    )
+
+
+class Way(NamedTuple):
+    """What a caller asks, and what the upstream speaks."""
+
+    asked: str = "/chat/completions"
+    provider: str = "openai-compatible"
+    api: str | None = None
+
+
+CHAT = Way()
+MESSAGES, MESSAGES_TRANSLATED = Way("/messages", "anthropic"), Way("/messages")
+RESPONSES, RESPONSES_TRANSLATED = Way("/responses", api="responses"), Way("/responses")
+AT_ONCE, ONE_BY_ONE = ScriptedModel(tokens=200), ScriptedModel(tokens=20, tpot_s=0.003)
+WRITERS = {"/v1/messages": messages_of, "/v1/responses": response_of}
+"""What the upstream answers at which path, beside chats."""
+
+
 @asynccontextmanager
-async def everything_on(path: Path, model: ScriptedModel, asked: str, speaks: str) -> AsyncIterator[Callable[..., Any]]:
+async def everything_on(path: Path, model: ScriptedModel, way: Way) -> AsyncIterator[Callable[..., Any]]:
     """Yield a function that sends one body and reads the answer; without time per token it is written at once."""
 
     def written(seen: Seen) -> Answer:
-        answer = messages_of(model) if speaks == "anthropic" else model.answer(seen)
+        write = WRITERS.get(seen.path)
+        answer = model.answer(seen) if write is None else write(model)
         if model.tpot_s:
             return answer
         whole = b"".join(chunk if isinstance(chunk, bytes) else chunk.data for chunk in answer.chunks)
         return replace(answer, chunks=(whole,))
 
     async with ScriptedUpstream(model) as upstream:
-        upstream.on_path("/v1/chat/completions", written).on_path("/v1/messages", written)
+        for answered in ("/v1/chat/completions", *WRITERS):
+            upstream.on_path(answered, written)
         names = [f"candidate-{number}" for number in range(1, 6)]
-        url = upstream.url if speaks == "anthropic" else f"{upstream.url}/v1"
+        url = upstream.url if way.provider == "anthropic" else f"{upstream.url}/v1"
+        target = {"provider": "upstream", "context": 131_072, "price": {"input": 1.0, "output": 4.0}, "api": way.api}
         config = {
-            "providers": {"upstream": {"type": speaks, "base_url": url, "api_key": "env:KEY"}},
-            "models": {
-                name: {"provider": "upstream", "context": 131_072, "price": {"input": 1.0, "output": 4.0}}
-                for name in names
-            },
+            "providers": {"upstream": {"type": way.provider, "base_url": url, "api_key": "env:KEY"}},
+            "models": dict.fromkeys(names, target),
             "routes": {"auto": {"models": names, "limits": {"ttft_ms": {"p95": 60_000}, "tpot_ms": {"p95": 60_000}}}},
             "keys": [{"name": "app", "secret": "env:KEY", "requests_per_minute": 10_000, "concurrency": 100}],
         }
@@ -133,17 +188,11 @@ async def everything_on(path: Path, model: ScriptedModel, asked: str, speaks: st
         ):
 
             async def ask(body: bytes) -> None:
-                async with client.post(running.base_url + asked, data=body) as answer:
+                async with client.post(running.base_url + way.asked, data=body) as answer:
                     assert answer.status == 200
                     await answer.read()
 
             yield ask
-
-
-CHAT = "/chat/completions", "openai-compatible"
-PASSED, TRANSLATED = ("/messages", "anthropic"), ("/messages", "openai-compatible")
-"""What is asked, and what the upstream speaks."""
-AT_ONCE, ONE_BY_ONE = ScriptedModel(tokens=200), ScriptedModel(tokens=20, tpot_s=0.003)
 
 
 @pytest.mark.parametrize(
@@ -152,20 +201,27 @@ AT_ONCE, ONE_BY_ONE = ScriptedModel(tokens=200), ScriptedModel(tokens=20, tpot_s
         ("short chat", CHAT, AT_ONCE),
         ("200 tokens at once", CHAT, AT_ONCE),
         ("20 tokens one by one", CHAT, ONE_BY_ONE),
-        ("Messages passed at once", PASSED, AT_ONCE),
-        ("Messages passed one by one", PASSED, ONE_BY_ONE),
-        ("Messages translated one by one", TRANSLATED, ONE_BY_ONE),
+        ("Messages passed at once", MESSAGES, AT_ONCE),
+        ("Messages passed one by one", MESSAGES, ONE_BY_ONE),
+        ("Messages translated one by one", MESSAGES_TRANSLATED, ONE_BY_ONE),
+        ("Messages translated at once", MESSAGES_TRANSLATED, AT_ONCE),
+        ("Responses passed at once", RESPONSES, AT_ONCE),
+        ("Responses passed one by one", RESPONSES, ONE_BY_ONE),
+        ("Responses translated one by one", RESPONSES_TRANSLATED, ONE_BY_ONE),
+        ("Responses translated at once", RESPONSES_TRANSLATED, AT_ONCE),
     ],
 )
 async def test_a_request_costs_what_it_did(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, way: tuple[str, str], model: ScriptedModel
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, way: Way, model: ScriptedModel
 ) -> None:
     """Within a tenth of what was measured last, up or down."""
     # Statistics are refreshed after some samples or some time; by time, the count would be of the machine's speed.
     monkeypatch.setattr(stats, "REFRESH_NS", 10**18)
     instructions, calls = [], []
     body = chat_body(max_tokens=16) if name == "short chat" else chat_body(stream=True, max_tokens=1000)
-    async with everything_on(tmp_path, model, *way) as ask:
+    if way.asked == "/responses":
+        body = b'{"model":"auto","input":"hi","stream":true,"store":false,"max_output_tokens":1000}'
+    async with everything_on(tmp_path, model, way) as ask:
         for _ in range(WARM_UP):
             await ask(body)
         for _ in range(REQUESTS):
@@ -180,11 +236,11 @@ async def test_a_request_costs_what_it_did(
         assert 0.9 * before <= measured <= 1.1 * before, (name, now)
 
 
-def test_messages_cost_little_more_than_chats() -> None:
+@pytest.mark.parametrize("dialect", ["Messages", "Responses"])
+def test_other_dialects_cost_little_more_than_chats(dialect: str) -> None:
     """A passed stream at most a tenth, in one read at most half as much again, a translated one at most twice."""
-    for name, chat, factor in (
-        ("Messages passed one by one", "20 tokens one by one", 1.1),
-        ("Messages passed at once", "200 tokens at once", 1.5),
-        ("Messages translated one by one", "20 tokens one by one", 2.0),
-    ):
-        assert MEASURED[name][0] <= factor * MEASURED[chat][0], name
+    one_by_one, at_once = MEASURED["20 tokens one by one"][0], MEASURED["200 tokens at once"][0]
+    assert MEASURED[f"{dialect} passed one by one"][0] <= 1.1 * one_by_one
+    assert MEASURED[f"{dialect} passed at once"][0] <= 1.5 * at_once
+    assert MEASURED[f"{dialect} translated one by one"][0] <= 2 * one_by_one
+    assert MEASURED[f"{dialect} translated at once"][0] <= CHAT_TRANSLATED_AT_ONCE
