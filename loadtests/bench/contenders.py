@@ -21,10 +21,15 @@ from loadtests.bench.install import (
     npm_package,
     python_packages,
 )
+from loadtests.bench.workloads import Dialect
 
 _KEY = "sk-bench-0123456789abcdef"
 _TRANSLATED = "claude"
 """The name by which callers ask for the model behind Anthropic's dialect."""
+_NATIVE = "gpt"
+"""And for the one behind OpenAI's Responses."""
+_PASSED: dict[tuple[Dialect, Dialect], str] = {("messages", "messages"): "bench", ("responses", "responses"): "bench"}
+"""What goes through whatever sends bytes on as they are."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,9 @@ class Launch:
     env: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     model: str = "bench"
-    translated_model: str | None = None
-    """None: it does not translate, and is left out where that is asked."""
+    models: Mapping[tuple[Dialect, Dialect], str] = field(default_factory=dict)
+    """What the caller speaks and what the upstream speaks, unless both is chat -> the model to ask for; a way that is
+    not here it does not go, or not without more settings, and is left out there."""
 
 
 class Contender(Protocol):
@@ -104,7 +110,7 @@ http {{
   }}
 }}
 """)
-        return Launch(["nginx", "-c", str(config), "-p", str(site.work)])
+        return Launch(["nginx", "-c", str(config), "-p", str(site.work)], models=_PASSED)
 
 
 class BareRelay:
@@ -120,7 +126,7 @@ class BareRelay:
         """See ``Contender.launch``."""
         python = site.home.with_name("tollway") / "bin" / "python"
         program = Path(__file__).with_name("bare_relay.py")
-        return Launch([str(python), str(program), str(site.port), site.upstream])
+        return Launch([str(python), str(program), str(site.port), site.upstream], models=_PASSED)
 
 
 class Tollway:
@@ -139,6 +145,7 @@ class Tollway:
             for i in range(1, 6)
         }
         translated = {"provider": "anthropic", "price": {"input": 1, "output": 5}}
+        native = {"provider": "openai", "price": {"input": 1, "output": 5}}
         route = {
             "models": list(models),
             "objective": "cost",
@@ -151,8 +158,9 @@ class Tollway:
             "providers": {
                 "engine": {"type": "openai-compatible", "base_url": f"{site.upstream}/v1"},
                 "anthropic": {"type": "anthropic", "base_url": site.upstream, "api_key": "env:BENCH_KEY"},
+                "openai": {"type": "openai", "base_url": f"{site.upstream}/v1", "api_key": "env:BENCH_KEY"},
             },
-            "models": models | {_TRANSLATED: translated},
+            "models": models | {_TRANSLATED: translated, _NATIVE: native},
             "routes": {"auto": route},
             "state_dir": str(site.work / "state"),
             "keys": [key],
@@ -164,7 +172,13 @@ class Tollway:
             env={"BENCH_KEY": _KEY},
             headers={"authorization": f"Bearer {_KEY}"},
             model="auto",
-            translated_model=_TRANSLATED,
+            models={
+                ("chat", "messages"): _TRANSLATED,
+                ("messages", "messages"): _TRANSLATED,
+                ("messages", "chat"): "auto",
+                ("responses", "responses"): _NATIVE,
+                ("responses", "chat"): "auto",
+            },
         )
 
 
@@ -244,7 +258,7 @@ target = "{name}"
         serve = "import sys, signal; from switchyard_rust.server import Server; "
         serve += "server = Server(sys.argv[1], int(sys.argv[2])); signal.pause()"
         argv = [str(site.home / "bin" / "python"), "-c", serve, str(config), str(site.port)]
-        return Launch(argv, env={"BENCH_KEY": _KEY, "RUST_LOG": "error"}, translated_model=_TRANSLATED)
+        return Launch(argv, env={"BENCH_KEY": _KEY, "RUST_LOG": "error"}, models={("chat", "messages"): _TRANSLATED})
 
 
 class LiteLLM:
@@ -286,7 +300,7 @@ class LiteLLM:
                 "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it asks the internet for prices
             },
             headers={"authorization": f"Bearer {_KEY}"},
-            translated_model=_TRANSLATED,
+            models={("chat", "messages"): _TRANSLATED},
         )
 
 

@@ -128,9 +128,9 @@ class Bench:
 
     def _measure(self, one: _Running, workload: Workload) -> Measure | None:
         """Run the client once against one contender. None: it does not do this kind of work."""
-        model = one.launch.translated_model if workload.translated else one.launch.model
-        if one.process is None:
-            model = one.launch.model  # the same stream in the caller's dialect, for the others to be compared with
+        way = workload.asks, workload.speaks
+        # The upstream itself gives the same stream in the caller's dialect, for the others to be compared with.
+        model = one.launch.model if one.process is None or way == ("chat", "chat") else one.launch.models.get(way)
         if model is None:
             return None
         print(f"round {len(self.rounds)}: {workload.name}: {one.entry.name}", file=sys.stderr, flush=True)

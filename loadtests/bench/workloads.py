@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 TRACE = Path(__file__).parents[1] / "traces" / "AzureLLMInferenceTrace_conv_2023.csv"
 _TRACE_TOKEN_MS = 20.0
 _TRACE_CONNECTIONS = 256
 _TRACE_MIN_S = 10.0
 """Fewer seconds hold too few arrivals at the trace's own speed: it has 5.5 a second."""
+
+
+Dialect = Literal["chat", "messages", "responses"]
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,10 @@ class Workload:
     """Between two tokens of a stream; 0: as fast as the connection takes them."""
     requests: int = 0
     """Per connection; 0: until the time is up."""
-    translated: bool = False
-    """The upstream speaks Anthropic's dialect, the caller OpenAI's."""
+    asks: Dialect = "chat"
+    """What the caller speaks."""
+    speaks: Dialect = "chat"
+    """What the upstream speaks."""
     by_default: bool = True
     """Measured when nobody says which; no, where it takes much longer than the others."""
     speed: float = 0.0
@@ -48,6 +54,8 @@ class Workload:
         """Spell the workload for ``wire client``; ``seconds`` bounds how long new requests are sent."""
         seconds = max(seconds, _TRACE_MIN_S) if self.speed else seconds
         arguments = ["-connections", str(self.connections), "-seconds", f"{seconds:g}"]
+        if self.asks != "chat":
+            arguments += ["-path", f"/v1/{self.asks}"]
         if self.speed:
             return [*arguments, "-stream", "-trace", str(TRACE), "-speed", f"{self.speed:g}"]
         arguments += ["-tokens", str(self.tokens), "-prompt-bytes", str(self.prompt_bytes)]
@@ -85,7 +93,11 @@ WORKLOADS: tuple[Workload, ...] = (
     _full_speed(64),
     _paced(64),
     _paced(512),
-    Workload("anthropic-64", 64, tokens=200, stream=True, translated=True),
+    Workload("anthropic-64", 64, tokens=200, stream=True, speaks="messages"),
+    Workload("messages-64", 64, tokens=200, stream=True, asks="messages", speaks="messages"),
+    Workload("messages-to-chat-64", 64, tokens=200, stream=True, asks="messages"),
+    Workload("responses-64", 64, tokens=200, stream=True, asks="responses", speaks="responses"),
+    Workload("responses-to-chat-64", 64, tokens=200, stream=True, asks="responses"),
     _replay(1),
     _replay(10),
     _replay(50),

@@ -16,6 +16,21 @@ import (
 
 const errorsBeforeGivingUp = 200
 
+const textDone = "event: response.output_text.done"
+
+const messagesPath, responsesPath = "/v1/messages", "/v1/responses"
+
+// endOf says what stands near the end of a whole stream, and nowhere else in it.
+func endOf(path string) string {
+	switch path {
+	case messagesPath:
+		return "message_stop"
+	case responsesPath:
+		return `"total_tokens"`
+	}
+	return "[DONE]"
+}
+
 // idleLimit is how long a connection may lie idle and be used again: servers close theirs after some seconds.
 const idleLimit = time.Second
 
@@ -114,7 +129,7 @@ func runClient(arguments []string) {
 		done.Add(1)
 		go func() {
 			defer done.Done()
-			c := &caller{options: o, tally: t, answer: answerState{tokens: &t.tokens, mark: []byte(o.mark)}}
+			c := &caller{options: o, tally: t, answer: answerState{tokens: &t.tokens, mark: []byte(o.mark), end: endOf(o.path)}}
 			defer c.close()
 			c.warm()
 			warm.Done()
@@ -211,13 +226,18 @@ func (c *caller) close() {
 
 // request builds the bytes of one request.
 func (c *caller) request(tokens, promptBytes int) []byte {
-	stream := ""
-	if c.stream {
-		stream = `,"stream":true,"stream_options":{"include_usage":true}`
-	}
 	prompt := strings.Repeat("word ", promptBytes/5+1)[:promptBytes]
-	body := fmt.Sprintf(`{"model":"%s","messages":[{"role":"user","content":"%s"}],"max_tokens":%d%s}`,
-		c.model, prompt, tokens, stream)
+	said, limit, further := fmt.Sprintf(`"messages":[{"role":"user","content":"%s"}]`, prompt), "max_tokens", ""
+	if c.path == responsesPath {
+		said, limit, further = fmt.Sprintf(`"input":"%s"`, prompt), "max_output_tokens", `,"store":false`
+	}
+	if c.stream {
+		further += `,"stream":true`
+		if c.path != messagesPath && c.path != responsesPath {
+			further += `,"stream_options":{"include_usage":true}`
+		}
+	}
+	body := fmt.Sprintf(`{"model":"%s",%s,"%s":%d%s}`, c.model, said, limit, tokens, further)
 	headers := strings.ReplaceAll(c.headers, "\n", "\r\n")
 	return []byte(fmt.Sprintf("POST %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n"+
 		"content-type: application/json\r\n%scontent-length: %d\r\n\r\n%s", c.path, c.port, headers, len(body), body))
@@ -258,18 +278,21 @@ func (c *caller) send(request []byte, tokens int) (first, end time.Time, err err
 type answerState struct {
 	tokens      *int64 // of all answers
 	mark        []byte
+	end         string // of a stream
 	count       int
 	first, last time.Time
 	longestGap  time.Duration
+	repeats     bool // the text has come, and now comes again
 	tail        []byte
 }
 
 func (a *answerState) reset() {
-	*a = answerState{tokens: a.tokens, mark: a.mark, tail: a.tail[:0]}
+	*a = answerState{tokens: a.tokens, mark: a.mark, end: a.end, tail: a.tail[:0]}
 }
 
 func (a *answerState) take(piece []byte) {
-	count := bytes.Count(piece, a.mark) + a.across(piece)
+	said := a.unrepeated(piece)
+	count := bytes.Count(said, a.mark) + a.across(said)
 	if count > 0 {
 		now := time.Now()
 		if a.count == 0 {
@@ -288,6 +311,26 @@ func (a *answerState) take(piece []byte) {
 		piece = piece[len(piece)-2048:]
 	}
 	a.tail = append(a.tail, piece...)
+}
+
+// unrepeated returns what comes before a response's whole text, which is sent again when it has come in pieces.
+func (a *answerState) unrepeated(piece []byte) []byte {
+	if a.repeats {
+		return nil
+	}
+	before := a.tail
+	if len(before) > len(textDone) {
+		before = before[len(before)-len(textDone):]
+	}
+	at := bytes.Index(append(append([]byte{}, before...), piece...), []byte(textDone))
+	if at < 0 {
+		return piece
+	}
+	a.repeats = true
+	if at < len(before) {
+		return nil
+	}
+	return piece[:at-len(before)]
 }
 
 // across counts the mark that begins in the pieces before and ends in this one.
@@ -314,8 +357,8 @@ func (a *answerState) verdict(h head, tokens int, stream bool) error {
 	if a.count != tokens {
 		return fmt.Errorf("%d tokens instead of %d", a.count, tokens)
 	}
-	if stream && !bytes.Contains(a.tail, []byte("[DONE]")) {
-		return fmt.Errorf("a stream without [DONE]")
+	if stream && !bytes.Contains(a.tail, []byte(a.end)) {
+		return fmt.Errorf("a stream without %s", a.end)
 	}
 	return nil
 }

@@ -1,6 +1,6 @@
 // The bench's two ends, as lean as they can be so that what stands between them is what is measured.
 //
-//	wire upstream -port N        answers chat completions and Anthropic messages at full speed or at a pace
+//	wire upstream -port N        answers chats, messages and responses at full speed or at a pace
 //	wire client   -port N ...    sends requests, checks every answer, prints what it saw as one line of JSON
 //
 // Both listen and connect on 127.0.0.1 only.

@@ -22,8 +22,11 @@ const chunkHead = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=u
 var paceNs, delayNs int64
 
 var openaiToken = chunk(openaiEvent(`{"content":" ~"}`, "null"))
-var anthropicToken = chunk(anthropicEvent("content_block_delta",
+var anthropicToken = chunk(namedEvent("content_block_delta",
 	`"index":0,"delta":{"type":"text_delta","text":" ~"}`))
+
+var responsesToken = chunk(namedEvent("response.output_text.delta",
+	`"item_id":"msg_1","output_index":0,"content_index":0,"delta":" ~","logprobs":[]`))
 
 func runUpstream(arguments []string) {
 	flags := flag.NewFlagSet("upstream", flag.ExitOnError)
@@ -83,6 +86,8 @@ func answer(connection net.Conn, request head, body []byte) error {
 		return chat(connection, body)
 	case strings.HasSuffix(path, "/messages") && streams(body):
 		return messages(connection, body)
+	case strings.HasSuffix(path, "/responses") && streams(body):
+		return responses(connection, body)
 	}
 	return reply(connection, 404, `{"error":{"message":"not here","type":"invalid_request_error"}}`)
 }
@@ -108,15 +113,42 @@ func chat(connection net.Conn, body []byte) error {
 
 func messages(connection net.Conn, body []byte) error {
 	tokens := number(body, "max_tokens", 16)
-	first := anthropicEvent("message_start", fmt.Sprintf(`"message":{"id":"msg_01XFDUDYJgAACzvnptvVoYEL","type":"message",`+
+	first := namedEvent("message_start", fmt.Sprintf(`"message":{"id":"msg_01XFDUDYJgAACzvnptvVoYEL","type":"message",`+
 		`"role":"assistant","model":"bench","content":[],"stop_reason":null,"stop_sequence":null,`+
 		`"usage":{"input_tokens":%d,"output_tokens":1}}`, len(body)/4)) +
-		anthropicEvent("content_block_start", `"index":0,"content_block":{"type":"text","text":""}`)
-	last := anthropicEvent("content_block_stop", `"index":0`) +
-		anthropicEvent("message_delta", fmt.Sprintf(
+		namedEvent("content_block_start", `"index":0,"content_block":{"type":"text","text":""}`)
+	last := namedEvent("content_block_stop", `"index":0`) +
+		namedEvent("message_delta", fmt.Sprintf(
 			`"delta":{"stop_reason":"end_turn","stop_sequence":null},"usage":{"output_tokens":%d}`, tokens)) +
-		anthropicEvent("message_stop", "")
+		namedEvent("message_stop", "")
 	return stream(connection, chunk(first), anthropicToken, tokens, chunk(last))
+}
+
+func responses(connection net.Conn, body []byte) error {
+	tokens := number(body, "max_output_tokens", 16)
+	text := strings.Repeat(" ~", tokens)
+	part := func(text string) string {
+		return `{"type":"output_text","text":"` + text + `","annotations":[],"logprobs":[]}`
+	}
+	item := func(status, content string) string {
+		return `{"id":"msg_1","type":"message","role":"assistant","status":"` + status + `","content":[` + content + `]}`
+	}
+	whole := func(status, output, usage string) string {
+		return `"response":{"id":"resp_6b2fdb0c3f2c4d0f8a7a","object":"response","created_at":1750000000,"model":"bench",` +
+			`"error":null,"store":false,"status":"` + status + `","output":[` + output + `],"usage":` + usage + `}`
+	}
+	place := `"item_id":"msg_1","output_index":0,"content_index":0,`
+	usage := fmt.Sprintf(`{"input_tokens":%d,"output_tokens":%d,"total_tokens":%d}`,
+		len(body)/4, tokens, len(body)/4+tokens)
+	first := namedEvent("response.created", whole("in_progress", "", "null")) +
+		namedEvent("response.in_progress", whole("in_progress", "", "null")) +
+		namedEvent("response.output_item.added", `"output_index":0,"item":`+item("in_progress", "")) +
+		namedEvent("response.content_part.added", place+`"part":`+part(""))
+	last := namedEvent("response.output_text.done", place+`"text":"`+text+`","logprobs":[]`) +
+		namedEvent("response.content_part.done", place+`"part":`+part(text)) +
+		namedEvent("response.output_item.done", `"output_index":0,"item":`+item("completed", part(text))) +
+		namedEvent("response.completed", whole("completed", item("completed", part(text)), usage))
+	return stream(connection, chunk(first), responsesToken, tokens, chunk(last))
 }
 
 // stream writes each token by itself, as an engine does; token i is due i paces after the first.
@@ -149,7 +181,8 @@ func openaiEvent(delta, finish string) string {
 		`"model":"bench","choices":[{"index":0,"delta":` + delta + `,"logprobs":null,"finish_reason":` + finish + "}]}\n\n"
 }
 
-func anthropicEvent(kind, members string) string {
+// namedEvent writes an event of Messages or Responses, without a sequence number, so that every token is the same bytes.
+func namedEvent(kind, members string) string {
 	if members != "" {
 		members = "," + members
 	}

@@ -57,6 +57,8 @@ def test_every_workload_is_spelt_for_the_client() -> None:
     assert open_loop.is_paced
     (replay,) = [one for one in WORKLOADS if one.name == "trace-x50"]
     assert replay.pace_ms == pytest.approx(0.4)
+    (messages,) = [one for one in WORKLOADS if one.name == "messages-to-chat-64"]
+    assert messages.client_arguments(2.0)[4:6] == ["-path", "/v1/messages"]
     assert replay.client_arguments(2.0)[4:] == ["-stream", "-trace", str(TRACE), "-speed", "50"]
 
 
