@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from tests.ground.callers import RawCaller, request
 from tests.ground.configs import one_model
 from tests.ground.upstream import ScriptedUpstream
-from tests.hostile import client_courses, client_shapes
+from tests.hostile import client_courses, client_dialects, client_shapes
 from tests.hostile.shape import KEY, PAGE, PROMPT, Expected, Shape
 
 SHAPES: list[Shape] = [
@@ -24,6 +25,8 @@ SHAPES: list[Shape] = [
     *client_courses.callers(),
     *client_courses.patience(),
 ]
+FURTHER: list[Shape] = [*client_dialects.bodies(), *client_dialects.heads(), *client_dialects.courses()]
+"""Callers of other dialects than chat."""
 UPSTREAM_KEY = "sk-canary-upstream-key"
 ENVIRON = {"KEY": KEY, "UPSTREAM_KEY": UPSTREAM_KEY}
 _SERVER = {"max_body_mb": 2, "hosts": ["gw.example"], "cors_origins": [PAGE]}
@@ -101,6 +104,11 @@ async def _read(caller: RawCaller, expected: Expected, canaries: Sequence[str]) 
         whole = received.raw_head + received.body
         assert not [secret for secret in canaries if secret.encode() in whole]
         if not expected.is_head:
-            assert set(received.error) >= {"message", "type", "param", "code"}, received
+            if expected.dialect == "anthropic":
+                said = json.loads(received.body)
+                assert (said["type"], said["request_id"]) == ("error", received.headers["request-id"]), received
+                assert received.error.keys() == {"type", "message"}, received
+            else:
+                assert set(received.error) >= {"message", "type", "param", "code"}, received
             assert len(received.error["message"]) > 20
-            assert expected.code in (None, received.error["code"])
+            assert expected.code in (None, received.error["type" if expected.dialect == "anthropic" else "code"])

@@ -18,11 +18,15 @@ STREAM = chat_body(model="auto", messages=[{"role": "user", "content": PROMPT}],
 
 
 class Expected(NamedTuple):
-    """One answer: its status, the ``code`` of its error, and whether it is one to HEAD and so has no body."""
+    """One answer: its status, the ``code`` of its error, and whether it is one to HEAD and so has no body.
+
+    In Anthropic's dialect an error has a ``type`` in place of a code.
+    """
 
     status: int
     code: str | None = None
     is_head: bool = False
+    dialect: Literal["openai", "anthropic"] = "openai"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,11 @@ from tests.ground.gateway import RunningGateway, running_gateway
 from tests.ground.model import ScriptedModel
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.waiting import until
-from tests.hostile.client_corpus import ENVIRON, SHAPES, assert_rows_are_what_was_seen, configs, play, secrets
+from tests.hostile.client_corpus import ENVIRON, FURTHER, SHAPES, assert_rows_are_what_was_seen, configs, play, secrets
 from tests.hostile.shape import Shape
+
+FURTHER_EVERY = 12
+"""Of callers of other dialects than chat; all of them as a soak test."""
 
 
 class Ground:
@@ -50,13 +53,13 @@ async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Grou
 
 def test_names_of_shapes_are_distinct() -> None:
     """And there are as many as are promised."""
-    assert [name for name, count in Counter(shape.name for shape in SHAPES).items() if count > 1] == []
+    assert [name for name, count in Counter(shape.name for shape in [*SHAPES, *FURTHER]).items() if count > 1] == []
     assert len(SHAPES) >= 300
 
 
-def _groups() -> Iterator[ParameterSet]:
+def _groups(played: list[Shape]) -> Iterator[ParameterSet]:
     """Group neighbours that meet the same gateway: a test apiece would take longer than the caller that it plays."""
-    for gateway, shapes in itertools.groupby(SHAPES, key=lambda shape: shape.gateway):
+    for gateway, shapes in itertools.groupby(played, key=lambda shape: shape.gateway):
         neighbours = list(shapes)
         for at in range(0, len(neighbours), 12):
             group = neighbours[at : at + 12]
@@ -64,7 +67,14 @@ def _groups() -> Iterator[ParameterSet]:
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize(("gateway", "shapes"), [*_groups()])
+@pytest.mark.parametrize(
+    ("gateway", "shapes"),
+    [
+        *_groups(SHAPES),
+        *_groups(FURTHER[::FURTHER_EVERY]),
+        *[pytest.param(*each.values, id=f"all, {each.id}", marks=pytest.mark.soak) for each in _groups(FURTHER)],
+    ],
+)
 async def test_caller_gets_the_declared_answers(
     gateway: str,
     shapes: list[Shape],

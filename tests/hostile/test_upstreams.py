@@ -1,6 +1,7 @@
 """Every misbehaviour of an upstream gets its declared answer, its right bill, and an end; and nothing leaks.
 
-Whole gateways in virtual time, so a silence of minutes takes none. A sample runs always, all of it as a soak test.
+Whole gateways in virtual time, so a silence of minutes takes none, on each of ``ways``. A sample runs always, all of
+it as a soak test.
 """
 
 import asyncio
@@ -12,17 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.mark import ParameterSet
 
-from gateway.formats.openai.decode import CHAT
 from gateway.types import CallRecord, Inbound, LedgerEntry
-from tests.ground.builders import chat_body
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.upstream_shapes import (
     CUT,
     DEADLINE,
     ESTIMATED,
     LATE,
-    MODES,
     NO_TARGET,
     OUTPUT_TOKENS,
     PROMPT_TOKENS,
@@ -30,16 +29,16 @@ from tests.ground.upstream_shapes import (
     WHOLE,
     Mode,
     Shape,
-    shapes,
     with_echo,
 )
 from tests.ground.virtual_gateway import VirtualGateway, virtual_gateway
 from tests.ground.virtual_time import VirtualClock, run_virtual
+from tests.hostile.ways import WAYS, Dialect, Way, error_of
 
 SECRET, ADDRESS, PROMPT = "sk-canary-secret-0123456789", "inner-canary.test", "canary-prompt"
 GROUP = 100
-EVERY = 12
-"""Of a sample."""
+EVERY, FURTHER_EVERY = 12, 180
+"""Of the samples, of chat and of every other way."""
 INPUT_NANO_USD, OUTPUT_NANO_USD = 1_000, 2_000
 """For one token."""
 RESCUED = frozenset((NO_TARGET, DEADLINE, LATE))
@@ -85,7 +84,7 @@ def target_name(index: int, mode: Mode) -> str:
 
 
 async def play(
-    group: Sequence[Shape], path: Path, environ: dict[str, str]
+    way: Way, group: Sequence[Shape], path: Path, environ: dict[str, str]
 ) -> Iterable[tuple[Shape, Mode, bool, Ended]]:
     """Ask each shape in each mode, alone and with a healthy target behind it; return how each call ended."""
     config: dict[str, Any] = {"providers": {}, "models": {}, "routes": {}, "timeouts": {"total_s": 600}}
@@ -95,7 +94,10 @@ async def play(
     config["providers"]["good"] = {"type": "openai-compatible", "base_url": "http://good.test/v1"}
     config["models"]["good"] = {"provider": "good", "price": {"input": 100.0, "output": 200.0}}
     cases = [
-        (index, shape, mode) for index, shape in enumerate(group) for mode in MODES if shape.answer(mode) is not None
+        (index, shape, mode)
+        for index, shape in enumerate(group)
+        for mode in way.modes
+        if shape.answer(mode) is not None
     ]
     for index, shape, mode in cases:
         name = target_name(index, mode)
@@ -103,14 +105,14 @@ async def play(
         answer = shape.answer(mode)
         assert answer is not None
         answer = with_echo(answer, secret=SECRET, address=host)
-        upstreams[f"http://{host}"] = ScriptedUpstream().on_path("/v1/chat/completions", answer)
+        upstreams[f"http://{host}"] = ScriptedUpstream().on_path(way.path, answer)
         config["providers"][name] = {
-            "type": "openai-compatible",
-            "base_url": f"http://{host}/v1",
+            "type": way.provider,
+            "base_url": f"http://{host}{way.base_path}",
             "api_key": "env:KEY",
             "always_stream": mode == "assembled",
         }
-        config["models"][name] = {"provider": name, "price": price}
+        config["models"][name] = {"provider": name, "price": price, **dict(way.model)}
         config["routes"][f"{name}-or-good"] = {"models": [name, "good"]}
     ends = []
     async with virtual_gateway(config, path, upstreams, environ) as running:
@@ -119,7 +121,7 @@ async def play(
             upstream = upstreams[f"http://{name}.{ADDRESS}"]
             for model in (name, f"{name}-or-good"):
                 before = len(upstream.seen)
-                caller, record = await ask(running, model, stream=mode == "stream")
+                caller, record = await ask(running, way.dialect, model, stream=mode == "stream")
                 entries = [entry for entry in running.ledger.entries if entry.call_id == record.call_id]
                 ended = Ended(caller, record, entries, len(upstream.seen) - before)
                 ends.append((shape, mode, model == name, ended))
@@ -128,8 +130,8 @@ async def play(
     return ends
 
 
-async def ask(running: VirtualGateway, model: str, *, stream: bool) -> tuple[Caller, CallRecord]:
-    body = chat_body(model=model, stream=stream, messages=[{"role": "user", "content": PROMPT}])
+async def ask(running: VirtualGateway, dialect: Dialect, model: str, *, stream: bool) -> tuple[Caller, CallRecord]:
+    body = json.dumps({"model": model, "stream": stream, **dialect.asked(PROMPT)}).encode()
 
     async def read_body(_take_body: Callable[[int], None]) -> bytes:
         return body
@@ -137,7 +139,7 @@ async def ask(running: VirtualGateway, model: str, *, stream: bool) -> tuple[Cal
     caller = Caller()
     inbound = Inbound(
         id=running._ids("req"),
-        endpoint=CHAT,
+        endpoint=dialect.endpoint,
         headers={},
         received_at_ns=VirtualClock.monotonic_ns(),
         read_body=read_body,
@@ -165,35 +167,26 @@ def events_of(body: bytes) -> list[Any]:
     return values
 
 
-def answer_of(caller: Caller, *, stream: bool) -> str:
+def answer_of(caller: Caller, dialect: Dialect, *, stream: bool) -> str:
     """Name what a caller got, in the words of the tables."""
     if caller.status != 200:
-        error = json.loads(caller.body)["error"]
-        assert error["message"]
-        if (caller.status, error["code"]) == (503, "no_target_available"):
-            return NO_TARGET
-        return f"caller {caller.status}" if caller.status < 500 else f"{caller.status} {error['code']}"
+        return error_of(dialect, caller.status, caller.body)
     if not stream:
-        choices = json.loads(caller.body)["choices"]
-        return WHOLE if choices[0]["message"]["content"] == TEXT else f"other text: {choices}"
+        text = dialect.whole_text(json.loads(caller.body))
+        return WHOLE if text == TEXT else f"other text: {text!r}"
     values = events_of(caller.body)
-    if isinstance(values[-1], dict) and values[-1].get("error"):
-        assert "[DONE]" not in values
+    if isinstance(values[-1], dict) and (values[-1].get("error") or values[-1].get("type") == "error"):
+        assert not [value for value in values[:-1] if value == "[DONE]" or (dialect.end(value))]
         return CUT
-    text = "".join(
-        choice["delta"].get("content") or ""
-        for value in values
-        if isinstance(value, dict)
-        for choice in value.get("choices") or ()
-    )
-    return WHOLE if values[-1] == "[DONE]" and text == TEXT else f"other text: {text!r}, end {values[-1]!r}"
+    text = "".join(dialect.delta(value) for value in values if isinstance(value, dict))
+    return WHOLE if dialect.end(values[-1]) and text == TEXT else f"other text: {text!r}, end {values[-1]!r}"
 
 
-def check(shape: Shape, mode: Mode, ended: Ended, *, alone: bool) -> None:
+def check(shape: Shape, mode: Mode, ended: Ended, *, alone: bool, dialect: Dialect = WAYS["chat"].dialect) -> None:
     """Hold a call against what its shape declares."""
     declared = shape.declared(mode)
     if alone or not (declared in RESCUED or declared.startswith("model ")):
-        got = answer_of(ended.caller, stream=mode == "stream")
+        got = answer_of(ended.caller, dialect, stream=mode == "stream")
         expected = WHOLE if declared in {ESTIMATED, LATE} else declared.replace("model ", "caller ")
         assert got == expected, f"{got} instead of {declared}"
     else:
@@ -219,12 +212,12 @@ def check(shape: Shape, mode: Mode, ended: Ended, *, alone: bool) -> None:
             assert_nothing_of_ours_in(said, "answer or ledger")
 
 
-def violations(group: Sequence[Shape], path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[str]:
+def violations(way: Way, group: Sequence[Shape], path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[str]:
     """Play shapes and yield a line for each call that is not as declared."""
     path.mkdir()
-    for shape, mode, alone, ended in run_virtual(play(group, path, {"KEY": SECRET})):
+    for shape, mode, alone, ended in run_virtual(play(way, group, path, {"KEY": SECRET})):
         try:
-            check(shape, mode, ended, alone=alone)
+            check(shape, mode, ended, alone=alone, dialect=way.dialect)
         except (AssertionError, KeyError, IndexError, TypeError, ValueError) as error:
             why = str(error).split("\n")[0][:200]
             yield f"{shape.name} | {mode} | {'alone' if alone else 'before good'} | {why}"
@@ -232,29 +225,47 @@ def violations(group: Sequence[Shape], path: Path, caplog: pytest.LogCaptureFixt
     assert "Traceback" not in caplog.text
 
 
-def in_groups(every: int) -> list[list[Shape]]:
-    chosen = shapes()[::every]
-    return [chosen[at : at + GROUP] for at in range(0, len(chosen), GROUP)]
+def in_groups(every: int, wanted: Callable[[str], bool]) -> list[ParameterSet]:
+    """Take shapes of each way that is wanted, so many for a gateway."""
+    return [
+        pytest.param(way, chosen[at : at + GROUP], id=f"{name} {at}")
+        for name, way in WAYS.items()
+        if wanted(name)
+        for chosen in [way.shapes()[::every]]
+        for at in range(0, len(chosen), GROUP)
+    ]
 
 
-def test_names_of_shapes_are_unique() -> None:
-    names = [shape.name for shape in shapes()]
+@pytest.mark.parametrize("name", WAYS)
+def test_names_of_shapes_are_unique(name: str) -> None:
+    names = [shape.name for shape in WAYS[name].shapes()]
     assert len(set(names)) == len(names) >= 500
 
 
-@pytest.mark.parametrize("group", range(len(in_groups(EVERY))))
+@pytest.mark.parametrize(("way", "group"), in_groups(EVERY, lambda name: name == "chat"))
 @pytest.mark.slow
 def test_sample_of_misbehaviours_gets_its_declared_answers(
-    group: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    way: Way, group: list[Shape], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Every twelfth shape, in each mode, alone and before a healthy target."""
     caplog.set_level(logging.DEBUG)
-    assert list(violations(in_groups(EVERY)[group], tmp_path / "gateway", caplog)) == []
+    assert list(violations(way, group, tmp_path / "gateway", caplog)) == []
+
+
+@pytest.mark.parametrize(("way", "group"), in_groups(FURTHER_EVERY, lambda name: name != "chat"))
+def test_small_sample_of_each_further_way_gets_its_declared_answers(
+    way: Way, group: list[Shape], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A few shapes of callers of Messages and Responses, passed and translated."""
+    caplog.set_level(logging.DEBUG)
+    assert list(violations(way, group, tmp_path / "gateway", caplog)) == []
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("group", range(len(in_groups(1))))
-def test_misbehaviours_get_their_declared_answers(group: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("way", "group"), in_groups(1, lambda _: True))
+def test_misbehaviours_get_their_declared_answers(
+    way: Way, group: list[Shape], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """All shapes, in each mode, alone and before a healthy target."""
     caplog.set_level(logging.DEBUG)
-    assert list(violations(in_groups(1)[group], tmp_path / "gateway", caplog)) == []
+    assert list(violations(way, group, tmp_path / "gateway", caplog)) == []

@@ -217,7 +217,8 @@ class MessageDecoder(EventsDecoder):
                 self._explanation = event.delta.stop_details.explanation
         if event.usage is not None:
             self._reported = merged(self._reported, event.usage)
-            self._final = True
+            count = event.usage.get("output_tokens") if isinstance(event.usage, dict) else None
+            self._final = type(count) is int and count >= 0  # else the first token's count stands
         return b""
 
     def _on_message_stop(self, _event: _Event) -> bytes:
