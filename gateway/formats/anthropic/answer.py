@@ -9,6 +9,7 @@ Sources: platform.claude.com/docs: api/messages, build-with-claude/{streaming,ha
 thinking}, api/versioning.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ from gateway.formats.classify import ANTHROPIC
 from gateway.formats.events import EventsDecoder, StreamError
 from gateway.formats.framing import Framing
 from gateway.formats.malformed import UNREADABLE
+from gateway.formats.sse import data_of
 from gateway.formats.usage import merged, tier_of, usage_of
 from gateway.tariff import Rates, Usage
 
@@ -166,8 +168,12 @@ class MessageDecoder(EventsDecoder):
 
     def read_end(self, rest: bytes) -> bytes:
         """Take the end of a stream: behind a stop reason it needs no ``message_stop``. Raises UpstreamError."""
+        written, data = b"", None if self.complete else data_of(rest)
+        if data is not None:  # without the last blank line
+            with contextlib.suppress(UpstreamError):
+                written = self.read_event(data)
         if self.complete:
-            return b""
+            return written
         if self._stop_reason is None or rest.strip():
             raise UpstreamError(ErrorKind.UPSTREAM_CUT, "The upstream's stream ended before its message_stop event.")
         return self._end()
@@ -218,7 +224,7 @@ class MessageDecoder(EventsDecoder):
         if event.usage is not None:
             self._reported = merged(self._reported, event.usage)
             count = event.usage.get("output_tokens") if isinstance(event.usage, dict) else None
-            self._final = type(count) is int and count >= 0  # else the first token's count stands
+            self._final = type(count) is int and 0 <= count < 1 << 63  # else the first token's count stands
         return b""
 
     def _on_message_stop(self, _event: _Event) -> bytes:

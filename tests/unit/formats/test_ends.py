@@ -94,6 +94,8 @@ ENDS: list[tuple[str, list[bytes], ErrorKind | None, dict[str, Any]]] = [
     ("compatible", [text(), end(), text()[:20]], CUT, {}),
     ("anthropic", [START, BLOCK, DELTA, WHY, STOP], None, {}),
     ("anthropic", [START, BLOCK, DELTA, WHY], None, {}),
+    ("anthropic", [START, BLOCK, DELTA, WHY, STOP[:-1]], None, {}),
+    ("anthropic", [START, BLOCK, DELTA, WHY, STOP[:-2]], None, {}),
     ("anthropic", [START, WHY, STOP], None, {}),
     ("anthropic", [START, BLOCK, DELTA], CUT, {}),
     ("anthropic", [START, BLOCK, DELTA, WHY, STOP[:20]], CUT, {}),
