@@ -115,8 +115,6 @@ def _spellings(wire: Wire) -> Iterator[Shape]:
         "escapes for every character": good.replace(b" one", b"\\u0020\\u006f\\u006e\\u0065"),
         "many comments": b": wait\n\n" * 3_000 + good,
     }
-    if wire.whole_behind == len(wire.events):
-        del spelt["no blank line behind the end"], spelt["one line end behind the end"]  # the last event is the end
     for name, data in spelt.items():
         for size in (1, 7, 100, len(data)):
             if size * 4_000 >= len(data):
