@@ -162,7 +162,8 @@ def outline_of(body: bytes) -> Outline:
     check_text(body)
     if not body.startswith(b"{", _behind_blanks(body, 0)):
         raise malformed(NO_OBJECT)
-    if (_count(body, _QUOTE) - _count(body, _ESCAPED_QUOTE)) // 2 > MAX_PARTS:  # so many strings at least
+    quotes = _count(body, _QUOTE)
+    if quotes > 2 * MAX_PARTS and quotes - _count(body, _ESCAPED_QUOTE) > 2 * MAX_PARTS:  # so many strings at least
         raise malformed(_TOO_MANY)
     walk = _Walk(body)
     parts = position = 0
