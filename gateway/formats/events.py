@@ -4,16 +4,18 @@ Decides when a failure reaches the caller, and counts what passes. What an event
 a format's to say, which writes the three verbs.
 """
 
+import contextlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 
-from gateway.errors import UpstreamError
+from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.base import check_size
 from gateway.formats.chat import AnswerWriter
 from gateway.formats.classify import Facts
 from gateway.formats.framing import Framing
 from gateway.formats.openai.answer import parse
 from gateway.formats.openai.failure import failure_in_stream
+from gateway.formats.sse import data_of
 from gateway.tariff import Rates
 
 
@@ -23,6 +25,12 @@ class StreamError(Exception):
     def __init__(self, data: bytes) -> None:
         super().__init__()
         self.data = data
+
+
+def raise_if_cut(error: Exception) -> None:
+    """Raise UpstreamError (UPSTREAM_CUT) when a whole answer could not be read because it ends too early."""
+    if "truncated" in str(error):
+        raise UpstreamError(ErrorKind.UPSTREAM_CUT, "The upstream's answer ended in the middle.") from None
 
 
 class EventsDecoder:
@@ -112,6 +120,14 @@ class EventsDecoder:
             self._failure = failure_in_stream(parse(error.data), self.facts)
         except UpstreamError as error:
             self._failure = error
+        return b""
+
+    def _read_last(self, rest: bytes) -> bytes:
+        """Read a last event without its blank line; what is no whole event is passed over."""
+        data = None if self.complete else data_of(rest)
+        if data is not None:
+            with contextlib.suppress(UpstreamError):
+                return self.read_event(data)
         return b""
 
     def _text(self, text: str) -> bytes:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from gateway.formats.malformed import UNREADABLE
+
 BLANKS = b" \t\n\r"
 """Of JSON."""
 # What stands between two values: a comma, a name (perhaps written with escapes) and a colon.
@@ -16,6 +18,13 @@ _BETWEEN = re.compile(rb'[ \t\n\r]*(?:,[ \t\n\r]*)?"(?:[^"\\]|\\.)*"[ \t\n\r]*:[
 _NOTHING = frozenset((b"null", b"false", b'""', b'"none"', b"[]", b"{}"))
 
 _raw_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class _Kind(msgspec.Struct):
+    type: str
+
+
+_kind = msgspec.json.Decoder(_Kind).decode
 
 
 class Members(Mapping[str, bytes]):
@@ -45,6 +54,14 @@ class Members(Mapping[str, bytes]):
 def members_of(body: bytes) -> dict[str, bytes]:
     """Cut an object without duplicate members into name -> raw JSON, in order. Raises msgspec.DecodeError."""
     return {name: bytes(raw) for name, raw in _raw_members(body).items()}
+
+
+def kind_of(raw: bytes) -> str:
+    """Return the ``type`` of an object that may have any other fault; empty: it has none."""
+    try:
+        return _kind(raw).type
+    except UNREADABLE:
+        return ""
 
 
 def asks_nothing(raw: bytes) -> bool:

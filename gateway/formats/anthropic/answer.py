@@ -9,7 +9,6 @@ Sources: platform.claude.com/docs: api/messages, build-with-claude/{streaming,ha
 thinking}, api/versioning.
 """
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -20,10 +19,10 @@ from msgspec.structs import replace
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.chat import AnswerWriter, Finish
 from gateway.formats.classify import ANTHROPIC
-from gateway.formats.events import EventsDecoder, StreamError
+from gateway.formats.events import EventsDecoder, StreamError, raise_if_cut
 from gateway.formats.framing import Framing
 from gateway.formats.malformed import UNREADABLE
-from gateway.formats.sse import data_of
+from gateway.formats.splice import kind_of
 from gateway.formats.usage import merged, tier_of, usage_of
 from gateway.tariff import Rates, Usage
 
@@ -85,13 +84,8 @@ class _Event(Struct):
     usage: Any = None
 
 
-class _Kind(Struct):
-    type: str
-
-
 _event_decoder = msgspec.json.Decoder(_Event)
 _message_decoder = msgspec.json.Decoder(_Message)
-_kind_decoder = msgspec.json.Decoder(_Kind)
 
 
 class MessageDecoder(EventsDecoder):
@@ -154,8 +148,7 @@ class MessageDecoder(EventsDecoder):
         try:
             message = _message_decoder.decode(body)
         except UNREADABLE as error:
-            if "truncated" in str(error):
-                raise UpstreamError(ErrorKind.UPSTREAM_CUT, "The upstream's answer ended in the middle.") from None
+            raise_if_cut(error)
             self._forgive(body, error)
             raise nonsense() from None
         written = self._start(message)
@@ -168,10 +161,7 @@ class MessageDecoder(EventsDecoder):
 
     def read_end(self, rest: bytes) -> bytes:
         """Take the end of a stream: behind a stop reason it needs no ``message_stop``. Raises UpstreamError."""
-        written, data = b"", None if self.complete else data_of(rest)
-        if data is not None:  # without the last blank line
-            with contextlib.suppress(UpstreamError):
-                written = self.read_event(data)
+        written = self._read_last(rest)
         if self.complete:
             return written
         if self._stop_reason is None or rest.strip():
@@ -271,14 +261,6 @@ class MessageDecoder(EventsDecoder):
         "message_stop": _on_message_stop,
     }
     """Every event that is read; ``error`` is raised, ``ping`` and events yet to be invented are passed over."""
-
-
-def kind_of(data: bytes) -> str:
-    """Return the type of an event that may have any other fault; empty: it has none."""
-    try:
-        return _kind_decoder.decode(data).type
-    except UNREADABLE:
-        return ""
 
 
 def nonsense() -> UpstreamError:

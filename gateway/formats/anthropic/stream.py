@@ -6,10 +6,11 @@ Blocks that are not known here count as content then.
 import msgspec
 from msgspec import Struct
 
-from gateway.formats.anthropic.answer import Block, Delta, MessageDecoder, kind_of, nonsense
+from gateway.formats.anthropic.answer import Block, Delta, MessageDecoder, nonsense
 from gateway.formats.anthropic.reframed import Message, as_events
 from gateway.formats.anthropic.written import MESSAGE_STOP
 from gateway.formats.passed import UNWRITTEN, Passing
+from gateway.formats.splice import kind_of
 from gateway.formats.sse import Splitter
 from gateway.tariff import Rates
 

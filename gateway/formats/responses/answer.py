@@ -7,7 +7,6 @@ each of the documented events. Events and items that are not known here are pass
 Sources: platform.openai.com/docs/api-reference/responses and responses-streaming; types of the ``openai`` SDK 3.
 """
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -18,9 +17,10 @@ from msgspec.structs import replace
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.chat import AnswerWriter, Finish
 from gateway.formats.classify import COMPATIBLE, Facts
-from gateway.formats.events import EventsDecoder, StreamError
+from gateway.formats.events import EventsDecoder, StreamError, raise_if_cut
 from gateway.formats.malformed import UNREADABLE
-from gateway.formats.sse import Splitter, data_of
+from gateway.formats.splice import kind_of
+from gateway.formats.sse import Splitter
 from gateway.formats.tokens import estimate_output_tokens
 from gateway.formats.usage import merged, tier_of, usage_of
 from gateway.tariff import Rates, Usage
@@ -76,10 +76,6 @@ class _Event(Struct):
     error: Any = None
 
 
-class _Kind(Struct):
-    type: str
-
-
 class Seen(Struct):
     """What has passed of one item."""
 
@@ -96,7 +92,6 @@ class Seen(Struct):
 
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_response = msgspec.json.Decoder(_Response).decode
-_decode_kind = msgspec.json.Decoder(_Kind).decode
 
 
 class ResponseDecoder(EventsDecoder):
@@ -155,18 +150,14 @@ class ResponseDecoder(EventsDecoder):
                 raise nonsense()
             return self._finish(response)
         except UNREADABLE as error:
-            if "truncated" in str(error):
-                raise UpstreamError(ErrorKind.UPSTREAM_CUT, "The upstream's answer ended in the middle.") from None
+            raise_if_cut(error)
             raise nonsense() from None
         except ValueError:
             raise nonsense() from None
 
     def read_end(self, rest: bytes) -> bytes:
         """See ``EventsDecoder.read_end``: only an event that says so ends an answer."""
-        written, data = b"", None if self.complete else data_of(rest)
-        if data is not None:  # without the last blank line
-            with contextlib.suppress(UpstreamError):
-                written = self.read_event(data)
+        written = self._read_last(rest)
         if not self.complete:
             raise UpstreamError(ErrorKind.UPSTREAM_CUT, "The upstream ended its stream before the answer was complete.")
         return written
@@ -319,14 +310,6 @@ class ResponseDecoder(EventsDecoder):
         "response.failed": _on_end,
     }
     """Every event that is read; an ``error`` is raised, all else passed over."""
-
-
-def kind_of(data: bytes) -> str:
-    """Return the type of an event that may have any other fault; empty: it has none."""
-    try:
-        return _decode_kind(data).type
-    except UNREADABLE:
-        return ""
 
 
 def nonsense() -> UpstreamError:

@@ -1,9 +1,9 @@
 """Read a body of OpenAI's Responses as a ``Conversation``.
 
 Decides which items are one turn, and where the results of tools belong: behind the turn that called them. A custom tool
-becomes a function with one argument. Left out and named: what is a hint, what
-tunes OpenAI's own service, reasoning in earlier answers (no other model takes another's), and what a provider's own
-tools did in them. Which tools there are is left to ``tools``.
+becomes a function with one argument. Left out and named: what is a hint, what tunes OpenAI's own service, reasoning in
+earlier answers (no other model takes another's), and what a provider's own tools did in them. Which tools there are is
+left to ``tools``.
 
 Shapes: platform.openai.com/docs/api-reference/responses, docs/guides/{function-calling,pdf-files,structured-outputs};
 types of the ``openai`` SDK 3.54.
@@ -33,7 +33,7 @@ from gateway.formats.chat import (
 from gateway.formats.reading import arguments_of, data_of_url, object_of, string, texts, typed
 from gateway.formats.responses.tools import Choice, Tools, function_name
 from gateway.formats.responses.written import INPUT
-from gateway.formats.splice import asks_nothing
+from gateway.formats.splice import asks_nothing, kind_of
 
 NAMES = Names("input", "max_output_tokens", "reasoning.effort", "reasoning.effort", "user", "text.format")
 _NULL = Raw(b"null")
@@ -104,10 +104,6 @@ class _Kind(Struct):
     type: str = "message"
 
 
-class _SomeKind(Struct):
-    type: str = ""
-
-
 _PARTS = frozenset(
     {"input_text", "output_text", "text", "summary_text", "refusal", "input_audio", "input_image", "input_file"}
 )
@@ -152,7 +148,6 @@ _MESSAGE, _CALLED, _CALLED_BY, _RETURNED, _PART, _SOUND = (
 )
 _raws = msgspec.json.Decoder(list[Raw])
 _kinds = msgspec.json.Decoder(_Kind)
-_some_kind = msgspec.json.Decoder(_SomeKind).decode
 _includes = msgspec.json.Decoder(list[str])
 
 
@@ -322,11 +317,11 @@ class _Reader:
     def _returned(self, output: Raw, place: str) -> list[Part]:
         """Read what a tool returned: a text, parts, a screenshot; anything else is what the model gets as JSON."""
         raw = bytes(output)
-        if raw.startswith(b"{") and _kind_of(output) == _SCREENSHOT:
+        if raw.startswith(b"{") and kind_of(raw) == _SCREENSHOT:
             return self._part(_SCREENSHOT, typed(place, _PART, raw), place)
         is_list = raw.startswith(b"[")
         if raw.startswith(b"{") or (
-            is_list and raw[1:-1].strip() and _PARTS.isdisjoint(map(_kind_of, _raws.decode(raw)))
+            is_list and raw[1:-1].strip() and _PARTS.isdisjoint(map(kind_of, _raws.decode(raw)))
         ):
             return [Text(Raw(msgspec.json.encode(raw.decode())))]
         return self._parts(output, place)
@@ -373,14 +368,6 @@ class _Reader:
         "additional_tools": _more_tools,
         "tool_search_output": _more_tools,
     }
-
-
-def _kind_of(raw: Raw) -> str:
-    """Return the type of an item; empty: it has none."""
-    try:
-        return str(_some_kind(raw).type)
-    except msgspec.ValidationError:
-        return ""
 
 
 def _file(url: Raw, place: str) -> Part:

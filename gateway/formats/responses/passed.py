@@ -15,9 +15,9 @@ from msgspec.structs import replace
 from gateway.formats.base import streams_upstream
 from gateway.formats.classify import Facts
 from gateway.formats.passed import UNWRITTEN, Passing
-from gateway.formats.responses.answer import Item, ResponseDecoder, Seen, kind_of
+from gateway.formats.responses.answer import Item, ResponseDecoder, Seen
 from gateway.formats.responses.written import UNSIGNED, event_of
-from gateway.formats.splice import splice
+from gateway.formats.splice import kind_of, splice
 from gateway.tariff import Rates, Usage
 from gateway.types import Call, Envelope, Target, UpstreamRequest
 
