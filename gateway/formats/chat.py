@@ -82,6 +82,8 @@ class ToolResult(Struct, frozen=True):
     failed: bool = False
 
 
+NO_ARGUMENTS = Raw(b'{"type":"object","properties":{}}')
+"""The schema of a tool that takes nothing."""
 Part = Text | Image | Audio | Document | Thinking | Refused | ToolCall | ToolResult
 
 
@@ -160,6 +162,10 @@ class UntranslatableError(Exception):
         self.place = place
         self.why = why
 
+    def sentence(self, says: str) -> str:
+        """Say of the place that it has no equivalent, in these words, and why."""
+        return f"'{self.place}' {says}{f': {self.why}' if self.why else ''}."
+
 
 def untranslatable(place: str, error: ValidationError) -> UntranslatableError:
     """Return the refusal of what stands at a place and has not the type that is known: its own place, and why."""
@@ -216,9 +222,10 @@ def is_translatable(endpoint: Endpoint) -> TypeGuard[Translatable]:
 def conversation_of(call: Call, *, small: bool = False) -> Conversation:
     """Read a call's conversation; a provider's own tools are left out where the route says so, and else refused.
 
-    Raises UntranslatableError.
+    Headers that tune what the dialect's own upstreams do are left out too. Raises UntranslatableError.
     """
-    conversation = endpoint_of(call).conversation(call.envelope, small=small)
+    endpoint = endpoint_of(call)
+    conversation = endpoint.conversation(call.envelope, small=small)
     if conversation.hosted and not call.route.drops_unsupported_tools:
         raise UntranslatableError(conversation.hosted[0], "it is a tool of the provider's own")
     is_demand = conversation.tool_choice == "required" and "tool_choice" not in conversation.left_out
@@ -226,9 +233,10 @@ def conversation_of(call: Call, *, small: bool = False) -> Conversation:
         raise UntranslatableError(
             "tool_choice", "a tool is to be called, and there is none that this target could call"
         )
-    if not conversation.hosted:
+    hints = [name for name in endpoint.hint_headers if name in call.headers]
+    if not (hints or conversation.hosted):
         return conversation
-    return replace(conversation, left_out=(*conversation.left_out, *conversation.hosted))
+    return replace(conversation, left_out=(*hints, *conversation.left_out, *conversation.hosted))
 
 
 def endpoint_of(call: Call) -> Translatable:

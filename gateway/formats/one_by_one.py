@@ -5,8 +5,9 @@ held until they are whole. How a piece is begun, added to and ended is the diale
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import msgspec
 from msgspec import Raw
@@ -128,6 +129,11 @@ class OneByOne:
         """End the piece that is open, and say again what was held: some of it may be held once more."""
         held, self._held = self._held, []
         return self._close() + b"".join([verb() for verb in held])
+
+
+def event_of(name: str, members: Mapping[str, Any]) -> bytes:
+    """Write one event of a stream, whose data says its name too."""
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), encode({"type": name, **members}))
 
 
 def is_object(text: str) -> bool:

@@ -22,7 +22,7 @@ from gateway.formats.chat import Conversation, UntranslatableError, conversation
 from gateway.formats.classify import ANTHROPIC
 from gateway.formats.framing import Framing
 from gateway.formats.malformed import UNREADABLE
-from gateway.formats.openai.chat_request import fitting
+from gateway.formats.openai.chat_request import effort_for, fitting
 from gateway.formats.openai.decode import CHAT
 from gateway.formats.openai.failure import failure_of_answer
 from gateway.formats.splice import members_of, splice
@@ -102,8 +102,7 @@ class AnthropicAdapter:
 
 
 def _sentence(error: UntranslatableError) -> str:
-    why = f": {error.why}" if error.why else ""
-    return f"'{error.place}' has no equivalent at Anthropic{why}. This is a target of type anthropic."
+    return error.sentence("has no equivalent at Anthropic") + " This is a target of type anthropic."
 
 
 class _Own:
@@ -165,11 +164,9 @@ class _Translated:
             limit = fitting(call, target) or min(asked, target.max_output_tokens or asked)
             if limit != asked:
                 self.left_out.append(conversation.names.limit)
-        effort = conversation.effort
-        is_chat = call.envelope.endpoint.path == CHAT.path
-        if effort is not None and not is_chat and "reasoning" not in (target.capabilities or ()):
-            self.left_out.append(conversation.names.effort)
-            effort = None
+        effort = conversation.effort  # a chat's in its own word
+        if call.envelope.endpoint.path != CHAT.path:
+            effort = effort_for(target, effort, conversation.names, self.left_out)
         stream = b',"stream":true' if streams_upstream(call, target) else b""
         body = b'{"model":%b,"max_tokens":%d%b,%b%b' % (
             msgspec.json.encode(target.upstream_model),

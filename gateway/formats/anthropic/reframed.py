@@ -11,8 +11,9 @@ import msgspec
 from msgspec import Raw, Struct
 
 from gateway.formats.anthropic.answer import nonsense
-from gateway.formats.anthropic.written import MESSAGE_STOP, event_of
+from gateway.formats.anthropic.written import MESSAGE_STOP
 from gateway.formats.malformed import UNREADABLE
+from gateway.formats.one_by_one import event_of
 
 _Members = dict[str, Raw]
 _NULL = Raw(b"null")

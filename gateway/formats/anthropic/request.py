@@ -11,10 +11,10 @@ import re
 from typing import Any
 
 import msgspec
-from msgspec import Raw
 
 from gateway.formats.anthropic.written import tool_id
 from gateway.formats.chat import (
+    NO_ARGUMENTS,
     Audio,
     Conversation,
     Document,
@@ -165,7 +165,7 @@ def _tool(tool: Tool) -> _Block:
     written: _Block = {"name": tool.name}
     if tool.description:
         written["description"] = tool.description
-    written["input_schema"] = tool.schema or Raw(b'{"type":"object","properties":{}}')
+    written["input_schema"] = tool.schema or NO_ARGUMENTS
     if tool.strict:
         written["strict"] = True
     return _cached(written, tool.cache_s)

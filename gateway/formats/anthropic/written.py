@@ -15,7 +15,7 @@ from msgspec import Raw
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.chat import Finish
-from gateway.formats.one_by_one import OneByOne, encode, is_object
+from gateway.formats.one_by_one import OneByOne, encode, event_of, is_object
 from gateway.tariff import Usage
 
 UNSIGNED = "tollway:unsigned"
@@ -216,11 +216,6 @@ def _block(kind: str, tool: tuple[str, str] = ("", "")) -> dict[str, Any]:
     if kind == "tool_use":
         return {"type": kind, "id": tool[0], "name": tool[1], "input": {}}
     return {"type": kind, kind: ""}
-
-
-def event_of(name: str, members: dict[str, Any]) -> bytes:
-    """Write one event of a stream."""
-    return b"event: %b\ndata: %b\n\n" % (name.encode(), encode({"type": name} | members))
 
 
 def anthropic_usage(usage: Usage | None) -> dict[str, Any]:

@@ -17,10 +17,12 @@ import msgspec
 from msgspec import Raw
 
 from gateway.formats.chat import (
+    NO_ARGUMENTS,
     Audio,
     Conversation,
     Document,
     Image,
+    Names,
     Part,
     Refused,
     Text,
@@ -37,7 +39,7 @@ Says = Literal["files", "instructions", "prefill", "tier", "tokenize", "user"]
 """What can be said in a provider's chat beyond what can in all: a PDF, a system message in mid-conversation, the
 beginning of an answer, ``service_tier``, vLLM's question for a prompt's tokens, ``user``."""
 _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+")
-_LONGEST_USER = 64
+_LONGEST_ID = 64
 _TYPED = frozenset({"type", "$ref", "anyOf", "enum", "const"})
 _VALUES = frozenset({"enum", "const", "default", "examples"})
 _SCHEMAS_BY_NAME = frozenset({"properties", "$defs", "definitions"})
@@ -88,7 +90,7 @@ def write_chat(
     if conversation.standard_service:
         _say_if("tier" in says, body, {"service_tier": "default"}, "service_tier", left_out)
     if conversation.user:
-        _say_if("user" in says, body, {"user": user_of(conversation.user)}, conversation.names.user, left_out)
+        _say_if("user" in says, body, {"user": short_id(conversation.user)}, conversation.names.user, left_out)
     written = msgspec.json.encode({name: value for name, value in body.items() if value is not None})
     return written, tuple(left_out)
 
@@ -120,11 +122,9 @@ class Translated:
         """Write the request: with the effort to what is known to reason, and with a limit that fits."""
         changes: Changes = {}
         self.left_out[:] = self._always
-        effort = None if self._effort is None else self._names.efforts.get(self._effort, self._effort)
-        if effort is not None and "reasoning" in (target.capabilities or ()):
+        effort = effort_for(target, self._effort, self._names, self.left_out)
+        if effort is not None:
             changes["reasoning_effort"] = msgspec.json.encode(effort)
-        if self._effort is not None and ("reasoning_effort" not in changes or effort != self._effort):
-            self.left_out.append(self._names.no_effort if self._effort == "none" else self._names.effort)
         limit = fitting(self._call, target)
         if limit != self._call.envelope.max_output_tokens:
             changes["max_tokens"] = None if limit is None else b"%d" % limit
@@ -149,6 +149,19 @@ class Limited:
         self.left_out[:] = (name for name in _LIMITS if lowers and envelope.members.get(name, b"null") != b"null")
         changes: Changes = dict.fromkeys(self.left_out, None if limit is None else b"%d" % limit)
         return self._request(self._call, target, attempt_id, changes)
+
+
+def effort_for(target: Target, asked: str | None, names: Names, left_out: list[str]) -> str | None:
+    """Return the effort of reasoning for a target: none where it is not known to reason, else a word that is common.
+
+    What of it is not said so is added to what is left out.
+    """
+    if asked is None:
+        return None
+    effort, is_known = names.efforts.get(asked, asked), "reasoning" in (target.capabilities or ())
+    if effort != asked or not is_known:
+        left_out.append(names.no_effort if asked == "none" else names.effort)
+    return effort if is_known else None
 
 
 def fitting(call: Call, target: Target) -> int | None:
@@ -219,9 +232,9 @@ def _say_if(can: bool, body: dict[str, Any], members: dict[str, Any], name: str,
         left_out.append(name)
 
 
-def user_of(user: str) -> str:
-    """Return a user's id as OpenAI takes it: of a longer one its digest."""
-    return user if len(user) <= _LONGEST_USER else hashlib.sha256(user.encode()).hexdigest()
+def short_id(given: str) -> str:
+    """Return an id as OpenAI takes it, of a user or a call: of a longer one its digest. Same in, same out."""
+    return given if len(given) <= _LONGEST_ID else hashlib.sha256(given.encode()).hexdigest()
 
 
 def _merged(turns: list[Turn]) -> list[Turn]:
@@ -320,7 +333,7 @@ def _tool(tool: Tool) -> dict[str, Any]:
     function: dict[str, Any] = {"name": tool.name}
     if tool.description:
         function["description"] = tool.description
-    function["parameters"] = tool.schema or Raw(b'{"type":"object","properties":{}}')
+    function["parameters"] = tool.schema or NO_ARGUMENTS
     if tool.strict:
         function["strict"] = True
     return {"type": "function", "function": function}

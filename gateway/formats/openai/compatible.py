@@ -125,12 +125,10 @@ class CompatibleAdapter:
         except GatewayError as error:
             raise refusal(f"As a chat completion it would be refused: {error.message}") from None
         except UntranslatableError as error:
-            why = f": {error.why}" if error.why else ""
-            raise refusal(f"'{error.place}' cannot be said to a target that is OpenAI-compatible{why}.") from None
+            raise refusal(error.sentence("cannot be said to a target that is OpenAI-compatible")) from None
         if (refused := self.refuses(chat)) is not None:
             raise refusal(f"{refused} is not taken by this provider.")
-        hints = [name for name in endpoint.hint_headers if name in call.headers]
-        return Translated(self._request, chat, conversation, [*hints, *conversation.left_out, *left_out])
+        return Translated(self._request, chat, conversation, [*conversation.left_out, *left_out])
 
     def _request(self, call: Call, target: Target, attempt_id: str, changes: Changes | None = None) -> UpstreamRequest:
         path = call.envelope.endpoint.path

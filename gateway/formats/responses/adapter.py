@@ -15,7 +15,7 @@ from gateway.errors import UpstreamError
 from gateway.formats.base import Decoder, Prepared, refusal, streams_upstream
 from gateway.formats.chat import Conversation, UntranslatableError, conversation_of, endpoint_of, is_translatable
 from gateway.formats.classify import COMPATIBLE, Facts
-from gateway.formats.openai.chat_request import fitting
+from gateway.formats.openai.chat_request import effort_for, fitting
 from gateway.formats.openai.decode import CHAT
 from gateway.formats.openai.failure import failure_of_answer
 from gateway.formats.responses.answer import ResponseDecoder
@@ -25,6 +25,7 @@ from gateway.types import Call, Operation, Target, UpstreamRequest
 
 _LEAST_OUTPUT_TOKENS = 16
 """A smaller limit is refused (platform.openai.com/docs/api-reference/responses/create)."""
+_CANNOT_SAY = "cannot be said to a target that speaks Responses"
 _SAME_AS_CHAT = ("prompt_cache_key", "prompt_cache_retention")
 """Hints of a chat's that have the same name and meaning here."""
 
@@ -51,7 +52,7 @@ class ResponsesAdapter:
         try:
             write_options(conversation_of(call, small=True))
         except UntranslatableError as error:
-            return _sentence(error)
+            return error.sentence(_CANNOT_SAY)
         return None
 
     def prepare(self, call: Call) -> Prepared:
@@ -61,7 +62,7 @@ class ResponsesAdapter:
         try:
             return _Translated(call, conversation_of(call))
         except UntranslatableError as error:
-            raise refusal(_sentence(error)) from None
+            raise refusal(error.sentence(_CANNOT_SAY)) from None
 
     def decoder(self, call: Call, target: Target) -> Decoder:
         """Make the decoder for one answer with a status of success."""
@@ -82,23 +83,16 @@ class ResponsesAdapter:
         return failure_of_answer(status, headers, body, operation, self._facts)
 
 
-def _sentence(error: UntranslatableError) -> str:
-    why = f": {error.why}" if error.why else ""
-    return f"'{error.place}' cannot be said to a target that speaks Responses{why}."
-
-
 class _Translated:
     """A translated call: what writes the request to one target (``formats.base.Prepared``)."""
 
     def __init__(self, call: Call, conversation: Conversation) -> None:
-        endpoint = endpoint_of(call)
         self._call = call
         self._names = conversation.names
         self._effort = conversation.effort
         self._rest = write_request(conversation)
-        self._is_chat = endpoint.path == CHAT.path
-        hints = [name for name in endpoint.hint_headers if name in call.headers]
-        self._always = (*hints, *conversation.left_out)
+        self._is_chat = call.envelope.endpoint.path == CHAT.path
+        self._always = conversation.left_out
         self.left_out = list(self._always)
         """What was not said, or changed, to the target that was asked last."""
 
@@ -112,7 +106,9 @@ class _Translated:
             members["max_output_tokens"] = limit
         if limit != call.envelope.max_output_tokens:
             self.left_out.append(self._names.limit)
-        effort = self._effort_for(target)
+        effort = self._effort  # a chat's in its own word
+        if not self._is_chat:
+            effort = effort_for(target, effort, self._names, self.left_out)
         if effort is not None:
             members["reasoning"] = {"effort": effort}
         if streams_upstream(call, target):
@@ -132,16 +128,3 @@ class _Translated:
         envelope = self._call.envelope
         limit = fitting(self._call, target) if envelope.limit_is_bound else envelope.max_output_tokens
         return None if limit is None else max(limit, _LEAST_OUTPUT_TOKENS)
-
-    def _effort_for(self, target: Target) -> str | None:
-        """Return the effort: a chat's in its own word; another dialect's to what is known to reason, in a common one.
-
-        What is left out is named.
-        """
-        if self._effort is None or self._is_chat:
-            return self._effort
-        effort = self._names.efforts.get(self._effort, self._effort)
-        is_known = "reasoning" in (target.capabilities or ())
-        if effort != self._effort or not is_known:
-            self.left_out.append(self._names.no_effort if self._effort == "none" else self._names.effort)
-        return effort if is_known else None

@@ -16,7 +16,7 @@ from gateway.formats.base import streams_upstream
 from gateway.formats.classify import Facts
 from gateway.formats.passed import UNWRITTEN, Passing
 from gateway.formats.responses.answer import Item, ResponseDecoder, Seen
-from gateway.formats.responses.written import UNSIGNED, event_of
+from gateway.formats.responses.written import UNSIGNED, numbered
 from gateway.formats.splice import kind_of, splice
 from gateway.tariff import Rates, Usage
 from gateway.types import Call, Envelope, Target, UpstreamRequest
@@ -165,7 +165,7 @@ def as_events(body: bytes) -> bytes:
         events.append(("response.output_item.done", place | {"item": item}))
     end = "incomplete" if response.get("status") == Raw(b'"incomplete"') else "completed"
     events.append((f"response.{end}", {"response": response}))
-    return b"".join(event_of(name, number, members) for number, (name, members) in enumerate(events))
+    return b"".join(numbered(name, number, members) for number, (name, members) in enumerate(events))
 
 
 def _part(at: dict[str, Any], raw: Raw) -> list[tuple[str, dict[str, Any]]]:

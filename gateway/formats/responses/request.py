@@ -8,7 +8,6 @@ Sources: platform.openai.com/docs/api-reference/responses/create and guides/{fun
 structured-outputs,migrate-to-responses}; types of the ``openai`` SDK 3.
 """
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.formats.chat import (
+    NO_ARGUMENTS,
     Audio,
     Conversation,
     Document,
@@ -29,10 +29,8 @@ from gateway.formats.chat import (
     Turn,
     UntranslatableError,
 )
-from gateway.formats.openai.chat_request import BETWEEN, joined, response_format, url_of, user_of
+from gateway.formats.openai.chat_request import BETWEEN, joined, response_format, short_id, url_of
 
-_LONGEST_CALL_ID = 64
-_EMPTY_SCHEMA = Raw(b'{"type":"object","properties":{}}')
 _Item = dict[str, Any]
 
 
@@ -72,7 +70,7 @@ def write_options(conversation: Conversation) -> dict[str, Any]:
         "text": text or None,
         "tool_choice": choice,
         "parallel_tool_calls": None if conversation.parallel_tools or choice == "none" else False,
-        "safety_identifier": user_of(conversation.user) if conversation.user else None,
+        "safety_identifier": short_id(conversation.user) if conversation.user else None,
         "service_tier": None if tier is None else Raw(tier),
     }
 
@@ -89,11 +87,6 @@ def _text(conversation: Conversation) -> tuple[dict[str, Any], dict[str, bytes]]
     if "verbosity" in rest:
         text["verbosity"] = Raw(rest.pop("verbosity"))
     return text, rest
-
-
-def call_id(given: str) -> str:
-    """Return a call's id as OpenAI takes it: of a longer one its digest. Same in, same out."""
-    return given if len(given) <= _LONGEST_CALL_ID else hashlib.sha256(given.encode()).hexdigest()
 
 
 def _said(turn: Turn) -> list[_Item]:
@@ -113,7 +106,7 @@ def _answer(parts: list[Part]) -> list[_Item]:
     for part in parts:
         if isinstance(part, ToolCall):
             arguments = bytes(part.arguments).decode()
-            called = {"call_id": call_id(part.call_id), "name": part.name, "arguments": arguments}
+            called = {"call_id": short_id(part.call_id), "name": part.name, "arguments": arguments}
             items.append({"type": "function_call", **called})
     return items
 
@@ -123,7 +116,7 @@ def _result(result: ToolResult) -> _Item:
     if result.failed:
         parts.insert(0, Text(Raw(b'"Error:"')))
     output = _content(parts) if parts else ""
-    return {"type": "function_call_output", "call_id": call_id(result.call_id), "output": output}
+    return {"type": "function_call_output", "call_id": short_id(result.call_id), "output": output}
 
 
 def _content(parts: Sequence[Part]) -> Any:
@@ -153,6 +146,6 @@ def _tool(tool: Tool) -> _Item:
         "type": "function",
         "name": tool.name,
         **described,
-        "parameters": tool.schema or _EMPTY_SCHEMA,
+        "parameters": tool.schema or NO_ARGUMENTS,
         "strict": tool.strict,
     }

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from gateway.formats.chat import Finish
 from gateway.formats.malformed import UNREADABLE
-from gateway.formats.one_by_one import OneByOne, encode
+from gateway.formats.one_by_one import OneByOne, encode, event_of
 from gateway.tariff import Usage
 
 UNSIGNED = "rs_tollway_"
@@ -197,12 +197,12 @@ class Written(OneByOne):
         if not self._stream:
             return b""
         self.events += 1
-        return event_of(name, self.events - 1, members)
+        return numbered(name, self.events - 1, members)
 
 
-def event_of(name: str, number: int, members: dict[str, Any]) -> bytes:
-    """Write one event of a stream."""
-    return b"event: %b\ndata: %b\n\n" % (name.encode(), encode({"type": name, "sequence_number": number} | members))
+def numbered(name: str, number: int, members: Mapping[str, Any]) -> bytes:
+    """Write one event of a stream, with its place among them."""
+    return event_of(name, {"sequence_number": number, **members})
 
 
 def _part(known: _Kind, text: str) -> dict[str, Any]:

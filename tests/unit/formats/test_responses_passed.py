@@ -16,7 +16,7 @@ from gateway.formats.base import Decoder
 from gateway.formats.openai.chat_request import Translated
 from gateway.formats.responses.decode import INPUT_TOKENS, RESPONSES
 from gateway.formats.responses.passed import Passed
-from gateway.formats.responses.written import UNSIGNED, event_of
+from gateway.formats.responses.written import UNSIGNED, numbered
 from gateway.providers.registry import ADAPTERS
 from gateway.tariff import Usage
 from gateway.types import Call
@@ -81,7 +81,7 @@ def _events(*ends: tuple[str, dict[str, Any]]) -> bytes:
         ("response.output_item.done", {"output_index": 2, "item": _CALLED}),
         *ends,
     ]
-    return b"".join(event_of(name, number, members) for number, (name, members) in enumerate(events))
+    return b"".join(numbered(name, number, members) for number, (name, members) in enumerate(events))
 
 
 STREAM = _events(("response.completed", {"response": _RESPONSE}))
