@@ -17,10 +17,9 @@ from gateway.formats.anthropic.conversation import read_conversation
 from gateway.formats.anthropic.written import Events, Whole
 from gateway.formats.chat import AnswerWriter, Conversation, UntranslatableError
 from gateway.formats.errors import anthropic_error
-from gateway.formats.outline import outline_of, raw_bytes, text_bytes
+from gateway.formats.outline import raw_bytes, text_bytes
 from gateway.formats.splice import asks_nothing
-from gateway.formats.typed import path_of, read_typed, refuse
-from gateway.formats.unambiguous import SMALL_BYTES, members_of_object
+from gateway.formats.typed import open_body, path_of, read_typed, refuse
 from gateway.types import Capability, Envelope, Operation
 
 MAX_OUTPUT_TOKENS = 2**31 - 1
@@ -162,10 +161,7 @@ class MessagesEndpoint:
 
     def decode(self, body: bytes) -> Envelope:
         """See ``Endpoint.decode``."""
-        outline = outline_of(body) if len(body) > SMALL_BYTES else None
-        members: Mapping[str, bytes] = members_of_object(body) if outline is None else outline.members
-        # In the text of an outline, and so in what is read, long strings are marks.
-        text, read = (body, members) if outline is None else (outline.text, outline.short_members)
+        outline, members, text, read = open_body(body)
         request = read_typed(self.read, text, outline, _must_be)
         seen = _Seen()
         for number, message in enumerate(request.messages):

@@ -17,13 +17,12 @@ from gateway.formats.allowance import openai_allowance
 from gateway.formats.chat import AnswerWriter, Conversation
 from gateway.formats.errors import responses_error
 from gateway.formats.openai.decode import check_spelling
-from gateway.formats.outline import outline_of, raw_bytes, text_bytes
+from gateway.formats.outline import raw_bytes, text_bytes
 from gateway.formats.responses.conversation import read_conversation
 from gateway.formats.responses.tools import tools_offered
 from gateway.formats.responses.written import Written
 from gateway.formats.sse import COMMENT
-from gateway.formats.typed import path_of, read_typed, refuse
-from gateway.formats.unambiguous import SMALL_BYTES, members_of_object
+from gateway.formats.typed import open_body, path_of, read_typed, refuse
 from gateway.types import Capability, Envelope, Operation
 
 MAX_OUTPUT_TOKENS = 2**31 - 1
@@ -205,10 +204,7 @@ class ResponsesEndpoint:
 
     def decode(self, body: bytes) -> Envelope:
         """See ``Endpoint.decode``."""
-        outline = outline_of(body) if len(body) > SMALL_BYTES else None
-        members: Mapping[str, bytes] = members_of_object(body) if outline is None else outline.members
-        # In the text of an outline, and so in what is read, long strings are marks.
-        text, read = (body, members) if outline is None else (outline.text, outline.short_members)
+        outline, members, text, read = open_body(body)
         check_spelling(members)
         request = read_typed(_decode_request, text, outline, _must_be)
         for name, why in _ELSEWHERE.items():

@@ -448,7 +448,7 @@ def test_message_is_written_as_a_response_to_create() -> None:
         ({"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "file-1"}}]}]}, "messages"),
     ],
 )
-def test_what_responses_has_no_word_for_is_refused_by_name(members: dict[str, Any], name: str) -> None:
+def test_member_that_responses_lacks_is_refused_by_name(members: dict[str, Any], name: str) -> None:
     call = build_call(CHAT.decode(json.dumps({"model": "auto", "messages": [USER]} | members).encode()))
     reason = ADAPTER.refuses(call)
     if reason is None:

@@ -239,7 +239,7 @@ def test_effort_goes_up_in_the_callers_word(effort: str) -> None:
         ({"reasoning": {"effort": "none"}}, _REASONS, {"thinking": {"type": "disabled"}}, []),
     ],
 )
-def test_what_anthropic_is_not_asked_is_named(
+def test_record_names_what_anthropic_is_not_asked(
     members: dict[str, Any], target: dict[str, Any], expected: dict[str, Any], left_out: list[str]
 ) -> None:
     """As it is for a chat target."""
@@ -362,7 +362,7 @@ def test_anthropics_own_tool_is_dropped_by_the_same_key() -> None:
         ({"not_invented_yet": 1}, "not_invented_yet"),
     ],
 )  # fmt: skip
-def test_what_chat_cannot_say_is_refused_by_its_place(members: dict[str, Any], param: str) -> None:
+def test_item_that_chat_cannot_say_is_refused_by_its_place(members: dict[str, Any], param: str) -> None:
     """In the target's translation, or for all targets when the body is read."""
     with pytest.raises(GatewayError) as refused:
         ADAPTERS["vllm"].prepare(_call(**members))

@@ -100,7 +100,7 @@ async def test_oldest_go_first_where_all_would_be_too_much(opened: Any) -> None:
 
 
 @pytest.mark.parametrize("damage", ["a bit", "cut", "another's place", "another key"])
-async def test_what_is_not_whole_and_ours_is_not_believed(opened: Any, tmp_path: Path, damage: str) -> None:
+async def test_row_that_is_not_whole_and_ours_is_not_believed(opened: Any, tmp_path: Path, damage: str) -> None:
     store = opened()
     await store.keep("a", "resp_1", KEPT)
     await store.keep("a", "resp_2", replace(KEPT, response=Raw(b"{}")))
