@@ -12,28 +12,14 @@ import pytest
 import pytest_asyncio
 
 from gateway.formats.anthropic.written import UNSIGNED
+from tests.ground.chunks import COST_NANO_USD, PRICE, USAGE, chunk
 from tests.ground.gateway import RunningGateway, running_gateway
 from tests.ground.script import Answer, error_answer, json_answer, play
 from tests.ground.upstream import ScriptedUpstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-PRICE = {"input": 1.0, "cached_input": 0.1, "output": 5.0}
 ASKED: dict[str, Any] = {"model": "own", "max_tokens": 50, "messages": [{"role": "user", "content": "Hi"}]}
 TOOLS = [{"name": "look", "input_schema": {"type": "object", "properties": {"n": {"type": "integer"}}}}]
-USAGE = {
-    "prompt_tokens": 1010,
-    "completion_tokens": 20,
-    "total_tokens": 1030,
-    "prompt_tokens_details": {"cached_tokens": 1000},
-}
-COST_NANO_USD = 10 * 1_000 + 1_000 * 100 + 20 * 5_000
-
-
-def _chunk(delta: dict[str, Any] | None = None, finish: str | None = None, **members: Any) -> bytes:
-    choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish, **members}]
-    usage = USAGE if delta is None else None
-    top = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": choices}
-    return b"data: " + json.dumps(top | {"usage": usage}).encode() + b"\n\n"
 
 
 def _function(index: int, arguments: str, call_id: str | None = None) -> dict[str, Any]:
@@ -42,19 +28,19 @@ def _function(index: int, arguments: str, call_id: str | None = None) -> dict[st
     return {"tool_calls": [{"index": index, **named, "function": function}]}
 
 
-_DONE = [_chunk(), b"data: [DONE]\n\n"]
-_ROLE = _chunk({"role": "assistant", "content": ""})
-TEXT = [_ROLE, *[_chunk({"content": word}) for word in ("Grüße, ", "你好 ", "👋")], _chunk({}, "stop"), *_DONE]
+_DONE = [chunk(), b"data: [DONE]\n\n"]
+_ROLE = chunk({"role": "assistant", "content": ""})
+TEXT = [_ROLE, *[chunk({"content": word}) for word in ("Grüße, ", "你好 ", "👋")], chunk({}, "stop"), *_DONE]
 CALLS = [
     _ROLE,
-    _chunk({"reasoning_content": "Let me "}),
-    _chunk({"reasoning_content": "look."}),
-    _chunk({"content": "I look."}),
-    _chunk(_function(0, "", "functions.look:0")),
-    _chunk(_function(0, '{"n"')),
-    _chunk(_function(0, ": 1}")),
-    _chunk(_function(1, '{"n": 2}', "functions.look:1")),
-    _chunk({}, "tool_calls"),
+    chunk({"reasoning_content": "Let me "}),
+    chunk({"reasoning_content": "look."}),
+    chunk({"content": "I look."}),
+    chunk(_function(0, "", "functions.look:0")),
+    chunk(_function(0, '{"n"')),
+    chunk(_function(0, ": 1}")),
+    chunk(_function(1, '{"n": 2}', "functions.look:1")),
+    chunk({}, "tool_calls"),
     *_DONE,
 ]
 CONTENT = [
@@ -204,27 +190,27 @@ async def test_events_follow_the_grammar_however_the_stream_is_cut(
 @pytest.mark.parametrize(
     ("last", "reason", "sequence"),
     [
-        (_chunk({}, "length"), "max_tokens", None),
-        (_chunk({}, "content_filter"), "refusal", None),
-        (_chunk({}, "stop", stop_reason="END"), "stop_sequence", "END"),
-        (_chunk({}, "stop", stop_reason="<|end|>"), "end_turn", None),
-        (_chunk({}, "stop", stop_reason=2), "end_turn", None),
-        (_chunk({}, "tool_calls"), "end_turn", None),
-        (_chunk(_function(0, "{}", "c"), "tool_calls"), "tool_use", None),
-        (_chunk(_function(0, "{}", "c"), "tool_calls", stop_reason="END"), "tool_use", None),
-        (_chunk(_function(0, "{}", "c"), "stop", stop_reason="END"), "tool_use", None),
-        (_chunk({"function_call": {"name": "look", "arguments": "{}"}}, "function_call"), "tool_use", None),
+        (chunk({}, "length"), "max_tokens", None),
+        (chunk({}, "content_filter"), "refusal", None),
+        (chunk({}, "stop", stop_reason="END"), "stop_sequence", "END"),
+        (chunk({}, "stop", stop_reason="<|end|>"), "end_turn", None),
+        (chunk({}, "stop", stop_reason=2), "end_turn", None),
+        (chunk({}, "tool_calls"), "end_turn", None),
+        (chunk(_function(0, "{}", "c"), "tool_calls"), "tool_use", None),
+        (chunk(_function(0, "{}", "c"), "tool_calls", stop_reason="END"), "tool_use", None),
+        (chunk(_function(0, "{}", "c"), "stop", stop_reason="END"), "tool_use", None),
+        (chunk({"function_call": {"name": "look", "arguments": "{}"}}, "function_call"), "tool_use", None),
     ],
 )
 async def test_stop_reason_is_anthropics(last: bytes, reason: str, sequence: str | None, ground: Ground) -> None:
     """VLLM says what stopped it, which may be the model's own mark; tools are run only behind ``tool_use``."""
-    events = await ground.events(chunks=[_ROLE, _chunk({"content": "a"}), last, *_DONE])
+    events = await ground.events(chunks=[_ROLE, chunk({"content": "a"}), last, *_DONE])
     assert events[-2][1]["delta"] == {"stop_reason": reason, "stop_sequence": sequence}
 
 
 async def test_tool_call_behind_finish_reason_stop_is_tool_use(ground: Ground) -> None:
     """A forced call ends in ``stop`` at OpenAI; a client of Anthropic's runs tools only behind ``tool_use``."""
-    events = await ground.events(chunks=[_ROLE, _chunk(_function(0, "{}", "c")), _chunk({}, "stop"), *_DONE])
+    events = await ground.events(chunks=[_ROLE, chunk(_function(0, "{}", "c")), chunk({}, "stop"), *_DONE])
     assert events[-2][1]["delta"]["stop_reason"] == "tool_use"
 
 
@@ -240,7 +226,7 @@ async def test_answer_in_one_piece_becomes_events(ground: Ground) -> None:
 
 async def test_cut_stream_ends_in_an_error_event(ground: Ground) -> None:
     """Never as if it were whole."""
-    events = await ground.events(chunks=[_ROLE, _chunk({"content": "a"})])
+    events = await ground.events(chunks=[_ROLE, chunk({"content": "a"})])
     assert events[-1][0] == "error"
     assert "message_stop" not in [name for name, _ in events]
 
@@ -270,7 +256,7 @@ _BLANK, _THOUGHT = {"content": "\n"}, {"reasoning_content": "\n"}
 )
 async def test_calls_become_one_block_after_another(deltas: list[Any], expected: str, ground: Ground) -> None:
     """In whatever order their pieces come. Expected: a number is a call's, ``b`` a blank, ``t`` a thought."""
-    events = await ground.events(chunks=[*map(_chunk, deltas), _chunk({}, "tool_calls"), *_DONE])
+    events = await ground.events(chunks=[*map(chunk, deltas), chunk({}, "tool_calls"), *_DONE])
     _check_grammar(events)
     blocks = {data["index"]: "" for name, data in events if name == "content_block_start"}
     for name, data in events:
@@ -282,11 +268,11 @@ async def test_calls_become_one_block_after_another(deltas: list[Any], expected:
 
 @pytest.mark.parametrize(
     ("calls", "stream"),
-    [([*map(_chunk, _LOOKS), _chunk(_function(0, "{}"))], True), ([_chunk(_function(0, "[1", "c"))], False)],
+    [([*map(chunk, _LOOKS), chunk(_function(0, "{}"))], True), ([chunk(_function(0, "[1", "c"))], False)],
 )
 async def test_call_that_messages_cannot_hold_is_no_answer(calls: list[bytes], stream: bool, ground: Ground) -> None:
     """A call that was complete takes no more, and an ``input`` is an object; another target may do better."""
-    broken = ground.broken(play(b"".join([_ROLE, *calls, _chunk({}, "tool_calls"), *_DONE])))
+    broken = ground.broken(play(b"".join([_ROLE, *calls, chunk({}, "tool_calls"), *_DONE])))
     with pytest.raises(anthropic.InternalServerError):
         answer: Any = await ground.client.messages.create(**{**ASKED, "model": broken}, tools=TOOLS, stream=stream)
         async for _ in answer:
@@ -310,9 +296,9 @@ async def test_odd_member_of_an_answer_is_no_fault_of_ours(name: str, finish: An
 @pytest.mark.parametrize("stream", [True, False])
 async def test_answer_cut_within_a_call_is_an_answer(stream: bool, finish: str, reason: str, ground: Ground) -> None:
     """It is billed, and nothing is asked for again."""
-    cut = [_ROLE, _chunk({"content": "a"}), _LOOKS[0], _function(1, '{"n":', "c1")]
-    cut = [each if isinstance(each, bytes) else _chunk(each) for each in cut]
-    ground.upstream.then(play(b"".join([*cut, _chunk({}, finish), *_DONE])))
+    cut = [_ROLE, chunk({"content": "a"}), _LOOKS[0], _function(1, '{"n":', "c1")]
+    cut = [each if isinstance(each, bytes) else chunk(each) for each in cut]
+    ground.upstream.then(play(b"".join([*cut, chunk({}, finish), *_DONE])))
     raw = await ground.client.messages.with_raw_response.create(**ASKED, tools=TOOLS, stream=stream)
     answer: Any = await raw.parse()
     if stream:
@@ -336,8 +322,8 @@ async def test_estimate_that_is_billed_is_the_usage(stream: bool, ground: Ground
 
 async def test_halves_of_a_character_are_joined(ground: Ground) -> None:
     """Some engines cut an escape between the halves of a surrogate pair."""
-    halves = [_chunk({"content": "X"}).replace(b'"X"', half) for half in (b'"a\\ud83d"', b'"\\udc4bb"')]
-    events = await ground.events(chunks=[_ROLE, *halves, _chunk({}, "stop"), *_DONE])
+    halves = [chunk({"content": "X"}).replace(b'"X"', half) for half in (b'"a\\ud83d"', b'"\\udc4bb"')]
+    events = await ground.events(chunks=[_ROLE, *halves, chunk({}, "stop"), *_DONE])
     deltas = [data["delta"].get("text", "") for name, data in events if name == "content_block_delta"]
     assert "".join(deltas) == "a👋b"
 

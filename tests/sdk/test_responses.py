@@ -11,43 +11,29 @@ import pydantic
 import pytest
 import pytest_asyncio
 
+from tests.ground.chunks import COST_NANO_USD, PRICE, chunk
 from tests.ground.gateway import RunningGateway, running_gateway
 from tests.ground.said import UPSTREAMS, Said
 from tests.ground.script import Answer, error_answer, json_answer, play
 from tests.ground.upstream import ScriptedUpstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-PRICE = {"input": 1.0, "cached_input": 0.1, "output": 5.0}
 LOOK: Any = {
     "type": "function",
     "name": "look",
     "parameters": {"type": "object", "properties": {"n": {"type": "integer"}}},
     "strict": False,
 }
-USAGE = {
-    "prompt_tokens": 1010,
-    "completion_tokens": 20,
-    "total_tokens": 1030,
-    "prompt_tokens_details": {"cached_tokens": 1000},
-}
-COST_NANO_USD = 10 * 1_000 + 1_000 * 100 + 20 * 5_000
 
 
-def _chunk(delta: dict[str, Any] | None = None, finish: str | None = None) -> bytes:
-    choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish}]
-    usage = USAGE if delta is None else None
-    top = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": choices}
-    return b"data: " + json.dumps(top | {"usage": usage}).encode() + b"\n\n"
-
-
-_DONE = [_chunk(), b"data: [DONE]\n\n"]
+_DONE = [chunk(), b"data: [DONE]\n\n"]
 _FUNCTION = {"name": "look", "arguments": '{"n": 1}'}
-TEXT = b"".join([*[_chunk({"content": word}) for word in ("Grüße, ", "你好 ", "👋")], _chunk({}, "stop"), *_DONE])
+TEXT = b"".join([*[chunk({"content": word}) for word in ("Grüße, ", "你好 ", "👋")], chunk({}, "stop"), *_DONE])
 CALL = b"".join(
     [
-        _chunk({"reasoning_content": "Let me look."}),
-        _chunk({"tool_calls": [{"index": 0, "id": "functions.look:0", "type": "function", "function": _FUNCTION}]}),
-        _chunk({}, "tool_calls"),
+        chunk({"reasoning_content": "Let me look."}),
+        chunk({"tool_calls": [{"index": 0, "id": "functions.look:0", "type": "function", "function": _FUNCTION}]}),
+        chunk({}, "tool_calls"),
         *_DONE,
     ]
 )
@@ -153,7 +139,7 @@ class Greeting(pydantic.BaseModel):
 
 async def test_synchronous_client_parses_an_answer(ground: Ground) -> None:
     """The schema goes up as it is, strictly."""
-    ground.upstream.then(play(b"".join([_chunk({"content": '{"words": ["Hi"]}'}), _chunk({}, "stop"), *_DONE])))
+    ground.upstream.then(play(b"".join([chunk({"content": '{"words": ["Hi"]}'}), chunk({}, "stop"), *_DONE])))
 
     def ask() -> Any:
         with openai.OpenAI(base_url=ground.running.base_url, api_key="unused", max_retries=0) as client:
@@ -185,7 +171,7 @@ async def test_tools_of_an_agent_are_dropped_where_the_route_says_so(ground: Gro
 
 async def test_error_in_mid_stream_is_the_last_event(ground: Ground) -> None:
     """Of OpenAI's shape; nothing follows that says it is complete."""
-    cut = Answer(headers=(("content-type", "text/event-stream"),), chunks=[_chunk({"content": "a"})])
+    cut = Answer(headers=(("content-type", "text/event-stream"),), chunks=[chunk({"content": "a"})])
     ground.upstream.then(cut)
     events = [event async for event in await ground.client.responses.create(model="own", input="Hi", stream=True)]
     assert events[-1].type == "error"

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from gateway.formats.openai import stream as decoders
 from gateway.formats.openai.compatible import CompatibleAdapter
 from gateway.formats.openai.frame import Frame
 from tests.ground.builders import build_call, build_target
+from tests.ground.reads import drawn_reads
 
 CONTENTS = [
     *(b"a", b" b c", b"", b" ", b"[", "é😀".encode(), b"\x7f", b"data: x", b"[DONE]"),
@@ -100,15 +100,7 @@ def _reads(draw: st.DrawFn) -> list[bytes]:
     """Draw a stream in the reads in which it arrives: mostly whole events, one or several."""
     parts = draw(st.lists(st.one_of(_runs(), st.sampled_from(ODD).map(lambda event: [event])), max_size=8))
     events = [event for part in parts for event in part]
-    stream = b"".join(events)
-    edges = {0, len(stream)}
-    at = 0
-    for event in events:
-        at += len(event)
-        if draw(st.integers(0, 2)):
-            edges.add(at)
-    edges |= draw(st.sets(st.integers(0, len(stream)), max_size=2))
-    return [stream[a:b] for a, b in pairwise(sorted(edges))]
+    return drawn_reads(draw, events)
 
 
 def _decoder(*, stream: bool, include_usage: bool) -> Decoder:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from gateway.formats.anthropic.messages import AnthropicAdapter
 from gateway.formats.anthropic.stream import PassedDecoder
 from gateway.formats.base import Decoder
 from tests.ground.builders import build_call, build_target
+from tests.ground.reads import drawn_reads
 
 CONTENTS = [
     *(b"a", b" b c", b"", b" ", "é😀".encode(), rb"\n", rb"\"", rb"\\", rb"\u00e9", rb"\ud83d\ude00", rb"\"}}\n\n"),
@@ -84,14 +84,7 @@ def _reads(draw: st.DrawFn) -> list[bytes]:
             events += [_framed(frame, each) for each in draw(st.lists(contents, min_size=1, max_size=6))]
         else:
             events.append(draw(st.sampled_from(ODD)))
-    stream = b"".join(events)
-    edges, at = {0, len(stream)}, 0
-    for event in events:
-        at += len(event)
-        if draw(st.integers(0, 2)):
-            edges.add(at)
-    edges |= draw(st.sets(st.integers(0, len(stream)), max_size=2))
-    return [stream[a:b] for a, b in pairwise(sorted(edges))]
+    return drawn_reads(draw, events)
 
 
 def _decoder() -> Decoder:
