@@ -320,19 +320,20 @@ def test_user_tier_and_pdf_reach_openai() -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "effort"),
+    ("members", "effort", "named"),
     [
-        ({"output_config": {"effort": "low"}}, "low"),
-        ({"output_config": {"effort": "max"}}, "high"),
-        ({"thinking": {"type": "enabled", "budget_tokens": 10_000}}, "medium"),
-        ({"thinking": {"type": "disabled"}}, "low"),
-        ({"thinking": {"type": "disabled"}, "output_config": {"effort": "high"}}, "low"),
+        ({"output_config": {"effort": "low"}}, "low", []),
+        ({"output_config": {"effort": "max"}}, "high", ["effort"]),
+        ({"thinking": {"type": "enabled", "budget_tokens": 10_000}}, "medium", []),
+        ({"thinking": {"type": "disabled"}}, "low", ["thinking"]),
+        ({"thinking": {"type": "disabled"}, "output_config": {"effort": "high"}}, "low", ["thinking"]),
     ],
 )
-def test_effort_goes_to_what_is_known_to_reason(members: dict[str, Any], effort: str) -> None:
-    """A budget of thinking is said as the effort that it stands for."""
+def test_effort_goes_to_what_is_known_to_reason(members: dict[str, Any], effort: str, named: list[str]) -> None:
+    """A budget of thinking is said as the effort that it stands for; another word than the caller's is named."""
     target = {"capabilities": frozenset(("chat", "reasoning"))}
-    assert _sent(target=target, **members)[0]["reasoning_effort"] == effort
+    body, left_out = _sent(target=target, **members)
+    assert (body["reasoning_effort"], left_out) == (effort, named)
 
 
 @pytest.mark.parametrize(
