@@ -111,11 +111,13 @@ class _Applier:
             self._reader.begin_anew()
             self._alarm("the ledger's database is another than before: it is given all rows that the journal still has")
             say = True
-        while self._reader.apply_batch() and not self._ending.is_set():
-            self._say(Report(applied=self._reader.position))
-            say = False
-        if say:
-            self._say(Report(applied=self._reader.position))
+        more = True
+        while more:
+            before = self._reader.position
+            more = self._reader.apply_batch() and not self._ending.is_set()
+            if say or self._reader.position > before:
+                self._say(Report(applied=self._reader.position))
+                say = False
 
     def _wait(self, longest_s: float) -> None:
         if not self._ending.is_set():

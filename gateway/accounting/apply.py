@@ -51,7 +51,10 @@ class JournalReader:
         self.segment = recovered[-1] + 1 if recovered else 0
 
     def apply_batch(self) -> bool:
-        """Apply the next lines; True when there may be more. Raises OSError and what the store raises in an outage."""
+        """Apply the next lines; True when more were there. Raises OSError and what the store raises in an outage.
+
+        What is written meanwhile waits for the next time: a commit for each call or two would cost more than the calls.
+        """
         numbers = segment_numbers(self._dir)
         later = [number for number in numbers if number > self.segment]
         if self.segment not in numbers:
@@ -71,7 +74,7 @@ class JournalReader:
             self.offset = frames[-1].end
         elif later:
             self.segment, self.offset = later[0], 0
-        return bool(frames or later)
+        return bool(later) or len(frames) == BATCH_LINES
 
 
 def apply_lines(rows: Rows, lines: list[Line], rejected: Rejected) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from gateway.accounting.apply import JournalReader
+from gateway.accounting.ledger import JournalLedger
 from gateway.accounting.recovery import recover
 from gateway.accounting.rejected import Rejected
 from gateway.errors import ErrorKind, GatewayError, StateUnusableError
@@ -217,6 +219,38 @@ async def test_recovery_that_dies_after_any_transaction_is_completed_by_the_next
         totals.append(stored_totals(state_dir))
     assert totals[0] == totals[1] == totals[2] == totals[3]
     assert [(row.outcome, row.attempts) for row in totals[0]] == [("interrupted", 2), ("ok", 1)]
+
+
+class BusyRows:
+    """A database during each of whose transactions another call is made."""
+
+    def __init__(self, ledger: JournalLedger) -> None:
+        self.entries: list[int] = []
+        self._ledger = ledger
+
+    def insert_batch(
+        self, entries: Sequence[LedgerEntry], records: Sequence[CallRecord], refused: Sequence[Refused]
+    ) -> None:
+        """Count the entries, and have one more call made."""
+        assert len(entries) == len(records)
+        assert not refused
+        self.entries.append(len(entries))
+        make_call(self._ledger, len(self.entries))
+
+
+async def test_reader_leaves_to_the_next_time_what_is_written_meanwhile(tmp_path: Path) -> None:
+    """Three calls are a transaction, and not the first of many with one call each for as long as calls are made."""
+    async with running_ledger(tmp_path, apply_interval_s=3600.0) as ledger:
+        for number in (11, 12, 13):
+            make_call(ledger, number)
+        rows = BusyRows(ledger)
+        reader = JournalReader(tmp_path, rows, Rejected(tmp_path, lambda: None, pytest.fail), pytest.fail)
+        while reader.apply_batch():
+            pass
+        assert rows.entries == [3]
+        while reader.apply_batch():
+            pass
+        assert rows.entries == [3, 1]
 
 
 async def test_a_torn_last_line_is_passed_over_and_damage_is_put_aside(tmp_path: Path) -> None:
