@@ -9,7 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.recorded.compare import Difference, compare
+from tests.recorded.asked import load_requests, report_requests, send
+from tests.recorded.callers import DIALECTS
+from tests.recorded.compare import Difference, compare, recorded_beside
 from tests.recorded.play import Played, play
 from tests.recorded.recording import load
 
@@ -25,11 +27,14 @@ def main() -> int:
     if not recordings:
         parser.error(f"{asked.folder} holds no such recording")
     began_s = time.monotonic()
+    requests = [each for each in load_requests(asked.folder) if asked.only in each.name]
     with tempfile.TemporaryDirectory() as folder:
         plays = asyncio.run(play(recordings, Path(folder)))
-    print(report(plays, not_yet))
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(send(requests, Path(folder)))
+    print(report(plays, not_yet), report_beside(plays), report_requests(requests), sep="\n\n")
     print(f"\n{len(recordings)} recordings, {len(plays)} runs in {time.monotonic() - began_s:.0f} s.")
-    return int(any(compare(each)[0] for each in plays))
+    return int(any(compare(each)[0] for each in plays) or any(each.changed for each in requests))
 
 
 def report(plays: Sequence[Played], not_yet: Counter[tuple[str, str]]) -> str:
@@ -61,8 +66,29 @@ def report(plays: Sequence[Played], not_yet: Counter[tuple[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def report_beside(plays: Sequence[Played]) -> str:
+    """Write in how many answers what not every dialect has a word for was recorded, and reached callers of each."""
+    recorded, reached, others = Counter[tuple[str, str]](), Counter[tuple[str, str, str]](), set[tuple[str, ...]]()
+    of_dialects = [each for each in plays if each.recording.operation in DIALECTS]
+    for each in of_dialects:
+        kinds = recorded_beside(each)
+        for kind in kinds:
+            at = (each.recording.operation, kind)
+            recorded[at] += each.caller == "chat"
+            reached[(*at, each.caller)] += kind in each.saw.beside
+        others |= {(each.recording.operation, each.caller, kind) for kind in each.saw.beside - kinds}
+    lines = ["| recorded in | what | answers | chat callers | messages callers | responses callers |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
+    for at, number in sorted(recorded.items()):
+        lines.append(_line(*at, number, *(reached[(*at, caller)] for caller in DIALECTS)))
+    lines += [f"\nOf {operation}, {caller} callers get in other words: {kind}." for operation, caller, kind in others]
+    return "\n".join(lines)
+
+
 def _of(each: Played, difference: Difference) -> str:
-    return _line(each.recording.name, each.mode, difference.what, difference.recorded, difference.saw)
+    return _line(
+        each.recording.name, f"{each.mode}, {each.caller}", difference.what, difference.recorded, difference.saw
+    )
 
 
 def _line(*cells: object) -> str:

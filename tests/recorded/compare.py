@@ -44,6 +44,12 @@ def compare(each: Played) -> tuple[list[Difference], Bill | None]:
     return found, bill
 
 
+def recorded_beside(each: Played) -> set[str]:
+    """Return the kinds of what was recorded that not every dialect has a word for."""
+    recording = each.recording
+    return read_bytes(recording.operation, recording.status, recording.body, streamed=recording.streamed).beside
+
+
 def _compare_beginnings(found: list[Difference], said: Reading, saw: Reading) -> None:
     """Of a stream that ends in an error, what was handed on must be how it began."""
     for index, theirs in saw.choices.items():

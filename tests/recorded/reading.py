@@ -67,6 +67,8 @@ class Reading:
     vectors: list[Any] = field(default_factory=list)
     usages: list[dict[str, Any]] = field(default_factory=list)
     """Every report of usage, as it came."""
+    beside: set[str] = field(default_factory=set)
+    """Kinds of what another dialect may have no word for: hosted tools' items, citations, media."""
     anthropic: bool = False
     error: str | None = None
     status: int = 200
@@ -129,6 +131,7 @@ def _read_chunk(reading: Reading, chunk: dict[str, Any]) -> None:
     failed = [each["error"] for each in (chunk, *choices) if each.get("error")]
     if failed or any(each.get("finish_reason") == "error" for each in choices):
         reading.error = json.dumps(failed)
+    reading.beside |= {name for name in ("citations", "search_results") if chunk.get(name)}
     for choice in choices:
         said = reading.said(choice.get("index") or 0)
         said.finish = choice.get("finish_reason") or said.finish
@@ -137,6 +140,8 @@ def _read_chunk(reading: Reading, chunk: dict[str, Any]) -> None:
         _read_content(said, part.get("content"))
         said.reasoning += part.get("reasoning") or part.get("reasoning_content") or ""
         said.refusal += part.get("refusal") or ""
+        reading.beside |= {f"annotation {each['type']}" for each in part.get("annotations") or ()}
+        reading.beside |= {name for name in ("audio", "images") if part.get(name)}
         for call in part.get("tool_calls") or ():
             _read_call(said, call)
 
@@ -172,13 +177,15 @@ def _read_message_event(reading: Reading, event: dict[str, Any]) -> None:
     if message is not None:
         _note_usage(reading, message)
         for index, block in enumerate(message["content"]):
-            _begin_block(said, index, block)
+            _begin_block(reading, index, block)
     delta = event.get("delta") or {}
     if kind == "content_block_start":
-        _begin_block(said, event["index"], event["content_block"])
+        _begin_block(reading, event["index"], event["content_block"])
     elif kind == "content_block_delta":
         said.text += delta.get("text", "")
         said.reasoning += delta.get("thinking", "")
+        if "citation" in delta:
+            reading.beside.add(f"citation {delta['citation']['type']}")
         if delta.get("partial_json") and said.tools and said.tools[-1].block == event["index"]:
             call = said.tools[-1]
             call.arguments = call.arguments.removeprefix("{}") + delta["partial_json"]
@@ -188,7 +195,11 @@ def _read_message_event(reading: Reading, event: dict[str, Any]) -> None:
     said.finish = _FINISH.get(stop, "stop") if stop else said.finish
 
 
-def _begin_block(said: Said, index: int, block: dict[str, Any]) -> None:
+def _begin_block(reading: Reading, index: int, block: dict[str, Any]) -> None:
+    said = reading.said(0)
+    if block["type"] not in {"text", "thinking", "tool_use"}:
+        reading.beside.add(block["type"])
+    reading.beside |= {f"citation {each['type']}" for each in block.get("citations") or ()}
     said.text += block.get("text", "") if block["type"] == "text" else ""
     said.reasoning += block.get("thinking", "") if block["type"] == "thinking" else ""
     if block["type"] == "tool_use":
@@ -214,11 +225,15 @@ def _read_response(reading: Reading, response: dict[str, Any]) -> None:
         if item["type"] == "message":
             said.text += "".join(part.get("text") or "" for part in item["content"])
             said.refusal += "".join(part.get("refusal") or "" for part in item["content"])
+            annotations = [each for part in item["content"] for each in part.get("annotations") or ()]
+            reading.beside |= {f"annotation {each['type']}" for each in annotations}
         elif item["type"] == "reasoning":
             parts = item.get("summary") or item.get("content") or ()
             said.reasoning += "\n\n".join(part["text"] for part in parts)
         elif item["type"] == "function_call":
             said.tools.append(Tool(item["call_id"], item["name"], item["arguments"]))
+        else:
+            reading.beside.add(item["type"])
     said.finish = "tool_calls" if said.tools else "stop"
     if status == "incomplete":
         why = response["incomplete_details"]["reason"]

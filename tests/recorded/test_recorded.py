@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from tests.recorded.__main__ import report
+from tests.recorded.asked import Asked, send
+from tests.recorded.callers import DIALECTS
 from tests.recorded.compare import CLASSES, compare
 from tests.recorded.money import bill_of
 from tests.recorded.play import Played, play
@@ -43,9 +45,18 @@ async def test_recorded_answers_are_handed_on_and_billed_as_they_are(tmp_path: P
     exchange(recordings, "4-later", operation="speech", body="{}")
     found, not_yet = load(recordings)
     plays = await play(found, state)
-    assert [each.mode for each in plays] == ["whole", "streamed", "assembled", "whole"]
+    modes = [(mode, caller) for mode in ("whole", "streamed", "assembled", "whole") for caller in DIALECTS]
+    assert [(each.mode, each.caller) for each in plays] == modes
     assert not [difference for each in plays for difference in compare(each)[0]]
-    assert "| example | 3 | 1 | 1 | 2 | 0 | 1 |" in report(plays, not_yet)
+    assert "| example | 3 | 3 | 3 | 6 | 0 | 1 |" in report(plays, not_yet)
+
+
+async def test_recorded_requests_go_up_as_they_are_or_are_refused(tmp_path: Path) -> None:
+    body = b'{"input": "four",  "model": "m"%s}'
+    bodies = [body % member for member in (b', "store": false', b', "input": 4')]
+    requests = [Asked("example/one", "responses", "/v1/responses", {}, each) for each in bodies]
+    await send(requests, tmp_path)
+    assert [(each.changed, bool(each.refused)) for each in requests] == [("", False), ("", True)]
 
 
 def true_play(status: int = 200) -> Played:
