@@ -22,6 +22,8 @@ from tests.recorded.reading import Reading
 from tests.recorded.recording import Recording
 
 AT_A_TIME = 8
+OF_ONE_GATEWAY = 1000
+"""Each has a connection of its own that is kept, and a machine may have no room for thousands."""
 _NAME = re.compile(rb"recorded-(\d+)")
 
 
@@ -53,11 +55,20 @@ async def play(recordings: Sequence[Recording], path: Path) -> list[Played]:
         for caller in (DIALECTS if recording.operation in DIALECTS else ("chat",))
     ]
     plays = [Played(number, *run[:2], caller=run[2]) for number, run in enumerate(runs)]
+    for start in range(0, len(plays), OF_ONE_GATEWAY):
+        folder = path / str(start)
+        folder.mkdir()
+        await _play(plays[start : start + OF_ONE_GATEWAY], folder)
+    return plays
+
+
+async def _play(plays: Sequence[Played], path: Path) -> None:
+    by_number = {each.number: each for each in plays}
 
     def answer(seen: Seen) -> Answer:
         found = _NAME.search(seen.body)
         assert found is not None
-        recording = plays[int(found[1])].recording
+        recording = by_number[int(found[1])].recording
         return Answer(status=recording.status, headers=recording.headers, chunks=recording.pieces)
 
     places = asyncio.Semaphore(AT_A_TIME)
@@ -70,7 +81,6 @@ async def play(recordings: Sequence[Recording], path: Path) -> list[Played]:
                 await asyncio.gather(*(_ask(clients, each, places) for each in plays))
             await gateway.gateway.ledger.flush()
             _read_ledger(plays, Path(gateway.gateway.current.snapshot.state_dir))
-    return plays
 
 
 def _config(plays: Sequence[Played], url: str) -> dict[str, Any]:
@@ -86,8 +96,8 @@ def _config(plays: Sequence[Played], url: str) -> dict[str, Any]:
             "api_key": "env:KEY_OF_RECORDED",
         }
         models[each.model] = {"provider": name, "upstream": each.model, "price": prices_of(each.recording.model)}
-        if each.recording.operation == "responses":
-            models[each.model]["api"] = "responses"
+        if each.recording.operation in {"chat", "responses"}:
+            models[each.model]["api"] = each.recording.operation
     return {"providers": providers, "models": models}
 
 
