@@ -48,6 +48,8 @@ class Item(Struct):
     input: str | None = None
     content: list[_Piece] | None = None
     summary: list[_Piece] | None = None
+    action: Any = None
+    """What a search of the provider's own did."""
 
 
 class _Details(Struct):
@@ -115,6 +117,7 @@ class ResponseDecoder(EventsDecoder):
         self._items: dict[int, Seen] = {}
         """By output index."""
         self._call_count = 0
+        self._searches = 0
 
     @property
     def service_tier(self) -> str | None:
@@ -123,8 +126,11 @@ class ResponseDecoder(EventsDecoder):
 
     @property
     def usage(self) -> Usage | None:
-        """See ``Decoder.usage``: it comes with the last event."""
-        return usage_of(self._reported, self._rates, (self.content_events, self.content_bytes))
+        """See ``Decoder.usage``: it comes with the last event, and not every provider counts its searches there."""
+        usage = usage_of(self._reported, self._rates, (self.content_events, self.content_bytes))
+        if usage is None or usage.web_searches >= self._searches:
+            return usage
+        return replace(usage, web_searches=self._searches)
 
     def read_event(self, data: bytes) -> bytes:
         """See ``EventsDecoder.read_event``."""
@@ -256,6 +262,7 @@ class ResponseDecoder(EventsDecoder):
             pieces = item.summary or item.content or ()
             return self._rest_of(seen, self._reasoning, _BETWEEN_PARTS.join(piece.text or "" for piece in pieces))
         if item.type != "message":
+            self._searches += item.type == "web_search_call" and _is_charged(item.action)
             return b""
         has_begun, pieces = bool(seen.chars), item.content or ()
         written = self._rest_of(seen, self._text, "".join(piece.text or "" for piece in pieces))
@@ -310,6 +317,11 @@ class ResponseDecoder(EventsDecoder):
         "response.failed": _on_end,
     }
     """Every event that is read; an ``error`` is raised, all else passed over."""
+
+
+def _is_charged(action: Any) -> bool:
+    """Whether a search looked something up: to open a page and to look into it is free (guides/tools-web-search)."""
+    return not isinstance(action, dict) or action.get("type") in {None, "search"}
 
 
 def nonsense() -> UpstreamError:

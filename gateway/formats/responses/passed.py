@@ -10,15 +10,14 @@ from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
-from msgspec.structs import replace
 
 from gateway.formats.base import streams_upstream
 from gateway.formats.classify import Facts
 from gateway.formats.passed import UNWRITTEN, Passing
-from gateway.formats.responses.answer import Item, ResponseDecoder, Seen
+from gateway.formats.responses.answer import ResponseDecoder, Seen
 from gateway.formats.responses.written import UNSIGNED, numbered
 from gateway.formats.splice import kind_of, splice
-from gateway.tariff import Rates, Usage
+from gateway.tariff import Rates
 from gateway.types import Call, Envelope, Target, UpstreamRequest
 
 
@@ -95,22 +94,13 @@ def _texts(data: bytes) -> list[str]:
 
 
 class PassedDecoder(Passing, ResponseDecoder):
-    """Reads what passes; tools of the provider's own count as content, and searches are counted to be billed."""
+    """Reads what passes; tools of the provider's own count as content."""
 
     known = {b"event: response.output_text.delta\ndata: ": _texts}  # noqa: RUF012 - typed in the base
 
     def __init__(self, rates: Rates, *, is_streamed: bool, facts: Facts) -> None:
         super().__init__(UNWRITTEN, rates, is_streamed=is_streamed, facts=facts)
         self._whole = b""
-        self._searches = 0
-
-    @property
-    def usage(self) -> Usage | None:
-        """See ``Decoder.usage``."""
-        usage = super().usage
-        if usage is None or usage.web_searches >= self._searches:
-            return usage
-        return replace(usage, web_searches=self._searches)
 
     def read_event(self, data: bytes) -> bytes:
         """See ``EventsDecoder.read_event``."""
@@ -139,10 +129,6 @@ class PassedDecoder(Passing, ResponseDecoder):
         """Pass an event that cannot be read behind content: the caller's client may read what we cannot."""
         if not self.content_events:
             super()._forgive(data, error)
-
-    def _whole_item(self, seen: Seen, item: Item) -> bytes:
-        self._searches += item.type == "web_search_call"
-        return super()._whole_item(seen, item)
 
 
 def as_events(body: bytes) -> bytes:

@@ -15,6 +15,7 @@ from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.anthropic.decode import MESSAGES
 from gateway.formats.openai.decode import CHAT
 from gateway.formats.responses.adapter import ResponsesAdapter
+from gateway.formats.responses.decode import RESPONSES
 from gateway.types import Endpoint
 from tests.ground.builders import build_call, build_envelope, build_target
 
@@ -182,6 +183,21 @@ def test_answer_means_the_same_streamed_assembled_and_whole(name: str) -> None:
         assert (decoder.usage.input_tokens, decoder.usage.cached_input_tokens) == (10, 30)
         assert (decoder.usage.output_tokens, decoder.usage.reasoning_tokens) == (7, 5)
         assert (decoder.service_tier, decoder.complete) == ("flex", True)
+
+
+@pytest.mark.parametrize("endpoint", [CHAT, MESSAGES, RESPONSES])
+@pytest.mark.parametrize("streamed", [True, False])
+def test_searches_are_counted_for_callers_of_every_dialect(endpoint: Endpoint, *, streamed: bool) -> None:
+    """By their items, where usage does not count them. To open a page, or to look into it, costs nothing."""
+    actions: list[Any] = [None, "odd", *({"type": kind} for kind in ("search", "open_page", "find_in_page"))]
+    output = [{"id": f"ws_{at}", "type": "web_search_call", "action": each} for at, each in enumerate(actions)]
+    body = {"model": "auto", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9, "input": "Hi"}
+    call = build_call(endpoint.decode(json.dumps(body | {"stream": streamed}).encode()))
+    decoder = ADAPTER.decoder(call, build_target())
+    decoder.feed(events(*output, MESSAGE) if streamed else json.dumps(response(*output, MESSAGE)).encode())
+    decoder.finish()
+    assert decoder.usage is not None
+    assert decoder.usage.web_searches == 3
 
 
 @settings(max_examples=20, deadline=None)
