@@ -1,4 +1,4 @@
-"""Money: the classes of what is used, a target's rates for each of them, and what a request costs by these.
+"""Compute what a request costs: usage by class, times a target's rate for each class.
 
 Integers throughout; one rounding, at the end. The one place for it: what is billed, what recovery writes, what routing
 predicts and what ceilings are held to. Which rates a target has is decided in ``config.build``, how much of a replica a

@@ -439,7 +439,7 @@ class CallRecord(Struct, frozen=True, kw_only=True):
     """See ``Call``."""
 
 
-class Refused(Struct, frozen=True, kw_only=True):
+class RefusedCalls(Struct, frozen=True, kw_only=True):
     """Refused calls that have no record each: how many, from one key, of one kind, since then."""
 
     refused_id: str

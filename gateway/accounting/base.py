@@ -12,7 +12,7 @@ from msgspec import Struct
 from gateway.errors import GatewayError
 from gateway.tariff import Rates
 from gateway.trace import Trace
-from gateway.types import CallRecord, LedgerEntry, Operation, Refused
+from gateway.types import CallRecord, LedgerEntry, Operation, RefusedCalls
 
 
 class Dispatch(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -103,7 +103,7 @@ class Rows(Protocol):
     """Where lines of the journal become rows: SQL, behind blocking verbs."""
 
     def insert_batch(
-        self, entries: Sequence[LedgerEntry], records: Sequence[CallRecord], refused: Sequence[Refused] = ()
+        self, entries: Sequence[LedgerEntry], records: Sequence[CallRecord], refused: Sequence[RefusedCalls] = ()
     ) -> None:
         """Insert all in one durable transaction; a row whose id is there already is left as it is.
 

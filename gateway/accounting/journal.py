@@ -1,4 +1,4 @@
-"""The journal: an append-only file that survives ``kill -9``, and from which SQL is filled.
+"""Writes what happens to each attempt and call to an append-only file, from which the database's rows are made later.
 
 How each attempt gets exactly one row
 -------------------------------------

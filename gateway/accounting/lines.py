@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.accounting.base import Dispatch
-from gateway.types import CallRecord, LedgerEntry, Refused
+from gateway.types import CallRecord, LedgerEntry, RefusedCalls
 
 
 class Dispatched(Struct, frozen=True, tag="dispatched", omit_defaults=True):
@@ -48,7 +48,7 @@ class Recorded(Struct, frozen=True, tag="recorded"):
 class Summed(Struct, frozen=True, tag="summed"):
     """A minute has ended in which calls were refused that have no record each."""
 
-    refused: Refused
+    refused: RefusedCalls
 
 
 Line = Dispatched | Progress | Settled | Recorded | Summed

@@ -1,4 +1,4 @@
-"""Measures one attempt: when its content came, how much it was, and what its end says of the target.
+"""Measures one attempt: when its content came, how much it was, and what the target's statistics learn from it.
 
 A pure stopwatch: what a decoder has seen goes in; usage, times and the sample that the target's statistics learn from
 come out. It holds no lease and writes nothing. What a token costs is decided in ``tariff``.

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from gateway.clock import Clock, Ids
-from gateway.types import CallRecord, Refused
+from gateway.types import CallRecord, RefusedCalls
 
 _MINUTE_NS = 60_000_000_000
 
@@ -24,7 +24,7 @@ class Refusals:
         self._since_ns = 0
         self._records: Counter[str | None] = Counter()
         self._others: Counter[tuple[str | None, str | None, int]] = Counter()
-        self._left: list[Refused] = []
+        self._left: list[RefusedCalls] = []
 
     def gets_record(self, record: CallRecord, *, room: bool) -> bool:
         """Whether a refused call gets a record, for which there must be ``room``; if not, it has been counted."""
@@ -35,7 +35,7 @@ class Refusals:
         self._others[record.key_id, record.error_kind, record.status] += 1
         return False
 
-    def take(self, *, all_of_it: bool = False) -> list[Refused]:
+    def take(self, *, all_of_it: bool = False) -> list[RefusedCalls]:
         """Return what was counted in minutes that are over, once; ``all_of_it``: in the present one too."""
         self._begin_minute(anew=all_of_it)
         left, self._left = self._left, []
@@ -47,7 +47,7 @@ class Refusals:
             return
         for (key_id, error_kind, status), calls in self._others.items():
             self._left.append(
-                Refused(
+                RefusedCalls(
                     refused_id=self._ids("ref"),
                     since_ns=self._since_ns,
                     key_id=key_id,

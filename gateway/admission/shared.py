@@ -1,4 +1,4 @@
-"""Counts what ``gate`` counts, by the same rules, over all processes of a gateway.
+"""Counts each key's requests and bytes of bodies as ``gate`` does, over all processes of a gateway, in shared files.
 
 What is counted stands in one file per key, mapped into each process's memory and changed under a lock on the file. So a
 limit of N admits exactly N, whichever processes the calls come to, without a message between them. The kernel releases

@@ -39,7 +39,7 @@ class Part:
         self.tools = tools
 
 
-class Choice(Section):
+class PartChoice(Section):
     """One of these, by its name alone or with its options, as `{NAME: {...}}`."""
 
     model_config = ConfigDict(json_schema_extra={"maxProperties": 1})
@@ -75,13 +75,13 @@ def as_written(default: object, description: str) -> Any:
 
 
 @lru_cache
-def one_of(key: str, *parts: tuple[str, Callable[..., Any]]) -> type[Choice]:
+def one_of(key: str, *parts: tuple[str, Callable[..., Any]]) -> type[PartChoice]:
     """Return the kind of a key that names one of these parts."""
     fields: dict[str, Any] = {
         name: (_options_of(part) | None, Field(default=None, description=(part.__doc__ or name).partition("\n")[0]))
         for name, part in parts
     }
-    kind = create_model(f"{key}_choice", __base__=Choice, __doc__=Choice.__doc__, **fields)
+    kind = create_model(f"{key}_choice", __base__=PartChoice, __doc__=PartChoice.__doc__, **fields)
     kind._key, kind._parts = key, dict(parts)  # noqa: SLF001 - our own
     return kind
 
@@ -104,7 +104,7 @@ def all_of(section: type[Section], *parts: Callable[..., Any]) -> type[Section]:
     return create_model(section.__name__, __base__=(*bases, section), __doc__=section.__doc__)
 
 
-def one_if_several(key: str, *parts: tuple[str, Callable[..., Any]]) -> type[Choice] | Choice:
+def one_if_several(key: str, *parts: tuple[str, Callable[..., Any]]) -> type[PartChoice] | PartChoice:
     """Return the kind of a key that names one of these parts; of one part that has no options, that choice itself."""
     kind = one_of(key, *parts)
     ((name, part), *others) = parts

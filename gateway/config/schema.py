@@ -36,7 +36,7 @@ from gateway.config.fields import (
     Usd,
     price_section,
 )
-from gateway.config.parts import Choice, as_written
+from gateway.config.parts import PartChoice, as_written
 from gateway.config.prices import PriceSection
 from gateway.config.problems import Source, unknown
 from gateway.config.section import Section
@@ -260,10 +260,10 @@ class RequireSection(Section):
 class PredictorsSection(Section):
     """How it is predicted what a call would take and cost at a target: what objective and limits look at."""
 
-    output_tokens: Choice = as_written("measured", "The length of the answer.")
-    ttft_ms: Choice = as_written("measured", "Time to first token.")
-    tpot_ms: Choice = as_written("measured", "Time per output token.")
-    cost_nano_usd: Choice = as_written("tariff", "The cost.")
+    output_tokens: PartChoice = as_written("measured", "The length of the answer.")
+    ttft_ms: PartChoice = as_written("measured", "Time to first token.")
+    tpot_ms: PartChoice = as_written("measured", "Time per output token.")
+    cost_nano_usd: PartChoice = as_written("tariff", "The cost.")
 
 
 class RouteSection(Section):
@@ -272,8 +272,8 @@ class RouteSection(Section):
     models: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
         description="Names from `models`. Their order breaks ties."
     )
-    objective: Choice = as_written("cost", "What comes first among the targets that keep the limits.")
-    strategy: Choice = as_written("in_order", "How the targets are asked.")
+    objective: PartChoice = as_written("cost", "What comes first among the targets that keep the limits.")
+    strategy: PartChoice = as_written("in_order", "How the targets are asked.")
     predictors: PredictorsSection = as_written({}, "What predicts length, latency and cost.")
     limits: Any = as_written({}, "Ceilings on latency and cost.")
     require: RequireSection = as_written({}, "Demands on licence, hosting, region and quality.")

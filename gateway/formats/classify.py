@@ -1,4 +1,4 @@
-"""Decide what an upstream's error means, from the facts of its provider: whose fault it is, and what may be asked.
+"""Decide what an upstream's error means, from the facts of its provider: whose fault, and which target is asked next.
 
 The status decides. Codes and types refine it where a provider's table names them; a generic one (``invalid_request``)
 says nothing. A message is written for people and may repeat what the caller sent (the name of a tool, a chat template's

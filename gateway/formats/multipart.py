@@ -18,7 +18,7 @@ _MAX_PARTS = 100
 _MAX_HEADER_BYTES = 8192
 
 
-class Part(NamedTuple):
+class FormPart(NamedTuple):
     """One part; its content is ``body[start:end]``."""
 
     name: str
@@ -33,11 +33,11 @@ def boundary_of(body: bytes) -> bytes:
     return first[1] if first else _malformed("is no multipart form; it must begin with its boundary")
 
 
-def parts_of(body: bytes) -> list[Part]:
+def parts_of(body: bytes) -> list[FormPart]:
     """Find all parts of a form, in order. Raises GatewayError (INVALID_REQUEST)."""
     boundary = boundary_of(body)
     delimiter = b"\n--" + boundary
-    parts: list[Part] = []
+    parts: list[FormPart] = []
     names: set[str] = set()
     position = len(delimiter) + 1
     while body[position - 2 : position] != b"--":
@@ -52,14 +52,14 @@ def parts_of(body: bytes) -> list[Part]:
         if name in names and not name.endswith("[]"):
             _malformed("is a form with a name twice")
         names.add(name)
-        parts.append(Part(name, is_file, blank + 4, end))
+        parts.append(FormPart(name, is_file, blank + 4, end))
         position = end + 1 + len(delimiter) + 2
     if body[position : position + 3] not in (b"", b"\r\n"):
         _malformed("is a form with something behind its end")
     return parts
 
 
-def replace(body: bytes, part: Part, value: bytes) -> bytes:
+def replace(body: bytes, part: FormPart, value: bytes) -> bytes:
     """Write the form with another value for one part; everything else is copied once."""
     view = memoryview(body)
     return b"".join((view[: part.start], value, view[part.end :]))

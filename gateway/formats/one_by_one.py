@@ -1,4 +1,4 @@
-"""Writes the pieces of an answer one after another, for dialects in whose streams only one of them is open at a time.
+"""Writes texts, reasoning and tool calls one after another, for dialects whose streams have only one open at a time.
 
 Engines may send the pieces of several tool calls, or blanks, in any order. What comes within the arguments of a call is
 held until they are whole. How a piece is begun, added to and ended is the dialect's affair.

@@ -1,4 +1,4 @@
-"""Draws a large body's outline: the same JSON, with a mark in place of every long string.
+"""Parses a large JSON body in short steps: its long strings are replaced by marks, and only the small rest is parsed.
 
 A parser in C lets no other thread run until it is done, which takes up to a quarter of a second for 20 MB. So a body is
 walked from string to string in steps of a millisecond or less, between which others run. The walk looks for what a

@@ -1,4 +1,4 @@
-"""Pass a provider's own events to a caller who speaks its dialect, or the same in the framing that was asked for.
+"""Pass a provider's own bytes to a caller of its dialect; write them anew where the other framing was asked for.
 
 Mixed into the decoder of the dialect, which reads what passes and counts it.
 """

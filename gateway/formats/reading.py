@@ -1,4 +1,4 @@
-"""Read the typed pieces of a caller's body for a translation, and refuse by its place what cannot be said.
+"""Read values of a body that is translated into another dialect, and refuse by its place what cannot be translated.
 
 Which members there are is the dialect's affair.
 """

@@ -1,4 +1,4 @@
-"""Finds what a client calls its session: the conversation that a request goes on with.
+"""Finds the id by which a client names its session: the conversation that a request belongs to.
 
 Agents send it in a header (OpenCode, Codex, Claude Code), SDKs as the key of the prompt's cache or, in Anthropic's
 dialect, within the user's id. The first one that says anything counts.

@@ -1,4 +1,4 @@
-"""Read the typed members of a caller's body, and refuse by name what is wrong with them.
+"""Open a caller's body and check its members against types; a member that is wrong is refused by its path.
 
 What the types are, and how a member that is wrong is described, is the endpoint's part.
 """

@@ -1,4 +1,4 @@
-"""Encrypt what is kept.
+"""Encrypt the responses that are kept for later calls.
 
 AES-256 in GCM (NIST SP 800-38D) with a random nonce of 96 bits for each text; where it is kept is authenticated too, so
 that nothing can be put in another's place. A text is compressed first. What encrypts is imported with the first text:

@@ -1,4 +1,4 @@
-"""Decide what a request's ``model`` means: a route of the snapshot, or a wildcard's model as a route of one.
+"""Decide what a request's ``model`` means: a route of the snapshot, or a wildcard's model as a route with one target.
 
 Everything is decided on ``envelope.model``, the value that will be replaced upstream; there is no second reading of the
 body that an allow-list and the upstream could disagree on. Whether the caller may ask so often, or spend so much, is

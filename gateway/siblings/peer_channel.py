@@ -1,4 +1,4 @@
-"""Share what attempts teach between the processes of one gateway: each predicts and breaks circuits like a single one.
+"""Send the lessons of attempts to the other processes of a gateway, so that all predict and open breakers alike.
 
 Each has a datagram socket in a common directory. Twenty times a second, if anything has changed, a process sends every
 other one the lessons of its attempts and how many it has under way. No answer is waited for and nothing depends on a

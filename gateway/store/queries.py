@@ -19,7 +19,7 @@ from gateway.store.schema import prepare_schema
 from gateway.store.tables import attempts, calls, refusals
 from gateway.tariff import Amounts
 from gateway.trace import Sums, Trace, TracedCall
-from gateway.types import CallRecord, LedgerEntry, Refused
+from gateway.types import CallRecord, LedgerEntry, RefusedCalls
 
 _USAGE_COLUMNS = Amounts.__struct_fields__
 _USAGE_AT = LedgerEntry.__struct_fields__.index("usage")
@@ -57,7 +57,7 @@ class Store:
         self._database.close()
 
     def insert_batch(
-        self, entries: Sequence[LedgerEntry], records: Sequence[CallRecord], refused: Sequence[Refused] = ()
+        self, entries: Sequence[LedgerEntry], records: Sequence[CallRecord], refused: Sequence[RefusedCalls] = ()
     ) -> None:
         """Insert all in one durable transaction; a row whose id is there already is left as it is.
 

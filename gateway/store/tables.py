@@ -1,6 +1,6 @@
 """The tables, made from the Structs that they keep. Flat columns for what is summed and searched, JSON for the rest.
 
-A field of ``LedgerEntry``, ``Usage``, ``CallRecord`` or ``Refused`` is a column: to add one, add the field, with a
+A field of ``LedgerEntry``, ``Usage``, ``CallRecord`` or ``RefusedCalls`` is a column: to add one, add the field, with a
 default, since journals and rows of the release before do not have it, and a revision in ``migrations/versions``. Money
 is integer nano-dollars and times are integer nanoseconds since 1970 (UTC), both in 64 bits: 9.2 billion dollars, and
 the year 2262. An index costs every call a microsecond or two: there is one for each question that is asked, no more.
@@ -15,7 +15,7 @@ from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer,
 from sqlalchemy.types import TypeEngine
 
 from gateway.tariff import Amounts, Usage
-from gateway.types import CallRecord, LedgerEntry, Refused
+from gateway.types import CallRecord, LedgerEntry, RefusedCalls
 
 FIRST_REVISION = "0005"
 """What a database is that was written before there were migrations."""
@@ -69,7 +69,7 @@ calls = Table(
     Index("calls_refused", "received_at_ns", sqlite_where=REFUSED["sqlite"], postgresql_where=REFUSED["postgresql"]),
 )
 
-refusals = Table("refusals", metadata, *_columns(Refused, "refused_id"))
+refusals = Table("refusals", metadata, *_columns(RefusedCalls, "refused_id"))
 
 SUM_KEYS = ("day_ns", "key_id", "team_id", "route", "target_id", "upstream_model", "outcome")
 """``day_ns``: when the day began (UTC). No team is an empty one."""

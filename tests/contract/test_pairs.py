@@ -150,7 +150,7 @@ def _played(decoder: Decoder, data: bytes, size: int) -> tuple[bytes, UpstreamEr
 
 @pytest.mark.parametrize("format_name", _TARGETS)
 @pytest.mark.parametrize("caller", _CALLERS)
-def test_pair_of_caller_and_target_says_the_same(caller: str, format_name: str, subtests: pytest.Subtests) -> None:
+def test_pair_of_dialect_and_format_keeps_the_meaning(caller: str, format_name: str, subtests: pytest.Subtests) -> None:
     """Each case, streamed and whole; a stream comes in one piece, and in pieces that cut characters and lines apart."""
     pair = Pair(caller, format_name)
     for case in CASES:

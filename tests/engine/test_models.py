@@ -47,7 +47,7 @@ def test_chat_models_and_an_adapter_answer_by_their_own_names(client: openai.Ope
     assert firsts["smollm2"] == pytest.approx(firsts["smollm2-brief"], abs=1e-4)
 
 
-def test_an_embedding_model_knows_what_is_alike(client: openai.OpenAI) -> None:
+def test_embeddings_of_similar_words_are_near(client: openai.OpenAI) -> None:
     answer = client.embeddings.create(model="minilm", input=["a cat", "a kitten", "an airport"])
     cat, kitten, airport = (item.embedding for item in answer.data)
     assert _likeness(cat, cat) == pytest.approx(1, abs=1e-3)

@@ -211,7 +211,7 @@ async def everything_on(path: Path, model: ScriptedModel, way: Way) -> AsyncIter
         ("Responses translated at once", RESPONSES_TRANSLATED, AT_ONCE),
     ],
 )
-async def test_a_request_costs_what_it_did(
+async def test_request_costs_as_many_instructions_as_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, way: Way, model: ScriptedModel
 ) -> None:
     """Within a tenth of what was measured last, up or down."""

@@ -173,7 +173,7 @@ async def test_pages_tell_browsers_to_run_and_keep_nothing(tmp_path: Path) -> No
             assert "frame-ancestors 'none'" in got.headers["content-security-policy"]
 
 
-async def test_docs_need_nothing_from_anywhere_else(tmp_path: Path) -> None:
+async def test_docs_page_loads_nothing_from_other_hosts(tmp_path: Path) -> None:
     """No script, and no address but the gateway's own; every operation is on the page."""
     async with front(tmp_path, keys=False) as gateway:
         got = await gateway.ask(request("GET", "/docs"))

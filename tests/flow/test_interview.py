@@ -79,7 +79,7 @@ async def test_an_interview_becomes_an_article_and_one_bill(tmp_path: Path) -> N
     assert f"3 calls, {tokens} tokens" in bill[-1]
 
 
-async def test_a_step_that_fails_ends_it_with_what_was_spent(tmp_path: Path) -> None:
+async def test_failing_step_ends_the_interview_and_prints_its_bill(tmp_path: Path) -> None:
     """The error, a non-zero exit, and the bill of the steps before it."""
     async with ScriptedUpstream() as upstream:
         upstream.on_path("/v1/audio/transcriptions", transcribe).on_model("smollm2", error_answer(400, "too long"))

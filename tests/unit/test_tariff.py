@@ -175,7 +175,7 @@ def test_rates_of_a_moment(rates: Rates, moment: str, is_peak: bool) -> None:
     assert rates.in_force(ns(moment), {}).output_nano_usd_per_mtok == (2 if is_peak else 1) * USD
 
 
-def test_last_variant_that_holds_is_the_one() -> None:
+def test_last_variant_in_force_sets_the_rates() -> None:
     later = Variant(rates=Rates(output_nano_usd_per_mtok=5), begins_s=3600)
     rates = Rates(variants=(Variant(rates=PEAK), later))
     assert rates.in_force(3600 * USD, {}) is later.rates

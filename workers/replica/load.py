@@ -1,4 +1,4 @@
-"""Measures the load of one replica: open requests, state, and the figures of its last minute.
+"""Measures the load of one replica: open requests, whether it takes more, and what it did in the last minute.
 
 Busy time is exact: it is counted from event to event, not sampled. Everything here belongs to one event loop.
 """

@@ -15,7 +15,7 @@ from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.allowance import openai_allowance
 from gateway.formats.errors import openai_error
 from gateway.formats.malformed import UNREADABLE
-from gateway.formats.multipart import Part, parts_of
+from gateway.formats.multipart import FormPart, parts_of
 from gateway.formats.sse import COMMENT
 from gateway.formats.typed import refuse
 from gateway.formats.usage import MAX_AUDIO_MS, audio_ms, merged, usage_of
@@ -124,7 +124,7 @@ def read_transcript(data: bytes) -> tuple[Transcript, Usage | None]:
     return answer, usage
 
 
-def _length_ms(body: bytes, recording: Part) -> int:
+def _length_ms(body: bytes, recording: FormPart) -> int:
     size = recording.end - recording.start
     wav = _RATES_OF_WAV.match(body, recording.start, recording.end)
     samples, bytes_per_s, width = (int.from_bytes(each, "little") for each in wav.groups()) if wav else (0, 0, 0)
@@ -132,7 +132,7 @@ def _length_ms(body: bytes, recording: Part) -> int:
     return min(size * 1000 // bytes_per_s if bytes_per_s else size // _BYTES_PER_MS, MAX_AUDIO_MS)
 
 
-def _field(body: bytes, part: Part) -> bytes:
+def _field(body: bytes, part: FormPart) -> bytes:
     if part.end - part.start > _MAX_FIELD_BYTES:
         refuse(part.name, f"must not be longer than {_MAX_FIELD_BYTES} bytes")
     return body[part.start : part.end]

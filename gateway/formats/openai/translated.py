@@ -1,4 +1,4 @@
-"""Read an OpenAI-compatible answer for a caller of another dialect, whose writer says it there.
+"""Read an OpenAI-compatible answer, and have it written in the dialect of a caller who speaks another one.
 
 Decides what of a chunk is text, thinking or a tool call, whichever of the members that mean the same it stands in.
 Where an answer is whole, and what is an error, is decided in ``stream``, as for callers of this dialect.

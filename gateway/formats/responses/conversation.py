@@ -31,7 +31,7 @@ from gateway.formats.chat import (
     UntranslatableError,
 )
 from gateway.formats.reading import arguments_of, data_of_url, object_of, string, texts, typed
-from gateway.formats.responses.tools import Choice, Tools, function_name
+from gateway.formats.responses.tools import ToolChoice, Tools, function_name
 from gateway.formats.responses.written import INPUT
 from gateway.formats.splice import asks_nothing, kind_of
 
@@ -131,7 +131,7 @@ _LARGE = frozenset({"input", "instructions", "tools", "tool_choice"})
 _SMALL_BYTES = 1 << 12
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     "tools": msgspec.json.Decoder(list[Raw]),
-    "tool_choice": msgspec.json.Decoder(Literal["auto", "none", "required"] | Choice),
+    "tool_choice": msgspec.json.Decoder(Literal["auto", "none", "required"] | ToolChoice),
     "parallel_tool_calls": msgspec.json.Decoder(bool),
     "temperature": msgspec.json.Decoder(float),
     "top_p": msgspec.json.Decoder(float),

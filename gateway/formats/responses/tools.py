@@ -46,14 +46,14 @@ class _Namespace(Struct):
     description: str | None = None
 
 
-class Choice(Struct):
+class ToolChoice(Struct):
     """A tool that is to be called, or those that may be."""
 
     type: str
     name: str | None = None
     namespace: str | None = None
     mode: Literal["auto", "required"] = "auto"
-    tools: list["Choice"] = []
+    tools: list["ToolChoice"] = []
 
 
 class _Kind(Struct):
@@ -101,7 +101,7 @@ class Tools:
 
     def choose(self, choice: Any) -> tuple[Any, str | None]:
         """Return how tools are to be used, and the one that must be; see ``Conversation``."""
-        if not isinstance(choice, Choice):
+        if not isinstance(choice, ToolChoice):
             return choice, None
         if choice.type == "allowed_tools":
             allowed: set[str] = set()
@@ -111,7 +111,7 @@ class Tools:
             return choice.mode, None
         return None, next(iter(self._chosen(choice, "tool_choice")), None)
 
-    def _chosen(self, choice: Choice, place: str) -> list[str]:
+    def _chosen(self, choice: ToolChoice, place: str) -> list[str]:
         """Return the functions that a choice stands for; a provider's own tool is noted."""
         if choice.type not in {"function", "custom", "namespace"}:
             self.hosted.append(f"{place}.type ({choice.type[:32]})")

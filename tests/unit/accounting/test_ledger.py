@@ -18,7 +18,7 @@ from gateway.accounting.rejected import Rejected
 from gateway.errors import ErrorKind, GatewayError, StateUnusableError
 from gateway.store.queries import Store
 from gateway.tariff import Rates, Usage
-from gateway.types import CallRecord, LedgerEntry, Outcome, Refused
+from gateway.types import CallRecord, LedgerEntry, Outcome, RefusedCalls
 from tests.ground.waiting import until
 from tests.unit.accounting.ledgers import (
     STARTED_AT_NS,
@@ -191,7 +191,7 @@ class DyingStore(Store):
         self._left = transactions
 
     def insert_batch(
-        self, entries: Sequence[LedgerEntry], records: Sequence[CallRecord], refused: Sequence[Refused] = ()
+        self, entries: Sequence[LedgerEntry], records: Sequence[CallRecord], refused: Sequence[RefusedCalls] = ()
     ) -> None:
         """Insert, or die."""
         if self._left == 0:
@@ -229,7 +229,7 @@ class BusyRows:
         self._ledger = ledger
 
     def insert_batch(
-        self, entries: Sequence[LedgerEntry], records: Sequence[CallRecord], refused: Sequence[Refused]
+        self, entries: Sequence[LedgerEntry], records: Sequence[CallRecord], refused: Sequence[RefusedCalls]
     ) -> None:
         """Count the entries, and have one more call made."""
         assert len(entries) == len(records)

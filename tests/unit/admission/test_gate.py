@@ -362,7 +362,7 @@ async def test_limits_held_by_a_dead_process_are_free_again(tmp_path: Path) -> N
     other.stop()
 
 
-async def test_a_limit_has_its_disk_before_it_counts(tmp_path: Path) -> None:
+async def test_shared_file_of_a_limit_has_its_disk_before_it_counts(tmp_path: Path) -> None:
     """Also when a reload has raised it: a mapped page without disk kills the process that writes to it."""
     gate = SharedGate(tmp_path, 0, SystemClock())
     for limit in (1, 10_000):

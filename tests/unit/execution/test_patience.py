@@ -238,7 +238,7 @@ def test_error_body_has_a_limit_of_its_own() -> None:
     assert outcome_of(late) == (None, 58)
 
 
-def test_cancellation_at_the_moment_of_a_timeout_stays_one() -> None:
+def test_cancellation_at_the_moment_of_a_timeout_stays_a_cancellation() -> None:
     """A caller who leaves at the very moment of a time-out has left: the task ends cancelled."""
 
     async def run() -> None:

@@ -252,7 +252,7 @@ def test_parts_of_a_content_become_text_and_reasoning() -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_answer_that_a_filter_withheld_is_one(*, stream: bool) -> None:
+def test_answer_withheld_by_a_content_filter_is_complete(*, stream: bool) -> None:
     """Azure then sends a choice without a message, and bills it."""
     choice = {"index": 0, "finish_reason": "content_filter", "logprobs": None}
     usage = {"prompt_tokens": 15, "completion_tokens": 19, "total_tokens": 34}

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import ErrorKind, GatewayError
-from gateway.formats.multipart import Part, boundary_of, parts_of, replace
+from gateway.formats.multipart import FormPart, boundary_of, parts_of, replace
 
 MODEL = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\n'
 FORM = (
@@ -89,7 +89,7 @@ def test_any_form_is_cut_or_refused(noise: bytes, seed: int) -> None:
     body = FORM[:at] + noise + FORM[at + len(noise) :]
     kind = None
     try:
-        assert all(isinstance(part, Part) and part.start <= part.end for part in parts_of(body))
+        assert all(isinstance(part, FormPart) and part.start <= part.end for part in parts_of(body))
     except GatewayError as error:
         kind = error.kind
     assert kind in {None, ErrorKind.INVALID_REQUEST}

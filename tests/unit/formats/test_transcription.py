@@ -52,7 +52,7 @@ def test_wav_that_plays_is_no_shorter_than_it_plays() -> None:
 
 
 @pytest.mark.parametrize("start", [b"ID3", b"RIFF0000WAVEfmt " + bytes(16), b"RIFF"])
-def test_anything_else_is_taken_for_mp3(start: bytes) -> None:
+def test_file_of_unknown_type_is_measured_as_mp3(start: bytes) -> None:
     """Sixteen kilobytes a second."""
     assert envelope_of(file=start.ljust(32_000, b"x")).audio_ms == 2000
 

@@ -292,7 +292,7 @@ def test_usage_that_is_none_is_none(usage: object) -> None:
     assert usage_of(merged(None, usage)) is None
 
 
-def test_largest_count_is_one() -> None:
+def test_largest_count_of_tokens_is_accepted() -> None:
     assert openai(prompt=MAX_TOKENS) == Usage(input_tokens=MAX_TOKENS, output_tokens=4)
 
 

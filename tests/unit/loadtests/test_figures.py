@@ -76,7 +76,7 @@ def test_a_contender_that_only_failed_has_no_figures_and_its_errors() -> None:
     assert measure.errors == {"EOF": 7}
 
 
-def test_a_spread_leaves_out_what_was_not_measured() -> None:
+def test_spread_leaves_out_values_not_measured() -> None:
     assert spread([3.0, math.nan, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)
     assert spread([math.nan]) is None
 

@@ -88,7 +88,7 @@ async def test_a_replay_asks_every_turn_with_the_answers_it_got(capsys: pytest.C
     assert len({messages[0]["content"].split()[0] for messages in asked}) == 2
 
 
-async def test_models_are_asked_the_same_in_turn_in_every_round(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_models_get_the_same_prompts_in_alternating_order(capsys: pytest.CaptureFixture[str]) -> None:
     async with ScriptedUpstream().on_path("/v1/chat/completions", caching_model(4)) as upstream:
         run = [*RUN, "--url", upstream.url, "--models", "a,b", "--rounds", "2", "--traces", "unshared"]
         await asyncio.to_thread(main, run)

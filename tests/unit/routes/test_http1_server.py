@@ -221,7 +221,7 @@ async def test_only_the_head_counts_for_its_size(head_bytes: int) -> None:
     assert (b" 431 " in got) == (head_bytes > 32_768)
 
 
-async def test_an_offer_of_another_protocol_is_passed_over_however_it_is_cut() -> None:
+async def test_offer_of_another_protocol_cut_anywhere_is_passed_over() -> None:
     """The body behind it counts, and so does the next request."""
     head = b"POST /a?b HTTP/1.1\r\nhost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 4\r\n\r\n"
     offer = head + b"body" + GET % b"/next"
@@ -417,7 +417,7 @@ async def test_blanks_behind_a_value_are_no_part_of_it() -> None:
         ((b"authorization: Bearer one", b"authorization: Bearer two"), "Bearer one"),
     ],
 )
-async def test_lines_of_a_list_are_one_list(lines: tuple[bytes, ...], value: str) -> None:
+async def test_header_lines_of_one_name_are_joined_to_a_list(lines: tuple[bytes, ...], value: str) -> None:
     async def show(exchange: Exchange) -> None:
         await exchange.start(200, [])
         exchange.write(exchange.headers[lines[0].decode().lower().partition(":")[0]].encode())

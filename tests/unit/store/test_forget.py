@@ -16,7 +16,7 @@ from sqlalchemy import event
 from gateway.store.database_file import sqlite_url
 from gateway.store.queries import Store
 from gateway.tariff import Amounts, Usage
-from gateway.types import CallRecord, LedgerEntry, Refused
+from gateway.types import CallRecord, LedgerEntry, RefusedCalls
 from tests.ground.totals import Totals, totals_of
 from tests.unit.accounting.ledgers import STARTED_AT_NS, build_entry, build_record
 
@@ -172,7 +172,7 @@ def test_refused_calls_are_deleted_and_stay_counted_by_day(store: Store) -> None
 def test_counts_of_minutes_become_counts_of_days(store: Store) -> None:
     """The number of refused calls stays; a count that is of a day already is left as it is."""
     minutes = [
-        Refused(
+        RefusedCalls(
             refused_id=f"ref_{number}",
             since_ns=TODAY_NS - 2 * DAY_NS + number * 60_000_000_000,
             key_id=None,

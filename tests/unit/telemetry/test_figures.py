@@ -32,7 +32,7 @@ def test_a_value_on_a_bound_lies_within_it() -> None:
 
 
 @given(st.lists(st.integers(0, 40)))
-def test_many_at_once_count_like_one_by_one(values: list[int]) -> None:
+def test_histogram_counts_many_values_like_one_by_one(values: list[int]) -> None:
     """Whatever their order, with values on the bounds among them."""
     figures = Figures()
     one_by_one = figures.histogram("one", (), (5, 10, 20.0))

@@ -54,7 +54,7 @@ def told(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str]) -> list[str]
     return said
 
 
-def test_a_model_that_did_not_come_up_goes_when_it_is_taken_back(told: list[str]) -> None:
+def test_model_that_failed_to_start_is_deleted_once_it_is_unconfigured(told: list[str]) -> None:
     running: dict[str, cluster.Deployed | None] = {}
     cluster.deploy(models(a={}), running, told.append)
     with pytest.raises(WorkerError, match="replicas of b did not start"):

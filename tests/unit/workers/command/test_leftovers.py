@@ -100,7 +100,7 @@ def test_a_directory_that_no_run_has_marked_is_left_alone(parent: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_given_directory_takes_those_of_runs_and_keeps_what_is_its_owners(parent: Path) -> None:
+def test_configured_directory_loses_leftovers_and_keeps_its_owners_files(parent: Path) -> None:
     """Two runs have it at once; who works in it, names it or writes a log there is nobody's leftover."""
     given = parent / "given"
     given.mkdir()

@@ -186,7 +186,7 @@ def test_times_to_first_token_have_the_queue_in_them() -> None:
 
 
 @pytest.mark.parametrize("after", [0, 3])
-def test_a_stalled_answer_holds_its_place_until_it_is_left(after: int) -> None:
+def test_stalled_answer_counts_as_running_until_its_caller_leaves(after: int) -> None:
     async def main() -> None:
         engine = engine_of(faults={"stall_after_tokens": after})
         async with engine.request(words(1), 5) as request:
@@ -238,7 +238,7 @@ def test_a_profile_sets_what_is_not_said() -> None:
         SyntheticSpec.model_validate({"profile": "h1000"})
 
 
-def test_an_h100_makes_what_was_published_of_one() -> None:
+def test_profile_of_an_h100_decodes_at_the_published_speed() -> None:
     async def main() -> float:
         engine = SyntheticEngine(SyntheticSpec.model_validate({"profile": "h100", "kv_blocks": 100_000}))
         await asyncio.gather(*(arrivals(engine, 1, 500) for _ in range(256)))
