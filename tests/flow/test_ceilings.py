@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway.simulation.virtual_time import EPOCH_NS, run_virtual
 from tests.ground.builders import chat_body
 from tests.ground.configs import two_models
 from tests.ground.gateway import running_gateway
@@ -17,7 +18,6 @@ from tests.ground.model import ScriptedModel
 from tests.ground.script import error_answer
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.virtual_gateway import Answered, VirtualGateway, virtual_gateway
-from tests.ground.virtual_time import EPOCH_NS, run_virtual
 
 FAST_TTFT_S, SLOW_TTFT_S = 0.1, 2.0
 FAST_TPOT_S, SLOW_TPOT_S = 0.01, 0.2

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from gateway.simulation.virtual_time import run_virtual
 from tests.ground.script import Answer, Seen, error_answer, json_answer
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.virtual_gateway import Answered, virtual_gateway
-from tests.ground.virtual_time import run_virtual
 
 OWN, HOSTED = "http://own.test", "http://hosted.test"
 NANO_USD_PER_S = 10_000_000

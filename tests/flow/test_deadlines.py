@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from gateway.simulation.virtual_time import run_virtual
 from tests.ground.configs import one_model, two_models
 from tests.ground.model import ScriptedModel
 from tests.ground.script import Answer, Chunk, Seen, error_answer, json_answer
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.virtual_gateway import Answered, VirtualGateway, virtual_gateway
-from tests.ground.virtual_time import run_virtual
 
 FIRST, SECOND = "http://first.test", "http://second.test"
 DEFAULTS = {"first_token_s": 20, "idle_s": 15, "total_s": 600}

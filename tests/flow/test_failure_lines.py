@@ -12,13 +12,13 @@ from gateway.execution.attempt import Attempt
 from gateway.formats.openai.compatible import CompatibleAdapter
 from gateway.routes.api import explain
 from gateway.routing.policy import Policy
+from gateway.simulation.virtual_time import run_virtual
 from gateway.types import LedgerEntry, Outcome
 from tests.ground.configs import one_model, two_models
 from tests.ground.gateway import running_gateway
 from tests.ground.script import Answer, error_answer, json_answer
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.virtual_gateway import virtual_gateway
-from tests.ground.virtual_time import run_virtual
 
 CAUSES: dict[str, tuple[Answer | None, str | None]] = {
     "nobody listens": (None, "refused"),

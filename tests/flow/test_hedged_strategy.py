@@ -7,11 +7,11 @@ import pytest
 
 from gateway.errors import ErrorKind, GatewayError
 from gateway.execution.registry import STRATEGIES
+from gateway.simulation.virtual_time import run_virtual
 from tests.ground.configs import two_models
 from tests.ground.script import Answer, error_answer
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.virtual_gateway import VirtualGateway, virtual_gateway
-from tests.ground.virtual_time import run_virtual
 
 CHEAP, DEAR = "http://cheap.test", "http://dear.test"
 PAGE = Path(__file__).parents[2] / "docs" / "extend" / "strategy.md"

@@ -10,13 +10,13 @@ import pytest
 from gateway.formats.anthropic.decode import MESSAGES
 from gateway.formats.openai.decode import CHAT
 from gateway.formats.responses.decode import RESPONSES
+from gateway.simulation.virtual_time import run_virtual
 from gateway.types import CallRecord, Endpoint
 from tests.ground.configs import one_model, two_models
 from tests.ground.model import ScriptedModel
 from tests.ground.script import Answer
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.virtual_gateway import Answered, virtual_gateway
-from tests.ground.virtual_time import run_virtual
 
 FIRST, SECOND = "http://first.test", "http://second.test"
 SILENT = Answer(raw=b"", stall_after=0)

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from gateway.fleet import ListedModel, ListedReplica, LoadReport
+from gateway.simulation.virtual_time import VirtualClock, run_virtual
 from gateway.targets.replicas import Replicas
-from tests.ground.virtual_time import VirtualClock, run_virtual
 from workers.config.synthetic import SyntheticSpec
 from workers.engine import Message, OpenEngine
 from workers.replica.front import ReplicaFront

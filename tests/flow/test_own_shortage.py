@@ -17,6 +17,7 @@ import pytest
 from gateway import shortage
 from gateway.beside import Beside
 from gateway.execution import attempt
+from gateway.simulation.virtual_time import run_virtual
 from tests.ground.callers import RawCaller, request
 from tests.ground.configs import compatible, one_model, two_models
 from tests.ground.gateway import write_config
@@ -24,7 +25,6 @@ from tests.ground.in_memory import InMemoryTransport
 from tests.ground.processes import Program, gateway_process
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.virtual_gateway import Answered, VirtualGateway, virtual_gateway
-from tests.ground.virtual_time import run_virtual
 from tests.ground.waiting import until
 
 ORIGINS = ("http://cheap.test", "http://dear.test")

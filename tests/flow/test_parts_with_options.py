@@ -14,12 +14,12 @@ from gateway.config.section import Section
 from gateway.reference import render
 from gateway.routing.base import Filter
 from gateway.routing.registry import FILTERS, OBJECTIVES
+from gateway.simulation.virtual_time import run_virtual
 from gateway.types import Call, Candidate, Target, TargetView
 from tests.ground.configs import two_models
 from tests.ground.gateway import write_config
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.virtual_gateway import virtual_gateway
-from tests.ground.virtual_time import run_virtual
 
 CHEAP, DEAR = "http://cheap.test", "http://dear.test"
 

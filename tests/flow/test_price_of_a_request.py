@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from gateway.simulation.virtual_time import run_virtual
 from tests.ground.script import json_answer
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.virtual_gateway import virtual_gateway
-from tests.ground.virtual_time import run_virtual
 
 HOSTED = "http://hosted.test"
 FLAT = 6 * 1000 + 5 * 10_000

@@ -9,13 +9,13 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway.simulation.virtual_time import run_virtual
 from tests.ground.configs import one_model, two_models
 from tests.ground.gateway import running_gateway, write_config
 from tests.ground.model import ScriptedModel
 from tests.ground.script import Answer, Seen, error_answer
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.virtual_gateway import virtual_gateway
-from tests.ground.virtual_time import run_virtual
 
 CHAT = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
+from gateway.simulation.virtual_time import run_virtual
 from gateway.types import LedgerEntry
 from tests.ground.configs import one_model
 from tests.ground.script import Answer, json_answer, sse_event
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.virtual_gateway import virtual_gateway
-from tests.ground.virtual_time import run_virtual
 
 USAGE: dict[str, Any] = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
 BY_PRICE = 100 * 1_000 + 20 * 2_000

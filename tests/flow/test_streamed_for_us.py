@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from gateway.simulation.virtual_time import run_virtual
 from tests.ground.model import ScriptedModel
 from tests.ground.script import Answer, Seen, error_answer, json_answer, sse_event
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.virtual_gateway import Answered, VirtualGateway, virtual_gateway
-from tests.ground.virtual_time import run_virtual
 
 ORIGIN, NEXT = "http://first.test", "http://second.test"
 UNVERIFIED = json_answer(

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from gateway.simulation.virtual_time import run_virtual
 from tests.ground.in_memory import Exchange
 from tests.ground.model import ScriptedModel
 from tests.ground.script import Answer, error_answer
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.virtual_gateway import Answered, virtual_gateway
-from tests.ground.virtual_time import run_virtual
 
 BACK_WITHIN_S = 10.0
 HEALTHY_S = 130.0

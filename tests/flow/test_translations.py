@@ -14,12 +14,12 @@ from gateway.beside import Beside
 from gateway.execution.attempts import Attempts
 from gateway.formats.anthropic import messages
 from gateway.providers.registry import ADAPTERS
+from gateway.simulation.virtual_time import run_virtual
 from tests.contract.exchange import ROOT, load
 from tests.ground.builders import build_call, build_envelope, build_target, chat_body
 from tests.ground.script import json_answer
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.virtual_gateway import Answered, VirtualGateway, virtual_gateway
-from tests.ground.virtual_time import run_virtual
 
 OPEN = "http://open.test"
 CLAUDES = ("http://a.test", "http://b.test", "http://c.test")

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
+from gateway.simulation.virtual_time import run_virtual
 from gateway.types import LedgerEntry
 from tests.ground.configs import one_model
 from tests.ground.script import Answer, json_answer, sse_event
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.virtual_gateway import virtual_gateway
-from tests.ground.virtual_time import run_virtual
 
 TEXT = "eight bytes of text twice: 32 b."
 REPORTS: dict[str, tuple[list[Any], tuple[bool, bool, str]]] = {

@@ -10,14 +10,14 @@ from typing import Any
 from gateway.app import Gateway, read_snapshot
 from gateway.clock import Ids
 from gateway.formats.openai.decode import CHAT
+from gateway.simulation.memory_ledger import MemoryLedger
+from gateway.simulation.virtual_time import SequentialIds, VirtualClock
 from gateway.types import Endpoint, Inbound
 from tests.ground.builders import chat_body
 from tests.ground.gateway import write_config
 from tests.ground.in_memory import InMemoryTransport
-from tests.ground.memory_ledger import MemoryLedger
 from tests.ground.sse import ChatStream
 from tests.ground.upstream import ScriptedUpstream
-from tests.ground.virtual_time import SequentialIds, VirtualClock
 
 
 @dataclass

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from _pytest.mark import ParameterSet
 
+from gateway.simulation.virtual_time import VirtualClock, run_virtual
 from gateway.types import CallRecord, Inbound, LedgerEntry
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.upstream_shapes import (
@@ -32,7 +33,6 @@ from tests.ground.upstream_shapes import (
     with_echo,
 )
 from tests.ground.virtual_gateway import VirtualGateway, virtual_gateway
-from tests.ground.virtual_time import VirtualClock, run_virtual
 from tests.hostile.ways import WAYS, Dialect, Way, error_of
 
 SECRET, ADDRESS, PROMPT = "sk-canary-secret-0123456789", "inner-canary.test", "canary-prompt"

@@ -6,7 +6,7 @@ import itertools
 import time
 
 from gateway.memory import GrowthWatch
-from tests.ground.virtual_time import run_virtual
+from gateway.simulation.virtual_time import run_virtual
 
 
 def test_watch_outlives_a_size_that_cannot_be_read() -> None:

@@ -10,13 +10,13 @@ import pytest
 
 from gateway.credentials.registry import signers
 from gateway.discovery.cluster import Cluster, Discovery
+from gateway.simulation.virtual_time import SequentialIds, VirtualClock, VirtualTimeLoop, run_virtual
 from gateway.targets.replicas import Replicas
 from gateway.types import Secret
 from tests.ground.builders import build_target
 from tests.ground.cluster import clustered
 from tests.ground.in_memory import Exchange, InMemoryTransport
 from tests.ground.virtual_gateway import virtual_gateway
-from tests.ground.virtual_time import SequentialIds, VirtualClock, VirtualTimeLoop, run_virtual
 
 CLUSTER = "http://cluster.test"
 TARGET = build_target("own", upstream_model="own", cluster_url=CLUSTER)

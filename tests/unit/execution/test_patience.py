@@ -8,9 +8,9 @@ import pytest
 
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.execution.patience import Patience
+from gateway.simulation.virtual_time import VirtualClock, run_virtual
 from gateway.types import Call, Candidate, Prediction, Quantiles, Timeouts
 from tests.ground.builders import build_call, build_envelope, build_route, build_target, chat_body
-from tests.ground.virtual_time import VirtualClock, run_virtual
 
 NONE = Quantiles(0.0, 0.0, 0.0, 0.0)
 PREDICTION = Prediction(output_tokens=NONE, ttft_ms=None, tpot_ms=None, cost_nano_usd=NONE)

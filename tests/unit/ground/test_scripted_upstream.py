@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from gateway.simulation.virtual_time import run_virtual
 from tests.ground.builders import build_call, build_upstream_request, build_view, chat_body
 from tests.ground.in_memory import InMemoryTransport
 from tests.ground.model import ScriptedModel
 from tests.ground.script import Answer, error_answer, play
 from tests.ground.upstream import ScriptedUpstream
-from tests.ground.virtual_time import run_virtual
 
 URL = "http://upstream.test"
 

@@ -7,8 +7,8 @@ import pytest
 
 from gateway.errors import MEANINGS, ErrorKind, GatewayError, UpstreamError
 from gateway.shortage import ShortageError
+from gateway.simulation.virtual_time import run_virtual
 from gateway.telemetry.failures import MAX_KINDS, PAUSE_S, FailureLog
-from tests.ground.virtual_time import run_virtual
 
 REFUSED = UpstreamError(ErrorKind.UPSTREAM_CONNECT, "The upstream could not be reached.", cause="refused")
 

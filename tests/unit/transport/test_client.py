@@ -18,6 +18,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.errors import ErrorKind, UpstreamError
+from gateway.simulation.virtual_time import run_virtual
 from gateway.transport import http1_connect
 from gateway.transport.http1 import HttpTransport
 from gateway.transport.http1_connect import connect_error, default_tls
@@ -25,7 +26,6 @@ from gateway.transport.resolver import DOUBTED_AFTER_S, HostAddress, Resolver
 from tests.ground.builders import build_upstream_request
 from tests.ground.script import Answer, error_answer, json_answer
 from tests.ground.upstream import ScriptedUpstream
-from tests.ground.virtual_time import run_virtual
 
 CERTIFICATE = Path(__file__).with_name("upstream_test.pem")
 """Self-signed for upstream.test, with its key; made for these tests, of use nowhere else."""

@@ -6,9 +6,9 @@ import math
 import pytest
 
 from gateway.errors import ErrorKind, UpstreamError
+from gateway.simulation.virtual_time import run_virtual
 from tests.ground.builders import build_upstream_request
 from tests.ground.in_memory import Exchange, Handler, InMemoryTransport
-from tests.ground.virtual_time import run_virtual
 
 URL = "http://upstream.test"
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import ErrorKind, UpstreamError
+from gateway.simulation.virtual_time import run_virtual
 from gateway.transport.resolver import (
     BEGIN_WITHIN_S,
     DOUBTED_AFTER_S,
@@ -22,7 +23,6 @@ from gateway.transport.resolver import (
     HostAddress,
     Resolver,
 )
-from tests.ground.virtual_time import run_virtual
 
 OLD = HostAddress(socket.AF_INET, ("192.0.2.1", 0))
 NEW = HostAddress(socket.AF_INET, ("192.0.2.2", 0))

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from pydantic import ValidationError
 
-from tests.ground.virtual_time import run_virtual
+from gateway.simulation.virtual_time import run_virtual
 from workers.config.synthetic import SyntheticSpec
 from workers.synthetic.engine import QueueFullError, SyntheticEngine, SyntheticFigures, TooLongError
 

@@ -16,7 +16,7 @@ import pytest_asyncio
 import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.ground.virtual_time import run_virtual
+from gateway.simulation.virtual_time import run_virtual
 from workers.config.spec import ModelSpec
 from workers.config.synthetic import SyntheticSpec
 from workers.engine import AsgiApp, Message

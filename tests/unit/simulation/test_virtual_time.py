@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.ground.virtual_time import EPOCH_NS, SequentialIds, VirtualClock, run_virtual
+from gateway.simulation.virtual_time import EPOCH_NS, SequentialIds, VirtualClock, run_virtual
 
 
 def test_hour_of_sleeps_takes_moments() -> None:

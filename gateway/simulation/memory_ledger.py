@@ -17,16 +17,17 @@ class MemoryLedger:
 
     def dispatch(self, d: Dispatch) -> None:
         """Note an attempt."""
-        assert d.entry.attempt_id not in self.open
+        if d.entry.attempt_id in self.open:
+            raise ValueError(f"{d.entry.attempt_id} was dispatched twice")
         self.open[d.entry.attempt_id] = d
 
     def progress(self, attempt_id: str, output_tokens: int) -> None:
         """Check only that the attempt is under way."""
-        assert attempt_id in self.open
-        assert output_tokens > 0
+        if attempt_id not in self.open or output_tokens <= 0:
+            raise ValueError(f"{attempt_id} is not open, or has made no progress: {output_tokens}")
 
     def settle(self, entry: LedgerEntry) -> None:
-        """End an attempt."""
+        """End an attempt. Raises KeyError when it was never dispatched, or has ended."""
         del self.open[entry.attempt_id]
         self.entries.append(entry)
 
@@ -46,7 +47,7 @@ class MemoryLedger:
         return None
 
     async def find_trace(self, trace_id: str, key_id: str) -> Trace | None:
-        """Fail: no test asks for one where nothing is kept."""
+        """Fail: nothing is kept by trace."""
         raise NotImplementedError(trace_id, key_id)
 
     def healthy(self) -> str | None:
