@@ -188,7 +188,7 @@ _BLOCKS: dict[str, msgspec.json.Decoder[Any]] = {
     "system": msgspec.json.Decoder(_Text),
 }
 _raws = msgspec.json.Decoder(list[Raw]).decode
-_kind = msgspec.json.Decoder(_Kind).decode
+_KIND = msgspec.json.Decoder(_Kind)
 _READ_BEFORE = frozenset({"model", "max_tokens", "stream"})
 _TUNES = frozenset({"cache_control", "context_management", "diagnostics", "speed"})
 """Members without effect on what the answer says, or hints at how the provider may save work."""
@@ -353,7 +353,7 @@ class _Reader:
         return parts
 
     def _block(self, raw: bytes, role: str, place: str) -> list[Part] | None:
-        kind = _kind(raw).type
+        kind = typed(place, _KIND, raw).type
         if role == "assistant" and (kind in _LEFT_OUT_OF_ANSWERS or kind.endswith("_tool_result")):
             self.leave_out(kind)
             return None

@@ -404,6 +404,10 @@ def test_answer_that_has_begun_is_continued_by_an_own_engine() -> None:
         ("vllm", {"messages": [_user(_FOUND | {"citations": {"enabled": True}})]}, "messages[0].content[0].citations"),
         ("vllm", {"messages": [_ASKS, {**_BRIEF, "output_config": {"effort": "low"}}]}, "messages[1].output_config"),
         ("vllm", {"thinking": {"type": "adaptive", "x": 1}}, "thinking.x"),
+        *(
+            ("vllm", {"messages": [_user(_FOUND | {"content": [each]})]}, "[0].content[0]")
+            for each in ({}, *_NO_STRINGS)
+        ),
         *(("vllm", {"messages": [_user(_text(each))]}, "messages[0].content[0].text") for each in _NO_STRINGS),
         *(("vllm", {"system": [_text(each)]}, "system[0].text") for each in _NO_STRINGS),
         *(("vllm", {"messages": [_ASKS, _said(_text(each)), _ASKS]}, "[1].content[0].text") for each in _NO_STRINGS),
