@@ -12,7 +12,7 @@ from msgspec import Raw
 from gateway.formats.chat import Part, Text, UntranslatableError, untranslatable
 from gateway.formats.splice import asks_nothing, members_of
 
-_AS_WRITTEN = frozenset({"content", "input", "input_schema", "output", "parameters", "schema"})
+_AS_WRITTEN = frozenset({"arguments", "content", "input", "input_schema", "output", "parameters", "schema"})
 """Members in which an empty value says something."""
 _DATA_URL = re.compile(rb'"data:([a-z]+)\\?/(?:x-)?([a-z0-9.+-]+)(?:;[^;,"]+)*;base64,', re.IGNORECASE)
 _raws = msgspec.json.Decoder(list[Raw]).decode
@@ -48,7 +48,7 @@ def texts(raw: Raw, place: str) -> list[Part]:
     return [] if bytes(string(raw, place)) == b'""' else [Text(raw)]
 
 
-def arguments_of(arguments: str, place: str) -> Raw:
+def arguments_of(arguments: str | None, place: str) -> Raw:
     """Carry the arguments over as they are: to decode and encode them would change numbers and white space."""
     if not arguments or arguments.isspace():
         return Raw(b"{}")

@@ -162,7 +162,6 @@ def bodies() -> Iterator[Shape]:
 
 
 TAKEN: dict[str, frozenset[str]] = {
-    RESPONSES: frozenset({"arguments that are no text"}),
     COUNT: frozenset(
         {
             *("max_tokens 0", "max_tokens negative", "max_tokens huge", "thinking a text", "a budget that is a text"),

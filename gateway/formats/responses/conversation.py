@@ -66,7 +66,7 @@ class _Called(Struct):
     id: str | None = None
     name: str = ""
     namespace: str | None = None
-    arguments: str = ""
+    arguments: str | None = None
     input: Raw = _NULL
     action: Raw = _NULL
     operation: Raw = _NULL

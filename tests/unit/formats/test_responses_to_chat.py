@@ -345,7 +345,7 @@ def test_anthropics_own_tool_is_dropped_by_the_same_key() -> None:
         ({"input": [{"role": "user", "content": [{"type": "surprise"}]}]}, "input[0].content[0].type"),
         ({"input": [{"role": "user", "content": [{"type": "input_text", "text": 5}]}]}, "input[0].content[0].text"),
         ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]}, "input[0].content[0]"),
-        ({"input": [_CALL | {"arguments": "[]"}, _DONE]}, "input[0].arguments"),
+        *(({"input": [_CALL | {"arguments": each}, _DONE]}, "input[0].arguments") for each in ("[]", {}, [], False, 7)),
         ({"tools": [_LOOK | {"name": 5}]}, "tools[0].name"),
         ({"tools": [_LOOK], "tool_choice": {"type": "function", "name": "b"}}, "tool_choice.name"),
         ({"tools": [_LOOK], "tool_choice": _ALLOWED | {"tools": [{"type": "function", "name": "b"}]}},
