@@ -19,7 +19,7 @@ from gateway.config.snapshot import Current, Server
 from gateway.errors import ErrorKind, GatewayError
 from gateway.formats.malformed import UNREADABLE
 from gateway.formats.responses.decode import ResponsesEndpoint
-from gateway.formats.responses.items import as_items, continued
+from gateway.formats.responses.items import as_items, can_go_on, continued
 from gateway.formats.splice import members_of, splice
 from gateway.formats.sse import Splitter, data_of
 from gateway.formats.typed import refuse
@@ -40,7 +40,7 @@ class _Event(Struct):
 
 
 _kind = msgspec.json.Decoder(_Event).decode
-_text = msgspec.json.Decoder(str).decode
+_value = msgspec.json.Decoder().decode
 
 
 class KeptCall(ResponsesEndpoint):
@@ -72,18 +72,20 @@ class KeptCall(ResponsesEndpoint):
         """Return a body with all items before it in place of the id of a response. Raises GatewayError."""
         try:
             members = members_of(body) if _PREVIOUS.encode() in body else {}
+            self._previous = members.get(_PREVIOUS, b"null")
+            previous = _value(self._previous)
         except UNREADABLE:
             return body  # to be refused as it is
-        self._previous = members.get(_PREVIOUS, b"null")
-        if self._previous == b"null":
+        if previous is None:
             return body
-        if not self._previous.startswith(b'"'):
+        if not isinstance(previous, str):
             refuse(_PREVIOUS, "must be a string")
-        kept = await self._store.find(self.key_id, _text(self._previous))
+        kept = await self._store.find(self.key_id, previous)
         if kept is None:
             sentence = "This key has no such response here, or no longer; send the whole conversation as 'input'."
             raise GatewayError(ErrorKind.NOT_FOUND, sentence, param=_PREVIOUS)
-        items = await asyncio.to_thread(continued, bytes(kept.input), bytes(kept.response), members.get("input", b"[]"))
+        asked = as_items(members.get("input", b"null"))
+        items = await asyncio.to_thread(continued, bytes(kept.input), bytes(kept.response), asked)
         try:
             return splice(body, members, {"input": items, _PREVIOUS: None})
         except ValueError:
@@ -98,8 +100,8 @@ class KeptCall(ResponsesEndpoint):
         """Keep a whole response; return it as the caller is to see it."""
         assert self._envelope is not None  # noqa: S101 - there is an answer
         kept = self.as_kept(response)
-        asked = as_items(self._envelope.members.get("input", b"[]"))
-        is_kept = await self._store.keep(self.key_id, self.response_id, Kept(Raw(asked), Raw(kept)))
+        asked = as_items(self._envelope.members.get("input", b"null"))
+        is_kept = can_go_on(kept) and await self._store.keep(self.key_id, self.response_id, Kept(Raw(asked), Raw(kept)))
         return kept if is_kept else self.as_kept(response, is_kept=False)
 
 

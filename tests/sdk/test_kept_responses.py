@@ -228,6 +228,8 @@ async def test_chain_survives_a_restart(tmp_path: Path) -> None:
         b'{"model":"talks","input":"x","previous_response_id":"a","previous_response_id":"b"}',
         b'{"model":"talks","input":"x","previous_response_id":7}',
         b'{"model":"talks","input":"x","previous_response_id":"a"',
+        b'{"model":"talks","input":"x","previous_response_id":"\xff"}',
+        b'{"model":"talks","input":"x","previous_response_id":"\\ud800"}',
         b'{"model":"talks","input":"x","previous\\u005fresponse_id":"a"}',
         b'["previous_response_id"]',
     ],

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Raw, Struct
 
-from gateway.errors import ErrorKind, GatewayError
+from gateway.formats.malformed import UNREADABLE
 from gateway.formats.splice import members_of, splice
+from gateway.formats.typed import refuse
 
 LARGEST_PAGE = 100
 _PAGE = 20
@@ -24,32 +25,48 @@ _PREFIXES = {"function_call": "fc_", "function_call_output": "fco_", "reasoning"
 
 class _Item(Struct):
     type: str = "message"
-    role: str | None = None
+    role: Any = None
     id: Any = None
     content: Raw = Raw(b"null")
-    encrypted_content: str | None = None
+    encrypted_content: Any = None
 
 
 class _Output(Struct):
     output: list[Raw] = []
 
 
+class _History(Struct):
+    output: list[_Item] = []
+
+
 _decode_items = msgspec.json.Decoder(list[Raw]).decode
 _decode_item = msgspec.json.Decoder(_Item).decode
 _decode_output = msgspec.json.Decoder(_Output).decode
+_decode_history = msgspec.json.Decoder(_History).decode
 
 
 def as_items(asked: bytes) -> bytes:
-    """Return the items of an ``input``, which may be one text, as an array."""
+    """Return the items of an ``input``, which may be one text, or null, as an array. Raises GatewayError."""
     if asked.startswith(b'"'):
         return b'[{"type":"message","role":"user","content":[{"type":"input_text","text":%b}]}]' % asked
-    return asked if asked.startswith(b"[") else _NO_ITEMS
+    if not asked.startswith(b"["):
+        return _NO_ITEMS if asked == b"null" else refuse("input", "must be a string or an array of items")
+    return asked
+
+
+def can_go_on(response: bytes) -> bool:
+    """Return whether a call can go on from a response: its output is items, whatever the upstream wrote."""
+    try:
+        _decode_history(response)
+    except UNREADABLE:
+        return False
+    return True
 
 
 def continued(before: bytes, response: bytes, asked: bytes) -> bytes:
     """Return the items of a call that goes on: those before the response, its output, and what is asked now."""
     said = [_told(bytes(item)) for item in _decode_output(response).output]
-    arrays = (before, b"[%b]" % b",".join(filter(None, said)), as_items(asked))
+    arrays = (before, b"[%b]" % b",".join(filter(None, said)), asked)
     return b"[%b]" % b",".join(filter(None, (array.strip()[1:-1].strip() for array in arrays)))
 
 
@@ -72,14 +89,10 @@ def page_of(query: Mapping[str, str]) -> Page:
     """Read the parameters of ``GET .../input_items``. Raises GatewayError."""
     limit, order = query.get("limit", str(_PAGE)), query.get("order", "desc")
     if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= LARGEST_PAGE:
-        raise _wrong("limit", f"must be from 1 to {LARGEST_PAGE}")
+        refuse("limit", f"must be from 1 to {LARGEST_PAGE}")
     if order not in {"asc", "desc"}:
-        raise _wrong("order", "must be 'asc' or 'desc'")
+        refuse("order", "must be 'asc' or 'desc'")
     return Page(int(limit), order == "desc", query.get("after"))
-
-
-def _wrong(name: str, how: str) -> GatewayError:
-    return GatewayError(ErrorKind.INVALID_REQUEST, f"'{name}' {how}.", param=name)
 
 
 def list_items(response_id: str, items: bytes, page: Page) -> bytes:
@@ -89,7 +102,7 @@ def list_items(response_id: str, items: bytes, page: Page) -> bytes:
         shown.reverse()
     ids = [item_id for item_id, _ in shown]
     if page.after is not None and page.after not in ids:
-        raise _wrong("after", "must be the id of an item of this response")
+        refuse("after", "must be the id of an item of this response")
     start = 0 if page.after is None else ids.index(page.after) + 1
     chosen = shown[start : start + page.limit]
     ends = {"first_id": chosen[0][0] if chosen else None, "last_id": chosen[-1][0] if chosen else None}
