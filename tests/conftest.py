@@ -27,6 +27,7 @@ _AUTHORITY = Path(__file__).parent / "ground" / "authority.pem"
 # How long an example takes is the machine's affair; in a clean clone the first text to be made up takes seconds, for
 # hypothesis writes its table of all characters then.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("soak", settings.get_profile("untimed"), max_examples=3_000)
 settings.load_profile("untimed")
 
 
