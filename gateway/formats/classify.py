@@ -59,8 +59,8 @@ _BY_STATUS = {
     529: ErrorKind.UPSTREAM_OVERLOADED,
 }
 """Any other one, 404 without the name of a member too, is UPSTREAM_ERROR: model and address are our configuration."""
-_SETTLED = frozenset({401, 402, 498, 503, 529})
-"""Statuses that no code or wording changes."""
+_SETTLED = frozenset({401, 402, 429, 498, 503, 529})
+"""Statuses that no other code or wording changes."""
 _ABOUT_THE_REQUEST = frozenset({400, 413, 422})
 """Statuses that codes refine."""
 _NOT_OFFERED = frozenset({403, 404, 405, 501})
@@ -79,12 +79,18 @@ _COMMON_LABELS = {
     "model_not_supported": ErrorKind.UPSTREAM_UNSUPPORTED,
     "array_above_max_length": ErrorKind.UPSTREAM_UNSUPPORTED,
     "string_above_max_length": ErrorKind.UPSTREAM_UNSUPPORTED,
+    "integer_above_max_value": ErrorKind.UPSTREAM_UNSUPPORTED,
+    "integer_below_min_value": ErrorKind.UPSTREAM_UNSUPPORTED,
+    "decimal_above_max_value": ErrorKind.UPSTREAM_UNSUPPORTED,
+    "OperationNotSupported": ErrorKind.UPSTREAM_UNSUPPORTED,  # Azure, of a deployment that does other things
     "extra_forbidden": ErrorKind.UPSTREAM_UNSUPPORTED,  # pydantic: Mistral, and servers written with FastAPI
     # The model wrote a call or an object that does not fit (console.groq.com/docs/errors).
     "tool_use_failed": ErrorKind.UPSTREAM_UNSUPPORTED,
     "json_validate_failed": ErrorKind.UPSTREAM_UNSUPPORTED,
+    "MALFORMED_FUNCTION_CALL": ErrorKind.UPSTREAM_UNSUPPORTED,  # Gemini, as a finish reason
     "invalid_api_key": ErrorKind.UPSTREAM_CREDENTIALS,
     "insufficient_quota": ErrorKind.UPSTREAM_CREDENTIALS,
+    "exceeded_current_quota_error": ErrorKind.UPSTREAM_CREDENTIALS,  # Moonshot, an account without a balance
     "Arrearage": ErrorKind.UPSTREAM_CREDENTIALS,  # Alibaba, an account that is not paid for
     "billing_hard_limit_reached": ErrorKind.UPSTREAM_CREDENTIALS,
     "billing_not_active": ErrorKind.UPSTREAM_CREDENTIALS,
@@ -169,7 +175,8 @@ _FLAGGED = re.compile(
 )
 _MODEL = re.compile(
     r"\bmodel\b.{0,120}?(?:does not exist|not exist|not found|is not available|decommissioned|not a valid model)"
-    r"|not a valid model|invalid[ _]model\b|model_not_found|unknown model|no endpoints found",
+    r"|not a valid model|invalid[ _]model\b|model_not_found|unknown model|no endpoints found"
+    r"|\bno models? (?:is |are )?loaded\b|\bmodel unloaded\b|\bfailed to load model\b",  # LM Studio
     re.IGNORECASE | re.DOTALL,
 )
 # Of a model that does other things: OpenAI (403 and 404), vLLM 0.32, OpenRouter, Ollama. It may be in good health.
@@ -185,18 +192,24 @@ _LACKS = re.compile(
     r"|\b(?:do|does|did)(?: not|n't) support\b|\bno endpoints found that support\b"
     r"|\bnot (?:yet |currently )?supported\b"
     r"|\b(?:is|are) unsupported\b|\bunsupported (?:parameter|value|role|content)\b|\bsupports? (?:at most|only)\b"
-    r"|\bunrecognized request argument|\bunknown (?:parameter|field)\b"
-    r"|\bextra (?:inputs|fields) (?:are )?not permitted\b"
-    r"|\broles must alternate\b|\balternate (?:with|user)\b|\bat most \d+ (?:image|audio|video)|\bmultimodal model\b"
+    r"|\bun(?:known|recognized|expected) (?:request |keyword )?(?:parameter|field|argument|key|name|property)\b"
+    r"|\bextra (?:inputs|fields) (?:are )?not permitted\b|\bnot (?:yet |currently )?available (?:for|on|in)\b"
+    r"|\broles must alternate\b|\balternate (?:with|user)\b|\blast (?:message|role|turn)\b"
+    r"|\bat most \d+ (?:image|audio|video)|\bmultimodal model\b|\ba maximum of \d|\brange: ?\d|\bout of range\b"
     r"|\bmax(?:imum)? allowed\b|\bexceeds? \d+(?:\.\d+)? ?[MK]i?B\b|\btoo (?:many|large)\b",
     re.IGNORECASE,
 )
+# Of a file or an earlier answer that the request speaks of, without naming the member (Anthropic, OpenAI).
+_NO_SUCH_THING = re.compile(r"(?:File|Container|Skill) not found\b|No such (?:File|Container) object\b", re.IGNORECASE)
 # An option that its engine was started without: vLLM 0.32, llama.cpp (some of them with status 500).
 _OPTION_IS_OFF = re.compile(
     r"\brequires? --[a-z]|\bset --[a-z]|\bis not enabled\b|\bprovide the mmproj\b", re.IGNORECASE
 )
-# OpenAI and Groq, 429 and 413: one request of more tokens than the account has in a minute.
-_ABOVE_THE_RATE = re.compile(r"Request too large\b")
+# One request of more than our account has there, which a smaller one may not be.
+_ABOVE_THE_ACCOUNT = {
+    429: re.compile(r"Request too large\b"),  # OpenAI and Groq: more tokens than it has in a minute
+    402: re.compile(r"This request requires more credits, or fewer|Prompt tokens limit exceeded"),  # OpenRouter
+}
 
 
 def classify(status: int, label: str, message: str, hints: Hints, facts: Facts = COMPATIBLE) -> Verdict:
@@ -205,20 +218,27 @@ def classify(status: int, label: str, message: str, hints: Hints, facts: Facts =
     named = next((facts.labels[word] for word in label.split() if word in facts.labels), None)
     named = ErrorKind.UPSTREAM_ERROR if hints.param == "model" else named
     if status in _SETTLED:
-        return Verdict(kind)
-    if status == 429:
-        used_up = named if named is ErrorKind.UPSTREAM_CREDENTIALS else None
-        return Verdict(used_up or (ErrorKind.UPSTREAM_UNSUPPORTED if _ABOVE_THE_RATE.match(message) else kind))
+        return Verdict(_of_the_account(status, named, message) or kind)
     sentence = next((kind for words, kind in facts.sentences if words.match(message)), None)
     flagged = hints.flagged or ErrorKind.UPSTREAM_FLAGGED in {named, sentence} or _FLAGGED.search(message)
     if flagged and status in _MAY_BE_MODERATION:
         return Verdict(ErrorKind.UPSTREAM_FLAGGED)
     if _OTHER_OPERATION.search(message) or _is_not_offered(status, named, message, hints):
         return Verdict(ErrorKind.UPSTREAM_UNSUPPORTED)
+    if status == 403 and _CONTEXT.search(message):  # Together's table of errors
+        return Verdict(ErrorKind.CONTEXT_LENGTH)
     if status in _ABOUT_THE_REQUEST or status == 404:
         return _of_the_request(status, named, sentence, message, hints) or Verdict(kind)
     is_off = status in _MAY_BE_AN_OPTION and _OPTION_IS_OFF.search(message)
     return Verdict(ErrorKind.UPSTREAM_UNSUPPORTED if is_off else kind)
+
+
+def _of_the_account(status: int, named: ErrorKind | None, message: str) -> ErrorKind | None:
+    """Say what a status of these means: an account that is used up, one request too large for it; None: as always."""
+    if status == 429 and named is ErrorKind.UPSTREAM_CREDENTIALS:
+        return named
+    above = _ABOVE_THE_ACCOUNT.get(status)
+    return ErrorKind.UPSTREAM_UNSUPPORTED if above is not None and above.match(message) else None
 
 
 def _of_the_request(
@@ -239,7 +259,8 @@ def _of_the_request(
         return Verdict(ErrorKind.CONTEXT_LENGTH)
     if _LACKS.search(message) or _OPTION_IS_OFF.search(message) or (status != 404 and _MODEL.search(message)):
         return Verdict(ErrorKind.UPSTREAM_UNSUPPORTED)
-    return Verdict(ErrorKind.UPSTREAM_REJECTED) if status == 404 and hints.param else None
+    is_named = hints.param or _NO_SUCH_THING.match(message)
+    return Verdict(ErrorKind.UPSTREAM_REJECTED) if status == 404 and is_named else None
 
 
 def names_no_model(message: str) -> bool:

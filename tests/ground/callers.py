@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from tests.ground.waiting import SOON_S
+PATIENCE_S = 10.0
+"""For what the server must do at once, on a busy machine."""
 
 
 @dataclass
@@ -54,7 +55,7 @@ class RawCaller:
 
     async def answer(self, *, is_head: bool = False) -> Received:
         """Read one answer to its end and pass interim ones over. Raises IncompleteReadError where there is none."""
-        async with asyncio.timeout(SOON_S):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 head = await self.reader.readuntil(b"\r\n\r\n")
                 received = _parsed(head)
@@ -78,7 +79,7 @@ class RawCaller:
 
     async def rest(self) -> bytes:
         """Read until the connection ends, orderly or not, and return what still came."""
-        async with asyncio.timeout(SOON_S):
+        async with asyncio.timeout(PATIENCE_S):
             try:
                 return await self.reader.read(-1)
             except ConnectionError:

@@ -25,8 +25,13 @@ _Object = dict[str, Any]
 _NOTHING: _Object = {}
 _PADDING = frozenset(("obfuscation", "p"))
 """Random text with which OpenAI and Mistral hide the lengths of a stream's tokens; no part of a plain answer."""
-_FAILED = ("error", "abort")
-"""Finish reasons of what is no answer: Mistral's API reference and OpenRouter's; vLLM and SGLang."""
+_FAILED = (
+    *("error", "abort"),  # Mistral's API reference and OpenRouter's; vLLM and SGLang
+    "insufficient_system_resource",  # api-docs.deepseek.com/api/create-chat-completion
+    "network_error",  # docs.z.ai/api-reference/llm/chat-completion
+    "function_call_filter: MALFORMED_FUNCTION_CALL",  # Gemini's OpenAI endpoint, mostly with nothing beside it
+)
+"""Finish reasons of what is no answer."""
 
 
 class Delta(Struct):
@@ -193,6 +198,8 @@ def parse(data: bytes) -> _Object:
             value = json.loads(data.decode("utf-8-sig", "surrogatepass"))
         except (ValueError, RecursionError):
             raise _nonsense() from None
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and "error" in value[0]:
+        value = value[0]  # Gemini's OpenAI endpoint lists its one error
     if not isinstance(value, dict):
         raise _nonsense()
     return cast("_Object", value)

@@ -26,18 +26,22 @@ _SENTENCES = {
     ErrorKind.UPSTREAM_UNSUPPORTED: "The model behind this target does not do this kind of request",
 }
 """Every other kind is the caller's, who is told in the upstream's words."""
+_BEYOND = {
+    402: "The request may cost more than the gateway's account at the upstream has left",
+    429: "The request has more tokens than the upstream takes from us in a minute",
+}
 _MISCONFIGURED = "The upstream does not know the model or the address it is configured with"
 _STATUS_IN_STREAM = (
     (r"content_filter|content_policy|moderation", 400),
     (r"billing", 402),
     (r"rate_?limit|too_many_requests|quota", 429),
-    (r"overloaded|unavailable|capacity", 503),
+    (r"overloaded|unavailable|capacity|insufficient_system", 503),
     (r"authentication|api_key", 401),
     (r"permission|forbidden", 403),
     (r"not_?found", 404),
     (r"too_large", 413),
     (r"timeout", 504),
-    (r"invalid_request|bad_?request|context_length|validation|invalid_prompt|image", 400),
+    (r"invalid_request|bad_?request|context_length|validation|invalid_prompt|image|malformed_function_call", 400),
 )
 """What stands for the status of an error within a stream that names none: the first that its type or code matches."""
 _SHOWN = 3
@@ -107,8 +111,8 @@ def _sentence(kind: ErrorKind, status: int, error: Mapping[str, Any]) -> str:
     sentence = _SENTENCES[kind]
     if kind is ErrorKind.UPSTREAM_ERROR and status in _ABOUT_THE_REQUEST:
         sentence = _MISCONFIGURED
-    elif kind is ErrorKind.UPSTREAM_UNSUPPORTED and status == 429:
-        sentence = "The request has more tokens than the upstream takes from us in a minute"
+    elif kind is ErrorKind.UPSTREAM_UNSUPPORTED and status in _BEYOND:
+        sentence = _BEYOND[status]
     return f"{sentence} (HTTP {status}{f', {detail}' if detail else ''})."
 
 
@@ -182,17 +186,23 @@ def _error_of(answer: Mapping[str, Any]) -> dict[str, Any]:
     what OpenRouter passes on of its provider's.
     """
     choices = answer.get("choices")
-    choices = choices if isinstance(choices, list) else []
-    failed = (each for each in choices if isinstance(each, dict) and each.get("error"))
-    error = answer.get("error") or next(failed, {}).get("error") or answer
+    choices = [each for each in choices if isinstance(each, dict)] if isinstance(choices, list) else []
+    failed = (each["error"] for each in choices if each.get("error"))
+    reasons = (
+        {"code": why, "message": f"The answer ended with '{why}'."}
+        for each in choices
+        if (why := each.get("finish_reason"))
+    )
+    error = answer.get("error") or next(failed, None) or next(reasons, answer)
     if not isinstance(error, dict):
         error = {**answer, "message": error}
     inner = error.get("message")
     found = {**error, **(inner if isinstance(inner, dict) else {})}
     message = _words(error)
     metadata = error.get("metadata")
-    if isinstance(metadata, dict) and isinstance(raw := metadata.get("raw"), str):
-        message = f"{message}: {_read(raw.encode(errors='replace'))['message']}"
+    if isinstance(metadata, dict) and (raw := metadata.get("raw")):
+        inner = _read(raw.encode(errors="replace")) if isinstance(raw, str) else {"message": _words(raw)}
+        message = f"{message}: {inner['message']}"
     details = found.get("detail")
     if found.get("param") is None and isinstance(details, list) and details and isinstance(details[0], dict):
         found["param"] = _place(details[0]) or None

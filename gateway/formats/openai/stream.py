@@ -11,6 +11,7 @@ from typing import Any
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.base import check_size
+from gateway.formats.chat import Finish
 from gateway.formats.openai.answer import (
     DONE,
     DONE_EVENT,
@@ -36,6 +37,18 @@ _LESSONS = 4
 """How many frames in a row may be learnt for nothing: with log-probabilities or padding, every event has its own."""
 _FIELDS = (b":", b"data", b"event", b"id", b"retry", b"\xef\xbb\xbf")
 _ERROR_EVENT = re.compile(rb"^event: ?error\b", re.MULTILINE)
+
+
+_FINISH: dict[str, Finish] = {
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",  # Mistral
+    "model_context_window_exceeded": "length",  # Zhipu, and the next
+    "sensitive": "content_filter",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+}
 
 
 class Events(Tap):
@@ -189,9 +202,9 @@ class Events(Tap):
 
     def _require_answer(self, chunk: Chunk) -> None:
         """Raise UpstreamError when a whole answer holds none: no choice, or one with neither content nor a reason."""
-        withheld = "content_filter"  # Azure then leaves the message out
         said = chunk.choices and all(
-            each.message or each.text is not None or each.finish_reason == withheld for each in chunk.choices
+            each.message or each.text is not None or finish_of(each.finish_reason) == "content_filter"
+            for each in chunk.choices  # Azure and Gemini leave the message out of what a filter withheld
         )
         if not said or not (self.content_events or self.finish_reason):
             raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream sent an answer without choices.")
@@ -327,6 +340,11 @@ class AnswerDecoder(Merging):
 
     def _add(self, value: dict[str, Any]) -> None:
         self._assembler.add(value)
+
+
+def finish_of(reason: Any) -> Finish:
+    """Return what a finish reason means; Gemini says more of one behind a colon. Any other is the model's own end."""
+    return _FINISH.get(str(reason).partition(":")[0], "stop")
 
 
 def _not_a_stream() -> UpstreamError:

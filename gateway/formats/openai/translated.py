@@ -11,21 +11,12 @@ from msgspec.structs import replace
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.base import check_size
-from gateway.formats.chat import AnswerWriter, Finish, endpoint_of
+from gateway.formats.chat import AnswerWriter, endpoint_of
 from gateway.formats.openai.answer import parse
-from gateway.formats.openai.stream import EVENT_STREAM, Merging
+from gateway.formats.openai.stream import EVENT_STREAM, Merging, finish_of
 from gateway.formats.tokens import estimate_output_tokens
 from gateway.tariff import Rates, Usage
 from gateway.types import Call
-
-_FINISH: dict[Any, Finish] = {
-    "length": "length",
-    "max_tokens": "length",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-}
-"""Any other reason is an end of the model's own."""
 
 
 class TranslatedDecoder(Merging):
@@ -81,7 +72,7 @@ class TranslatedDecoder(Merging):
         self._close()
 
     def _close(self) -> None:
-        reason = _FINISH.get(str(self.finish_reason), "stop")
+        reason = finish_of(self.finish_reason)
         if not self._begun:
             self._begin({})
         stop = self._stop_sequence if reason == "stop" else None

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Raw, Struct
-from msgspec.structs import replace
 
 from gateway.formats.chat import (
     Audio,
@@ -205,7 +204,7 @@ def read_conversation(members: Mapping[str, bytes], *, small: bool = False) -> C
         rest=rest,
         hosted=tuple(reader.tools.hosted),
         left_out=tuple(reader.left_out),
-        names=replace(NAMES, user="safety_identifier") if known.get("safety_identifier") else NAMES,
+        names=NAMES,
     )
 
 

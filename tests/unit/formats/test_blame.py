@@ -65,6 +65,8 @@ BLAME: list[tuple[list[str], int, Any, ErrorKind]] = [
                              "tokens allowed (1048576).", "status": "INVALID_ARGUMENT"}}], LENGTH),
     (EVERY, 400, {"error": {"code": 400, "message": "Provider returned error", "metadata": {
         "provider_name": "P", "raw": '{"error":{"message":"maximum context length is 8192 tokens"}}'}}}, LENGTH),
+    (EVERY, 400, {"error": {"code": 400, "message": "Provider returned error", "metadata": {
+        "provider_name": "P", "raw": {"error": {"message": "maximum context length is 8192 tokens"}}}}}, LENGTH),
     # A limit of its own.
     (EVERY, 413, {}, MODEL),
     (EVERY, 413, anthropic("Request exceeds the maximum size", kind="request_too_large"), MODEL),
@@ -105,12 +107,37 @@ BLAME: list[tuple[list[str], int, Any, ErrorKind]] = [
      MODEL),
     (EVERY, 400, openai("At most 0 image(s) may be provided in one prompt.", 400), MODEL),
     (EVERY, 500, openai("tools param requires --jinja flag", 500, kind="server_error"), MODEL),
+    (EVERY, 400, {"error": {"code": 400, "message": 'Invalid JSON payload received. Unknown name "seed": Cannot find '
+                            "field."}}, MODEL),
+    (EVERY, 400, openai("Unable to submit request because thinking_budget is out of range."), MODEL),
+    (EVERY, 400, anthropic("temperature: range: 0..1"), MODEL),
+    (EVERY, 400, anthropic("messages.0.content.1.pdf: A maximum of 100 PDF pages may be provided."), MODEL),
+    (EVERY, 400, anthropic("The long context beta is not yet available for this subscription."), MODEL),
+    (OPENAI_LIKE, 400, openai("Invalid 'max_output_tokens': integer below minimum value.", "integer_below_min_value",
+                              "max_output_tokens"), MODEL),
+    (OPENAI_LIKE, 400, openai("Invalid 'temperature': decimal above maximum value.", "decimal_above_max_value",
+                              "temperature"), MODEL),
+    (EVERY, 400, openai("Expected last role User or Tool (or Assistant with prefix True) for serving but got assistant",
+                        "3230", kind="invalid_request_message_order"), MODEL),
+    (EVERY, 400, openai("Last message must have role `user`."), MODEL),
+    (EVERY, 400, openai("No models loaded. Please load a model in the developer page."), MODEL),
+    # One request of more than the account has left (OpenRouter).
+    (EVERY, 402, openai("This request requires more credits, or fewer max_tokens. You requested up to 65536 tokens, "
+                        "but can only afford 8246.", 402), MODEL),
+    (EVERY, 402, openai("Insufficient credits. Add more using https://openrouter.ai/settings/credits", 402), ACCOUNT),
+    # A status that means something else in general.
+    (EVERY, 403, openai("Input token count + `max_tokens` parameter must be less than the context length of the model "
+                        "being queried."), LENGTH),
+    (EVERY, 404, anthropic("File not found: file_011CNha8iCJcU1wXNR6q4V8w", "not_found_error"), CALLER),
     # Another operation.
+    (OPENAI_LIKE, 400, openai("The chatCompletion operation does not work with the specified model, x.",
+                              "OperationNotSupported"), MODEL),
     (EVERY, 404, openai("This model is only supported in v1/responses and not in v1/chat/completions.", None, "model"),
      MODEL),
     # The provider's table.
     (OPENAI_LIKE, 429, openai("You exceeded your current quota", "insufficient_quota", kind="insufficient_quota"),
      ACCOUNT),
+    (OPENAI_LIKE, 429, openai("You exceeded your current quota", kind="exceeded_current_quota_error"), ACCOUNT),
     (OPENAI_LIKE, 404, openai("The model `x` does not exist or you do not have access to it.", "model_not_found"),
      OURS),
     (OPENAI_LIKE, 400, openai("The requested model 'x' does not exist.", "model_not_found", "model"), OURS),

@@ -10,12 +10,14 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.base import Decoder, Format
 from gateway.formats.openai.decode import CHAT
+from gateway.formats.openai.stream import finish_of
 from gateway.providers.registry import ADAPTERS
 from gateway.tariff import Usage
 from tests.ground.builders import build_call, build_target
 
 DONE = b"data: [DONE]\n\n"
 BROKEN = b'data: {"id":"c","choices":[{"index":0,"delta":{"cont\n\n'
+UNSUPPORTED = ErrorKind.UPSTREAM_UNSUPPORTED
 CUT, PROTOCOL, FAILED = ErrorKind.UPSTREAM_CUT, ErrorKind.UPSTREAM_PROTOCOL, ErrorKind.UPSTREAM_ERROR
 
 
@@ -116,6 +118,16 @@ ENDS: list[tuple[str, list[bytes], ErrorKind | None, dict[str, Any]]] = [
     ("compatible", [text(), text("", error={"code": 502, "message": "x"}), end(), DONE], FAILED, {}),
     ("compatible", [text(error={"code": 429, "message": "x"}), DONE], ErrorKind.UPSTREAM_RATE_LIMITED, {}),
     ("compatible", [whole("a", "error")], FAILED, {}),
+    ("compatible", [text(), end("network_error"), DONE], FAILED, {}),
+    ("compatible", [text(), end("insufficient_system_resource"), DONE], ErrorKind.UPSTREAM_OVERLOADED, {}),
+    ("compatible", [end("function_call_filter: MALFORMED_FUNCTION_CALL"), DONE], UNSUPPORTED, {}),
+    ("compatible", [event([{"error": {"code": 429, "message": "x"}}])], ErrorKind.UPSTREAM_RATE_LIMITED, {}),
+    (
+        "compatible",
+        [text(), event([{"error": {"code": 503, "message": "x"}}]), DONE],
+        ErrorKind.UPSTREAM_OVERLOADED,
+        {},
+    ),
     (
         "anthropic",
         [b'{"type":"error","error":{"type":"overloaded_error","message":"x"}}'],
@@ -251,13 +263,29 @@ def test_parts_of_a_content_become_text_and_reasoning() -> None:
     assert (message.message.content, message.message.reasoning_content) == ("hello", "hmhm")
 
 
+@pytest.mark.parametrize("reason", ["content_filter", "content_filter: PROHIBITED_CONTENT"])
 @pytest.mark.parametrize("stream", [True, False])
-def test_answer_withheld_by_a_content_filter_is_complete(*, stream: bool) -> None:
-    """Azure then sends a choice without a message, and bills it."""
-    choice = {"index": 0, "finish_reason": "content_filter", "logprobs": None}
+def test_answer_withheld_by_a_content_filter_is_complete(*, stream: bool, reason: str) -> None:
+    """Azure and Gemini then send a choice without a message, and bill it; no other target gets such a prompt."""
+    choice = {"index": 0, "finish_reason": reason, "logprobs": None}
     usage = {"prompt_tokens": 15, "completion_tokens": 19, "total_tokens": 34}
     decoder = made("compatible", stream=stream)
     got = played(decoder, json.dumps({"id": "c", "choices": [choice], "usage": usage}).encode())
     assert b"content_filter" in got
     assert decoder.complete
     assert decoder.usage == Usage(input_tokens=15, output_tokens=19)
+
+
+@pytest.mark.parametrize(
+    ("reason", "meaning"),
+    [
+        ("stop", "stop"),
+        ("eos", "stop"),
+        (["x"], "stop"),
+        ("model_length", "length"),
+        ("sensitive", "content_filter"),
+        ("content_filter: SAFETY", "content_filter"),
+    ],
+)
+def test_finish_reason_of_a_provider_has_a_meaning_in_other_dialects(reason: Any, meaning: str) -> None:
+    assert finish_of(reason) == meaning
