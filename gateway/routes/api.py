@@ -9,6 +9,7 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 from msgspec.structs import asdict
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from gateway.accounting.base import Ledger
 from gateway.auth.base import Authenticator
@@ -94,6 +95,11 @@ class Pages:
         sentence = "Nothing is compacted here; have a model sum up the items, and send its summary as 'input'."
         raise GatewayError(ErrorKind.UNSUPPORTED, sentence)
 
+    async def refuse_conversations(self) -> Response:
+        """Say what to do in place of a conversation that the provider keeps."""
+        sentence = "No conversations are kept here; go on from a response by its id as 'previous_response_id'."
+        raise GatewayError(ErrorKind.UNSUPPORTED, sentence)
+
     async def healthz(self) -> Response:
         """Answer that the process is alive."""
         return _json({"status": "ok"})
@@ -139,7 +145,7 @@ class Pages:
         allow = {}
         if isinstance(error, HTTPException):
             if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-                allow["allow"] = "GET, HEAD"  # of every page
+                allow["allow"] = ", ".join(_methods(request))
             error = _not_here(error.status_code)
         if not isinstance(error, GatewayError):
             raise error
@@ -172,6 +178,9 @@ def create_api(pages: Pages, *, version: str) -> FastAPI:
     api.get("/v1/models", tags=["models"])(pages.list_models)
     api.get("/v1/models/{name:path}", tags=["models"])(pages.show_model)
     api.post("/v1/responses/compact", include_in_schema=False)(pages.refuse_compact)
+    api.api_route("/v1/conversations{_:path}", methods=["DELETE", "GET", "POST"], include_in_schema=False)(
+        pages.refuse_conversations
+    )
     api.get("/v1/requests/{call_id}", tags=["requests"])(pages.show_request)
     api.get("/v1/traces/{trace_id}", tags=["requests"])(pages.show_trace)
     api.get("/healthz", tags=["operations"])(pages.healthz)
@@ -181,6 +190,13 @@ def create_api(pages: Pages, *, version: str) -> FastAPI:
     api.get("/docs", include_in_schema=False)(pages.show_docs)
     add_llm_routes(api)
     return api
+
+
+def _methods(request: Request) -> list[str]:
+    """Return what all pages at an address take; the framework names the methods of the first one alone."""
+    at_address = [each for each in request.app.routes if each.matches(request.scope)[0] is not Match.NONE]
+    methods = {method for route in at_address for method in route.methods}
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 
 def _not_here(status: int) -> GatewayError:

@@ -41,7 +41,10 @@ class LlmRoute:
         return self._pipeline.handle(inbound, exchange)
 
     def _refuse_method(self, exchange: Exchange) -> Awaitable[None]:
-        error = GatewayError(ErrorKind.METHOD_NOT_ALLOWED, "Send a POST request to this address.")
+        sentence = "Send a POST request to this address."
+        if "sec-websocket-key" in exchange.headers:
+            sentence = "WebSocket is not spoken here; send a POST request to this address, with 'stream' for a stream."
+        error = GatewayError(ErrorKind.METHOD_NOT_ALLOWED, sentence)
         request_id = self._ids("req")
         headers = (b"allow", b"POST"), (self._endpoint.id_header, request_id.encode())
         return exchange.refuse(error, *headers, body=self._endpoint.error(error, request_id))

@@ -248,3 +248,23 @@ async def test_answers_of_a_crowd_are_each_kept(tmp_path: Path) -> None:
         for number, response in enumerate(made):
             page = await client.responses.input_items.list(response.id)
             assert page.data[0].content[0].text == str(number)  # type: ignore[union-attr]
+
+
+async def test_address_without_an_answer_says_what_to_do(tmp_path: Path) -> None:
+    """A method that is not taken is told those that are; what lies at one provider, and WebSocket, are named."""
+    socket = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-version": "13", "sec-websocket-key": "a"}
+    refusals: list[tuple[str, str, dict[str, str], int, str, str]] = [
+        ("PUT", "/responses/resp_1", {}, 405, "DELETE, GET, HEAD", "does not take that method"),
+        ("GET", "/responses/resp_1/cancel", {}, 405, "POST", "does not take that method"),
+        ("PUT", "/responses/compact", {}, 405, "DELETE, GET, HEAD, POST", "does not take that method"),
+        ("GET", "/responses", {}, 405, "POST", "Send a POST request"),
+        ("GET", "/responses", socket, 405, "POST", "WebSocket is not spoken"),
+        ("POST", "/responses/compact", {}, 400, "", "Nothing is compacted"),
+        ("POST", "/conversations", {}, 400, "", "previous_response_id"),
+        ("GET", "/conversations/conv_1/items", {}, 400, "", "previous_response_id"),
+    ]
+    async with gateway_of(tmp_path) as (gateway, _), httpx.AsyncClient() as client:
+        for method, path, headers, status, allow, sentence in refusals:
+            answer = await client.request(method, gateway.base_url + path, headers=headers)
+            assert (answer.status_code, answer.headers.get("allow", "")) == (status, allow), path
+            assert sentence in answer.json()["error"]["message"]
