@@ -27,6 +27,8 @@ STOP_REASONS: dict[Finish, str] = {
     "content_filter": "refusal",
 }
 MESSAGE_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+_COUNTS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
+"""Of a usage, those that are always there."""
 _PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 _DELTAS = {
     "text": (b"text_delta", b"text"),
@@ -224,10 +226,13 @@ def anthropic_usage(usage: Usage | None) -> dict[str, Any]:
     None: nothing has been counted yet, as at the beginning of a stream.
     """
     if usage is None:
-        counts = (0, 0, 0, 0)
-    else:
-        written = usage.cache_write_tokens + usage.cache_write_1h_tokens
-        cached = usage.cached_input_tokens + usage.cached_audio_tokens + usage.cached_image_tokens
-        counts = (usage.read_tokens - cached - written, written, cached, usage.written_tokens)
-    names = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
-    return dict(zip(names, counts, strict=True))
+        return dict.fromkeys(_COUNTS, 0)
+    written = usage.cache_write_tokens + usage.cache_write_1h_tokens
+    cached = usage.cached_input_tokens + usage.cached_audio_tokens + usage.cached_image_tokens
+    counts = (usage.read_tokens - cached - written, written, cached, usage.written_tokens)
+    told: dict[str, Any] = dict(zip(_COUNTS, counts, strict=True))
+    if usage.reasoning_tokens:
+        told["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
+    if usage.web_searches:
+        told["server_tool_use"] = {"web_search_requests": usage.web_searches, "web_fetch_requests": 0}
+    return told

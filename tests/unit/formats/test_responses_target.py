@@ -200,6 +200,16 @@ def test_searches_are_counted_for_callers_of_every_dialect(endpoint: Endpoint, *
     assert decoder.usage.web_searches == 3
 
 
+def test_usage_of_a_message_names_thinking_and_searches() -> None:
+    body = {"model": "auto", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9}
+    decoder = ADAPTER.decoder(build_call(MESSAGES.decode(json.dumps(body).encode())), build_target())
+    decoder.feed(json.dumps(response({"id": "ws_1", "type": "web_search_call"}, MESSAGE)).encode())
+    counts = {"input_tokens": 10, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 30, "output_tokens": 12}
+    apart = {"output_tokens_details": {"thinking_tokens": 5}}
+    apart |= {"server_tool_use": {"web_search_requests": 1, "web_fetch_requests": 0}}
+    assert json.loads(decoder.finish())["usage"] == counts | apart
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, 6000), max_size=8))
 def test_stream_gives_the_same_however_it_is_cut(cuts: list[int]) -> None:
