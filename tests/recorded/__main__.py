@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.recorded.asked import load_requests, report_requests, send
 from tests.recorded.callers import DIALECTS
-from tests.recorded.compare import Difference, compare, recorded_beside
+from tests.recorded.compare import Compared, Difference, compare, recorded_beside
 from tests.recorded.play import Played, play
 from tests.recorded.recording import load
 
@@ -32,38 +32,46 @@ def main() -> int:
         plays = asyncio.run(play(recordings, Path(folder)))
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(send(requests, Path(folder)))
-    print(report(plays, not_yet), report_beside(plays), report_requests(requests), sep="\n\n")
+    compared = [(each, compare(each)) for each in plays]
+    tables = (report(compared, not_yet), report_reworded(compared), report_beside(plays), report_requests(requests))
+    print(*tables, sep="\n\n")
     print(f"\n{len(recordings)} recordings, {len(plays)} runs in {time.monotonic() - began_s:.0f} s.")
-    return int(any(compare(each)[0] for each in plays) or any(each.changed for each in requests))
+    return int(any(found.differences for _, found in compared) or any(each.is_wrong for each in requests))
 
 
-def report(plays: Sequence[Played], not_yet: Counter[tuple[str, str]]) -> str:
+def report(compared: Sequence[tuple[Played, Compared]], not_yet: Counter[tuple[str, str]]) -> str:
     """Write the tables in Markdown: a line for each provider, each difference, each open reading."""
-    compared = [(each, *compare(each)) for each in plays]
     lines = [
         "| provider | recordings | streamed | assembled | whole | runs that differ | not yet |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for provider in sorted({each.recording.provider for each in plays} | {provider for provider, _ in not_yet}):
+    for provider in sorted({each.recording.provider for each, _ in compared} | {provider for provider, _ in not_yet}):
         mine = [row for row in compared if row[0].recording.provider == provider]
-        modes = Counter(each.mode for each, *_ in mine)
+        modes = Counter(each.mode for each, _ in mine)
         later = sum(number for (name, _), number in not_yet.items() if name == provider)
         cells = (
-            *(provider, len({each.recording.name for each, *_ in mine})),
+            *(provider, len({each.recording.name for each, _ in mine})),
             *(modes["streamed"], modes["assembled"], modes["whole"]),
-            *(sum(bool(differences) for _, differences, _ in mine), later),
+            *(sum(bool(found.differences) for _, found in mine), later),
         )
         lines.append(_line(*cells))
     lines += ["", "| what differs | runs |", "| --- | --- |"]
-    kinds = Counter(what for _, differences, _ in compared for what in {each.what for each in differences})
+    kinds = Counter(what for _, found in compared for what in {each.what for each in found.differences})
     lines += [_line(what, number) for what, number in kinds.most_common()]
     lines += ["", "| recording | run | what | recorded | here |", "| --- | --- | --- | --- | --- |"]
-    for each, differences, _ in compared:
-        lines += [_of(each, difference) for difference in differences]
+    for each, found in compared:
+        lines += [_of(each, difference) for difference in found.differences]
     lines += ["", "| open in the recording | reading taken | upstream's price, nano-USD |", "| --- | --- | --- |"]
-    opened = {each.recording.name: bill for each, _, bill in compared if bill is not None and bill.open}
+    opened = {each.recording.name: found.bill for each, found in compared if found.bill is not None and found.bill.open}
     lines += [_line(name, bill.open, bill.price_nano_usd or "none") for name, bill in opened.items()]
     return "\n".join(lines)
+
+
+def report_reworded(compared: Sequence[tuple[Played, Compared]]) -> str:
+    """Write in how many runs a caller's dialect says something in other words, or not at all."""
+    runs = Counter((each.recording.operation, each.caller, what) for each, found in compared for what in found.reworded)
+    lines = ["| recorded in | callers of | what, and as what it comes | runs |", "| --- | --- | --- | --- |"]
+    return "\n".join([*lines, *(_line(*kind, number) for kind, number in sorted(runs.items()))])
 
 
 def report_beside(plays: Sequence[Played]) -> str:

@@ -47,6 +47,13 @@ class Asked:
         """The model that was asked for."""
         return str(json.loads(self.body)["model"])
 
+    @property
+    def is_wrong(self) -> bool:
+        """Whether it was changed, or refused though it was answered, and with nothing that lies at the provider."""
+        asks = json.loads(self.body)
+        may_be = self.status >= 400 or asks.get("background") or asks.get("previous_response_id")
+        return bool(self.changed or (self.refused and not may_be))
+
 
 def load_requests(folder: Path) -> list[Asked]:
     """Read the requests of a folder's recordings in Anthropic's dialect and in Responses, where they were kept."""

@@ -2,9 +2,11 @@
 
 from typing import NamedTuple
 
+from tests.recorded.callers import DIALECTS
 from tests.recorded.money import Bill, bill_of, prices_of
 from tests.recorded.play import Played
 from tests.recorded.reading import Reading, Said, read_bytes
+from tests.recorded.words import in_words_of, usage_in_words_of
 
 CLASSES = (
     "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "audio_ms",
@@ -23,8 +25,18 @@ class Difference(NamedTuple):
     saw: str
 
 
-def compare(each: Played) -> tuple[list[Difference], Bill | None]:
-    """Return every difference of one play, and what should have been billed."""
+class Compared(NamedTuple):
+    """What came of one play."""
+
+    differences: list[Difference]
+    bill: Bill | None = None
+    """What should have been billed."""
+    reworded: frozenset[str] = frozenset()
+    """What the caller's dialect says in other words, or not at all."""
+
+
+def compare(each: Played) -> Compared:
+    """Compare all of one play."""
     recording = each.recording
     said = read_bytes(recording.operation, recording.status, recording.body, streamed=recording.streamed)
     found: list[Difference] = []
@@ -33,15 +45,29 @@ def compare(each: Played) -> tuple[list[Difference], Bill | None]:
     if said.error and not recording.streamed:
         if each.row.get("cost_nano_usd") and recording.status >= 300:
             found.append(Difference("billed", "nothing for an error", f"{each.row['cost_nano_usd']} nano-USD"))
-        return found, None
+        return Compared(found)
     if said.error:
         _compare_beginnings(found, said, each.saw)
     if said.error or each.saw.error:
-        return found, None
+        return Compared(found)
+    bill, reworded = bill_of(said, prices_of(recording.model)), set[str]()
+    told = bill
+    if _is_translated(each):
+        said, reworded = in_words_of(each.caller, said)
+        if bill is not None:
+            told, of_usage = usage_in_words_of(each.caller, bill)
+            reworded |= of_usage
     _compare_said(found, said, each.saw)
-    bill = bill_of(said, prices_of(recording.model))
-    _compare_usage(found, bill, each)
-    return found, bill
+    if bill is None or told is None:
+        _differ(found, "origin", "estimated", each.row.get("usage_origin"))
+    else:
+        _compare_told(found, told, each)
+        _compare_billed(found, bill, each)
+    return Compared(found, bill, frozenset(reworded))
+
+
+def _is_translated(each: Played) -> bool:
+    return each.recording.operation in DIALECTS and each.caller != each.recording.operation
 
 
 def recorded_beside(each: Played) -> set[str]:
@@ -67,12 +93,19 @@ def _compare_said(found: list[Difference], said: Reading, saw: Reading) -> None:
     _differ(found, "vectors", said.vectors, saw.vectors)
 
 
-def _compare_usage(found: list[Difference], bill: Bill | None, each: Played) -> None:
+def _compare_told(found: list[Difference], told: Bill, each: Played) -> None:
+    """Compare the usage that the caller sees: of another dialect its classes too, for these have been written anew."""
     counted = bill_of(each.saw)
-    if bill is None:
-        _differ(found, "origin", "estimated", each.row.get("usage_origin"))
-        return
-    _differ(found, "usage told", bill.told, counted.told if counted else None)
+    if not _is_translated(each):
+        _differ(found, "usage told", told.told, counted.told if counted else None)
+    elif counted is None or told.prompt_is_counted:
+        _differ(found, "usage told", told.classes, counted.classes if counted else None)
+    else:
+        _differ(found, "usage told", told.classes[3:], counted.classes[3:])
+        _differ(found, "prompt told", each.row.get("input_tokens"), counted.input)
+
+
+def _compare_billed(found: list[Difference], bill: Bill, each: Played) -> None:
     row = tuple(each.row.get(name) for name in CLASSES)
     if bill.prompt_is_counted:
         _differ(found, "usage billed", bill.classes, row)

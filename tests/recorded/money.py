@@ -10,7 +10,14 @@ from typing import Any
 
 from tests.recorded.reading import Reading
 
-_OF_MOST = {"input": 1.0, "cached_input": 0.1, "cache_write": 1.25, "output": 10.0, "audio_hour": 0.36}
+_OF_MOST = {
+    "input": 1.0,
+    "cached_input": 0.1,
+    "cache_write": 1.25,
+    "output": 10.0,
+    "audio_hour": 0.36,
+    "web_search": 0.01,
+}
 _OF_MODEL = {  # ai.google.dev/gemini-api/docs/pricing: the upstream's price tells two readings apart only at true rates
     "gemini-2.5-flash": _OF_MOST | {"input": 0.3, "output": 2.5},
     "gemini-3-pro-preview": _OF_MOST | {"input": 2.0, "output": 12.0},
@@ -20,7 +27,7 @@ OWN_PRICE_IS_THE_BILL = frozenset({"openrouter", "perplexity", "xai"})
 
 
 def prices_of(model: str) -> dict[str, float]:
-    """Return what the gateway is configured with: USD for a million tokens, or for an hour of speech."""
+    """Return what the gateway is configured with: USD for a million tokens, an hour of speech, or a search."""
     return _OF_MODEL.get(model.rpartition("/")[2], _OF_MOST)
 
 
@@ -69,7 +76,8 @@ class Bill:
         wrote = self.output + self.reasoning + self.audio_output + self.image_output
         counts = {"input": read, "cached_input": self.cached, "cache_write": written, "output": wrote}
         tokens = sum(count * prices[name] * 1000 for name, count in counts.items())
-        return math.floor(tokens + self.audio_ms * prices["audio_hour"] / 3.6e-3 + 0.5)
+        rest = self.audio_ms * prices["audio_hour"] / 3.6e-3 + self.searches * prices["web_search"] * 1e9
+        return math.floor(tokens + rest + 0.5)
 
 
 def bill_of(reading: Reading, prices: dict[str, float] = _OF_MOST) -> Bill | None:
@@ -87,7 +95,9 @@ def bill_of(reading: Reading, prices: dict[str, float] = _OF_MOST) -> Bill | Non
         return Bill(audio_ms=round(seconds * 1000)) if seconds else None
     if reading.vectors:
         return Bill(input=prompt or total, told=(prompt, completion), price_nano_usd=_price(usage))
-    return _openai(usage, prompt, completion, total, prices)
+    bill = _openai(usage, prompt, completion, total, prices)
+    bill.searches = max(bill.searches, reading.searches)
+    return bill
 
 
 def _openai(usage: dict[str, Any], prompt: int, completion: int, total: int, prices: dict[str, float]) -> Bill:

@@ -27,6 +27,10 @@ _USAGE_NAMES = {
 }
 
 
+ANY_ID = "any"
+"""Of a call that was recorded without one, and has to have one where it is read."""
+
+
 @dataclass
 class Tool:
     """One tool call."""
@@ -39,11 +43,9 @@ class Tool:
 
     def __eq__(self, other: object) -> bool:
         """Compare what is called and with what: arguments by their meaning, for they may have been written anew."""
-        return isinstance(other, Tool) and (self.id, self.name, _meaning(self.arguments)) == (
-            other.id,
-            other.name,
-            _meaning(other.arguments),
-        )
+        if not isinstance(other, Tool) or (self.id != other.id and ANY_ID not in {self.id, other.id}):
+            return False
+        return (self.name, _meaning(self.arguments)) == (other.name, _meaning(other.arguments))
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -69,6 +71,8 @@ class Reading:
     """Every report of usage, as it came."""
     beside: set[str] = field(default_factory=set)
     """Kinds of what another dialect may have no word for: hosted tools' items, citations, media."""
+    searches: int = 0
+    """Those that have an item each, and no other count."""
     anthropic: bool = False
     error: str | None = None
     status: int = 200
@@ -142,7 +146,8 @@ def _read_chunk(reading: Reading, chunk: dict[str, Any]) -> None:
         said.refusal += part.get("refusal") or ""
         reading.beside |= {f"annotation {each['type']}" for each in part.get("annotations") or ()}
         reading.beside |= {name for name in ("audio", "images") if part.get(name)}
-        for call in part.get("tool_calls") or ():
+        legacy = part.get("function_call")
+        for call in part.get("tool_calls") or ([{"index": 0, "function": legacy}] if legacy else ()):
             _read_call(said, call)
 
 
@@ -234,6 +239,7 @@ def _read_response(reading: Reading, response: dict[str, Any]) -> None:
             said.tools.append(Tool(item["call_id"], item["name"], item["arguments"]))
         else:
             reading.beside.add(item["type"])
+            reading.searches += item["type"] == "web_search_call" and _looked_up(item.get("action"))
     said.finish = "tool_calls" if said.tools else "stop"
     if status == "incomplete":
         why = response["incomplete_details"]["reason"]
@@ -241,6 +247,11 @@ def _read_response(reading: Reading, response: dict[str, Any]) -> None:
     usage = response.get("usage") or {}
     if usage:
         reading.usages.append({_USAGE_NAMES.get(name, name): count for name, count in usage.items()})
+
+
+def _looked_up(action: dict[str, Any] | None) -> bool:
+    """Whether a search is charged: opening a page, or looking into it, is not (platform.openai.com, web search)."""
+    return (action or {}).get("type", "search") == "search"
 
 
 def _note_usage(reading: Reading, value: dict[str, Any]) -> None:

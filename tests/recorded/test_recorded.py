@@ -47,16 +47,19 @@ async def test_recorded_answers_are_handed_on_and_billed_as_they_are(tmp_path: P
     plays = await play(found, state)
     modes = [(mode, caller) for mode in ("whole", "streamed", "assembled", "whole") for caller in DIALECTS]
     assert [(each.mode, each.caller) for each in plays] == modes
-    assert not [difference for each in plays for difference in compare(each)[0]]
-    assert "| example | 3 | 3 | 3 | 6 | 0 | 1 |" in report(plays, not_yet)
+    assert not [difference for each in plays for difference in compare(each).differences]
+    assert "| example | 3 | 3 | 3 | 6 | 0 | 1 |" in report([(each, compare(each)) for each in plays], not_yet)
 
 
 async def test_recorded_requests_go_up_as_they_are_or_are_refused(tmp_path: Path) -> None:
     body = b'{"input": "four",  "model": "m"%s}'
     bodies = [body % member for member in (b', "store": false', b', "input": 4')]
-    requests = [Asked("example/one", "responses", "/v1/responses", {}, each) for each in bodies]
+    requests = [Asked("example/one", "responses", "/v1/responses", {}, each, 200) for each in bodies]
     await send(requests, tmp_path)
-    assert [(each.changed, bool(each.refused)) for each in requests] == [("", False), ("", True)]
+    assert [(each.changed, bool(each.refused), each.is_wrong) for each in requests] == [
+        ("", False, False),
+        ("", True, True),
+    ]
 
 
 def true_play(status: int = 200) -> Played:
@@ -83,9 +86,9 @@ def true_play(status: int = 200) -> Played:
 )
 def test_difference_in_an_answer_is_found(what: str, lie: dict[str, Any]) -> None:
     each = true_play()
-    assert compare(each)[0] == []
+    assert compare(each).differences == []
     each.saw.choices[0] = replace(each.saw.choices[0], **lie)
-    assert [difference.what for difference in compare(each)[0]] == [what]
+    assert [difference.what for difference in compare(each).differences] == [what]
 
 
 @pytest.mark.parametrize(
@@ -100,14 +103,49 @@ def test_difference_in_an_answer_is_found(what: str, lie: dict[str, Any]) -> Non
 def test_difference_in_the_bill_is_found(what: str, column: str, value: object) -> None:
     each = true_play()
     each.row[column] = value
-    assert [difference.what for difference in compare(each)[0]] == [what]
+    assert [difference.what for difference in compare(each).differences] == [what]
+
+
+CALLED = {"name": "sum", "arguments": "{}"}
+DOTTED = {"id": "sum.1", "type": "function", "function": CALLED}
+
+
+@pytest.mark.parametrize(
+    ("caller", "message", "finish", "told"),
+    [
+        ("messages", {"content": "", "refusal": "no"}, "stop", Said(text="no", finish="content_filter")),
+        ("responses", {"content": "", "refusal": "no"}, "stop", Said(refusal="no", finish="stop")),
+        (
+            "messages",
+            {"tool_calls": [DOTTED]},
+            None,
+            Said(tools=[Tool("sum_2e_1", "sum", "{}")], finish="tool_calls"),
+        ),
+        ("responses", {"tool_calls": [DOTTED]}, "stop", Said(tools=[Tool("sum.1", "sum", "{}")], finish="tool_calls")),
+        ("messages", {"function_call": CALLED}, "function_call", Said(tools=[Tool("x", "sum")], finish="tool_calls")),
+    ],
+)
+def test_words_of_another_dialect_are_no_difference(
+    caller: str, message: dict[str, Any], finish: str | None, told: Said
+) -> None:
+    """But whatever else is not as it was recorded is one."""
+    body = json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": finish}], "usage": USAGE}).encode()
+    each = true_play()
+    each = replace(each, caller=caller, recording=replace(each.recording, pieces=(body,)))
+    each.saw.choices[0] = told
+    assert compare(each).differences == []
+    told.text += "!"
+    assert [difference.what for difference in compare(each).differences] == ["text"]
 
 
 def test_error_that_was_none_and_the_bill_of_an_error_are_found() -> None:
     cut, refused = true_play(), true_play(400)
     cut.saw.error = "cut"
     refused.row["cost_nano_usd"] = 7
-    assert [difference.what for each in (cut, refused) for difference in compare(each)[0]] == ["error", "billed"]
+    assert [difference.what for each in (cut, refused) for difference in compare(each).differences] == [
+        "error",
+        "billed",
+    ]
 
 
 @pytest.mark.parametrize(
