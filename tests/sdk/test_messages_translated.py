@@ -214,6 +214,17 @@ async def test_tool_call_behind_finish_reason_stop_is_tool_use(ground: Ground) -
     assert events[-2][1]["delta"]["stop_reason"] == "tool_use"
 
 
+async def test_stop_sequence_within_arguments_runs_no_tool(ground: Ground) -> None:
+    """The call is not whole, so the reason is the sequence, streamed or not, and the answer no error."""
+    cut = [_ROLE, chunk(_function(0, '{"n": "', "c")), chunk({}, "stop", stop_reason="END"), *_DONE]
+    ended = {"stop_reason": "stop_sequence", "stop_sequence": "END"}
+    events = await ground.events(chunks=cut)
+    assert events[-2][1]["delta"] == ended
+    ground.upstream.then(play(b"".join(cut)))
+    message = await ground.client.messages.create(**ASKED, stop_sequences=["END"], tools=TOOLS)
+    assert [message.content[0].to_dict()["input"], message.stop_reason, message.stop_sequence] == [{}, *ended.values()]
+
+
 async def test_answer_in_one_piece_becomes_events(ground: Ground) -> None:
     """A server that does not stream, and reasoning in vLLM's newer member."""
     message = {"role": "assistant", "content": "a", "reasoning": "hm"}

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from gateway.formats.anthropic.written import engines_tool_id
 from gateway.formats.chat import (
@@ -37,7 +38,7 @@ from gateway.formats.reading import object_of, string, texts, typed
 from gateway.formats.splice import asks_nothing
 
 _NAMES = Names(
-    *("messages", "max_tokens", "effort", "thinking", "metadata.user_id"),
+    *("messages", "max_tokens", "output_config.effort", "thinking", "metadata.user_id"),
     efforts={"xhigh": "high", "max": "high", "none": "low"},
 )
 _NULL = Raw(b"null")
@@ -215,7 +216,7 @@ def read_conversation(members: Mapping[str, bytes], *, small: bool = False) -> C
         elif name != "system":
             rest[name] = raw
     system = [] if small else reader.system(members.get("system", b"null"))
-    turns = [reader.turn(each, f"messages[{number}]") for number, each in enumerate(known.get("messages", []))]
+    turns = reader.turns(known.get("messages", []))
     read = [reader.tool(each, f"tools[{number}]") for number, each in enumerate(known.get("tools", []))]
     tools = [tool for tool in read if tool is not None]
     choice = reader.choice(known.get("tool_choice"), has_tools=bool(tools))
@@ -241,7 +242,7 @@ def read_conversation(members: Mapping[str, bytes], *, small: bool = False) -> C
         standard_service=known.get("service_tier") == "standard_only",
         continues=True,
         hosted=tuple(reader.hosted),
-        names=_NAMES,
+        names=_NAMES if config.effort is not None else replace(_NAMES, effort="thinking"),
         rest=rest,
         left_out=tuple(reader.left_out),
     )
@@ -255,10 +256,10 @@ class _Reader:
         """In order, each once."""
         self.hosted: list[str] = []
         """Places of tools of the provider's own."""
-        self._calls: set[str] = set()
-        """Ids of the tool calls in the assistant's last turn."""
-        self._is_answer = False
-        """Whether that turn is the one before, so that another message of the assistant's is more of it."""
+        self._calls: dict[str, str] = {}
+        """Id of each tool call that has no result yet -> its place."""
+        self._tool_names: set[str] = set()
+        """Of the tools so far."""
 
     def leave_out(self, name: str) -> None:
         self.left_out[name] = None
@@ -271,6 +272,8 @@ class _Reader:
             raise UntranslatableError("tool_choice.name", "it names no tool")
         if choice.type in {"any", "tool"} and not has_tools:
             self.leave_out("tool_choice")
+        elif choice.type == "tool" and choice.name not in self._tool_names:
+            raise UntranslatableError("tool_choice.name", "there is no such tool")
         return choice
 
     def effort(self, stated: str | None, thinking: _Thinking | None) -> str | None:
@@ -297,21 +300,28 @@ class _Reader:
             blocks[:1] = [] if rest == b'""' else [Text(Raw(rest))]
         return cast("list[Text]", blocks)
 
-    def turn(self, message: _Message, place: str) -> Turn:
-        """Read a message."""
-        if message.clear_at is not None:
-            self.leave_out("clear_at")
-        parts = self._blocks(message.content, message.role, f"{place}.content")
-        if message.role == "assistant":
-            calls = {part.call_id for part in parts if isinstance(part, ToolCall)}
-            self._calls = calls | self._calls if self._is_answer else calls
-        elif message.role == "user":
-            for number, part in enumerate(parts):
-                if isinstance(part, ToolResult) and part.call_id not in self._calls:
-                    why = "no tool_use block in the message before it has this id"
-                    raise UntranslatableError(f"{place}.content[{number}].tool_use_id", why)
-        self._is_answer = message.role == "assistant"
-        return Turn(message.role, parts)
+    def turns(self, messages: list[_Message]) -> list[Turn]:
+        """Read the messages. An instruction among calls of tools and their results goes behind these."""
+        turns: list[Turn] = []
+        later: list[Turn] = []
+        for number, message in enumerate(messages):
+            if message.clear_at is not None:
+                self.leave_out("clear_at")
+            if message.role == "assistant" and turns and turns[-1].role == "user":
+                self._require_results()
+            turn = Turn(message.role, self._blocks(message.content, message.role, f"messages[{number}].content"))
+            if turn.role == "system" and self._calls:
+                later.append(turn)
+                continue
+            turns.append(turn)
+            if not self._calls:
+                turns, later = turns + later, []
+        self._require_results()
+        return turns
+
+    def _require_results(self) -> None:
+        for place in self._calls.values():
+            raise UntranslatableError(f"{place}.id", "no tool_result block in the next message has this id")
 
     def tool(self, raw: Raw, place: str) -> Tool | None:
         """Read a tool of the caller's; one of the provider's has a type of its own, and members."""
@@ -319,6 +329,9 @@ class _Reader:
             self.hosted.append(f"{place}.type")
             return None
         tool = typed(place, _TOOL, raw)
+        if tool.name in self._tool_names:
+            raise UntranslatableError(f"{place}.name", "a tool before it has the same")
+        self._tool_names.add(tool.name)
         if tool.allowed_callers is not None and "direct" not in tool.allowed_callers:
             raise UntranslatableError(f"{place}.allowed_callers", "only the model itself calls tools")
         for name in ("cache_control", "eager_input_streaming", "defer_loading", "input_examples"):
@@ -355,9 +368,15 @@ class _Reader:
         return texts(block.text, f"{place}.text")
 
     def _tool_use(self, block: _ToolUse, place: str) -> list[Part]:
+        if block.id in self._calls:
+            raise UntranslatableError(f"{place}.id", "a tool_use block before it has the same")
+        self._calls[block.id] = place
         return [ToolCall(engines_tool_id(block.id), block.name, object_of(block.input, f"{place}.input"))]
 
     def _tool_result(self, block: _ToolResult, place: str) -> list[Part]:
+        if self._calls.pop(block.tool_use_id, None) is None:
+            why = "no tool_use block in the message before it has this id, or another result has"
+            raise UntranslatableError(f"{place}.tool_use_id", why)
         parts = self._blocks(block.content, "user", f"{place}.content")
         if any(isinstance(part, ToolResult) for part in parts):
             raise UntranslatableError(f"{place}.content", "a result of a tool holds none")

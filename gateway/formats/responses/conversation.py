@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from gateway.formats.chat import (
     Audio,
@@ -204,7 +205,7 @@ def read_conversation(members: Mapping[str, bytes], *, small: bool = False) -> C
         rest=rest,
         hosted=tuple(reader.tools.hosted),
         left_out=tuple(reader.left_out),
-        names=NAMES,
+        names=replace(NAMES, user="safety_identifier") if known.get("safety_identifier") else NAMES,
     )
 
 

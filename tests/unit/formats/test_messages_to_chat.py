@@ -257,6 +257,14 @@ def test_instruction_in_mid_conversation_stays_where_it_is_at_openai() -> None:
     assert _messages(_ASKS, _BRIEF, adapter="openai") == [_ASKS, _BRIEF]
 
 
+def test_instruction_among_calls_and_results_goes_behind_them() -> None:
+    """OpenAI refuses calls that no results follow at once."""
+    twice = _said(_CALL, _CALL | {"id": "t2"})
+    results = [{"role": "tool", "tool_call_id": each, "content": "ok"} for each in ("t1", "t2")]
+    messages = [_ASKS, twice, _BRIEF, _user(_result("ok")), _user(_result("ok", tool_use_id="t2")), _said(_text("a"))]
+    assert _messages(*messages, _ASKS, adapter="openai")[2:5] == [*results, _BRIEF]
+
+
 def test_system_blocks_become_one_message_without_the_billing_header() -> None:
     """A client's version in the first block would spoil the prefix cache of an engine."""
     header = _text("x-anthropic-billing-header: cc_version=2.1.197; cch=1;")
@@ -288,13 +296,13 @@ def test_line_of_a_client_is_left_out_of_a_system_text(escaped: str) -> None:
         ({"service_tier": "auto"}, []),
         ({"metadata": {"user_id": "u"}}, ["metadata.user_id"]),
         ({"tools": [{**_TOOL, "cache_control": {}, "eager_input_streaming": True}]}, ["eager_input_streaming"]),
-        ({"thinking": {"type": "enabled", "budget_tokens": 2000}}, ["effort"]),
-        ({"output_config": {"effort": "max"}}, ["effort"]),
+        ({"thinking": {"type": "enabled", "budget_tokens": 2000}}, ["thinking"]),
+        ({"output_config": {"effort": "max"}}, ["output_config.effort"]),
         ({"thinking": {"type": "adaptive"}}, ["thinking"]),
-        ({"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}, ["effort"]),
+        ({"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}, ["output_config.effort"]),
         (
             {"thinking": {"type": "enabled", "budget_tokens": 2000, "display": "omitted"}},
-            ["thinking.display", "effort"],
+            ["thinking.display", "thinking"],
         ),
         ({"thinking": {"type": "disabled"}}, ["thinking"]),
         ({"thinking": {"type": "disabled", "display": None}, "output_config": {"effort": "low"}}, ["thinking"]),
@@ -323,7 +331,7 @@ def test_user_tier_and_pdf_reach_openai() -> None:
     ("members", "effort", "named"),
     [
         ({"output_config": {"effort": "low"}}, "low", []),
-        ({"output_config": {"effort": "max"}}, "high", ["effort"]),
+        ({"output_config": {"effort": "max"}}, "high", ["output_config.effort"]),
         ({"thinking": {"type": "enabled", "budget_tokens": 10_000}}, "medium", []),
         ({"thinking": {"type": "disabled"}}, "low", ["thinking"]),
         ({"thinking": {"type": "disabled"}, "output_config": {"effort": "high"}}, "low", ["thinking"]),
@@ -380,6 +388,13 @@ def test_answer_that_has_begun_is_continued_by_an_own_engine() -> None:
         ("vllm", {"messages": [_user({"type": "image", "source": {"type": "file", "file_id": "f"}})]}, "content[0]"),
         ("vllm", {"messages": [_user({"type": "invented"})]}, "messages[0].content[0]"),
         ("vllm", {"messages": [_user(_result("x"))]}, "messages[0].content[0].tool_use_id"),
+        ("vllm", {"messages": [*_USES, _user(_result(), _result())]}, "messages[2].content[1].tool_use_id"),
+        ("vllm", {"messages": [*_USES, _ASKS, _said(_text("a")), _ASKS]}, "messages[1].content[1].id"),
+        ("vllm", {"messages": [*_USES, _ASKS]}, "messages[1].content[1].id"),
+        ("vllm", {"messages": _USES}, "messages[1].content[1].id"),
+        ("vllm", {"messages": [*_USES, _said(_CALL), _user(_result())]}, "messages[2].content[0].id"),
+        ("vllm", {"tools": [_TOOL, _TOOL]}, "tools[1].name"),
+        ("vllm", {"tools": [_TOOL], "tool_choice": {"type": "tool", "name": "x"}}, "tool_choice.name"),
         ("vllm", {"messages": [_user({**_text("x"), "y": 1})]}, "messages[0].content[0].y"),
         ("openai", {"messages": [_ASKS, {"role": "assistant", "content": "{"}]}, "messages[1]"),
         ("vllm", {"tool_choice": {"type": "tool"}}, "tool_choice.name"),

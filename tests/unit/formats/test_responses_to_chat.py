@@ -200,6 +200,7 @@ def test_items_become_messages(items: list[Any], messages: list[dict[str, Any]])
             {},
             ["prompt_cache_key", "truncation", "service_tier", "user"],
         ),
+        ({"safety_identifier": "s"}, {}, ["safety_identifier"]),
     ],
 )  # fmt: skip
 def test_member_is_said_or_left_out_by_name(
