@@ -215,13 +215,10 @@ class Journal:
         with self.lock:
             present = max(self._fd, self._lost_fd)
             try:
-                if not _is_at(self._lock_fd, self._dir / "lock"):
-                    self.acquire()
-                if not _is_at(present, self._path(self._number)):
-                    self._write_anew(present)
-                elif os.fstat(present).st_size != self._size:
-                    self._alarm(f"the journal's segment {self._number} was changed: what was cut off it is lost")
-                    self._rotate()
+                try:
+                    self._put_back(present)
+                except FileNotFoundError:  # the directory went between the two looks; the first makes it anew
+                    self._put_back(present)
             except (OSError, StateUnusableError) as error:
                 self._fd, self._lost_fd = -1, present
                 failure = f"the journal was removed, and cannot be written anew: {error}"
@@ -231,6 +228,15 @@ class Journal:
             else:
                 if self._lost_fd >= 0:
                     self._fd, self._lost_fd, self._write_failure = self._lost_fd, -1, None
+
+    def _put_back(self, present: int) -> None:
+        if not _is_at(self._lock_fd, self._dir / "lock"):
+            self.acquire()
+        if not _is_at(present, self._path(self._number)):
+            self._write_anew(present)
+        elif os.fstat(present).st_size != self._size:
+            self._alarm(f"the journal's segment {self._number} was changed: what was cut off it is lost")
+            self._rotate()
 
     def _write_anew(self, present: int) -> None:
         """Write the present segment from its open file, which replaces whatever has its name now."""

@@ -147,7 +147,7 @@ def rename_directory_back(here: Ground) -> None:
 
 
 def remove_directory(here: Ground) -> None:
-    shutil.rmtree(here.state)
+    shutil.rmtree(here.state, ignore_errors=True)  # the journal may be written anew before the last of it is gone
 
 
 GOES_BAD: dict[str, tuple[Callable[[Ground], None], str, Callable[[Ground], None]]] = {
@@ -168,7 +168,6 @@ async def test_bad_database_is_reported_and_loses_no_row(kind: str, tmp_path: Pa
     harm, words, mend = GOES_BAD[kind]
     async with ground(tmp_path) as here:
         harm(here)
-        await until(lambda: here.ledger._journal.failure() is None)
         here.make_calls(100)
         await here.told(words)
         here.make_calls(100)

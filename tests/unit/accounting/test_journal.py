@@ -195,6 +195,27 @@ def test_the_directory_is_for_its_owner_alone(tmp_path: Path) -> None:
         assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "state").iterdir())
 
 
+def test_directory_that_goes_while_the_journal_is_restored_refuses_no_dispatch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Renamed when the lock was found, and the segment not yet looked for: both are written anew at once."""
+    with opened(tmp_path / "state") as journal:
+        journal.append(settled(1))
+        acquire = journal.acquire
+
+        def acquire_and_lose_the_directory() -> None:
+            acquire()
+            monkeypatch.undo()
+            (tmp_path / "state").rename(tmp_path / "away")
+
+        monkeypatch.setattr(journal, "acquire", acquire_and_lose_the_directory)
+        (tmp_path / "state" / "lock").unlink()
+        journal.restore()
+        journal.append(settled(2))
+        assert lines_of(journal, 1) == [settled(1), settled(2)]
+        assert (tmp_path / "state" / "lock").exists()
+
+
 def test_sync_without_a_free_descriptor_is_reported_and_made_up_for(tmp_path: Path) -> None:
     """Nothing counts as synced that was not, and the descriptor of the segment before is not lost."""
     alarms: list[str] = []
