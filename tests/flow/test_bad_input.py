@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.ground.configs import one_model
 from tests.ground.gateway import RunningGateway, running_gateway
 from tests.ground.upstream import ScriptedUpstream
+from tests.ground.waiting import SOON_S
 
 MESSAGES = '"messages":[{"role":"user","content":"hi"}]'
 BODIES: dict[str, tuple[bytes, int]] = {
@@ -140,7 +141,7 @@ async def test_bad_http_is_refused(name: str, running: RunningGateway) -> None:
     sent, status = RAW[name]
     reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
     writer.write(sent)
-    answer = await asyncio.wait_for(reader.readuntil(b"}}"), 5)
+    answer = await asyncio.wait_for(reader.readuntil(b"}}"), SOON_S)
     writer.close()
     assert status in answer.split(b"\r\n")[0]
     assert b'"error"' in answer.partition(b"\r\n\r\n")[2]
@@ -184,7 +185,7 @@ class Fuzzed:
 
     def post(self, body: bytes) -> int:
         """Post a body, and return the status once the whole answer has come."""
-        return self._runner.run(asyncio.wait_for(self._post(body), 10))
+        return self._runner.run(asyncio.wait_for(self._post(body), SOON_S))
 
     async def _post(self, body: bytes) -> int:
         async with (

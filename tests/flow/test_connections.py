@@ -15,6 +15,7 @@ from tests.ground.configs import one_model
 from tests.ground.gateway import RunningGateway, running_gateway
 from tests.ground.script import play
 from tests.ground.upstream import ScriptedUpstream
+from tests.ground.waiting import SOON_S
 
 CHAT: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
 ORIGIN = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
@@ -45,7 +46,7 @@ async def test_a_caller_who_leaves_behind_a_second_request_frees_the_upstream(st
                 seen = await upstream.arrived()
                 writer.write(_request())
                 await asyncio.sleep(0.1)
-            await asyncio.wait_for(seen.ended.wait(), 5)
+            await asyncio.wait_for(seen.ended.wait(), SOON_S)
             assert seen.disconnected_at_s is not None
             assert len(upstream.seen) == 1
 
@@ -59,7 +60,7 @@ async def test_garbage_behind_a_request_cancels_no_answer(tmp_path: Path) -> Non
             writer.write(_request(stream=True))
             received = await reader.readuntil(b"data: ")
             writer.write(b"no HTTP at all\r\n\r\n")
-            received += await asyncio.wait_for(reader.read(-1), 5)
+            received += await asyncio.wait_for(reader.read(-1), SOON_S)
             assert upstream.seen[0].completed
             assert [row.outcome for row in await running.totals()] == ["ok"]
     answer, _, refusal = received.partition(b"0\r\n\r\nHTTP/1.1 400 Bad Request\r\n")
@@ -80,7 +81,7 @@ async def test_a_caller_who_stops_reading_is_let_go(tmp_path: Path, monkeypatch:
                 await loop.sock_connect(caller, ("127.0.0.1", running.port))
                 await loop.sock_sendall(caller, _request(stream=True))
                 seen = await upstream.arrived()
-                await asyncio.wait_for(seen.ended.wait(), 5)
+                await asyncio.wait_for(seen.ended.wait(), SOON_S)
             assert seen.disconnected_at_s is not None
             assert running.gateway.pool.in_flight() == {"scripted": 0}
             assert [row.outcome for row in await running.totals()] == ["cancelled"]
@@ -156,7 +157,7 @@ async def test_a_stream_for_http_1_0_ends_with_the_connection(tmp_path: Path, up
     """HTTP/1.0 knows no chunks: their sizes would be taken for a part of the answer."""
     async with running_gateway(one_model(upstream.url), tmp_path) as running, _connected(running) as (reader, writer):
         writer.write(_request(stream=True).replace(b"HTTP/1.1", b"HTTP/1.0"))
-        head, _, body = (await asyncio.wait_for(reader.read(-1), 5)).partition(b"\r\n\r\n")
+        head, _, body = (await asyncio.wait_for(reader.read(-1), SOON_S)).partition(b"\r\n\r\n")
     assert b" 200 " in head
     assert b"transfer-encoding" not in head
     assert all(not line or line.startswith((b"data: ", b": ")) for line in body.split(b"\n"))
@@ -171,7 +172,7 @@ async def test_a_caller_who_closes_only_his_sending_side_has_left(tmp_path: Path
             writer.write(_request(stream=True))
             seen = await upstream.arrived()
             writer.write_eof()
-            await asyncio.wait_for(seen.ended.wait(), 5)
+            await asyncio.wait_for(seen.ended.wait(), SOON_S)
             assert seen.disconnected_at_s is not None
             assert [row.outcome for row in await running.totals()] == ["cancelled"]
 
@@ -181,9 +182,9 @@ async def test_a_page_is_answered_on_the_connection_of_a_chat(tmp_path: Path, up
     page = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
     async with running_gateway(one_model(upstream.url), tmp_path) as running, _connected(running) as (reader, writer):
         writer.write(_request() + page + page.replace(b"GET", b"HEAD") + page.replace(b"GET", b"PUT"))
-        got = await asyncio.wait_for(reader.readuntil(b'{"status":"ok"}'), 5)
+        got = await asyncio.wait_for(reader.readuntil(b'{"status":"ok"}'), SOON_S)
         assert got.count(b"HTTP/1.1 200 OK") == 2
-        assert b"HTTP/1.1 200 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
-        refused = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert b"HTTP/1.1 200 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)
+        refused = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)
         assert refused.startswith(b"HTTP/1.1 405 "), "the answer to HEAD has no body"
         assert b"\r\nallow: GET, HEAD\r\n" in refused

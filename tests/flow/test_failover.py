@@ -13,6 +13,7 @@ from tests.ground.gateway import RunningGateway, running_gateway
 from tests.ground.script import Answer, error_answer, html_answer
 from tests.ground.sse import ChatStream
 from tests.ground.upstream import ScriptedUpstream
+from tests.ground.waiting import SOON_S
 
 CHAT = {"model": "auto", "messages": [{"role": "user", "content": "count to five"}]}
 FAULTS = {
@@ -81,7 +82,7 @@ async def test_a_stream_that_stalls_ends_in_an_error(tmp_path: Path) -> None:
         config = {**one_model(bad.url), "timeouts": {"idle_s": 0.2}}
         async with running_gateway(config, tmp_path) as running, aiohttp.ClientSession() as client:
             _, body, _ = await _chat(client, running, stream=True)
-            await asyncio.wait_for(bad.seen[0].ended.wait(), 5)
+            await asyncio.wait_for(bad.seen[0].ended.wait(), SOON_S)
     assert b"upstream_stalled" in body
     assert b"[DONE]" not in body
 

@@ -25,6 +25,7 @@ from tests.ground.model import ScriptedModel
 from tests.ground.processes import gateway_process
 from tests.ground.script import Answer, Chunk, json_answer, sse_event
 from tests.ground.upstream import ScriptedUpstream
+from tests.ground.waiting import SOON_S
 
 PIECE = Chunk(sse_event({"choices": [{"index": 0, "delta": {"content": "x" * 65_000}}]}))
 PIECE_BYTES = len(PIECE.data)
@@ -181,7 +182,7 @@ async def test_stopped_reader_holds_back_its_own_upstream_alone(readers: int, tm
                 gaps_ms = await _gaps_ms(client, gateway.url)
                 grown_bytes = _resident_bytes(gateway.pid) - before_bytes
             stopped = [seen for seen in upstream.seen if seen.model == "endless"]
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(SOON_S):
                 for seen in stopped:
                     await seen.ended.wait()
     assert len(stopped) == readers

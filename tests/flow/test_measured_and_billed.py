@@ -24,6 +24,7 @@ from tests.ground.script import Answer, Seen, error_answer, json_answer, sse_eve
 from tests.ground.sse import ChatStream
 from tests.ground.totals import totals_of
 from tests.ground.upstream import ScriptedUpstream
+from tests.ground.waiting import SOON_S
 
 TTFT_MS, TPOT_MS, TOKENS = 80, 15, 20
 STREAMS = 10
@@ -114,7 +115,7 @@ class App:
 
     async def page(self, call_id: str) -> dict[str, Any]:
         """Read the request's own page; that of a call whose caller left comes when the gateway has noticed."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON_S):
             while True:
                 async with self._session.get(f"{self._url}/v1/requests/{call_id}") as answer:
                     if answer.status == 200:

@@ -15,6 +15,7 @@ from tests.ground.builders import chat_body
 from tests.ground.configs import one_model
 from tests.ground.gateway import RunningGateway, running_gateway
 from tests.ground.upstream import ScriptedUpstream
+from tests.ground.waiting import SOON_S
 
 MB = 1_000_000
 KEYS = {"FREE": "k-free", "RATE": "k-rate", "PLACE": "k-place"}
@@ -59,7 +60,7 @@ class Sender:
 
     async def status(self) -> tuple[int, dict[str, str], dict[str, Any]]:
         """Read the answer: status, headers, error object."""
-        head = (await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), 10)).decode().split("\r\n")
+        head = (await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), SOON_S)).decode().split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
         body = json.loads(await self._reader.readexactly(int(headers["content-length"])))
         return int(head[0].split()[1]), headers, body.get("error", {})

@@ -14,6 +14,7 @@ from tests.ground.configs import one_model
 from tests.ground.gateway import RunningGateway, running_gateway
 from tests.ground.script import Answer, json_answer, play, sse_event
 from tests.ground.upstream import ScriptedUpstream
+from tests.ground.waiting import SOON_S
 
 CHAT = {"model": "auto", "messages": [{"role": "user", "content": "count to five"}]}
 
@@ -126,7 +127,7 @@ async def test_endless_body_behind_a_whole_answer_delays_no_caller(upstream: Scr
     async with running_gateway(config, tmp_path) as running, aiohttp.ClientSession() as client:
         for stream in (True, False):
             upstream.then(lambda seen: _silent_at_the_end(upstream.model.answer(seen)))
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(SOON_S):
                 async with client.post(
                     f"{running.base_url}/chat/completions", json={**CHAT, "stream": stream}
                 ) as answer:

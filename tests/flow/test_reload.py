@@ -16,6 +16,7 @@ from tests.ground.model import ScriptedModel
 from tests.ground.script import Answer, Seen, error_answer
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.virtual_gateway import virtual_gateway
+from tests.ground.waiting import SOON_S
 
 CHAT = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -86,7 +87,7 @@ async def test_a_stream_under_way_outlives_a_reload(tmp_path: Path) -> None:
                 assert await answer.content.readany()
                 write_config(tmp_path, one_model(two.url))
                 assert await running.gateway.reload()
-                rest = await asyncio.wait_for(answer.read(), 5)
+                rest = await asyncio.wait_for(answer.read(), SOON_S)
     assert b"[DONE]" in rest
 
 

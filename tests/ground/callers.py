@@ -7,8 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-PATIENCE_S = 10.0
-"""For what the server must do at once, on a busy machine."""
+from tests.ground.waiting import SOON_S
 
 
 @dataclass
@@ -55,7 +54,7 @@ class RawCaller:
 
     async def answer(self, *, is_head: bool = False) -> Received:
         """Read one answer to its end and pass interim ones over. Raises IncompleteReadError where there is none."""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(SOON_S):
             while True:
                 head = await self.reader.readuntil(b"\r\n\r\n")
                 received = _parsed(head)
@@ -79,7 +78,7 @@ class RawCaller:
 
     async def rest(self) -> bytes:
         """Read until the connection ends, orderly or not, and return what still came."""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(SOON_S):
             try:
                 return await self.reader.read(-1)
             except ConnectionError:

@@ -14,7 +14,7 @@ from gateway.routes.http1_exchange import Exchange
 from gateway.routes.http1_server import HttpServer
 from gateway.telemetry.failures import FailureLog
 from gateway.types import Principal, Timeouts
-from tests.ground.waiting import until
+from tests.ground.waiting import SOON_S, until
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -48,7 +48,7 @@ class Served:
         """Send bytes and return what comes back until the connection ends."""
         async with self.connected() as (reader, writer):
             writer.write(data)
-            return await asyncio.wait_for(reader.read(-1), 5)
+            return await asyncio.wait_for(reader.read(-1), SOON_S)
 
     async def accepted(self) -> Http1Connection:
         """Wait for a connection, and return the server's end of it."""
@@ -116,7 +116,7 @@ class Held:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until the condition holds of what was begun and cancelled."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON_S):
             while not condition():
                 self.changed.clear()
                 await self.changed.wait()
@@ -124,6 +124,6 @@ class Held:
 
 async def read_answer(reader: asyncio.StreamReader) -> bytes:
     """Read one answer of known length and return its body."""
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)
     length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length: "))
-    return await asyncio.wait_for(reader.readexactly(int(length.removeprefix(b"content-length: "))), 5)
+    return await asyncio.wait_for(reader.readexactly(int(length.removeprefix(b"content-length: "))), SOON_S)

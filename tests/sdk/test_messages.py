@@ -15,6 +15,7 @@ from gateway.types import CallRecord, LedgerEntry
 from tests.ground.gateway import RunningGateway, running_gateway
 from tests.ground.script import Answer, json_answer, play
 from tests.ground.upstream import ScriptedUpstream
+from tests.ground.waiting import SOON_S
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PRICE = {"input": 1.0, "cached_input": 0.1, "cache_write": 1.25, "output": 5.0}
@@ -364,7 +365,7 @@ async def test_refusal_before_the_endpoint_is_in_anthropics_shape(head: bytes, s
     """By the path or by the version, with the request's id, however little of the head could be read."""
     reader, writer = await asyncio.open_connection("127.0.0.1", ground.running.port)
     writer.write(head + b"\r\nconnection: close\r\n\r\n")
-    answer, _, body = (await asyncio.wait_for(reader.read(-1), 5)).partition(b"\r\n\r\n")
+    answer, _, body = (await asyncio.wait_for(reader.read(-1), SOON_S)).partition(b"\r\n\r\n")
     writer.close()
     said = json.loads(body)
     assert answer.split()[1] == b"%d" % status

@@ -25,6 +25,7 @@ from tests.ground.configs import one_model
 from tests.ground.gateway import RunningGateway, running_gateway
 from tests.ground.script import Answer, Seen, error_answer
 from tests.ground.upstream import ScriptedUpstream
+from tests.ground.waiting import SOON_S
 from tests.sdk.suite import ASK
 
 T = TypeVar("T")
@@ -179,7 +180,7 @@ async def test_the_clients_timeout_frees_the_upstream(
     upstream.then(Answer(raw=b"", stall_after=0))
     async with running_gateway(config(upstream.url), tmp_path, environ=KEYS) as running:
         error = await blocking(running, error_of(use), timeout=2)
-        await asyncio.wait_for(upstream.seen[0].ended.wait(), 5)
+        await asyncio.wait_for(upstream.seen[0].ended.wait(), SOON_S)
         assert [row.outcome for row in await running.totals()] == ["cancelled"]
     assert isinstance(error, APITimeoutError)
 
@@ -196,7 +197,7 @@ async def test_a_stream_closed_early_frees_the_upstream(upstream: ScriptedUpstre
 
     async with running_gateway(config(upstream.url), tmp_path, environ=KEYS) as running:
         await blocking(running, use)
-        await asyncio.wait_for(upstream.seen[0].ended.wait(), 5)
+        await asyncio.wait_for(upstream.seen[0].ended.wait(), SOON_S)
         (row,) = await running.totals()
     assert upstream.seen[0].disconnected_at_s is not None
     assert row.outcome == "cancelled"
@@ -221,7 +222,7 @@ async def test_a_stream_that_was_read_to_its_end_marker_is_whole(upstream: Scrip
             return request_id
 
         request_id = await blocking(running, use)
-        await asyncio.wait_for(upstream.seen[0].ended.wait(), 5)
+        await asyncio.wait_for(upstream.seen[0].ended.wait(), SOON_S)
         (row,) = await running.totals()
         found = await running.gateway.ledger.find(request_id)
     assert (row.outcome, row.input_tokens, row.output_tokens) == ("ok", 7, 5)

@@ -3,6 +3,7 @@
 import asyncio
 
 from gateway.turns import Turns
+from tests.ground.waiting import SOON_S
 
 
 async def test_turn_of_the_loop_lets_one_connection_go_on() -> None:
@@ -48,5 +49,5 @@ async def test_connection_that_cannot_go_on_keeps_no_other_from_it() -> None:
 
     turns.wait(fail)
     turns.wait(lambda: ended.set_result(None))
-    await asyncio.wait_for(ended, 5)
+    await asyncio.wait_for(ended, SOON_S)
     assert told == [failure]

@@ -14,6 +14,7 @@ from gateway.config.snapshot import Current, Server, Snapshot
 from gateway.routes.asgi_bridge import AsgiBridge
 from gateway.types import Timeouts
 from tests.ground.http_server import serving
+from tests.ground.waiting import SOON_S
 
 SNAPSHOT = Snapshot(
     version="",
@@ -149,5 +150,5 @@ async def test_an_application_whose_caller_leaves_is_cancelled() -> None:
         calling = asyncio.create_task(client.get(url))
         await began.wait()
         calling.cancel()
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), SOON_S)
         await asyncio.wait({calling})

@@ -10,6 +10,7 @@ from gateway.routes import http1_connection
 from gateway.routes.http1_exchange import Exchange
 from gateway.transport.http1_fields import read_fields
 from tests.ground.http_server import Held, read_answer, serving
+from tests.ground.waiting import SOON_S
 
 GET = b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n"
 
@@ -59,7 +60,7 @@ async def test_leaving_in_the_middle_of_a_body_ends_the_request() -> None:
         async with served.connected() as (_, writer):
             writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbo")
             await writer.drain()
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), SOON_S)
 
 
 async def test_a_caller_far_ahead_of_the_answers_is_held_back() -> None:
@@ -72,7 +73,7 @@ async def test_a_caller_far_ahead_of_the_answers_is_held_back() -> None:
             await asyncio.sleep(0)
         await held.until(lambda: bool(held.begun))
         connection = served.only()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON_S):
             while not connection._paused:
                 await asyncio.sleep(0)
         assert len(connection._waiting) < many
@@ -96,7 +97,7 @@ async def test_a_request_that_arrives_while_the_one_before_tidies_up_is_answered
         writer.write(GET % b"/dawdle")
         assert await read_answer(reader) == b"ok"
         writer.write(GET % b"/next")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON_S):
             while not served.only()._waiting:
                 await asyncio.sleep(0)
         tidy.set()
@@ -111,7 +112,7 @@ async def test_a_flood_of_requests_ends_the_connection() -> None:
             writer.write(GET % b"/" * 1000)
             await held.until(lambda: bool(held.begun))
             held.let_go.set()
-            got = await asyncio.wait_for(reader.read(-1), 5)
+            got = await asyncio.wait_for(reader.read(-1), SOON_S)
     assert got.count(b"HTTP/1.1 200 OK\r\n") == len(held.begun) < 300
     assert got.count(b"HTTP/1.1 400 Bad Request\r\n") == 1
     assert b"HTTP/1.1 400" in got[-400:]
@@ -133,7 +134,7 @@ async def test_a_caller_who_reads_slowly_is_waited_for() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", served._port, limit=1 << 16)
         writer.write(b"GET / HTTP/1.0\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON_S):
             while not served.only().full:
                 await asyncio.sleep(0)
         assert written < 200
@@ -157,7 +158,7 @@ async def test_a_caller_who_reads_nothing_is_let_go(monkeypatch: pytest.MonkeyPa
     async with serving(handle) as served, served.connected() as (reader, writer):
         reader._transport.pause_reading()  # type: ignore[attr-defined] # or the stream would read ahead
         writer.write(GET % b"/")
-        await asyncio.wait_for(left.wait(), 10)
+        await asyncio.wait_for(left.wait(), SOON_S)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ async def test_an_idle_connection_is_kept_for_a_while(monkeypatch: pytest.Monkey
         asked_at_s = asyncio.get_running_loop().time()
         writer.write(GET % b"/1")
         await read_answer(reader)
-        assert await asyncio.wait_for(reader.read(-1), 5) == b""
+        assert await asyncio.wait_for(reader.read(-1), SOON_S) == b""
         assert asyncio.get_running_loop().time() - asked_at_s > 1.4
 
 
@@ -284,7 +285,7 @@ async def test_unread_answer_holds_no_connection_for_ever(monkeypatch: pytest.Mo
         reader._transport.pause_reading()  # type: ignore[attr-defined] # or the stream would read ahead
         writer.write(b"GET / HTTP/1.0\r\n\r\n")
         await writer.drain()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON_S):
             while not served.server._connections:
                 await asyncio.sleep(0)
             while served.server._connections:
@@ -448,7 +449,7 @@ async def test_a_broken_body_is_refused_in_its_turn_and_cancels_only_its_own_req
         writer.write(b"more of it" * 100_000)
         await writer.drain()
         held.let_go.set()
-        got = await asyncio.wait_for(reader.read(-1), 5)
+        got = await asyncio.wait_for(reader.read(-1), SOON_S)
     assert re.findall(rb"HTTP/1.1 (\d+)", got) == [b"200", b"200", b"400"]
     assert held.cancelled == []
 
@@ -466,7 +467,7 @@ async def test_a_request_with_a_broken_body_is_answered_once() -> None:
         writer.write(head % b"early")
         assert await read_answer(reader) == b"no"
         writer.write(b"no size")
-        assert await asyncio.wait_for(reader.read(-1), 5) == b""
+        assert await asyncio.wait_for(reader.read(-1), SOON_S) == b""
 
 
 @pytest.mark.parametrize("status", [299, 418, 499, 599, 799])

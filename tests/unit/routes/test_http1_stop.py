@@ -8,7 +8,7 @@ import pytest
 from gateway.routes import http1_connection, http1_server
 from gateway.routes.http1_exchange import Exchange
 from tests.ground.http_server import Held, read_answer, serving
-from tests.ground.waiting import until
+from tests.ground.waiting import SOON_S, until
 
 GET = b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n"
 
@@ -21,13 +21,13 @@ async def test_stopping_closes_the_idle_and_waits_for_the_running() -> None:
         await read_answer(idle[0])
         busy[1].write(GET % b"/slow" + GET % b"/never")
         await held.until(lambda: bool(held.begun))
-        stopping = asyncio.create_task(served.server.stop(10))
-        assert await asyncio.wait_for(idle[0].read(-1), 5) == b""
+        stopping = asyncio.create_task(served.server.stop(600))
+        assert await asyncio.wait_for(idle[0].read(-1), SOON_S) == b""
         assert not stopping.done()
         with pytest.raises(OSError, match="onnect"):
             await asyncio.open_connection("127.0.0.1", served._port)
         held.let_go.set()
-        got = await asyncio.wait_for(busy[0].read(-1), 5)
+        got = await asyncio.wait_for(busy[0].read(-1), SOON_S)
         assert got.endswith(b"/slow ")
         assert b"connection: close" in got
         await stopping
@@ -58,23 +58,23 @@ async def test_a_request_under_way_while_the_server_stops_is_answered(
             await read_answer(reader)
         elif state == "answering":
             writer.write(GET % b"/pieces")
-            await asyncio.wait_for(reader.readuntil(b"\r\n\r\na"), 5)
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\na"), SOON_S)
         if state == "within a head":
             writer.write(request[:9])
             await until(lambda: bool(served.only()._loose_bytes))
             request = request[9:]
         connection = await served.accepted()
-        stopping = asyncio.create_task(served.server.stop(60))
+        stopping = asyncio.create_task(served.server.stop(600))
         await until(lambda: connection._finishing)
         if state == "answering":
             held.let_go.set()
             assert await reader.readexactly(1) == b"b"
         writer.write(request)
-        got = await asyncio.wait_for(reader.read(-1), 5)
+        got = await asyncio.wait_for(reader.read(-1), SOON_S)
         assert got.startswith(b"HTTP/1.1 200 ")
         assert b"connection: close" in got
         assert got.endswith(b"/last ")
-        await asyncio.wait_for(stopping, 5)
+        await asyncio.wait_for(stopping, SOON_S)
 
 
 @pytest.mark.parametrize(
@@ -104,14 +104,14 @@ async def test_an_answer_that_still_leaves_is_not_shortened_by_a_stop(
             await answered.wait()
             await until(lambda: served.only()._current is None)
             assert served.only()._transport.get_write_buffer_size() > 0
-            stopping = asyncio.create_task(served.server.stop(60))
+            stopping = asyncio.create_task(served.server.stop(600))
             await until(lambda: served.only()._finishing)
             await asyncio.wait([stopping], timeout=0.2)
             got = b""
-            while piece := await asyncio.wait_for(loop.sock_recv(caller, 4096), 5):
+            while piece := await asyncio.wait_for(loop.sock_recv(caller, 4096), SOON_S):
                 got += piece
             assert got.endswith(b"x" * size)
-            await asyncio.wait_for(stopping, 5)
+            await asyncio.wait_for(stopping, SOON_S)
 
 
 @pytest.mark.parametrize("state", ["answered early", "refused"])
@@ -132,13 +132,13 @@ async def test_caller_who_still_sends_while_the_server_stops_gets_an_answer(
         connection = await served.accepted()
         await until(lambda: connection._incoming is not None)
         await until(lambda: connection._current is None or connection._lingering)
-        stopping = asyncio.create_task(served.server.stop(10))
+        stopping = asyncio.create_task(served.server.stop(600))
         for _ in range(4):
             await asyncio.wait([stopping], timeout=0.05)
             writer.write(b"piece")
             await writer.drain()
-        assert (await asyncio.wait_for(reader.read(-1), 5)).endswith(b"early")
-        await asyncio.wait_for(stopping, 5)
+        assert (await asyncio.wait_for(reader.read(-1), SOON_S)).endswith(b"early")
+        await asyncio.wait_for(stopping, SOON_S)
 
 
 async def test_caller_who_still_sends_is_cut_when_the_drain_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,12 +152,13 @@ async def test_caller_who_still_sends_is_cut_when_the_drain_has_ended(monkeypatc
         writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 20\r\n\r\n")
         connection = await served.accepted()
         await until(lambda: connection._lingering)
-        await asyncio.wait_for(served.server.stop(0), 5)
+        await asyncio.wait_for(served.server.stop(0), SOON_S)
 
 
 async def test_half_a_head_behind_an_answer_does_not_delay_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that came while another request ran are no reason to wait as long as for a new head, or an idle caller."""
     monkeypatch.setattr(http1_connection, "LAST_CALL_S", 0.05)
+    monkeypatch.setattr(http1_connection, "HEADER_TIMEOUT_S", 600.0)
     held = Held()
     async with serving(held) as served, served.connected() as (reader, writer):
         writer.write(GET % b"/")
@@ -166,7 +167,7 @@ async def test_half_a_head_behind_an_answer_does_not_delay_the_stop(monkeypatch:
         await until(lambda: bool(served.only()._loose_bytes))
         held.let_go.set()
         await read_answer(reader)
-        await asyncio.wait_for(served.server.stop(30), 5)
+        await asyncio.wait_for(served.server.stop(600), SOON_S)
 
 
 async def test_second_stop_does_not_wait_for_a_stopped_reader(
@@ -188,10 +189,10 @@ async def test_second_stop_does_not_wait_for_a_stopped_reader(
         writer.write(GET % b"/")
         connection = await served.accepted()
         await until(lambda: connection.full)
-        stopping = asyncio.create_task(served.server.stop(60))
+        stopping = asyncio.create_task(served.server.stop(600))
         await until(lambda: connection._finishing)
         served.server.cut()
-        await asyncio.wait_for(stopping, 5)
+        await asyncio.wait_for(stopping, SOON_S)
 
 
 async def test_request_cut_before_its_first_step_gets_an_error() -> None:
@@ -208,7 +209,7 @@ async def test_request_cut_before_its_first_step_gets_an_error() -> None:
         connection = await served.accepted()
         connection.data_received(GET % b"/")
         connection.cut()
-        assert (await asyncio.wait_for(reader.read(-1), 5)).startswith(b"HTTP/1.1 503 ")
+        assert (await asyncio.wait_for(reader.read(-1), SOON_S)).startswith(b"HTTP/1.1 503 ")
 
 
 async def test_a_head_that_is_arriving_keeps_its_time_when_the_server_stops(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,10 +218,10 @@ async def test_a_head_that_is_arriving_keeps_its_time_when_the_server_stops(monk
         writer.write(b"GET /last HT")
         connection = await served.accepted()
         await until(lambda: connection._target)
-        stopping = asyncio.create_task(served.server.stop(10))
+        stopping = asyncio.create_task(served.server.stop(600))
         await asyncio.wait([stopping], timeout=0.1)
         writer.write(b"TP/1.1\r\nhost: a\r\n\r\n")
-        assert (await asyncio.wait_for(reader.read(-1), 5)).endswith(b"/last ")
+        assert (await asyncio.wait_for(reader.read(-1), SOON_S)).endswith(b"/last ")
         await stopping
 
 
@@ -237,9 +238,9 @@ async def test_connection_that_is_cut_begins_no_request() -> None:
 
     async with serving(held, pieces=in_pieces) as served, served.connected() as (reader, writer):
         writer.write(GET % b"/pieces" + GET % b"/never")
-        await asyncio.wait_for(reader.readuntil(b"a\r\n"), 5)
-        await asyncio.wait_for(served.server.stop(0), 5)
-        assert (await asyncio.wait_for(reader.read(-1), 5)).endswith(b"cut\r\n0\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b"a\r\n"), SOON_S)
+        await asyncio.wait_for(served.server.stop(0), SOON_S)
+        assert (await asyncio.wait_for(reader.read(-1), SOON_S)).endswith(b"cut\r\n0\r\n\r\n")
         assert not held.begun
 
 
@@ -259,7 +260,7 @@ async def test_request_beyond_the_drain_is_cancelled_and_may_say_so() -> None:
         writer.write(GET % b"/")
         await begun.wait()
         await served.server.stop(0.01)
-        got = await asyncio.wait_for(reader.read(-1), 5)
+        got = await asyncio.wait_for(reader.read(-1), SOON_S)
     assert got.startswith(b"HTTP/1.1 503 ")
     assert got.endswith(b"8\r\nstopping\r\n0\r\n\r\n")
 
@@ -283,7 +284,7 @@ async def test_stop_waits_for_a_request_whose_caller_has_left() -> None:
             writer.write(GET % b"/")
             await begun.wait()
         await cancelled.wait()
-        stopping = asyncio.create_task(served.server.stop(10))
+        stopping = asyncio.create_task(served.server.stop(600))
         assert not (await asyncio.wait([stopping], timeout=0.05))[0]
         let_go.set()
         await stopping

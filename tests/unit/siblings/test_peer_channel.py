@@ -21,7 +21,7 @@ from gateway.targets.pool import Lesson, Pool
 from gateway.types import Sample, TargetView
 from tests.ground.builders import build_call, build_route, build_target
 from tests.ground.limits import no_descriptor_left
-from tests.ground.waiting import until
+from tests.ground.waiting import SOON_S, until
 
 TARGET = build_target("own")
 OTHER_TARGET = build_target("other")
@@ -133,7 +133,7 @@ async def test_datagram_of_an_earlier_version_is_understood_both_ways(tmp_path: 
             old.bind(new.channel._address(1))
             old.setblocking(False)
             old.sendto(msgspec.msgpack.encode(["news", 1, [lesson], {"own": 2}]), new.channel._address(0))
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(SOON_S):
                 await until(lambda: new.running == 2)
                 assert new.view.ttft_ms is not None
                 new.pool.begin(TARGET, build_call()).end(sample())

@@ -26,6 +26,7 @@ from gateway.transport.resolver import DOUBTED_AFTER_S, HostAddress, Resolver
 from tests.ground.builders import build_upstream_request
 from tests.ground.script import Answer, error_answer, json_answer
 from tests.ground.upstream import ScriptedUpstream
+from tests.ground.waiting import SOON_S
 
 CERTIFICATE = Path(__file__).with_name("upstream_test.pem")
 """Self-signed for upstream.test, with its key; made for these tests, of use nowhere else."""
@@ -567,6 +568,6 @@ async def test_leaving_over_tls_tells_the_upstream_at_once(tls_upstream: Scripte
         tls_upstream.then(SLOW)
         async with transport.send(build_upstream_request(tls_upstream.url), connect_timeout_s=2.0) as answer:
             assert await answer.read() == b"one"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SOON_S):
             await tls_upstream.seen[0].ended.wait()
     assert tls_upstream.seen[0].disconnected_at_s is not None

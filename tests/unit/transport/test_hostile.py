@@ -18,7 +18,7 @@ from gateway.transport.http1_connect import default_tls
 from tests.ground.builders import build_upstream_request
 from tests.ground.script import Answer, json_answer
 from tests.ground.upstream import ScriptedUpstream
-from tests.ground.waiting import until
+from tests.ground.waiting import SOON_S, until
 
 CERTIFICATE = Path(__file__).with_name("upstream_test.pem")
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -76,7 +76,7 @@ async def fetch(transport: HttpTransport, url: str, body: bytes = b"{}", **overr
     """Read one answer to its end."""
     received = bytearray()
     request = build_upstream_request(url, body=body, **overrides)
-    async with asyncio.timeout(5.0), transport.send(request, connect_timeout_s=2.0) as answer:
+    async with asyncio.timeout(SOON_S), transport.send(request, connect_timeout_s=2.0) as answer:
         while data := await answer.read():
             received += data
     return bytes(received)
@@ -158,7 +158,7 @@ async def test_idle_connection_that_speaks_or_ends_is_not_used_again(ground: Gro
     upstream.turns.append(turn)
     assert await fetch(transport, upstream.url) == b"ok"
     go_on.set()
-    async with asyncio.timeout(5.0):  # at once, and not by growing old
+    async with asyncio.timeout(SOON_S):  # at once, and not by growing old
         await done.wait()
     assert await fetch(transport, upstream.url) == b"ok"
     assert (upstream.connections, len(upstream.requests)) == (2, 2)
@@ -193,7 +193,7 @@ async def test_endless_answer_is_given_up(ground: Ground, head: bytes, more: byt
     """Bytes without end that are no body fill no memory and hold nobody."""
     transport, upstream = ground
     upstream.turns.append(endless(head, more))
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(SOON_S):
         assert await failure(transport, upstream.url) is kind
 
 
