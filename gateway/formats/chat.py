@@ -54,10 +54,9 @@ class Document(Struct, frozen=True):
 
 
 class Thinking(Struct, frozen=True):
-    """What a model thought, with the provider's own proof of it, without which it is not taken back."""
+    """What a model thought, without a provider's proof of it: own engines take it back. ``text`` is a JSON string."""
 
-    text: str
-    signature: str
+    text: Raw
 
 
 class Refused(Struct, frozen=True):
@@ -114,6 +113,7 @@ class Names(Struct, frozen=True):
     no_effort: str
     user: str
     format: str = "response_format"
+    thinking: str = "reasoning"
     efforts: Mapping[str, str] = {}
     """Words for the effort that OpenAI's models do not all know -> the nearest that they do."""
 
@@ -219,10 +219,11 @@ def is_translatable(endpoint: Endpoint) -> TypeGuard[Translatable]:
     return hasattr(endpoint, "conversation")
 
 
-def conversation_of(call: Call, *, small: bool = False) -> Conversation:
+def conversation_of(call: Call, *, small: bool = False, takes_thinking: bool = False) -> Conversation:
     """Read a call's conversation; a provider's own tools are left out where the route says so, and else refused.
 
-    Headers that tune what the dialect's own upstreams do are left out too. Raises UntranslatableError.
+    Headers that tune what the dialect's own upstreams do are left out too, and earlier thinking unless it is taken.
+    Raises UntranslatableError.
     """
     endpoint = endpoint_of(call)
     conversation = endpoint.conversation(call.envelope, small=small)
@@ -233,10 +234,20 @@ def conversation_of(call: Call, *, small: bool = False) -> Conversation:
         raise UntranslatableError(
             "tool_choice", "a tool is to be called, and there is none that this target could call"
         )
+    if not takes_thinking:
+        conversation = _without_thinking(conversation)
     hints = [name for name in endpoint.hint_headers if name in call.headers]
     if not (hints or conversation.hosted):
         return conversation
     return replace(conversation, left_out=(*hints, *conversation.left_out, *conversation.hosted))
+
+
+def _without_thinking(conversation: Conversation) -> Conversation:
+    if not any(isinstance(part, Thinking) for turn in conversation.turns for part in turn.parts):
+        return conversation
+    said = [Turn(each.role, [it for it in each.parts if not isinstance(it, Thinking)]) for each in conversation.turns]
+    left_out = dict.fromkeys((*conversation.left_out, conversation.names.thinking))
+    return replace(conversation, turns=[turn for turn in said if turn.parts], left_out=tuple(left_out))
 
 
 def endpoint_of(call: Call) -> Translatable:

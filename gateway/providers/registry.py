@@ -32,7 +32,7 @@ VLLM_MEMBERS = frozenset(
 # each one's own reference of its chat endpoint.
 ADAPTERS: dict[str, Format] = {
     "anthropic": AnthropicAdapter(),
-    "vllm": CompatibleAdapter(says=frozenset(("prefill", "tokenize"))),
+    "vllm": CompatibleAdapter(says=frozenset(("prefill", "reasoning", "tokenize"))),
     "compatible": CompatibleAdapter(),
     "compatible-max-tokens": CompatibleAdapter(limit="max_tokens", limited=ANY_MODEL),
     "compatible-without-stream-options": CompatibleAdapter(asks_usage=False, limit="max_tokens", limited=ANY_MODEL),

@@ -150,6 +150,7 @@ async def test_official_client_gets_thinking_and_parallel_tools(stream: bool, gr
     answer = await ground.client.messages.create(**{**ASKED, "messages": history}, tools=TOOLS)
     assert _kept(answer) == [{"type": "text", "text": "Grüße, 你好 👋"}]
     sent = ground.upstream.seen[-1].json["messages"]
+    assert sent[1]["reasoning"] == "Let me look."
     assert [each["id"] for each in sent[1]["tool_calls"]] == ["functions.look:0", "functions.look:1"]
     assert [each["tool_call_id"] for each in sent[2:]] == ["functions.look:0", "functions.look:1"]
 

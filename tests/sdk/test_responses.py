@@ -88,7 +88,7 @@ async def test_official_client_streams_text(ground: Ground) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_loop_of_tools_sends_the_whole_output_back(stream: bool, ground: Ground) -> None:
-    """The engine gets its own id again; the thinking stays behind, for no other takes it."""
+    """The engine gets its own id again, and what it thought."""
     ground.upstream.then(play(CALL), play(TEXT))
     asked: list[Any] = [{"role": "user", "content": "Hi"}]
     output = await _output(ground.client, asked, stream=stream)
@@ -99,6 +99,7 @@ async def test_loop_of_tools_sends_the_whole_output_back(stream: bool, ground: G
     messages = json.loads(ground.upstream.seen[-1].body)["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant", "tool"]
     assert messages[1]["tool_calls"][0] == {"id": "functions.look:0", "type": "function", "function": _FUNCTION}
+    assert messages[1]["reasoning"] == "Let me look."
     assert messages[2] == {"role": "tool", "tool_call_id": "functions.look:0", "content": "found"}
 
 

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from gateway.formats.anthropic.written import engines_tool_id
+from gateway.formats.anthropic.written import UNSIGNED, engines_tool_id
 from gateway.formats.chat import (
     Conversation,
     Document,
@@ -28,6 +28,7 @@ from gateway.formats.chat import (
     Names,
     Part,
     Text,
+    Thinking,
     Tool,
     ToolCall,
     ToolResult,
@@ -39,9 +40,11 @@ from gateway.formats.splice import asks_nothing
 
 _NAMES = Names(
     *("messages", "max_tokens", "output_config.effort", "thinking", "metadata.user_id"),
+    thinking="thinking",
     efforts={"xhigh": "high", "max": "high", "none": "low"},
 )
 _NULL = Raw(b"null")
+_UNSIGNED = Raw(msgspec.json.encode(UNSIGNED))
 BILLING_HEADER = re.compile(rb'"\s*x-anthropic-billing-header:(?:[^"\\]|\\[^n])*(?:\\n)*')
 """How a JSON string begins that begins with such a line, up to what follows it."""
 
@@ -157,6 +160,8 @@ class _Config(Struct, forbid_unknown_fields=True):
 
 class _Kind(Struct):
     type: str
+    thinking: Raw = _NULL
+    signature: Raw = _NULL
 
 
 _LEFT_OUT_OF_ANSWERS = frozenset({"thinking", "redacted_thinking", "server_tool_use", "mcp_tool_use", "fallback"})
@@ -353,7 +358,10 @@ class _Reader:
         return parts
 
     def _block(self, raw: bytes, role: str, place: str) -> list[Part] | None:
-        kind = typed(place, _KIND, raw).type
+        known = typed(place, _KIND, raw)
+        kind = known.type
+        if role == "assistant" and kind == "thinking" and known.signature == _UNSIGNED:
+            return [Thinking(string(known.thinking, f"{place}.thinking"))]
         if role == "assistant" and (kind in _LEFT_OUT_OF_ANSWERS or kind.endswith("_tool_result")):
             self.leave_out(kind)
             return None

@@ -117,12 +117,12 @@ def _block(part: Part) -> _Block:
         block = {"type": "image", "source": _source(part, part.media_type in _IMAGES)}
     elif isinstance(part, Document):
         block = {"type": "document", "source": _source(part, part.media_type == "application/pdf")}
-    elif isinstance(part, Thinking):
-        block = {"type": "thinking", "thinking": part.text, "signature": part.signature}
     elif isinstance(part, ToolCall):
         block = {"type": "tool_use", "id": tool_id(part.call_id), "name": part.name, "input": part.arguments}
     elif isinstance(part, Audio):
         raise UntranslatableError(part.place, "it does not listen")
+    elif isinstance(part, Thinking):
+        raise UntranslatableError("thinking", "only what Anthropic has signed is taken back")
     else:
         block = {"type": "tool_result", "tool_use_id": tool_id(part.call_id)}
         if part.parts:

@@ -26,6 +26,7 @@ from gateway.formats.chat import (
     Part,
     Refused,
     Text,
+    Thinking,
     Tool,
     ToolCall,
     ToolResult,
@@ -35,9 +36,10 @@ from gateway.formats.chat import (
 from gateway.formats.splice import members_of
 from gateway.types import Call, Target, UpstreamRequest
 
-Says = Literal["files", "instructions", "prefill", "tier", "tokenize", "user"]
+Says = Literal["files", "instructions", "prefill", "reasoning", "tier", "tokenize", "user"]
 """What can be said in a provider's chat beyond what can in all: a PDF, a system message in mid-conversation, the
-beginning of an answer, ``service_tier``, vLLM's question for a prompt's tokens, ``user``."""
+beginning of an answer, what was thought for an earlier one, ``service_tier``, vLLM's question for a prompt's tokens,
+``user``."""
 _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+")
 _LONGEST_ID = 64
 _TYPED = frozenset({"type", "$ref", "anyOf", "enum", "const"})
@@ -268,7 +270,9 @@ def _message(role: str, parts: Iterable[Part], says: frozenset[Says] = frozenset
 
 def _answer(parts: list[Part]) -> dict[str, Any]:
     texts = [part.text for part in parts if isinstance(part, Text | Refused)]
-    message: dict[str, Any] = {"role": "assistant", "content": joined(texts, b"") if texts else None}
+    message: dict[str, Any] = {"role": "assistant"}
+    if thoughts := [part.text for part in parts if isinstance(part, Thinking)]:
+        message["reasoning"] = joined(thoughts, BETWEEN)
     calls = [
         {
             "id": part.call_id,
@@ -278,6 +282,7 @@ def _answer(parts: list[Part]) -> dict[str, Any]:
         for part in parts
         if isinstance(part, ToolCall)
     ]
+    message["content"] = None if calls and not texts else joined(texts, b"")
     return message | ({"tool_calls": calls} if calls else {})
 
 

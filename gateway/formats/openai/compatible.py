@@ -113,7 +113,7 @@ class CompatibleAdapter:
         if not is_translatable(endpoint):
             raise refusal(f"'{endpoint.path}' is not translated for a target that is OpenAI-compatible.")
         try:
-            conversation = conversation_of(call)
+            conversation = conversation_of(call, takes_thinking="reasoning" in self._says)
             body, left_out = write_chat(
                 conversation,
                 model=envelope.model,

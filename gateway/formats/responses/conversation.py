@@ -26,6 +26,7 @@ from gateway.formats.chat import (
     Part,
     Refused,
     Text,
+    Thinking,
     ToolCall,
     ToolResult,
     Turn,
@@ -33,7 +34,7 @@ from gateway.formats.chat import (
 )
 from gateway.formats.reading import arguments_of, data_of_url, object_of, string, texts, typed
 from gateway.formats.responses.tools import ToolChoice, Tools, function_name
-from gateway.formats.responses.written import INPUT
+from gateway.formats.responses.written import INPUT, UNSIGNED
 from gateway.formats.splice import asks_nothing, kind_of
 
 NAMES = Names("input", "max_output_tokens", "reasoning.effort", "reasoning.effort", "user", "text.format")
@@ -83,6 +84,15 @@ class _Returned(Struct):
     status: str | None = None
 
 
+class _Id(Struct):
+    id: Any = None
+
+
+class _Thought(Struct):
+    content: list[_Part] | None = None
+    summary: list[_Part] | None = None
+
+
 class _Format(Struct):
     type: Literal["text", "json_object", "json_schema"]
     name: str = "answer"
@@ -111,7 +121,7 @@ _PARTS = frozenset(
 _SCREENSHOT = "computer_screenshot"
 _LEFT_OUT_ITEMS = frozenset(
     (
-        *("reasoning", "compaction", "mcp_list_tools", "mcp_approval_request", "mcp_approval_response", "program"),
+        *("compaction", "mcp_list_tools", "mcp_approval_request", "mcp_approval_response", "program"),
         *("program_output", "tool_search_call", "configuration_update"),
     )
 )
@@ -147,6 +157,7 @@ _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
 _MESSAGE, _CALLED, _CALLED_BY, _RETURNED, _PART, _SOUND = (
     msgspec.json.Decoder(each) for each in (_Message, _Called, _CalledBy, _Returned, _Part, _Sound)
 )
+_ID, _THOUGHT = msgspec.json.Decoder(_Id), msgspec.json.Decoder(_Thought)
 _raws = msgspec.json.Decoder(list[Raw])
 _kinds = msgspec.json.Decoder(_Kind)
 _includes = msgspec.json.Decoder(list[str])
@@ -327,6 +338,15 @@ class _Reader:
             return [Text(Raw(msgspec.json.encode(raw.decode())))]
         return self._parts(output, place)
 
+    def _reasoning(self, raw: Raw, place: str) -> None:
+        """Read what a model thought that no provider signed; what one has signed is its own affair."""
+        if not str(typed(place, _ID, raw).id).startswith(UNSIGNED):
+            self.leave_out("reasoning")
+            return
+        thought = typed(place, _THOUGHT, raw)
+        texts = [string(part.text, f"{place}.text") for part in thought.content or thought.summary or ()]
+        self._answered().parts.extend(map(Thinking, texts))
+
     def _more_tools(self, raw: Raw, place: str) -> None:
         self.tools.add_from(raw, place)
 
@@ -366,6 +386,7 @@ class _Reader:
         "custom_tool_call": _call,
         "function_call_output": _output,
         "custom_tool_call_output": _output,
+        "reasoning": _reasoning,
         "additional_tools": _more_tools,
         "tool_search_output": _more_tools,
     }

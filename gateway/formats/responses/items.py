@@ -1,7 +1,8 @@
 """Read and write the items of responses that are kept: what a call goes on with, and what a page of them shows.
 
 Decides what of an earlier answer a next target is told: all items but reasoning that only its provider could look up,
-and no ids, by which a provider would look for what it does not have.
+and no ids, by which a provider would look for what it does not have; but that of reasoning of an own engine's, by which
+the gateway knows it.
 
 Source: platform.openai.com/docs/api-reference/responses (create, input-items).
 """
@@ -14,6 +15,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from gateway.formats.malformed import UNREADABLE
+from gateway.formats.responses.written import UNSIGNED
 from gateway.formats.splice import members_of, splice
 from gateway.formats.typed import refuse
 
@@ -73,7 +75,7 @@ def continued(before: bytes, response: bytes, asked: bytes) -> bytes:
 def _told(item: bytes) -> bytes:
     known = _decode_item(item)
     if known.type == "reasoning" and not known.encrypted_content:
-        return b""
+        return item if str(known.id).startswith(UNSIGNED) else b""
     return splice(item, members_of(item), {"id": None})
 
 

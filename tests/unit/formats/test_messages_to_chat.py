@@ -257,6 +257,17 @@ def test_instruction_in_mid_conversation_stays_where_it_is_at_openai() -> None:
     assert _messages(_ASKS, _BRIEF, adapter="openai") == [_ASKS, _BRIEF]
 
 
+@pytest.mark.parametrize(("adapter", "thought", "left_out"), [("vllm", "hm\n\nso", []), ("openai", None, ["thinking"])])
+def test_thinking_goes_back_to_own_engines_alone(adapter: str, thought: str | None, left_out: list[str]) -> None:
+    """What another provider has signed goes to neither."""
+    thoughts = [{"type": "thinking", "thinking": each, "signature": UNSIGNED} for each in ("hm", "so")]
+    body, named = _sent(adapter, messages=[_ASKS, _said(*thoughts, _CALL), _user(_result("ok"))])
+    assert (body["messages"][1].get("reasoning"), named) == (thought, left_out)
+    signed = {"type": "thinking", "thinking": "x", "signature": "Eq"}
+    body, named = _sent(adapter, messages=[_ASKS, _said(signed, _text("a")), _ASKS])
+    assert (body["messages"][1], named) == ({"role": "assistant", "content": "a"}, ["thinking"])
+
+
 def test_instruction_among_calls_and_results_goes_behind_them() -> None:
     """OpenAI refuses calls that no results follow at once."""
     twice = _said(_CALL, _CALL | {"id": "t2"})

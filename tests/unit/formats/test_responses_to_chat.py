@@ -12,6 +12,8 @@ from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.formats.anthropic.decode import MESSAGES
 from gateway.formats.openai.chat_request import Translated
 from gateway.formats.responses.decode import RESPONSES
+from gateway.formats.responses.items import continued
+from gateway.formats.responses.written import UNSIGNED
 from gateway.providers.registry import ADAPTERS
 from gateway.types import Call
 from tests.ground.builders import build_call, build_target
@@ -64,6 +66,22 @@ def _sent(
 def _messages(*items: Any, **members: Any) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = _sent(input=list(items), **members)[0]["messages"]
     return messages
+
+
+@pytest.mark.parametrize(("adapter", "thought", "left_out"), [("vllm", "hm", []), ("openai-chat", None, ["reasoning"])])
+@pytest.mark.parametrize("member", ["content", "summary"])
+def test_reasoning_goes_back_to_own_engines_alone(
+    member: str, adapter: str, thought: str | None, left_out: list[str]
+) -> None:
+    """Also where a call goes on from a response that is kept, whose items lose other ids."""
+    said = [{"type": "reasoning_text", "text": "hm"}]
+    thinks = {"type": "reasoning", "id": f"{UNSIGNED}1", "summary": [], member: said}
+    kept = json.dumps({"output": [thinks, _WORDS]}).encode()
+    items = json.loads(continued(json.dumps([_ASKS]).encode(), kept, json.dumps([_ASKS]).encode()))
+    for asked in ([_ASKS, thinks, _WORDS, _ASKS], items):
+        body, named = _sent(adapter, input=asked)
+        assert [body["messages"][1].get(name) for name in ("content", "reasoning")] == ["I look.", thought]
+        assert named == left_out
 
 
 def _tool_calls(*calls: tuple[str, str, str]) -> list[dict[str, Any]]:
