@@ -19,10 +19,10 @@ class Dispatch(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One attempt that is about to be sent upstream."""
 
     entry: LedgerEntry
-    """The row that recovery writes should the gateway die now: outcome ``interrupted``, the estimated input tokens
-    and no output, origin ``estimated``, and what that costs."""
+    """The row that recovery writes should the gateway die now, but for its cost: outcome ``interrupted``, the estimated
+    input tokens and no output, origin ``estimated``."""
     rates: Rates
-    """Prices the output that recovery adds."""
+    """Price that row, with the output that recovery adds."""
     operation: Operation = "chat"
     """With ``stream``, for the call record that recovery writes when the call's own was never written."""
     stream: bool = False

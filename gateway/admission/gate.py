@@ -14,7 +14,7 @@ counted. A key that fell silent costs nothing after a minute: windows stand in t
 every admission drops the expired ones from the front.
 """
 
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from math import ceil
 from typing import Protocol
 
@@ -70,8 +70,8 @@ class InProcessGate:
     def __init__(self, clock: Clock) -> None:
         self._now_ns = clock.monotonic_ns
         self._windows: OrderedDict[str, deque[int]] = OrderedDict()
-        self._running: Counter[str] = Counter()
-        self._body_bytes: Counter[str] = Counter()
+        self._running: dict[str, int] = {}
+        self._body_bytes: dict[str, int] = {}
         self._all_body_bytes = 0
 
     async def admit(self, key: Principal, budget: BodyBudget) -> Admission:
@@ -80,9 +80,10 @@ class InProcessGate:
         self._forget_silent_keys(now_ns)
         left = 0 if limit is None else self._left(key_id, limit, now_ns)
         if key.concurrency is not None:
-            if self._running[key_id] >= key.concurrency:
+            running = self._running.get(key_id, 0)
+            if running >= key.concurrency:
                 raise too_many_concurrent(key, left, self._full_in_ns(key_id, now_ns))
-            self._running[key_id] += 1
+            self._running[key_id] = running + 1
         if limit is not None:  # both have room: count now, with nothing in between
             self._windows.setdefault(key_id, deque()).append(now_ns)
             self._windows.move_to_end(key_id)
@@ -90,8 +91,9 @@ class InProcessGate:
 
     def count_body(self, key_id: str, more_bytes: int, budget: BodyBudget) -> None:
         """See ``Counts``."""
-        check_body(key_id, self._body_bytes[key_id] + more_bytes, self._all_body_bytes + more_bytes, budget)
-        self._body_bytes[key_id] += more_bytes
+        key_bytes = self._body_bytes.get(key_id, 0) + more_bytes
+        check_body(key_id, key_bytes, self._all_body_bytes + more_bytes, budget)
+        self._body_bytes[key_id] = key_bytes
         self._all_body_bytes += more_bytes
 
     def leave(self, key: Principal, body_bytes: int) -> None:
@@ -130,10 +132,10 @@ class InProcessGate:
             del windows[key_id]
 
 
-def _subtract(counts: Counter[str], key_id: str, number: int) -> None:
-    counts[key_id] -= number
-    if not counts[key_id]:
-        del counts[key_id]
+def _subtract(counts: dict[str, int], key_id: str, number: int) -> None:
+    rest = counts.pop(key_id) - number
+    if rest:
+        counts[key_id] = rest
 
 
 def check_body(key_id: str, key_bytes: int, all_bytes: int, budget: BodyBudget) -> None:

@@ -98,13 +98,13 @@ class Attempt:
             upstream_model=target.upstream_model,
             started_at_ns=now_ns,
             usage=presumed,
-            cost_nano_usd=rates.cost(presumed),
+            cost_nano_usd=0,
             cost_origin="estimated",
             price_version=rates.version,
             outcome="interrupted",
             trace_id=call.trace_id,
         )
-        """As it would be billed should the gateway die now; once the attempt has ended, as it is billed."""
+        """Without its cost until the attempt has ended; should the gateway die before, recovery adds that."""
         operation, stream = envelope.endpoint.operation, envelope.stream
         means.ledger.dispatch(Dispatch(entry=self._entry, rates=rates, operation=operation, stream=stream))
         self._lease = lease = means.pool.begin(target, call)
@@ -233,7 +233,8 @@ class Attempt:
         """Free the place of an attempt that a fault of ours ends, and write a row all the same."""
         self._lease.abandon()
         self._ended = True
-        self._entry = replace(self._entry, outcome="failed", error_kind=ErrorKind.INTERNAL.value)
+        cost = self._rates.cost(self._entry.usage)
+        self._entry = replace(self._entry, outcome="failed", error_kind=ErrorKind.INTERNAL.value, cost_nano_usd=cost)
         self._means.ledger.settle(self._entry)
 
     def _journal(self, bound_tokens: int) -> None:

@@ -73,6 +73,9 @@ class Format(Protocol):
     dialect: str
     """A call whose caller speaks the same goes up as it is. Any other is translated, a large one beside the loop."""
 
+    may_refuse: bool
+    """False: ``refuses`` has nothing to say of any call, and is not asked."""
+
     def refuses(self, call: Call) -> str | None:
         """Name what this format cannot express of the call (``'logit_bias' ...``), as far as it costs nothing to see.
 

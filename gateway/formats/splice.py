@@ -77,7 +77,7 @@ def splice(body: bytes, members: Mapping[str, bytes], changes: Mapping[str, byte
     pending = {name: value for name, value in changes.items() if value is not None or name in members}
     if not pending:
         return body
-    copied = position = body.index(b"{") + 1
+    copied = position = first = body.index(b"{") + 1
     places = members.places if type(members) is Members else None
     pieces = [body[:position]]
     kept = False
@@ -96,7 +96,7 @@ def splice(body: bytes, members: Mapping[str, bytes], changes: Mapping[str, byte
             pieces.append(body[copied:position])
             copied = end
         else:
-            if not kept and copied == position:
+            if not kept and copied == position > first:
                 # Everything before it was removed, and the comma with it.
                 copied = position + _comma(body[position:start])
             if name in changes:

@@ -65,7 +65,7 @@ class Policy:
     def plan(self, call: Call, views: Sequence[TargetView]) -> Plan:
         """Return the targets to try, in order; if none, see ``refusal``. ``views`` are of the route, in its order."""
         remaining, dropped = self._filter(call, views)
-        preferred = self._objective.order(call, [self._candidate(call, view) for view in remaining])
+        preferred = self._objective.order(call, self._candidates(call, remaining))
         cold = [each for each in preferred if each.cold]
         ordered = others = (cold and [each for each in preferred if not each.cold]) or preferred
         probe = None
@@ -78,16 +78,15 @@ class Policy:
                 beyond = tuple([each for each in over if each is not probe])
         if not others and not probe:
             return Plan(candidates=(), beyond=beyond, dropped=tuple(dropped), reason="")
-        first = probe or others[0]
+        if probe:
+            others = [probe, *[each for each in others if each is not probe]]
+        first = others[0]
         wanted = _wanted(preferred, first) if cold else None
         reason = self._reason(ordered, first, len(dropped))
+        if cold:  # they come last: the others bridge the time until there is a replica
+            others = [*others, *self._within_first([each for each in cold if each not in others])]
         return Plan(
-            candidates=(
-                first,
-                *[each for each in others if each is not first],
-                # Those without a replica come last: the others bridge the time until there is one.
-                *(self._within_first([each for each in cold if each not in others]) if cold else ()),
-            ),
+            candidates=tuple(others),
             beyond=beyond,
             dropped=tuple(dropped),
             reason=_ascii(f"{wanted.id} has no replica ready: {reason}" if wanted else reason),
@@ -153,27 +152,29 @@ class Policy:
             dropped.sort(key=lambda each: order.index(each.target_id))
         return remaining, [*self.ruled_out, *dropped]
 
-    def _candidate(self, call: Call, view: TargetView) -> Candidate:
-        predictors = self._predictors
-        output_tokens = predictors.output_tokens.predict(call, view)
-        ttft_ms = predictors.ttft_ms.predict(call, view)
-        tpot_ms = predictors.tpot_ms.predict(call, view)
-        cost_nano_usd = predictors.cost_nano_usd.predict(call, view, output_tokens, ttft_ms, tpot_ms)
-        prediction = Prediction(
-            output_tokens=output_tokens,
-            ttft_ms=ttft_ms,
-            tpot_ms=tpot_ms,
-            cost_nano_usd=cost_nano_usd,
-            billed_output_tokens=view.billed_output_tokens,
-        )
-        ceilings = self._ceilings
-        return Candidate(
-            target=view.target,
-            prediction=prediction,
-            within_ceilings=ceilings.keeps(prediction),
-            probe_due=view.probe_due and not ceilings.is_too_dear(view.target, prediction),
-            cold=view.cold,
-        )
+    def _candidates(self, call: Call, views: Sequence[TargetView]) -> list[Candidate]:
+        predictors, ceilings, calls, candidates = self._predictors, self._ceilings, repeat(call), list[Candidate]()
+        outputs = list(map(predictors.output_tokens.predict, calls, views))
+        ttfts = list(map(predictors.ttft_ms.predict, calls, views))
+        tpots = list(map(predictors.tpot_ms.predict, calls, views))
+        costs = map(predictors.cost_nano_usd.predict, calls, views, outputs, ttfts, tpots)
+        for view, output, ttft, tpot, cost in zip(views, outputs, ttfts, tpots, costs, strict=True):
+            prediction = Prediction(
+                output_tokens=output,
+                ttft_ms=ttft,
+                tpot_ms=tpot,
+                cost_nano_usd=cost,
+                billed_output_tokens=view.billed_output_tokens,
+            )
+            candidate = Candidate(
+                target=view.target,
+                prediction=prediction,
+                within_ceilings=ceilings.keeps(prediction),
+                probe_due=view.probe_due and not ceilings.is_too_dear(view.target, prediction),
+                cold=view.cold,
+            )
+            candidates.append(candidate)
+        return candidates
 
     def _within_first(self, ordered: Sequence[Candidate]) -> list[Candidate]:
         """Move those beyond a ceiling behind the others, the least excess first; on a route that insists, drop them."""

@@ -57,8 +57,10 @@ def build_target(id: str = "small", **overrides: Any) -> Target:  # noqa: A002 -
 
 def build_adapters(**reasons: str) -> Mapping[str, Any]:
     """Build what the router asks: under every name a format that refuses nothing, but under these for these reasons."""
-    refusing = {name: SimpleNamespace(refuses=lambda _call, it=reason: it) for name, reason in reasons.items()}
-    return defaultdict(lambda: SimpleNamespace(refuses=lambda _call: None), refusing)
+    refusing = {
+        name: SimpleNamespace(may_refuse=True, refuses=lambda _call, it=reason: it) for name, reason in reasons.items()
+    }
+    return defaultdict(lambda: SimpleNamespace(may_refuse=False, refuses=lambda _call: None), refusing)
 
 
 def build_view(target: Target | None = None, **overrides: Any) -> TargetView:

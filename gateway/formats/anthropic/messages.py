@@ -43,6 +43,7 @@ class AnthropicAdapter:
     """Speaks Messages to the upstream. ``wall_ns`` dates the answers, ``framing`` makes what cuts a streamed one."""
 
     dialect = "anthropic"
+    may_refuse = True
 
     def __init__(self, wall_ns: Callable[[], int] = time.time_ns, framing: Callable[[], Framing] = Splitter) -> None:
         self._wall_ns = wall_ns

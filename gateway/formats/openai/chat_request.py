@@ -147,8 +147,10 @@ class Limited:
         """Write the request."""
         envelope = self._call.envelope
         limit = fitting(self._call, target)
-        lowers = limit != envelope.max_output_tokens
-        self.left_out[:] = (name for name in _LIMITS if lowers and envelope.members.get(name, b"null") != b"null")
+        self.left_out.clear()
+        if limit == envelope.max_output_tokens:
+            return self._request(self._call, target, attempt_id, {})
+        self.left_out += [name for name in _LIMITS if envelope.members.get(name, b"null") != b"null"]
         changes: Changes = dict.fromkeys(self.left_out, None if limit is None else b"%d" % limit)
         return self._request(self._call, target, attempt_id, changes)
 

@@ -65,6 +65,7 @@ class CompatibleAdapter:
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._refused_members = refused_members
+        self.may_refuse = bool(refused_members)
         self._asks_usage = asks_usage
         self._limit = limit
         self._other_limit = "max_tokens" if limit == "max_completion_tokens" else "max_completion_tokens"

@@ -37,6 +37,7 @@ class ResponsesAdapter:
     """
 
     dialect = "responses"
+    may_refuse = True
 
     def __init__(self, facts: Facts = COMPATIBLE, wall_ns: Callable[[], int] = time.time_ns) -> None:
         self._facts = facts

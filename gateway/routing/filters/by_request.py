@@ -62,6 +62,10 @@ class Expressible(Filter):
 
     fault = "request"
 
+    def concerns(self, target: Target) -> bool:
+        """Leave out a target whose format takes any call of its dialect."""
+        return self.tools.adapters[target.adapter].may_refuse
+
     def reject(self, call: Call, view: TargetView) -> str | None:
         """Pass on the adapter's own words."""
         return self.tools.adapters[view.target.adapter].refuses(call)

@@ -1,13 +1,12 @@
 """Orders candidates by predicted cost."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from gateway.config.parts import Part
 from gateway.types import Call, Candidate
 
-
-def _nano_usd(candidate: Candidate) -> float:
-    return candidate.prediction.cost_nano_usd.p50
+_nano_usd = attrgetter("prediction.cost_nano_usd.p50")
 
 
 class Cheapest(Part):
