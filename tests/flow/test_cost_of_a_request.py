@@ -27,9 +27,9 @@ from tests.ground.script import Answer, Chunk, Seen, sse_event
 from tests.ground.upstream import ScriptedUpstream
 
 MEASURED = {
-    "short chat": (10_817, 303),
-    "200 tokens at once": (16_102, 424),
-    "20 tokens one by one": (25_400, 920),
+    "short chat": (10_400, 300),
+    "200 tokens at once": (15_900, 424),
+    "20 tokens one by one": (25_200, 920),
     "Messages passed at once": (20_700, 840),
     "Messages passed one by one": (27_310, 1_096),
     "Messages translated at once": (19_800, 590),
