@@ -59,6 +59,7 @@ from gateway.siblings.process_slot import ProcessSlot, journal_dirs
 from gateway.store.database_file import sqlite_url
 from gateway.store.secret_file import secret_of
 from gateway.targets.pool import Pool
+from gateway.targets.replicas import Replicas
 from gateway.telemetry.failures import FailureLog
 from gateway.telemetry.figures import Figures, read_all
 from gateway.telemetry.metrics import NO_ROUTE_LABEL, OTHER_LABEL, Metrics
@@ -110,6 +111,7 @@ class Gateway:
     """All parts of one gateway, and their life cycle. ``http`` is its front, ``pipeline`` answers the model routes.
 
     With a ``place`` it is one process of several (``siblings``): limits, figures, predictions and breakers are shared.
+    ``random`` is given for a run that can be repeated: it makes the sessions' keys, too, and so keeps no secret.
     """
 
     def __init__(
@@ -122,21 +124,28 @@ class Gateway:
         clock: Clock | None = None,
         ids: Ids = random_ids,
         place: ProcessSlot | None = None,
+        random: Random | None = None,
     ) -> None:
         self.current = Current(snapshot)
         self._reread = reread
         self._reloading = asyncio.Lock()
         clock = clock or SystemClock()
+        self._sessions = Sessions()
+        if random is None:
+            random = Random()  # noqa: S311 - it spreads load and guards nothing
+        else:
+            self._sessions.secret = random.randbytes(SECRET_BYTES)
+        replicas = Replicas(clock, random)
         state_dir = Path(snapshot.state_dir)
         self._shared_gate: SharedGate | None = None
         self._peers: PeerChannel | None = None
         self.ledger = ledger or journal_ledger(state_dir, clock, lambda: self.current.snapshot.storage, place)
         if place is None:
-            self.pool, self.metrics = Pool(clock), Metrics(self._label_of)
+            self.pool, self.metrics = Pool(clock, replicas=replicas), Metrics(self._label_of)
         else:
             self._shared_gate = SharedGate(place.limits_dir, place.slot, clock)
             self._peers = PeerChannel(place.shared_dir, place.slot, self.ledger.flush)
-            self.pool = Pool(clock, publish=self._peers.publish)
+            self.pool = Pool(clock, publish=self._peers.publish, replicas=replicas)
             self.metrics = Metrics(self._label_of, Figures(place.figures), lambda: read_all(place.all_figures()))
         self._failures = FailureLog()
         self.metrics.watch(self.pool.in_flight, self.pool.breaker_states)
@@ -147,7 +156,6 @@ class Gateway:
         authenticator = StaticKeys()
         beside = Beside(lambda: clock.monotonic_ns() / 1e9)
         gate = self._shared_gate or InProcessGate(clock)
-        self._sessions = Sessions()
         self._secret_file = None if ledger is not None else state_dir / "session.key"
         resolved = partial(
             resolve,
@@ -157,7 +165,7 @@ class Gateway:
         )
         means = Means(
             *(clock, ids, self.ledger, self.metrics, self.pool, self.transport, ADAPTERS, beside, signed),
-            Retries(clock, Random().random),  # noqa: S311 - it spreads them and guards nothing
+            Retries(clock, random.random),
             Unstreamed(clock),
         )
         self.pipeline = Pipeline(

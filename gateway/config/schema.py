@@ -40,6 +40,7 @@ from gateway.config.parts import PartChoice, as_written
 from gateway.config.prices import PriceSection
 from gateway.config.problems import Source, unknown
 from gateway.config.section import Section
+from gateway.config.simulation import SimulatedModelSection
 from gateway.config.timeouts import ProviderTimeoutsSection, RouteTimeoutsSection, TimeoutsSection
 from gateway.types import Capability, Secret
 
@@ -434,6 +435,10 @@ class Config(Section):
     workers: dict[str, Any] = Field(
         default={},
         description="Own replicas. Checked by the workers; the gateway takes `usd_per_hour` from it.",
+    )
+    simulation: dict[ModelName, SimulatedModelSection] = Field(
+        default={},
+        description="How models behave in `tollway simulate`, by their names in `models`: docs/guide/simulate.md.",
     )
 
     _source: Source = PrivateAttr(default=Source())
