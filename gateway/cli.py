@@ -22,6 +22,7 @@ from gateway.config.problems import ConfigError
 from gateway.config.snapshot import Snapshot
 from gateway.credentials.registry import signers
 from gateway.providers.registry import ADAPTERS
+from gateway.simulation import command as simulate
 from gateway.transport.http1 import HttpTransport
 
 _GROUP = "tollway.commands"
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="command", required=True)
     serve.add_to(commands)
     _add_check(commands)
+    simulate.add_to(commands)
     _add_key(commands)
     for entry_point in entry_points(group=_GROUP):
         entry_point.load()(commands)

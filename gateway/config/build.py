@@ -73,6 +73,7 @@ def build(
             rates = _configured_rates(name, model, config, kind)
             rates = rates or _booked_rates(name, model, kind, price_of, problems)
             targets[name] = _target(name, model, config, kind, rates)
+            _check_simulated(name, config, kind, problems)
     problems.raise_if_any()
     route = partial(_route, config=config, problems=problems, policy_of=policy_of)
     plain = config.plain_route()
@@ -165,6 +166,14 @@ def _check_server(config: Config, problems: Problems) -> None:
             f"{config.server.host} can be reached from other machines, and there are no keys; "
             "add a key under keys, or listen on 127.0.0.1",
         )
+
+
+def _check_simulated(name: str, config: Config, kind: ProviderType, problems: Problems) -> None:
+    """Refuse the section of a replica for what is a provider's, and the other way round: it would say nothing."""
+    section = config.simulation.get(name)
+    if section is not None and getattr(section, unfit := "provider" if kind.own_hardware else "replica") is not None:
+        runs = "runs on own hardware" if kind.own_hardware else "is a provider's"
+        problems.add(("simulation", name, unfit), f"says nothing of a model that {runs}")
 
 
 def _is_loopback(host: str) -> bool:

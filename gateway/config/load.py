@@ -143,6 +143,9 @@ def _check_references(values: dict[str, Any], problems: Problems) -> None:
         if "*" in name:
             _check_wildcard(name, _mapping(model), problems)
     plain = [name for name in models if "*" not in name]
+    for name in _mapping(values.get("simulation")):
+        if name not in plain:
+            problems.add(("simulation", name), unknown("model", name, plain))
     for name, route in routes.items():
         if name in models:
             problems.add(("routes", name), f"a model has the name '{name}' too; a caller could not tell them apart")

@@ -90,7 +90,5 @@ class SimulatedReplicaSection(Section):
 class SimulatedModelSection(Section):
     """How one model behaves in `tollway simulate`."""
 
-    provider: SimulatedProviderSection = Field(default=SimulatedProviderSection(), description="If it is a provider's.")
-    replica: SimulatedReplicaSection = Field(
-        default=SimulatedReplicaSection(), description="If it runs on own replicas."
-    )
+    provider: SimulatedProviderSection | None = Field(default=None, description="If it is a provider's.")
+    replica: SimulatedReplicaSection | None = Field(default=None, description="If it runs on own hardware.")

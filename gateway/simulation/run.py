@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from gateway.app import Gateway
 from gateway.clock import Ids
-from gateway.config.simulation import SimulatedModelSection
+from gateway.config.simulation import SimulatedModelSection, SimulatedProviderSection, SimulatedReplicaSection
 from gateway.config.snapshot import Snapshot
 from gateway.formats.openai.decode import CHAT, ChatEndpoint
 from gateway.formats.tokens import estimate_input_tokens, output_bytes
@@ -32,6 +32,7 @@ from gateway.types import Envelope, Inbound, Target, UpstreamRequest
 
 _CHAT_TEMPLATE_TOKENS = estimate_input_tokens(0)
 _KEY = "simulated"
+_DIGEST = hashlib.sha256(_KEY.encode()).digest()
 
 
 class _Named(Struct):
@@ -48,13 +49,20 @@ def simulate(
     *,
     route: str,
     seed: int = 0,
-    key_id: str | None = None,
 ) -> MemoryLedger:
     """Send every request of a trace to this route at its time, and return the ledger when the last one has ended.
 
-    With a key's name, its limits hold; without, there are none.
+    No key holds it up, unless the snapshot is ``under_key``.
     """
-    return run_virtual(_run(_with_key(snapshot, key_id), sections, rows, route, Random(seed)))  # noqa: S311 - no secret
+    if _DIGEST not in snapshot.keys:
+        snapshot = replace(snapshot, keys={})
+    return run_virtual(_run(snapshot, sections, rows, route, Random(seed)))  # noqa: S311 - no secret
+
+
+def under_key(snapshot: Snapshot, key_id: str) -> Snapshot:
+    """Return a snapshot that simulates under the limits of this key. Raises KeyError when there is none."""
+    principals = {each.key_id: each for each in snapshot.keys.values()}
+    return replace(snapshot, keys={_DIGEST: principals[key_id]})
 
 
 async def _run(
@@ -152,7 +160,9 @@ class _Models:
             if key not in self._by_model:
                 self._by_model[key] = _model(target, section, random)
         for url, models in fleets.items():
-            self._clusters[url] = ClusterModel({name: section.replica for name, section in models.items()})
+            self._clusters[url] = ClusterModel(
+                {name: section.replica or SimulatedReplicaSection() for name, section in models.items()}
+            )
 
     def handler_of(self, request: UpstreamRequest) -> Handler | None:
         """Return what answers a request; None: nothing is there."""
@@ -183,20 +193,12 @@ def _answer(model: ProviderModel | ReplicaModel, dialect: Dialect) -> ModelledSt
 
 def _model(target: Target, section: SimulatedModelSection, random: Random) -> ProviderModel | ReplicaModel:
     if target.own_hardware:
-        return ReplicaModel(target.id, target.upstream_model, section.replica)
+        return ReplicaModel(target.id, target.upstream_model, section.replica or SimulatedReplicaSection())
     rates = target.rates
     writes = rates.cache_write_nano_usd_per_mtok != rates.input_nano_usd_per_mtok
-    return ProviderModel(section.provider, Random(random.random()), bills_writes=writes)  # noqa: S311 - no secret
+    return ProviderModel(section.provider or SimulatedProviderSection(), Random(random.random()), bills_writes=writes)  # noqa: S311 - no secret
 
 
 def _origin(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"
-
-
-def _with_key(snapshot: Snapshot, key_id: str | None) -> Snapshot:
-    """Return a snapshot that takes the simulation's own key: for the limits of this one, or for none."""
-    principals = {each.key_id: each for each in snapshot.keys.values()}
-    if key_id is None:
-        return replace(snapshot, keys={})
-    return replace(snapshot, keys={hashlib.sha256(_KEY.encode()).digest(): principals[key_id]})
