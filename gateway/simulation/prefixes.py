@@ -9,6 +9,7 @@ Text has no part in it: a token is a number, equal numbers are equal text behind
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from math import inf
 from typing import NamedTuple
 
 _TEXT_BYTES_PER_TOKEN = 1 / 16
@@ -150,7 +151,7 @@ class LifetimeCache:
         """Return how much of the prompt is there, from its beginning."""
         since_s = now_s - self._lifetime_s
         used_at_s = self._used_at_s
-        return next((node.end_tokens for node in prompt.path() if used_at_s.get(node, -1.0) >= since_s), 0)
+        return next((node.end_tokens for node in prompt.path() if used_at_s.get(node, -inf) >= since_s), 0)
 
     def use(self, prompt: Prefix, now_s: float) -> None:
         """Note that the prompt was read now."""

@@ -11,7 +11,6 @@ Sources: github.com/Azure/AzurePublicDataset, AzureLLMInferenceDataset2023; gith
 FAST25-release/traces.
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -83,17 +82,17 @@ class _Request(Struct, frozen=True):
 
 
 def read_trace(source: str, random: Random, limit: int | None = None) -> list[Row]:
-    """Read a trace, or make one up, in the order of arrival. Raises TraceError."""
+    """Read a trace, or make one up, in the order of arrival, the first so many. Raises TraceError."""
     if source.startswith("poisson:"):
         requests = _made(source, random, limit or _MADE_REQUESTS)
     else:
         path = Path(source)
         read = _azure if path.suffix == ".csv" else _json_lines
-        requests = list(itertools.islice(read(path), limit))
+        requests = list(read(path))
     if not requests:
         raise TraceError(f"{source}: the trace has no request.")
     requests.sort(key=lambda each: each.at_s)
-    return _with_prompts(requests)
+    return _with_prompts(requests[:limit])
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
