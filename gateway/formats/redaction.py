@@ -28,6 +28,8 @@ _ID = r"[-_](?=[A-Za-z]*\d)[A-Za-z0-9]{6,}\b"
 _CREDENTIAL = re.compile(
     r"(?:Bearer|Basic)\s+[\w.~+/=*-]{8,}"
     r"|\b(?:sk|pk|rk|xai|pplx)-[\w*.-]{6,}"
+    r"|\b(?:nvapi|csk|glpat)-[\w-]{12,}|\bgh[opsu]_[A-Za-z0-9]{20,}|\bAKIA[A-Z0-9]{16}\b|\bya29\.[\w-]{8,}"
+    r"|(?<=://)[^\s/@:]{1,64}:[^\s/@]{1,128}(?=@)"
     # A key of these has no second underscore, a function's name mostly has.
     r"|\b(?:gsk|hf|tgp|fw|sk|pk|rk)_[A-Za-z0-9*]{8,}\b"
     r"|\bAIza[\w-]{8,}"
@@ -36,9 +38,11 @@ _CREDENTIAL = re.compile(
     rf"|\b(?:org|proj|acct|wrkspc){_ID}"
     r"|(?<=[?&]key=)[^\s&]+",
 )
+_IPV6 = r"(?:[0-9A-Fa-f]{0,4}:){1,7}[0-9A-Fa-f]{0,4}(?:%\w{1,16})?"
 _ADDRESS = re.compile(
     r"\b(?:https?://)?(?:\d{1,3}(?:\.\d{1,3}){3}|localhost|(?<![\w.-])[\w.-]+\.(?:internal|local|svc)\b)(?::\d+)?(?:/\S*)?"
     r"|https?://[\w.-]+:\d+(?:/\S*)?"
+    rf"|https?://\[{_IPV6}\](?::\d+)?(?:/\S*)?|\[{_IPV6}\]:\d+(?:/\S*)?|\b(?:f[cd][0-9a-f]{{2}}|fe80)::?{_IPV6}"
 )
 _SHORTEST_SECRET = 6
 """Shorter ones, as the ``none`` of a server that asks for no key, are words of every message."""

@@ -124,6 +124,10 @@ def test_other_failures_do_not_repeat_the_upstream() -> None:
         "xai-abcdefghij",
         "AIzaSyA1234567890",
         "0123456789abcdef0123456789abcdef01234567",
+        "nvapi-0123456789abcdef",
+        "ghp_0123456789abcdefABCD",
+        "AKIA0123456789ABCDEF",
+        "ya29.a0AfH6SMBx",
     ],
 )
 def test_credentials_are_taken_out_of_messages(secret: str) -> None:
@@ -133,11 +137,19 @@ def test_credentials_are_taken_out_of_messages(secret: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["http://10.0.0.7:8000/v1", "127.0.0.1:8000", "http://vllm-0.pod.svc:8000/x", "http://gpu7:80"]
+    "address",
+    [
+        *("http://10.0.0.7:8000/v1", "127.0.0.1:8000", "http://vllm-0.pod.svc:8000/x", "http://gpu7:80"),
+        *("http://[::1]:8000/x", "[fd00::1]:8000", "fd12:3456:789a::1", "fe80::1%eth0"),
+    ],
 )
 def test_inner_addresses_are_taken_out_of_messages(address: str) -> None:
     """An upstream's address is nobody's business."""
     assert failure(400, openai_error(f"From {address} no")).message == "From (address) no"
+
+
+def test_password_of_a_connection_is_taken_out_of_messages() -> None:
+    assert failure(400, openai_error("At redis://me:pass@cache/0.")).message == "At redis://(redacted)@cache/0."
 
 
 def test_ordinary_messages_stay_as_they_are() -> None:

@@ -88,6 +88,7 @@ def test_own_secrets_and_addresses_are_taken_out_of_every_part(ours: str) -> Non
         "chatcmpl-9f86d081-884c-7d65-9a2f-eaa0c55ad015-extra",
         "the /innermost/v1 is no address, nor is spinner/v1 or inner",
         "there is no /v1/chat/completions",
+        "at [12:30:45] face:book and dict[a:b] of https://docs.example.org/a:b@c",
     ],
 )
 def test_words_that_are_no_secret_stay(harmless: str) -> None:
@@ -185,7 +186,25 @@ def test_said_holds_nothing_of_our_account(ours: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["a", "a.", "a-", "a@", "eyJ-", "Bearer ", "sk-", "http://x/", "1.", "org-", " ", "0-"]
+    "piece",
+    [
+        "a",
+        "a.",
+        "a-",
+        "a@",
+        "eyJ-",
+        "Bearer ",
+        "sk-",
+        "http://x/",
+        "1.",
+        "org-",
+        " ",
+        "0-",
+        "[0:",
+        "fd00:",
+        "://a:",
+        "ya29.",
+    ],
 )
 def test_long_words_of_an_upstream_are_read_in_one_pass(piece: str) -> None:
     """A pattern that begins anew at each place of 64 KB takes minutes, in which the event loop stands."""
