@@ -108,7 +108,7 @@ def stored(config: Config) -> Precision | None:
     reader = _METHODS.get(method)
     try:
         found = reader(said) if reader is not None else None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise WorkerError(f"The quantization_config of {method} has a missing or odd member: {error}.") from error
     if found is None:
         raise WorkerError(
@@ -143,11 +143,17 @@ def _fp8(said: Config) -> Precision:
     """DeepSeek's and transformers' fine-grained fp8: a float32 scale per block, or one per matrix."""
     rules = _FP8_TENSOR
     if block := said.get("weight_block_size"):
-        rules = _all(8 + _FLOAT32_BITS / (int(block[0]) * int(block[1])))
+        rules = _all(8 + _FLOAT32_BITS / _area(block))
     experts = said.get("store_dtype") or said.get("expert_dtype")
     if experts in {"mxfp4", "fp4"}:
         rules = (Rule((_EXPERTS,), _MXFP4[0].bits), *rules)
     return Precision("fp8", rules, _kept(said))
+
+
+def _area(block: Any) -> int:
+    """Return how many parameters share the scale of a block: ``[128, 128]``, or ``128x128`` (compressed-tensors)."""
+    rows, columns = map(int, block.split("x") if isinstance(block, str) else block)
+    return rows * columns
 
 
 def _integers(said: Config) -> Precision:
@@ -190,7 +196,7 @@ def _compressed_tensors(said: Config) -> Precision:
         if strategy in {"group", "tensor_group"} and per and int(per) > 0:
             rules.append(Rule(targets, bits + (scale + zero) / int(per)))
         elif strategy == "block" and (block := weights.get("block_structure")):
-            rules.append(Rule(targets, bits + _FLOAT32_BITS / (int(block[0]) * int(block[1]))))
+            rules.append(Rule(targets, bits + _FLOAT32_BITS / _area(block)))
         else:
             rules.append(Rule(targets, bits, 0 if strategy == "tensor" else _FLOAT32_BITS))
         names.append(("mxfp" if form.startswith("mxfp") else "nvfp" if bits == 4 else "fp") if floats else "int")
