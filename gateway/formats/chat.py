@@ -176,6 +176,17 @@ def untranslatable(place: str, error: ValidationError) -> UntranslatableError:
     return UntranslatableError(place, f"{why[:1].lower()}{why[1:200]}")
 
 
+class Ending(Struct, frozen=True):
+    """How an answer ended, and what it took."""
+
+    reason: Finish
+    usage: Usage | None = None
+    stop_sequence: str | None = None
+    """Which of those asked for ended it, where that is known."""
+    service_tier: str | None = None
+    """What the upstream says that it served the answer at, in its own word."""
+
+
 class AnswerWriter(Protocol):
     """Takes one answer in order. Each verb returns what can go to the caller now, perhaps nothing."""
 
@@ -197,8 +208,8 @@ class AnswerWriter(Protocol):
     def arguments(self, index: int, fragment: str) -> bytes:
         """Add to the arguments of a tool call that has begun."""
 
-    def end(self, reason: Finish, usage: Usage | None, stop_sequence: str | None = None) -> bytes:
-        """End the answer; comes last. ``stop_sequence``: which of those asked for ended it, where that is known."""
+    def end(self, ending: Ending) -> bytes:
+        """End the answer; comes last."""
 
 
 class Translatable(Endpoint, Protocol):

@@ -6,11 +6,10 @@ Mixed into the decoder of the dialect, which reads what passes and counts it.
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 
-from gateway.formats.chat import AnswerWriter, Finish
+from gateway.formats.chat import AnswerWriter, Ending
 from gateway.formats.events import EventsDecoder
 from gateway.formats.malformed import UNREADABLE
 from gateway.formats.sse import Splitter, data_of
-from gateway.tariff import Usage
 
 
 class _Unwritten:
@@ -30,7 +29,7 @@ class _Unwritten:
     def arguments(self, index: int, fragment: str) -> bytes:  # noqa: ARG002
         return b""
 
-    def end(self, reason: Finish, usage: Usage | None, stop_sequence: str | None = None) -> bytes:  # noqa: ARG002
+    def end(self, ending: Ending) -> bytes:  # noqa: ARG002
         return b""
 
 

@@ -17,7 +17,7 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.formats.chat import AnswerWriter, Finish
+from gateway.formats.chat import AnswerWriter, Ending, Finish
 from gateway.formats.classify import ANTHROPIC
 from gateway.formats.events import EventsDecoder, StreamError, raise_if_cut
 from gateway.formats.framing import Framing
@@ -190,7 +190,8 @@ class MessageDecoder(EventsDecoder):
             raise nonsense()
         told = self._writer.refusal(self._explanation) if self._explanation else b""
         self.complete = True
-        return told + self._writer.end(FINISH_REASONS.get(self._stop_reason, "stop"), self.usage)
+        reason = FINISH_REASONS.get(self._stop_reason, "stop")
+        return told + self._writer.end(Ending(reason, self.usage, service_tier=self.service_tier))
 
     def _on_message_start(self, event: _Event) -> bytes:
         if event.message is None:

@@ -14,7 +14,7 @@ from uuid import uuid4
 from msgspec import Raw
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.formats.chat import Finish
+from gateway.formats.chat import Ending, Finish
 from gateway.formats.one_by_one import OneByOne, encode, event_of, is_object
 from gateway.tariff import Usage
 
@@ -91,17 +91,17 @@ class _Blocks:
         known = tool_id(call_id) if call_id else f"toolu_{tool_id(self._message_id)}_{index}"
         return self._begin_tool(index, "tool_use", known, name)
 
-    def _ends_in(self, reason: Finish, stop_sequence: str | None, *, is_cut: bool = False) -> dict[str, str | None]:
+    def _ends_in(self, ending: Ending, *, is_cut: bool = False) -> dict[str, str | None]:
         """Name the reason. Some engines say ``stop`` behind a call, and some ``tool_calls`` behind none.
 
         ``is_cut``: the stop sequence stood within the arguments of a call, which is not to be run.
         """
-        named = STOP_REASONS[reason]
-        if reason in {"stop", "tool_calls"}:
+        named = STOP_REASONS[ending.reason]
+        if ending.reason in {"stop", "tool_calls"}:
             named = "refusal" if self._refused else "tool_use" if self._tools and not is_cut else "end_turn"
-        if named != "end_turn" or stop_sequence is None:
+        if named != "end_turn" or ending.stop_sequence is None:
             return {"stop_reason": named, "stop_sequence": None}
-        return {"stop_reason": "stop_sequence", "stop_sequence": stop_sequence}
+        return {"stop_reason": "stop_sequence", "stop_sequence": ending.stop_sequence}
 
     @abstractmethod
     def _begin(self, message: dict[str, Any]) -> bytes: ...
@@ -122,11 +122,11 @@ class Events(OneByOne, _Blocks):
         self._head = self._tail = b""
         """What stands around the text of a piece of the block that is open."""
 
-    def end(self, reason: Finish, usage: Usage | None, stop_sequence: str | None = None) -> bytes:
+    def end(self, ending: Ending) -> bytes:
         """Close the blocks, and write the reason, the usage and the end."""
         held = self._say_held()
-        is_cut = stop_sequence is not None and self._is_within() and "".join(self._arguments).strip() != ""
-        members = {"delta": self._ends_in(reason, stop_sequence, is_cut=is_cut), "usage": anthropic_usage(usage)}
+        is_cut = ending.stop_sequence is not None and self._is_within() and "".join(self._arguments).strip() != ""
+        members = {"delta": self._ends_in(ending, is_cut=is_cut), "usage": anthropic_usage(ending.usage)}
         return held + self._close() + event_of("message_delta", members) + MESSAGE_STOP
 
     def _begin(self, message: dict[str, Any]) -> bytes:
@@ -175,18 +175,18 @@ class Whole(_Blocks):
         self._calls[index].append(fragment)
         return b""
 
-    def end(self, reason: Finish, usage: Usage | None, stop_sequence: str | None = None) -> bytes:
+    def end(self, ending: Ending) -> bytes:
         """Write the whole message. Raises UpstreamError when the arguments of a call are no JSON object.
 
         Those in which the answer was cut become ``{}``: the stop reason says that no tool is to be run by them.
         """
         last = self._content[-1][2] if self._content and self._content[-1][0]["type"] == "tool_use" else []
-        is_cut = stop_sequence is not None and "".join(last).strip() != "" and not is_object("".join(last))
-        was_cut = reason in {"length", "content_filter"} or is_cut
+        is_cut = ending.stop_sequence is not None and "".join(last).strip() != "" and not is_object("".join(last))
+        was_cut = ending.reason in {"length", "content_filter"} or is_cut
         content = [
             block | {name: self._joined(block, pieces, was_cut=was_cut)} for block, name, pieces in self._content
         ]
-        rest = {"usage": anthropic_usage(usage), **self._ends_in(reason, stop_sequence, is_cut=is_cut)}
+        rest = {"usage": anthropic_usage(ending.usage), **self._ends_in(ending, is_cut=is_cut)}
         return encode(self._message | {"content": content} | rest)
 
     def _begin(self, message: dict[str, Any]) -> bytes:

@@ -10,10 +10,15 @@ from typing import Any
 
 import msgspec
 
-from gateway.formats.chat import Finish
+from gateway.formats.chat import Ending
 from gateway.formats.openai.answer import Assembler, PlainShape
 from gateway.tariff import Usage
 
+OPENAI_TIERS: dict[str | None, str] = {
+    "standard": "default",
+    **{name: name for name in ("default", "flex", "scale", "priority")},
+}
+"""What an upstream says that it served an answer at -> OpenAI's word for it, in chat and Responses."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -71,12 +76,16 @@ class Chunks(_Deltas):
         """Add visible text: as nearly every event does, so it is written without an object for it."""
         return self._head + b'{"index":0,"delta":{"content":' + _encode(text) + b"}" + self._tail
 
-    def end(self, reason: Finish, usage: Usage | None, stop_sequence: str | None = None) -> bytes:  # noqa: ARG002
+    def end(self, ending: Ending) -> bytes:
         """Write the finish chunk, the usage if it was asked for, and the end marker."""
-        written = self._head + b'{"index":0,"delta":{},"logprobs":null,"finish_reason":' + _encode(reason) + b"}]"
+        written = (
+            self._head + b'{"index":0,"delta":{},"logprobs":null,"finish_reason":' + _encode(ending.reason) + b"}]"
+        )
+        if tier := OPENAI_TIERS.get(ending.service_tier):
+            written += b',"service_tier":' + _encode(tier)
         written += self._end_tail
-        if self._include_usage and usage is not None:
-            written += self._head + b'],"usage":' + _encode(openai_usage(usage)) + b"}\n\n"
+        if self._include_usage and ending.usage is not None:
+            written += self._head + b'],"usage":' + _encode(openai_usage(ending.usage)) + b"}\n\n"
         return written + b"data: [DONE]\n\n"
 
     def _add(self, delta: dict[str, Any]) -> bytes:
@@ -95,10 +104,14 @@ class Assembly(_Deltas):
         self._assembler.add({"id": answer_id, "created": self._created_s, "model": model})
         return self._add({"role": "assistant"})
 
-    def end(self, reason: Finish, usage: Usage | None, stop_sequence: str | None = None) -> bytes:  # noqa: ARG002
+    def end(self, ending: Ending) -> bytes:
         """Write the whole completion."""
-        end: dict[str, Any] = {"choices": [{"index": 0, "logprobs": None, "finish_reason": reason}]}
-        self._assembler.add(end if usage is None else end | {"usage": openai_usage(usage)})
+        end: dict[str, Any] = {"choices": [{"index": 0, "logprobs": None, "finish_reason": ending.reason}]}
+        if tier := OPENAI_TIERS.get(ending.service_tier):
+            end["service_tier"] = tier
+        if ending.usage is not None:
+            end["usage"] = openai_usage(ending.usage)
+        self._assembler.add(end)
         return self._assembler.finish()
 
     def _add(self, delta: dict[str, Any]) -> bytes:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.formats.base import check_size
-from gateway.formats.chat import AnswerWriter, endpoint_of
+from gateway.formats.chat import AnswerWriter, Ending, endpoint_of
 from gateway.formats.openai.answer import parse
 from gateway.formats.openai.stream import EVENT_STREAM, Merging, finish_of
 from gateway.formats.tokens import estimate_output_tokens
@@ -77,7 +77,7 @@ class TranslatedDecoder(Merging):
             self._begin({})
         stop = self._stop_sequence if reason == "stop" else None
         try:
-            self._written.append(self._writer.end(reason, self._counted(), stop))
+            self._written.append(self._writer.end(Ending(reason, self._counted(), stop, self.service_tier)))
         except UnicodeEncodeError:  # half a surrogate pair in a name
             raise _nonsense() from None
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.formats.chat import AnswerWriter, Finish
+from gateway.formats.chat import AnswerWriter, Ending, Finish
 from gateway.formats.classify import COMPATIBLE, Facts
 from gateway.formats.events import EventsDecoder, StreamError, raise_if_cut
 from gateway.formats.malformed import UNREADABLE
@@ -289,7 +289,7 @@ class ResponseDecoder(EventsDecoder):
             details = response.incomplete_details or _Details()
             finish = _INCOMPLETE.get(details.reason, "length")
         self.complete = True
-        return written + self._writer.end(finish, self._counted())
+        return written + self._writer.end(Ending(finish, self._counted(), service_tier=self.service_tier))
 
     def _counted(self) -> Usage:
         """Return the upstream's count, and of what it has not counted the estimate that is billed."""

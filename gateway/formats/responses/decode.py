@@ -123,7 +123,7 @@ _ECHOED: dict[str, Any] = {
     "user": None,
 }
 """What a response repeats of its request, and what it says of that where the request did not."""
-_FIXED = {"background": False, "error": None, "previous_response_id": None, "service_tier": "default", "store": False}
+_FIXED = {"background": False, "error": None, "previous_response_id": None, "service_tier": None, "store": False}
 
 
 class _Seen:

@@ -15,9 +15,10 @@ from uuid import uuid4
 import msgspec
 from msgspec import Struct
 
-from gateway.formats.chat import Finish
+from gateway.formats.chat import Ending, Finish
 from gateway.formats.malformed import UNREADABLE
 from gateway.formats.one_by_one import OneByOne, encode, event_of
+from gateway.formats.openai.chat_answer import OPENAI_TIERS
 from gateway.tariff import Usage
 
 UNSIGNED = "rs_tollway_"
@@ -116,13 +117,14 @@ class Written(OneByOne):
         kind = self._tools[name].kind if name in self._tools else "function"
         return self._begin_tool(index, kind, call_id or f"call_{self._suffix}{index}", name)
 
-    def end(self, reason: Finish, usage: Usage | None, stop_sequence: str | None = None) -> bytes:  # noqa: ARG002
+    def end(self, ending: Ending) -> bytes:
         """End the items, and write the whole response."""
         written = self._say_held()
-        why = _INCOMPLETE.get(reason)
+        why = _INCOMPLETE.get(ending.reason)
         status = self._status = "completed" if why is None else "incomplete"
         written += self._close()
-        ends = self._ends_in(status, why, usage)
+        ends = self._ends_in(status, why, ending.usage)
+        ends["service_tier"] = OPENAI_TIERS.get(ending.service_tier)
         if not self._stream:
             return encode(self._response | ends)
         return written + self._event(f"response.{status}", {"response": self._response | ends})

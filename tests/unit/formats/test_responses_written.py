@@ -12,9 +12,11 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from gateway.formats.base import Decoder
+from gateway.formats.openai.decode import CHAT
 from gateway.formats.responses.decode import RESPONSES
 from gateway.formats.responses.written import UNSIGNED
 from gateway.providers.registry import ADAPTERS
+from gateway.types import Endpoint
 from tests.ground.builders import build_call, build_target
 
 _EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -233,3 +235,37 @@ def test_call_comes_back_under_the_callers_own_name(
     Response.model_validate(response)
     assert {member: item[member] for member in expected} == expected
     assert ("namespace" in item) == ("namespace" in expected)
+
+
+_COUNTS = {"input_tokens": 1, "output_tokens": 1}
+_MESSAGE = {"id": "m", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn"}
+_MESSAGE |= {"content": [{"type": "text", "text": "a"}]}
+_COMPLETION = {"choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}], "usage": _USAGE}
+_CREATED = {"status": "completed", "usage": _COUNTS, "output": []}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "adapter", "answer", "told"),
+    [
+        (RESPONSES, "vllm", _COMPLETION, None),
+        (RESPONSES, "vllm", _COMPLETION | {"service_tier": "flex"}, "flex"),
+        (RESPONSES, "vllm", _COMPLETION | {"service_tier": "on_demand"}, None),
+        (RESPONSES, "anthropic", _MESSAGE | {"usage": _COUNTS | {"service_tier": "standard"}}, "default"),
+        (RESPONSES, "anthropic", _MESSAGE | {"usage": _COUNTS | {"service_tier": "priority"}}, "priority"),
+        (RESPONSES, "anthropic", _MESSAGE | {"usage": _COUNTS}, None),
+        (CHAT, "anthropic", _MESSAGE | {"usage": _COUNTS | {"service_tier": "standard"}}, "default"),
+        (CHAT, "responses", _CREATED | {"service_tier": "flex"}, "flex"),
+        (CHAT, "responses", _CREATED, None),
+    ],
+)
+@pytest.mark.parametrize("stream", [True, False])
+def test_service_tier_is_what_the_upstream_says(
+    endpoint: Endpoint, adapter: str, answer: dict[str, Any], told: str | None, *, stream: bool
+) -> None:
+    """In OpenAI's words; what it does not say is not known."""
+    asked = {"model": "auto", "input": "Hi", "messages": [{"role": "user", "content": "Hi"}], "stream": stream}
+    call = build_call(endpoint.decode(json.dumps(asked).encode()))
+    decoder = ADAPTERS[adapter].decoder(call, build_target(adapter=adapter))
+    written = (decoder.feed(json.dumps(answer).encode()) + decoder.finish()).decode()
+    found = set(re.findall(r'"service_tier":(null|"\w+")', written)) - {"null"}
+    assert found == ({json.dumps(told)} if told else set())
