@@ -147,7 +147,7 @@ class Conversation(Struct, frozen=True, kw_only=True):
     """An answer that stands last is the beginning of the one that is asked for."""
     hosted: tuple[str, ...] = ()
     """Places of tools that only the dialect's own provider has."""
-    names: Names = Names("messages", "max_tokens", "reasoning_effort", "reasoning_effort", "user")
+    names: Names
     rest: Mapping[str, bytes] = {}
     """Members that the dialect has beyond this, and that ask for something."""
     left_out: tuple[str, ...] = ()
@@ -240,17 +240,24 @@ def conversation_of(call: Call, *, small: bool = False, takes_thinking: bool = F
     conversation = endpoint.conversation(call.envelope, small=small)
     if conversation.hosted and not call.route.drops_unsupported_tools:
         raise UntranslatableError(conversation.hosted[0], "it is a tool of the provider's own")
-    is_demand = conversation.tool_choice == "required" and "tool_choice" not in conversation.left_out
-    if is_demand and not (small or conversation.tools):
-        raise UntranslatableError(
-            "tool_choice", "a tool is to be called, and there is none that this target could call"
-        )
+    if not small and "tool_choice" not in conversation.left_out:
+        _require_tools(conversation)
     if not takes_thinking:
         conversation = _without_thinking(conversation)
     hints = [name for name in endpoint.hint_headers if name in call.headers]
     if not (hints or conversation.hosted):
         return conversation
     return replace(conversation, left_out=(*hints, *conversation.left_out, *conversation.hosted))
+
+
+def _require_tools(conversation: Conversation) -> None:
+    """Raise UntranslatableError when a tool is to be called that is not there."""
+    named = conversation.named_tool
+    if named is not None and all(tool.name != named for tool in conversation.tools):
+        raise UntranslatableError("tool_choice", "there is no such tool")
+    if conversation.tool_choice == "required" and not conversation.tools:
+        why = "a tool is to be called, and there is none that this target could call"
+        raise UntranslatableError("tool_choice", why)
 
 
 def _without_thinking(conversation: Conversation) -> Conversation:

@@ -277,8 +277,6 @@ class _Reader:
             raise UntranslatableError("tool_choice.name", "it names no tool")
         if choice.type in {"any", "tool"} and not has_tools:
             self.leave_out("tool_choice")
-        elif choice.type == "tool" and choice.name not in self._tool_names:
-            raise UntranslatableError("tool_choice.name", "there is no such tool")
         return choice
 
     def effort(self, stated: str | None, thinking: _Thinking | None) -> str | None:

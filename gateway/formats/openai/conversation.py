@@ -15,12 +15,14 @@ from typing import Any, Literal
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from gateway.formats.chat import (
     Audio,
     Conversation,
     Document,
     Image,
+    Names,
     Part,
     Refused,
     Text,
@@ -35,6 +37,8 @@ from gateway.formats.reading import arguments_of, data_of_url
 from gateway.formats.splice import asks_nothing
 
 _NULL = Raw(b"null")
+_NAMES = Names("messages", "max_tokens", "reasoning_effort", "reasoning_effort", "user")
+_NEWER_NAMES = replace(_NAMES, limit="max_completion_tokens")
 
 
 class _Cache(Struct, forbid_unknown_fields=True):
@@ -249,6 +253,7 @@ def read_conversation(members: Mapping[str, bytes], *, small: bool = False) -> C
         effort=known.get("reasoning_effort"),
         user=known.get("safety_identifier") or known.get("user"),
         standard_service=known.get("service_tier") == "default",
+        names=_NAMES if members.get("max_completion_tokens", b"null") == b"null" else _NEWER_NAMES,
         rest=rest,
     )
 

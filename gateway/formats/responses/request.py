@@ -47,7 +47,10 @@ def write_request(conversation: Conversation) -> bytes:
     if conversation.continues and items[-1].get("role") == "assistant":
         raise UntranslatableError(conversation.names.turns, "no answer that has begun is gone on with")
     body = {"input": items, "instructions": instructions, **write_options(conversation)}
-    body["tools"] = [_tool(tool) for tool in conversation.tools] or None
+    if conversation.tools:
+        body["tools"] = [_tool(tool) for tool in conversation.tools]
+    else:  # nothing is to be said of how they are used
+        body["tool_choice"] = body["parallel_tool_calls"] = None
     return msgspec.json.encode({name: value for name, value in body.items() if value is not None})[1:]
 
 

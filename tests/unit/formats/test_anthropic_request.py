@@ -79,6 +79,7 @@ def test_schemas_of_tools_arrive_byte_for_byte() -> None:
         ({"service_tier": "flex"}, "'service_tier'"),
         ({"reasoning_effort": "most"}, "'reasoning_effort'"),
         ({"response_format": {"type": "json_object"}}, "'response_format.type'"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "'tool_choice'"),
         ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {}}}, "'tool_choice.type'"),
         ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "'tools[0].type'"),
         ({"guided_regex": "a+"}, "'guided_regex'"),

@@ -405,7 +405,7 @@ def test_answer_that_has_begun_is_continued_by_an_own_engine() -> None:
         ("vllm", {"messages": _USES}, "messages[1].content[1].id"),
         ("vllm", {"messages": [*_USES, _said(_CALL), _user(_result())]}, "messages[2].content[0].id"),
         ("vllm", {"tools": [_TOOL, _TOOL]}, "tools[1].name"),
-        ("vllm", {"tools": [_TOOL], "tool_choice": {"type": "tool", "name": "x"}}, "tool_choice.name"),
+        ("vllm", {"tools": [_TOOL], "tool_choice": {"type": "tool", "name": "x"}}, "there is no such tool"),
         ("vllm", {"messages": [_user({**_text("x"), "y": 1})]}, "messages[0].content[0].y"),
         ("openai", {"messages": [_ASKS, {"role": "assistant", "content": "{"}]}, "messages[1]"),
         ("vllm", {"tool_choice": {"type": "tool"}}, "tool_choice.name"),

@@ -16,6 +16,7 @@ from gateway.formats.anthropic.decode import MESSAGES
 from gateway.formats.openai.decode import CHAT
 from gateway.formats.responses.adapter import ResponsesAdapter
 from gateway.formats.responses.decode import RESPONSES
+from gateway.providers.registry import ADAPTERS
 from gateway.types import Endpoint
 from tests.ground.builders import build_call, build_envelope, build_target
 
@@ -419,8 +420,21 @@ CHATS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "stream": True,
         },
     ),
+    "tools for which there are none": (
+        {"messages": [USER], "tools": [], "tool_choice": "none", "parallel_tool_calls": False},
+        {"input": HI},
+    ),
     "small limit": ({"messages": [USER], "max_tokens": 1}, {"input": HI, "max_output_tokens": 16}),
 }
+
+
+@pytest.mark.parametrize("adapter", ["responses", "anthropic"])
+@pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
+def test_lowered_limit_is_named_as_the_chat_names_it(limit: str, adapter: str) -> None:
+    body = json.dumps({"model": "auto", "messages": [USER], limit: 900}).encode()
+    prepared = ADAPTERS[adapter].prepare(build_call(CHAT.decode(body)))
+    prepared(build_target(adapter=adapter, max_output_tokens=100), "att_1")
+    assert getattr(prepared, "left_out", None) == [limit]
 
 
 @pytest.mark.parametrize("name", CHATS)
