@@ -48,14 +48,18 @@ def texts(raw: Raw, place: str) -> list[Part]:
     return [] if bytes(string(raw, place)) == b'""' else [Text(raw)]
 
 
-def arguments_of(arguments: str | None, place: str) -> Raw:
-    """Carry the arguments over as they are: to decode and encode them would change numbers and white space."""
+def arguments_of(arguments: str | None) -> Raw:
+    """Carry the arguments over as they are: to decode and encode them would change numbers and white space.
+
+    What a model wrote that is no JSON object, for which its caller has answered it, becomes one that holds it: refused,
+    the conversation could not go on.
+    """
     if not arguments or arguments.isspace():
         return Raw(b"{}")
     try:
         msgspec.json.decode(arguments, type=dict[str, Raw])
     except (msgspec.DecodeError, RecursionError):
-        raise UntranslatableError(place, "it is not a JSON object") from None
+        return Raw(msgspec.json.encode({"unreadable": arguments}))
     return Raw(arguments.encode())
 
 

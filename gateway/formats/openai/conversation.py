@@ -296,9 +296,8 @@ def _turns(messages: list[Any]) -> tuple[list[Text], list[Turn]]:
             parts = _parts(message.content, place, _decode_said)
             if not parts and not _is_blank(message.refusal):
                 parts.append(Refused(message.refusal))
-            for position, call in enumerate(message.tool_calls or ()):
-                arguments = arguments_of(call.function.arguments, f"{place}.tool_calls[{position}].function.arguments")
-                parts.append(ToolCall(call.id, call.function.name, arguments))
+            for call in message.tool_calls or ():
+                parts.append(ToolCall(call.id, call.function.name, arguments_of(call.function.arguments)))
             turns.append(Turn("assistant", parts))
         else:
             parts = _parts(message.content, place, _decode_seen)

@@ -307,7 +307,7 @@ class _Reader:
             done = item.action if item.action != _NULL else item.operation
             arguments = Raw(b"{}") if done == _NULL else object_of(done, f"{place}.action")
         else:
-            arguments = arguments_of(item.arguments, f"{place}.arguments")
+            arguments = arguments_of(item.arguments)
         called = name or function_name(item.namespace, item.name)
         if not called:
             raise UntranslatableError(f"{place}.name", "it must not be empty")

@@ -47,6 +47,13 @@ def test_tool_arguments_arrive_byte_for_byte(arguments: str) -> None:
     assert b'"input":' + arguments.encode() + b"}" in body
 
 
+@pytest.mark.parametrize("arguments", ['{"n": "cut', "[1]", "7", '{"a":' * 2_000])
+def test_arguments_that_are_no_object_are_history_too(arguments: str) -> None:
+    """A model wrote them, and was answered; refused, the conversation could not go on."""
+    body = json.loads(translate({"messages": json.dumps([USER, tool_call(arguments)]).encode()}))
+    assert body["messages"][1]["content"][0]["input"] == {"unreadable": arguments}
+
+
 def test_schemas_of_tools_arrive_byte_for_byte() -> None:
     """A tool's schema is spliced in as the caller wrote it."""
     parameters = b'{"type":"object", "properties":{"x":{"type":"number","maximum":1.50}}}'
@@ -87,8 +94,6 @@ def test_schemas_of_tools_arrive_byte_for_byte() -> None:
         ({"messages": [USER | {"weight": 0}]}, "'messages[0].weight'"),
         ({"messages": [{"role": "function", "name": "f", "content": "1"}]}, "'messages[0].role'"),
         ({"messages": [{"role": "system", "content": "x"}]}, "'messages'"),
-        ({"messages": [USER, tool_call("{not json")]}, "'messages[1].tool_calls[0].function.arguments'"),
-        ({"messages": [USER, tool_call("[1]")]}, "'messages[1].tool_calls[0].function.arguments'"),
     ],
 )
 def test_member_that_anthropic_lacks_is_refused_by_name(members: dict[str, Any], named: str) -> None:
@@ -125,7 +130,7 @@ def test_content_parts_that_anthropic_cannot_read_are_refused_by_name(part: dict
 def test_a_refusal_does_not_quote_the_prompt() -> None:
     """What the user said stays out of the error."""
     with pytest.raises(UpstreamError) as caught:
-        translated(messages=[USER, tool_call("my secret words")])
+        translated(messages=[USER | {"name": "my secret words"}])
     assert "secret" not in str(caught.value)
 
 
