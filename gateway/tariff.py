@@ -167,6 +167,16 @@ class Rates(Struct, frozen=True, kw_only=True, omit_defaults=True):
         read, written = input_tokens * self.input_nano_usd_per_mtok // _MTOK, self.output_nano_usd_per_mtok
         return self.request_nano_usd + read, written / _MTOK if written % _MTOK else written // _MTOK
 
+    def predict_reads(self, reads: Amounts, audio_ms: int, members: Mapping[str, bytes]) -> tuple[float, float]:
+        """Return the same where it is known how much of the prompt is in a cache or goes there."""
+        presumed = replace(
+            presume(reads.input_tokens, audio_ms, members),
+            cached_input_tokens=reads.cached_input_tokens,
+            cache_write_tokens=reads.cache_write_tokens,
+            cache_write_1h_tokens=reads.cache_write_1h_tokens,
+        )
+        return self.cost(presumed), self._at(reads.read_tokens).output_nano_usd_per_mtok / _MTOK
+
     def _at(self, read_tokens: int) -> "Rates":
         for tier in reversed(self.tiers):
             if read_tokens > tier.above_tokens:

@@ -12,7 +12,8 @@ from typing import Any, Literal, Protocol
 from msgspec import Struct
 
 from gateway.errors import Allowance, GatewayError
-from gateway.tariff import Origin, Rates, Usage
+from gateway.prompt_cache import PromptCache
+from gateway.tariff import Amounts, Origin, Rates, Usage
 
 Operation = Literal["chat", "completions", "embeddings", "transcriptions"]
 """What a model can be asked to do. Other dialects have other words for it, and paths (``Endpoint``)."""
@@ -204,6 +205,8 @@ class Target(Struct, frozen=True, kw_only=True):
     """Where an answer states what it costs, that is the bill."""
     charge: Literal["marginal", "average"] = "marginal"
     """Own hardware: whether a prediction counts the call's share of busy time, or the idle time too."""
+    prompt_cache: PromptCache | None = None
+    """None: nothing is taken to be cached there."""
 
 
 class Dropped(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -280,6 +283,24 @@ class Quantiles(Struct, frozen=True, gc=False):
     p99: float
 
 
+class Expected(Struct, frozen=True, kw_only=True, gc=False):
+    """What a target will probably find of a long prompt in its cache."""
+
+    reads: Amounts
+    """The prompt's tokens there: at full price, from the cache and into it."""
+    cached_tokens: int | None
+    """Those from the cache; None: the target has never reported any, though some should have been there."""
+    matched_tokens: int = 0
+    """What would come from the cache if it kept its documented promise."""
+    note: Any
+    """The pool's own, for when the prompt is sent: hashes, no text."""
+
+    @property
+    def uncached_tokens(self) -> int:
+        """What has to be computed before the first token."""
+        return self.reads.read_tokens - self.reads.cached_input_tokens
+
+
 class TargetView(Struct, frozen=True, kw_only=True, gc=False):
     """One consistent reading of what is known of a target right now."""
 
@@ -303,6 +324,8 @@ class TargetView(Struct, frozen=True, kw_only=True, gc=False):
     """Own replicas: none is ready. An attempt would wait for one."""
     average_nano_usd_per_mtok: float | None = None
     """Own replicas: their hourly price over the tokens they read and wrote lately; None: not known, or not charged."""
+    expected: Expected | None = None
+    """None: the prompt is too short for a cache, or the target has none that is known."""
 
 
 class Prediction(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -314,6 +337,8 @@ class Prediction(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False
     cost_nano_usd: Quantiles
     billed_output_tokens: Quantiles | None = None
     """With hidden reasoning, where the target hides some."""
+    cached_tokens: int | None = None
+    """Of the prompt, expected in the target's cache; None: nothing is known of that, or the prompt is short."""
 
 
 class Candidate(Struct, frozen=True, kw_only=True, gc=False):
@@ -325,6 +350,7 @@ class Candidate(Struct, frozen=True, kw_only=True, gc=False):
     probe_due: bool = False
     """Nothing was learnt of it for a while: if it comes first, this call is its probe."""
     cold: bool = False
+    expected: Expected | None = None
 
 
 class Plan(Struct, frozen=True, kw_only=True, gc=False):
@@ -358,6 +384,10 @@ class Sample(Struct, frozen=True, kw_only=True, gc=False):
     body_digest: str | None = None
     """Of the request, where the attempt failed in a way that a request may bring about; None: it did not."""
     input_tokens: int
+    cached_tokens: int | None = None
+    """Of these, as the target reports it; None: it gave no usage."""
+    kept_tokens: int = 0
+    """Of these, what it reports to have in its cache now: read from there or written."""
     output_tokens: int
     """What was shown: hidden reasoning is over before the first token."""
     hidden_tokens: int = 0
@@ -398,6 +428,8 @@ class LedgerEntry(Struct, frozen=True, kw_only=True, gc=False):
     trace_id: str | None = None
     cause: str | None = None
     """Of a failure: what exactly went wrong (certificate, DNS, refused, reset), in words that are safe to show."""
+    expected_cached_tokens: int | None = None
+    """See ``Prediction.cached_tokens``; what came of it is in ``usage``."""
 
 
 class CallRecord(Struct, frozen=True, kw_only=True):

@@ -19,9 +19,10 @@ from random import Random
 from statistics import mean, quantiles
 
 from gateway.formats.tokens import estimate_input_tokens
+from gateway.targets.affinity.prompt import fingerprint
 from gateway.targets.choice.base import ReplicaChoice, ReplicaView
 from gateway.targets.choice.prefix_aware import PrefixAware
-from gateway.targets.choice.prefix_index import PrefixIndex, fingerprint
+from gateway.targets.choice.prefix_index import PrefixIndex
 from gateway.targets.choice.registry import CHOICES
 from loadtests.replica_traces import TOKEN_BYTES, TRACES, Session, Sizes
 
@@ -202,7 +203,7 @@ class Simulation:
         roles = ("system", *("user", "assistant") * len(request.texts))
         messages = [{"role": role, "content": text} for role, text in zip(roles, request.texts, strict=False)]
         estimate = estimate_input_tokens(sum(map(len, request.texts)))
-        prompt = fingerprint("simulated", {"messages": json.dumps(messages).encode()}, estimate)
+        prompt = fingerprint({"messages": json.dumps(messages).encode()}, estimate)[0]
         matched = self._index.match(prompt, [replica.name for replica in self._replicas])
         views = [ReplicaView(replica.load, replica.uncached_tokens) for replica in self._replicas]
         chosen = self._choice.choose(estimate, views, matched)

@@ -135,7 +135,7 @@ class Measure:
         tpot_ms = None
         if shown > 1 and len(arrivals_ns) > 1 and call.envelope.choices <= 1:
             tpot_ms = (arrivals_ns[-1] - arrivals_ns[0]) / _NS_PER_MS / (shown - 1)
-        sample = None
+        sample, cached = None, usage.cached_input_tokens + usage.cached_audio_tokens + usage.cached_image_tokens
         if error is None or error.kind not in _NOT_THE_TARGETS:
             trips_breaker, body_digest = (False, None) if error is None else self._blame(error, duration_ms)
             sample = Sample(
@@ -143,6 +143,8 @@ class Measure:
                 trips_breaker=trips_breaker,
                 body_digest=body_digest,
                 input_tokens=usage.read_tokens,
+                cached_tokens=cached if usage.origin != "estimated" else None,
+                kept_tokens=cached + usage.cache_write_tokens + usage.cache_write_1h_tokens,
                 output_tokens=shown,
                 hidden_tokens=usage.written_tokens - shown,
                 # Where an answer has no tokens, what the policy may expect is the time to all of it.

@@ -30,6 +30,7 @@ from gateway.config.schema import (
     ServerSection,
 )
 from gateway.config.snapshot import Keep, KeptResponses, ProviderType, Server, Snapshot, Storage, Wildcard, matches
+from gateway.prompt_cache import CacheOf, cache_lookup
 from gateway.tariff import Rates
 from gateway.types import BodyBudget, Capability, Policy, Principal, Route, Secret, Target, Timeouts
 
@@ -61,18 +62,19 @@ def build(
             _check_provider(name, provider, kind, problems)
     targets: dict[str, Target] = {}
     wildcards: list[Wildcard] = []
+    cache_of = cache_lookup()
     for name, model in config.models.items():
         if model.provider not in types:
             continue
         kind = types[model.provider]
         if name.endswith("/*"):
-            wildcards.append(_wildcard(name, model, config, kind, problems, policy_of=policy_of))
+            wildcards.append(_wildcard(name, model, config, kind, problems, policy_of=policy_of, cache_of=cache_of))
         else:
             if model.api == "responses" and kind.responses_adapter is None:
                 problems.add(("models", name, "api"), "the provider has no Responses API; leave the key out")
             rates = _configured_rates(name, model, config, kind)
             rates = rates or _booked_rates(name, model, kind, price_of, problems)
-            targets[name] = _target(name, model, config, kind, rates)
+            targets[name] = _target(name, model, config, kind, rates, cache_of=cache_of)
             _check_simulated(name, config, kind, problems)
     problems.raise_if_any()
     route = partial(_route, config=config, problems=problems, policy_of=policy_of)
@@ -195,7 +197,9 @@ def _check_provider(name: str, provider: ProviderSection, kind: ProviderType, pr
         problems.add((*place, "base_url"), f"lacks the path of {kind.base_url}; write that, or leave the key out")
 
 
-def _target(name: str, model: ModelSection, config: Config, kind: ProviderType, rates: Rates) -> Target:
+def _target(
+    name: str, model: ModelSection, config: Config, kind: ProviderType, rates: Rates, *, cache_of: CacheOf
+) -> Target:
     """Put a target together; for a wildcard's name its address keeps ``{upstream}``."""
     provider = config.providers[model.provider]
     is_wildcard = name.endswith("/*")
@@ -228,6 +232,7 @@ def _target(name: str, model: ModelSection, config: Config, kind: ProviderType, 
         cluster_url=base_url if kind.has_directory and provider.direct and not is_wildcard else None,
         replica_choice=model.replica_choice,
         charge="marginal" if model.hardware is None else model.hardware.charge,
+        prompt_cache=None if is_wildcard else cache_of(provider.type, upstream),
     )
 
 
@@ -251,13 +256,20 @@ def _capabilities(model: ModelSection) -> frozenset[Capability] | None:
 
 
 def _wildcard(
-    name: str, model: ModelSection, config: Config, kind: ProviderType, problems: Problems, *, policy_of: PolicyOf
+    name: str,
+    model: ModelSection,
+    config: Config,
+    kind: ProviderType,
+    problems: Problems,
+    *,
+    policy_of: PolicyOf,
+    cache_of: CacheOf,
 ) -> Wildcard:
     """Make the template of ``openai/*``. The file's prices hold for all names; without, each is looked up."""
     rates = _configured_rates(name, model, config, kind)
     if rates is None and kind.price_provider is None:
         problems.add(("models", name), _no_price(kind, "is known for this provider"))
-    template = _target(name, model, config, kind, rates or Rates())
+    template = _target(name, model, config, kind, rates or Rates(), cache_of=cache_of)
     policy = policy_of(config.plain_route(), [template])
     if not policy.targets:
         problems.add(("models", name), _never_allowed(policy))
@@ -267,6 +279,7 @@ def _wildcard(
         policy=policy,
         price_provider=kind.price_provider if rates is None else None,
         kind=kind,
+        cache_of=partial(cache_of, config.providers[model.provider].type),
     )
 
 

@@ -4,7 +4,7 @@ What must outlive a reload (connections, breakers, statistics, limits in use) is
 the ids that this holds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Literal
 from urllib.parse import quote
@@ -12,6 +12,7 @@ from urllib.parse import quote
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gateway.prompt_cache import PromptCache
 from gateway.tariff import Rates
 from gateway.types import BodyBudget, Licence, Policy, Principal, Route, Secret, Target, Timeouts
 
@@ -135,6 +136,8 @@ class Wildcard(Struct, frozen=True, kw_only=True):
     """Of each of its models, called by its own name."""
     price_provider: str | None
     kind: ProviderType
+    cache_of: Callable[[str], PromptCache]
+    """By a model's own name."""
 
     def target(self, name: str, rates: Rates) -> Target:
         """Make the target of a name behind the prefix."""
@@ -147,6 +150,7 @@ class Wildcard(Struct, frozen=True, kw_only=True):
             adapter=self.kind.adapter_of(upstream),
             always_stream=self.template.always_stream and not matches(upstream, self.kind.whole_models),
             base_url=self.template.base_url.replace("{upstream}", quote(upstream)),
+            prompt_cache=self.cache_of(upstream),
         )
 
 

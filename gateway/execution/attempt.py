@@ -103,11 +103,12 @@ class Attempt:
             price_version=rates.version,
             outcome="interrupted",
             trace_id=call.trace_id,
+            expected_cached_tokens=candidate.prediction.cached_tokens,
         )
         """Without its cost until the attempt has ended; should the gateway die before, recovery adds that."""
         operation, stream = envelope.endpoint.operation, envelope.stream
         means.ledger.dispatch(Dispatch(entry=self._entry, rates=rates, operation=operation, stream=stream))
-        self._lease = lease = means.pool.begin(target, call)
+        self._lease = lease = means.pool.begin(target, call, candidate.expected)
         self._address = target if lease.url is None else replace(target, base_url=f"{lease.url}/v1")
         # A half-open breaker finds out for all routes, so no ceiling of one bounds what it lets through.
         is_bounded = is_probe and not lease.is_half_open

@@ -165,6 +165,7 @@ class Policy:
                 tpot_ms=tpot,
                 cost_nano_usd=cost,
                 billed_output_tokens=view.billed_output_tokens,
+                cached_tokens=None if view.expected is None else view.expected.cached_tokens,
             )
             candidate = Candidate(
                 target=view.target,
@@ -172,6 +173,7 @@ class Policy:
                 within_ceilings=ceilings.keeps(prediction),
                 probe_due=view.probe_due and not ceilings.is_too_dear(view.target, prediction),
                 cold=view.cold,
+                expected=view.expected,
             )
             candidates.append(candidate)
         return candidates

@@ -19,7 +19,7 @@ from gateway.types import CallRecord, LedgerEntry, RefusedCalls
 
 FIRST_REVISION = "0005"
 """What a database is that was written before there were migrations."""
-REVISION = "0010"
+REVISION = "0011"
 """The newest in ``migrations/versions``: what a database is brought to before it is used."""
 
 metadata = MetaData()

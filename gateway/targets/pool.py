@@ -32,10 +32,11 @@ from msgspec.structs import replace
 from gateway.clock import Clock
 from gateway.errors import ErrorKind
 from gateway.fleet import nano_usd_per_mtok
+from gateway.targets.affinity.affinity import LEAST_TOKENS, Affinity, Hits, Looked, Reading, long_prompt
 from gateway.targets.breaker import LONGEST_PAUSE_S, ORDINARY, Breaker, State
 from gateway.targets.replicas import FULL_RETRY_AFTER_S, Fleet, ReplicaLease, Replicas
 from gateway.targets.stats import Lengths, Window
-from gateway.types import Call, Quantiles, Sample, Target, TargetView
+from gateway.types import Call, Expected, Quantiles, Sample, Target, TargetView
 
 _PROBE_INTERVAL_NS = 10_000_000_000
 PROBE_EVERY = 10
@@ -72,9 +73,11 @@ def reach_of(target: Target) -> str:
 class Lease:
     """One attempt at a target. Ends once, by ``end`` or ``abandon``; later calls change nothing."""
 
+    reading: Reading | None
+    """Of a long prompt."""
     __slots__ = (
         "_began_at_ns", "_breaker", "_key", "_pass", "_pool", "_replica", "_share_s", "_state", "_target",
-        "_virtual_at_start_ns", "in_flight_at_start", "replicas_to_ask", "url",
+        "_virtual_at_start_ns", "in_flight_at_start", "reading", "replicas_to_ask", "url",
     )  # fmt: skip
 
     def __init__(self, pool: "Pool", target: Target, state: "_State", at: ReplicaLease | None, key: str | None) -> None:
@@ -82,8 +85,7 @@ class Lease:
         self._target = target
         self._state = state
         self._replica = at
-        self.url = None if at is None else at.url
-        """Of the replica that was chosen; None: the target has one address."""
+        self.url = None if at is None else at.url  # of the replica that was chosen; None: the target has one address
         self.replicas_to_ask = 0
         """Known at the end: of how many replicas it was one that failed by itself, if another could serve."""
         self._key = key
@@ -117,6 +119,8 @@ class Lease:
             reach=None if sample.ok else reach_of(self._target),
         )
         share_s = self._leave(now_ns, sample)
+        if self.reading is not None:
+            self.reading.ended(sample, now_ns)
         self._pool.learn(lesson, self._state)
         return share_s
 
@@ -132,6 +136,8 @@ class Lease:
             self._replica.begun()
         if self._pass is not ORDINARY:
             self._breaker.begun(self._pass, self._pool.now_ns(), self._key)
+        if self.reading is not None:
+            self.reading.begun(self._pool.now_ns())
 
     @property
     def is_half_open(self) -> bool:
@@ -153,7 +159,7 @@ class _State:
     """Everything known of one target."""
 
     __slots__ = (
-        "asked", "billed_tokens", "breaker", "hides_tokens", "in_flight", "in_flight_of_others", "is_failing",
+        "asked", "billed_tokens", "breaker", "hides_tokens", "hits", "in_flight", "in_flight_of_others", "is_failing",
         "learnt_at_ns", "output_tokens", "probe", "probe_soon", "replicas", "tpot_ms", "ttft_ms", "virtual_at_ns",
         "virtual_ns",
     )  # fmt: skip
@@ -164,6 +170,7 @@ class _State:
         self.tpot_ms = Window()
         self.output_tokens = Lengths()
         self.billed_tokens = Lengths()
+        self.hits = Hits()
         self.hides_tokens = False
         """It has billed reasoning that it did not show; before that, what is billed is what is shown."""
         self.in_flight = 0
@@ -193,7 +200,7 @@ class _State:
         """Learn what an attempt of any process measured."""
         sample, now_ns, others = lesson.sample, lesson.ended_at_ns, lesson.load
         # What was never answered has no count of input tokens; it is taken for a prompt of the usual size.
-        tokens = sample.input_tokens or self.ttft_ms.usual_tokens
+        tokens = sample.input_tokens - (sample.cached_tokens or 0) or self.ttft_ms.usual_tokens
         fruitless = not sample.ok and not sample.output_tokens
         ttft_ms = self._waited_in_vain_ms(lesson, tokens) if fruitless else sample.ttft_ms
         low = ttft_ms is not None and self.ttft_ms.add(now_ns, ttft_ms, tokens, others)
@@ -203,11 +210,9 @@ class _State:
             self.output_tokens.add(now_ns, sample.output_tokens, sample.max_output_tokens)
             if sample.hidden_tokens or self.hides_tokens:
                 self.hides_tokens = True
-                billed = sample.output_tokens + sample.hidden_tokens
-                self.billed_tokens.add(now_ns, billed, sample.max_output_tokens)
+                self.billed_tokens.add(now_ns, sample.output_tokens + sample.hidden_tokens, sample.max_output_tokens)
         if sample.ok or sample.trips_breaker or ttft_ms is not None or sample.error_kind == _TIMEOUT:
-            self.learnt_at_ns = now_ns
-            self.asked = 0
+            self.learnt_at_ns, self.asked = now_ns, 0
             self.probe_soon = low
 
     def _waited_in_vain_ms(self, lesson: Lesson, tokens: float) -> float | None:
@@ -234,6 +239,7 @@ class Pool:
     ) -> None:
         self.now_ns = clock.monotonic_ns
         self.replicas = replicas or Replicas(clock)
+        self.affinity = Affinity()
         self._publish = publish
         self._states: dict[str, _State] = {}
         self._configured: Collection[str] = ()
@@ -245,29 +251,29 @@ class Pool:
         """Read the targets of the call's route at one moment, in their order, for this prompt size and load."""
         now_ns = self.now_ns()
         usual = self._all_lengths.predict(now_ns, call.output_cap)
-        return tuple([self._view(target, call, now_ns, usual) for target in call.route.targets])
+        prompt = long_prompt(call) if call.input_tokens_estimate >= LEAST_TOKENS else None
+        return tuple([self._view(target, call, now_ns, usual, prompt) for target in call.route.targets])
 
     def refusal(self, target: Target, call: Call) -> str | None:
         """Return why no attempt of the call may begin at this target now; None when one may.
 
         Ask immediately before ``begin``: not to await in between makes a half-open breaker let exactly one through.
         """
-        if target.cluster_url is not None:
-            fleet = self.replicas.fleet(target)
-            if fleet is not None and (full := fleet.refusal()):
-                return full
+        fleet = None if target.cluster_url is None else self.replicas.fleet(target)
+        if fleet is not None and (full := fleet.refusal()):
+            return full
         state = self._states.get(target.id)
         return None if state is None else state.breaker.refusal(self.now_ns(), self._key(call))
 
-    def begin(self, target: Target, call: Call) -> Lease:
+    def begin(self, target: Target, call: Call, expected: Expected | None = None) -> Lease:
         """Count an attempt that starts now. The lease must be ended or abandoned on every way out."""
         now_ns = self.now_ns()
         state = self._state_of(target.id, now_ns)
-        stale = self._stale(state, now_ns)
         fleet = self.replicas.fleet(target) if target.cluster_url is not None else None
-        replica = None if fleet is None else fleet.lease(call, target)
+        replica = None if fleet is None else fleet.lease(call, target, expected)
         lease = Lease(self, target, state, replica, self._key(call))
-        if stale and state.probe is None and not lease.is_half_open:  # of those the breaker keeps count
+        lease.reading = None if expected is None else Reading(target, self.affinity, state.hits, expected, now_ns)
+        if state.probe is None and self._stale(state, now_ns) and not lease.is_half_open:  # those are the breaker's
             state.probe = lease
         return lease
 
@@ -351,14 +357,10 @@ class Pool:
     def _key(self, call: Call) -> str | None:
         return call.principal.key_id if self._several_keys else None
 
-    def _view(self, target: Target, call: Call, now_ns: int, usual: Quantiles | None) -> TargetView:
+    def _view(self, target: Target, call: Call, now_ns: int, usual: Quantiles | None, prompt: Looked) -> TargetView:
         """Read one target. ``usual``: the lengths of all targets' answers under such a cap."""
         fleet = None if target.cluster_url is None else self.replicas.fleet(target)
-        state = self._states.get(target.id)
-        if state is None:
-            if fleet is None:
-                return TargetView(target=target, probe_due=True, output_tokens=usual)
-            state = self._state_of(target.id, now_ns)
+        state = self._states.get(target.id) or self._state_of(target.id, now_ns)
         state.asked += 1
         load, cold, average = state.in_flight + state.in_flight_of_others, False, None
         probe_due = state.probe is None and self._stale(state, now_ns)
@@ -370,19 +372,22 @@ class Pool:
             load, cold, average = _replicas(fleet, target, state, now_ns)
             if refusal is None and (refusal := fleet.refusal()):
                 retry_after_s = FULL_RETRY_AFTER_S
-        cap = call.output_cap
+        cap, caches = call.output_cap, self.affinity if fleet is None else fleet
+        expected = None if prompt is None else caches.expect(target, state.hits, prompt, now_ns)
+        tokens = call.input_tokens_estimate if expected is None else expected.uncached_tokens
         return TargetView(
             target=target,
             refusal=refusal,
             retry_after_s=retry_after_s,
             probe_due=probe_due,
-            ttft_ms=state.ttft_ms.predict(now_ns, call.input_tokens_estimate, load),
+            ttft_ms=state.ttft_ms.predict(now_ns, tokens, load),
             tpot_ms=state.tpot_ms.predict(now_ns, 0.0, load),
             output_tokens=state.output_tokens.predict(now_ns, cap) or usual,
             billed_output_tokens=state.billed_tokens.predict(now_ns, cap) if state.hides_tokens else None,
             share=1.0 / (load + 1),
             cold=cold,
             average_nano_usd_per_mtok=average,
+            expected=expected,
         )
 
     def _state_of(self, target_id: str, now_ns: int) -> _State:

@@ -23,10 +23,12 @@ from random import Random
 from gateway.clock import Clock
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.fleet import FleetReport, ListedModel, ListedReplica, LoadReport, Tally, nano_usd_per_mtok
+from gateway.targets.affinity.affinity import Hits, LongPrompt, expect_of_replicas
+from gateway.targets.affinity.prompt import fingerprint
 from gateway.targets.choice.base import ReplicaChoice, ReplicaView
-from gateway.targets.choice.prefix_index import PrefixIndex, fingerprint
+from gateway.targets.choice.prefix_index import PrefixIndex
 from gateway.targets.choice.registry import CHOICES
-from gateway.types import Call, Target
+from gateway.types import Call, Expected, Target
 
 MAX_WAITING = 256
 """Requests that wait for one model's first replica; one more is answered 503."""
@@ -137,7 +139,16 @@ class Fleet:
             return f"all {len(usable)} replicas have as many requests as they take"
         return None
 
-    def lease(self, call: Call, target: Target) -> ReplicaLease | None:
+    def expect(self, target: Target, hits: Hits, long: LongPrompt, now_ns: int) -> Expected | None:
+        """Say what of a prompt is probably cached here; None while no replica takes requests."""
+        replicas = [each.id for each in self.usable()]
+        if not replicas:
+            return None
+        prompt = long.prompt.chain_of(target.upstream_model)
+        promise = 0.0 if target.prompt_cache is None else target.prompt_cache.promise
+        return expect_of_replicas(hits, prompt, max(self._index.match(prompt, replicas)), promise, now_ns)
+
+    def lease(self, call: Call, target: Target, expected: Expected | None = None) -> ReplicaLease | None:
         """Choose a replica for an attempt that begins now; None when there is none to choose from."""
         usable = self.usable()
         open_ones = [each for each in usable if each.has_room] or usable
@@ -147,10 +158,11 @@ class Fleet:
         choice = self._choices.get(target.replica_choice)
         if choice is None:
             choice = self._choices[target.replica_choice] = CHOICES[target.replica_choice](self._random)
-        prompt = None
+        prompt = None if expected is None else expected.note.prompt
         matched = [0] * len(open_ones)
         if choice.reads_prefixes and len(self.replicas) > 1:
-            prompt = fingerprint(target.upstream_model, call.envelope.members, tokens)
+            if prompt is None:
+                prompt = fingerprint(call.envelope.members, tokens)[0].chain_of(target.upstream_model)
             matched = self._index.match(prompt, [each.id for each in open_ones])
         views = [ReplicaView(each.requests, each.uncached_tokens) for each in open_ones]
         index = choice.choose(tokens, views, matched)

@@ -83,6 +83,11 @@ _ITL = _Declared(
     _TPOT_BUCKETS_S,
 )
 _TOKENS = _Declared("tollway_tokens", "Tokens by disjoint class.", ("target", "class"))
+_EXPECTED_CACHED = _Declared(
+    "tollway_expected_cached_tokens",
+    "Prompt tokens that were expected in the target's cache; tollway_tokens of class cached_input is what it reported.",
+    ("target",),
+)
 _AUDIO = _Declared("tollway_audio_milliseconds", "Speech that was transcribed.", ("target",))
 _SEARCHES = _Declared("tollway_web_searches", "Web searches that an upstream made for its answers.", ("target",))
 _COST = _Declared("tollway_cost_nano_usd", "Cost in nano-dollars.", ("target",))
@@ -97,7 +102,7 @@ _REFUSALS = _Declared(
 )
 _ALL = (
     _REQUESTS, _DURATION, _OVERHEAD, _ATTEMPTS, _ERRORS, _TTFT, _TPOT, _ITL, _TOKENS, _COST, _BRIDGED, _BRIDGE_COST,
-    _AUDIO, _SEARCHES, _REFUSALS,
+    _AUDIO, _SEARCHES, _REFUSALS, _EXPECTED_CACHED,
 )  # fmt: skip
 
 
@@ -277,11 +282,13 @@ class Metrics:
         amounts = astuple(entry.usage)
         for cell, at in zip(series.tokens, _SHOWN_AT, strict=True):
             values[cell] += amounts[at]
-        if any(amounts[3:8] + amounts[10:14]):
-            self._count_rare(series.label, entry.usage)
+        if entry.expected_cached_tokens or any(amounts[3:8] + amounts[10:14]):
+            self._count_rare(series.label, entry.usage, entry.expected_cached_tokens or 0)
 
-    def _count_rare(self, label: str, usage: Usage) -> None:
-        """Count what few targets report."""
+    def _count_rare(self, label: str, usage: Usage, expected_cached_tokens: int) -> None:
+        """Count what few targets report, and what was expected of long prompts."""
+        if expected_cached_tokens:
+            self._values[self._figures.counter(_EXPECTED_CACHED.name, (label,))] += expected_cached_tokens
         for name, amount in asdict(usage).items():
             token_class = name.removesuffix("_tokens")
             if amount and token_class != name and token_class not in TOKEN_CLASSES:

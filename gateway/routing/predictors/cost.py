@@ -5,7 +5,6 @@ included.
 """
 
 from gateway.config.parts import Part
-from gateway.tariff import Rates
 from gateway.types import Call, Quantiles, TargetView
 
 OPTIMISTIC_TTFT_MS = Quantiles(100.0, 100.0, 100.0, 100.0)
@@ -13,10 +12,11 @@ OPTIMISTIC_TPOT_MS = Quantiles(5.0, 5.0, 5.0, 5.0)
 """Own hardware that was never measured is taken for a fast engine: if it is dear even so, it is not worth a try."""
 
 _MS_PER_HOUR = 3.6e6
+_MTOK = 1_000_000
 
 
 class RatesTimesTokens(Part):
-    """The input estimate and the predicted output at the rates of the moment; on own hardware, time times share."""
+    """The prompt, with its cached share, and the predicted output at the rates of the moment; or time times share."""
 
     def predict(
         self,
@@ -27,21 +27,28 @@ class RatesTimesTokens(Part):
         tpot_ms: Quantiles | None,
     ) -> Quantiles:
         """Return nano-dollars. Each quantile takes the same quantile of its parts: on the safe side in the tail."""
-        rates, envelope = view.target.rates, call.envelope
+        rates, envelope, expected = view.target.rates, call.envelope, view.expected
         if rates.hardware_nano_usd_per_hour is not None:
-            if view.average_nano_usd_per_mtok is None:
-                return _hardware(rates.hardware_nano_usd_per_hour * view.share, output_tokens, ttft_ms, tpot_ms)
-            average = round(view.average_nano_usd_per_mtok)
-            rates = Rates(input_nano_usd_per_mtok=average, output_nano_usd_per_mtok=average)
-        elif rates.variants:
+            return _hardware(call, view, output_tokens, ttft_ms, tpot_ms)
+        if rates.variants:
             rates = rates.in_force(self.tools.clock.wall_ns(), envelope.members)
-        fixed, each = rates.predict(call.input_tokens_estimate, envelope.audio_ms, envelope.members)
+        if expected is None:
+            fixed, each = rates.predict(call.input_tokens_estimate, envelope.audio_ms, envelope.members)
+        else:
+            fixed, each = rates.predict_reads(expected.reads, envelope.audio_ms, envelope.members)
         out = view.billed_output_tokens or output_tokens
         return Quantiles(fixed + each * out.p50, fixed + each * out.p90, fixed + each * out.p95, fixed + each * out.p99)
 
 
-def _hardware(nano_usd_per_hour: float, output: Quantiles, ttft: Quantiles | None, tpot: Quantiles | None) -> Quantiles:
-    ttft, tpot, per_ms = ttft or OPTIMISTIC_TTFT_MS, tpot or OPTIMISTIC_TPOT_MS, nano_usd_per_hour / _MS_PER_HOUR
+def _hardware(
+    call: Call, view: TargetView, output: Quantiles, ttft: Quantiles | None, tpot: Quantiles | None
+) -> Quantiles:
+    if view.average_nano_usd_per_mtok is not None:
+        each = view.average_nano_usd_per_mtok / _MTOK
+        fixed, out = each * call.input_tokens_estimate, view.billed_output_tokens or output
+        return Quantiles(fixed + each * out.p50, fixed + each * out.p90, fixed + each * out.p95, fixed + each * out.p99)
+    ttft, tpot = ttft or OPTIMISTIC_TTFT_MS, tpot or OPTIMISTIC_TPOT_MS
+    per_ms = (view.target.rates.hardware_nano_usd_per_hour or 0) * view.share / _MS_PER_HOUR
     return Quantiles(
         per_ms * (ttft.p50 + tpot.p50 * max(0.0, output.p50 - 1)),
         per_ms * (ttft.p90 + tpot.p90 * max(0.0, output.p90 - 1)),

@@ -2,82 +2,19 @@
 
 An engine caches the keys and values of a prompt by blocks of tokens, each known by everything before it, and evicts
 what was used longest ago. The gateway has no tokenizer and sees no evictions, so it keeps a likeness made of bytes:
-a prompt is a chain of hashes, each over a chunk and the hash before it, so that two prompts have as many hashes in
-common as chunks from their beginning. A replica's chain hashes are kept in the order of use, up to the tokens that
-its cache holds. It may be wrong (another gateway's requests, generated text, an engine that was restarted under the
-same name); then a prefix is computed that was thought to be there, and nothing else happens.
-
-Chunks begin at 64 bytes, about one block of 16 tokens, and grow with the distance from the start: each is at most a
-sixteenth of what precedes it. So a match is exact to within 6%, of short prompts to a block, and 128k tokens have
-119 chunks, where chunks of one size would be thousands or too coarse. Their ends do not depend on the prompt's length.
-
-Hashes are Python's own of bytes: SipHash under a key of this process, so no caller can forge a match, and at 512 KB
-no dearer than reading the bytes. They mean nothing in another process.
+a replica's chain hashes (``affinity.prompt``) in the order of use, up to the tokens that its cache holds. It may be
+wrong (another gateway's requests, generated text, an engine that was restarted under the same name); then a prefix is
+computed that was thought to be there, and nothing else happens.
 """
 
-import re
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from msgspec import Struct
-
-from gateway.formats.anthropic.conversation import BILLING_HEADER
+from gateway.targets.affinity.prompt import Prompt
 
 DEFAULT_KV_TOKENS = 65_536
 """Taken for a cache of unknown size: rather small, for what is forgotten too late misleads."""
-
-_FIRST_CHUNK_BYTES = 64
-_GROWTH = 16
-_LARGEST_BYTES = 1 << 30
-_READ_FIRST = ("tools", "functions", "system", "messages", "prompt")
-"""What the model reads, in the order in which most chat templates put it."""
-_UNREAD = re.compile(rb"\s*(?:\[\s*\{[^{}]{0,64}?)?" + BILLING_HEADER.pattern)
-"""The client's own at the front of a ``system``: it may differ in each call, and is not sent on to replicas."""
-
-
-def _ends() -> tuple[int, ...]:
-    ends = [_FIRST_CHUNK_BYTES]
-    while ends[-1] < _LARGEST_BYTES:
-        ends.append(ends[-1] + max(_FIRST_CHUNK_BYTES, ends[-1] // _GROWTH))
-    return tuple(ends)
-
-
-_ENDS = _ends()
-
-
-class Prompt(Struct, frozen=True):
-    """A prompt's fingerprint."""
-
-    tokens: int
-    """Estimated; spread evenly over the bytes, so that an image's megabyte counts as the image."""
-    size_bytes: int
-    chain: Sequence[int]
-    """A hash for each whole chunk, the last one first. What is left at the end is too short to be looked for."""
-
-    def tokens_in(self, chunks: int) -> int:
-        """Return how many tokens the first so many chunks hold."""
-        return _ENDS[chunks - 1] * self.tokens // self.size_bytes if chunks else 0
-
-
-def fingerprint(model: str, members: Mapping[str, bytes], tokens: int) -> Prompt:
-    """Read the raw members of a request's body, as ``Envelope.members`` has them; ``tokens`` is their estimated number.
-
-    ``model`` is the name that the engine answers to: adapters of one model share no cache.
-    """
-    parts = {name: members[name] for name in _READ_FIRST if name in members}
-    if (system := parts.get("system")) is not None and (unread := _UNREAD.match(system)) is not None:
-        parts["system"] = system[unread.end() :]
-    text = b"".join(parts.values())
-    chain = []
-    link, start, size = hash(model), 0, len(text)
-    for end in _ENDS:
-        if end > size:
-            break
-        link = hash((link, text[start:end]))
-        chain.append(link)
-        start = end
-    return Prompt(tokens, size, chain[::-1])
 
 
 class PrefixIndex:

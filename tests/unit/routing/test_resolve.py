@@ -1,6 +1,7 @@
 """Resolving a model's name: routes, allow-lists, wildcards, and what is said of a name that does not exist."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from gateway.config.snapshot import ProviderType, Server, Snapshot, Wildcard
 from gateway.errors import ErrorKind, GatewayError
 from gateway.formats.openai.decode import CHAT
+from gateway.prompt_cache import cache_lookup
 from gateway.routing.resolve import resolve
 from gateway.routing.sessions import Sessions
 from gateway.tariff import Rates
@@ -25,7 +27,14 @@ def wildcard(prefix: str, price_provider: str | None, **fields: object) -> Wildc
     template = build_target(f"{prefix}*", upstream_model="", **fields)
     policy = build_route(template).policy
     kind = ProviderType(adapter="openai")
-    return Wildcard(prefix=prefix, template=template, policy=policy, price_provider=price_provider, kind=kind)
+    return Wildcard(
+        prefix=prefix,
+        template=template,
+        policy=policy,
+        price_provider=price_provider,
+        kind=kind,
+        cache_of=partial(cache_lookup(), "openai"),
+    )
 
 
 SNAPSHOT = Snapshot(

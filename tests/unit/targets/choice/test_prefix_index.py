@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gateway.formats.openai.decode import CHAT
-from gateway.targets.choice.prefix_index import DEFAULT_KV_TOKENS, PrefixIndex, Prompt, fingerprint
+from gateway.targets.affinity.prompt import Prompt, fingerprint
+from gateway.targets.choice.prefix_index import DEFAULT_KV_TOKENS, PrefixIndex
 
 KIB = 1024
 LINE = rb'"x-anthropic-billing-header: cc_version=2; cch=%b;\n\n'
@@ -18,7 +19,7 @@ BILLED = b'[{"type": "text", "text": "x-anthropic-billing-header: cc_version=2; 
 
 
 def prompt(text: bytes, model: str = "m", tokens: int | None = None) -> Prompt:
-    return fingerprint(model, {"messages": text}, len(text) // 4 if tokens is None else tokens)
+    return fingerprint({"messages": text}, len(text) // 4 if tokens is None else tokens)[0].chain_of(model)
 
 
 def varied(size: int) -> bytes:
@@ -99,14 +100,14 @@ def test_tools_come_before_messages_and_what_the_model_does_not_read_does_not_co
     first: Mapping[str, bytes], second: Mapping[str, bytes], *, shared: bool
 ) -> None:
     index = PrefixIndex()
-    index.remember("a", fingerprint("m", first, 400))
-    assert (index.match(fingerprint("m", second, 400), ["a"])[0] > 200) is shared
+    index.remember("a", fingerprint(first, 400)[0])
+    assert (index.match(fingerprint(second, 400)[0], ["a"])[0] > 200) is shared
 
 
 def test_a_fingerprint_is_made_of_an_envelopes_raw_members() -> None:
     content = "word " * 100
     envelope = CHAT.decode(json.dumps({"model": "m", "messages": [{"role": "user", "content": content}]}).encode())
-    assert len(fingerprint("m", envelope.members, 100).chain) == len(envelope.members["messages"]) // 64
+    assert len(fingerprint(envelope.members, 100)[0].chain) == len(envelope.members["messages"]) // 64
 
 
 def test_an_images_bytes_count_as_its_tokens() -> None:
