@@ -21,12 +21,10 @@ from gateway.config.simulation import SimulatedReplicaSection
 from gateway.fleet import LoadReport, Tally
 from gateway.simulation.dialects import Dialect, Read
 from gateway.simulation.prefixes import LruCache
-from gateway.simulation.provider_model import refusal
+from gateway.simulation.provider_model import PIECE_S, refusal
 from gateway.simulation.trace import Row
 from gateway.simulation.transport import ModelledStream
 
-_PIECE_TOKENS = 100
-"""A long answer says something whenever so many tokens are written."""
 _WINDOW_S = 60.0
 _NEGLIGIBLE_TOKENS = 1e-3
 _SOONEST_S = 1e-6
@@ -36,7 +34,7 @@ _SOONEST_S = 1e-6
 class _Work:
     """One request at the engine."""
 
-    __slots__ = ("begun_at", "dialect", "has_left", "is_running", "read", "row", "stream", "tokens", "unread")
+    __slots__ = ("dialect", "has_left", "is_running", "piece", "read", "row", "stream", "tokens", "unread")
 
     def __init__(self, row: Row, dialect: Dialect, stream: ModelledStream) -> None:
         self.row = row
@@ -45,7 +43,7 @@ class _Work:
         self.tokens = row.written_tokens
         self.read = Read(row.input_tokens, 0)
         self.unread = float(row.input_tokens)
-        self.begun_at = 0.0
+        self.piece: asyncio.TimerHandle | None = None
         self.is_running = self.has_left = False
 
     @property
@@ -65,7 +63,7 @@ class ReplicaModel:
         self._waiting: deque[_Work] = deque()
         self._reading: deque[_Work] = deque()
         self._writing: list[tuple[float, int, _Work]] = []
-        """By where ``_written`` will be when it has something to say."""
+        """By where ``_written`` will be at their end."""
         self._numbers = count()
         self._running = self._memory_tokens = 0
         self._written = 0.0
@@ -156,7 +154,7 @@ class ReplicaModel:
         while self._reading and self._reading[0].unread <= _NEGLIGIBLE_TOKENS:
             self._begin(self._reading.popleft())
         while self._writing and self._writing[0][0] <= self._written + _NEGLIGIBLE_TOKENS:
-            self._say(heappop(self._writing)[2])
+            self._end(heappop(self._writing)[2])
         self._admit()
         if self._timer is not None:
             self._timer.cancel()
@@ -194,32 +192,29 @@ class ReplicaModel:
         self._prompt_tokens += work.row.input_tokens
         self._cached_tokens += work.read.cached_tokens
         self._output_tokens += 1
-        work.begun_at = self._written
         work.is_running = True
         self._running += 1
         work.stream.feed(work.dialect.begin(work.read))
-        self._go_on(work)
+        work.piece = self._loop.call_later(PIECE_S, self._say, work)
+        heappush(self._writing, (self._written + work.tokens - 1, next(self._numbers), work))
 
     def _say(self, work: _Work) -> None:
-        if not work.has_left:
-            work.stream.feed(work.dialect.piece())
-            self._go_on(work)
+        work.stream.feed(work.dialect.piece())
+        work.piece = self._loop.call_later(PIECE_S, self._say, work)
 
-    def _go_on(self, work: _Work) -> None:
-        written = 1 + round(self._written - work.begun_at)
-        if written >= work.tokens:
-            self._output_tokens += work.tokens - 1
-            self._free(work)
-            work.stream.feed(work.dialect.end(work.read, work.tokens), last=True)
-            return
-        until = work.begun_at + min(work.tokens, written + _PIECE_TOKENS) - 1
-        heappush(self._writing, (until, next(self._numbers), work))
+    def _end(self, work: _Work) -> None:
+        self._output_tokens += work.tokens - 1
+        self._free(work)
+        last = work.dialect.piece() if work.tokens > 1 else b""
+        work.stream.feed(last + work.dialect.end(work.read, work.tokens), last=True)
 
     def _free(self, work: _Work) -> None:
         work.has_left = True
         work.is_running = False
         self._running -= 1
         self._memory_tokens -= work.memory_tokens
+        if work.piece is not None:
+            work.piece.cancel()
 
     def _leave(self, work: _Work) -> None:
         """Stop working for a gateway that has left."""

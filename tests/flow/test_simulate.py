@@ -176,6 +176,16 @@ def test_more_replicas_take_the_load_off_one(tmp_path: Path, capsys: pytest.Capt
     assert p95_ms[1] < p95_ms[0] * 0.7
 
 
+def test_slow_answer_is_no_silence(tmp_path: Path) -> None:
+    """At 300 ms a token an answer still says something before ``idle_s`` is over, at a provider and a replica."""
+    trace = '{"t":0,"in":100,"out":300}\n'
+    own = {**OWN, "simulation": {"small": {"replica": {"step_ms": 300}}}}
+    far = {**FAR, "simulation": {"cheap": {"provider": {**EXACT, "tpot_ms": 300}}}}
+    for config in (own, far):
+        (record,) = run(tmp_path, config, trace).records
+        assert (record.outcome, record.tpot_ms) == ("ok", pytest.approx(300, rel=0.01))
+
+
 def test_table_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exact latencies, the calls that missed the route's ceiling, cached tokens, the bill."""
     slow = {**EXACT, "ttft_ms_per_1k_uncached": 1000, "ttft_ms_per_1k_input": 0}
