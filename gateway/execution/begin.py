@@ -42,12 +42,12 @@ async def begin(
     if not measure.has_succeeded:
         raise await _refusal(call, adapter, stream, patience, measure)
     decoder = adapter.decoder(call, measure.target)
+    measure.observe(decoder)  # so that what it has seen counts, though it raises
     if not wants_stream and measure.streamed and "json" in stream.headers.get("content-type", ""):
         measure.streamed = False  # it does not stream, which is what the caller asked for
     if not (measure.streamed or wants_stream):
         return await _read_whole(decoder, stream, patience, measure)
-    held: list[bytes] = []
-    ended = False
+    held, ended = list[bytes](), False
     while not (ended or decoder.complete or (wants_stream and decoder.content_events)):
         if decoder.content_events:
             patience.for_upstream()

@@ -1,5 +1,6 @@
 """What an upstream reports beside content and cannot be true is billed by an estimate, and the row says so."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,23 @@ def test_report_is_billed_as_far_as_it_can_be_true(name: str, tmp_path: Path, *,
     assert entry.usage.output_tokens == (50 if own_output else len(TEXT) // 4)
     assert entry.usage.origin == entry.cost_origin == origin
     assert entry.cost_nano_usd == entry.usage.input_tokens * 1_000 + entry.usage.output_tokens * 2_000
+
+
+@pytest.mark.parametrize("framing", ["whole", "events in one read"])
+def test_answer_that_ends_in_a_failure_is_billed_in_either_framing(framing: str, tmp_path: Path) -> None:
+    """Its content was made, whether or not the failure came in the same bytes."""
+    choice = {"index": 0, "finish_reason": "network_error", "message": {"role": "assistant", "content": TEXT}}
+    answer = json_answer({"choices": [choice], "usage": {"prompt_tokens": 70, "completion_tokens": 50}})
+    if framing != "whole":
+        events = streamed([{"prompt_tokens": 70, "completion_tokens": 50}])
+        joined = b"".join(bytes(each) for each in events.chunks if isinstance(each, bytes))
+        answer = replace(events, chunks=[joined.replace(b'"stop"', b'"network_error"')])
+
+    async def scenario() -> LedgerEntry:
+        upstream = ScriptedUpstream().on_path("/v1/chat/completions", answer)
+        async with virtual_gateway(one_model("http://a.test"), tmp_path, {"http://a.test": upstream}) as running:
+            assert (await running.chat(stream=framing != "whole")).status == 503
+            return running.ledger.entries[0]
+
+    entry = run_virtual(scenario())
+    assert (entry.outcome, entry.usage.input_tokens > 1, entry.usage.output_tokens >= 8) == ("cut", True, True)

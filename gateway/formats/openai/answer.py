@@ -227,6 +227,8 @@ def as_events(answer: _Object, *, keeps_usage: bool) -> bytes:
             if isinstance(calls, list) and all(isinstance(call, dict) for call in calls):
                 message = message | {"tool_calls": [{"index": at} | call for at, call in enumerate(calls)]}
             rest["delta"] = message
+        elif chat:
+            rest["delta"] = {}  # SDKs look into it
         chunks.append(top | {"choices": [rest]})
     if keeps_usage and answer.get("usage"):
         chunks.append(top | {"choices": [], "usage": answer["usage"]})

@@ -272,6 +272,7 @@ def test_answer_withheld_by_a_content_filter_is_complete(*, stream: bool, reason
     decoder = made("compatible", stream=stream)
     got = played(decoder, json.dumps({"id": "c", "choices": [choice], "usage": usage}).encode())
     assert b"content_filter" in got
+    assert not stream or b'"delta"' in got
     assert decoder.complete
     assert decoder.usage == Usage(input_tokens=15, output_tokens=19)
 
