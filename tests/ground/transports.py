@@ -12,6 +12,7 @@ from gateway.transport.base import Transport, UpstreamStream
 from gateway.types import UpstreamRequest
 from tests.ground.builders import build_upstream_request
 from tests.ground.upstream import ScriptedUpstream
+from tests.ground.waiting import SOON_S
 
 SECRET = "sk-very-secret"
 
@@ -35,7 +36,7 @@ class Ground:
 
     async def exchange(self, **overrides: Any) -> tuple[int, bytes]:
         """Send a request and read the answer to its end."""
-        async with self.transport.send(self.request(**overrides), connect_timeout_s=2.0) as answer:
+        async with self.transport.send(self.request(**overrides), connect_timeout_s=SOON_S) as answer:
             received = bytearray()
             await self.read_on(answer, received)
             return answer.status, bytes(received)
@@ -44,7 +45,7 @@ class Ground:
         """Send a request that must fail; return how, and what of the body came before."""
         received = bytearray()
         with pytest.raises(UpstreamError) as caught:
-            async with self.transport.send(self.request(**overrides), connect_timeout_s=2.0, fresh=fresh) as answer:
+            async with self.transport.send(self.request(**overrides), connect_timeout_s=SOON_S, fresh=fresh) as answer:
                 await self.read_on(answer, received)
         error = caught.value
         assert SECRET not in str(error)

@@ -15,6 +15,7 @@ from tests.ground.in_memory import InMemoryTransport
 from tests.ground.model import ScriptedModel
 from tests.ground.script import Answer, error_answer, play
 from tests.ground.upstream import ScriptedUpstream
+from tests.ground.waiting import SOON_S
 
 URL = "http://upstream.test"
 
@@ -24,7 +25,7 @@ async def ask(upstream: ScriptedUpstream, *, path: str = "/v1/chat/completions",
     transport = InMemoryTransport({URL: upstream.serve})
     request = build_upstream_request(f"{URL}{path}", body=chat_body(**members))
     received = bytearray()
-    async with transport.send(request, connect_timeout_s=1.0) as answer:
+    async with transport.send(request, connect_timeout_s=SOON_S) as answer:
         while data := await answer.read():
             received += data
     return answer.status, bytes(received)

@@ -74,7 +74,7 @@ async def raw_server(
 
 
 async def fetch(
-    transport: HttpTransport, url: str, *, connect_timeout_s: float = 2.0, body: bytes = b"{}", fresh: bool = False
+    transport: HttpTransport, url: str, *, connect_timeout_s: float = SOON_S, body: bytes = b"{}", fresh: bool = False
 ) -> bytes:
     """Read one answer to its end."""
     received = bytearray()
@@ -86,7 +86,7 @@ async def fetch(
 
 
 async def failure(
-    transport: HttpTransport, url: str, *, connect_timeout_s: float = 2.0, fresh: bool = False
+    transport: HttpTransport, url: str, *, connect_timeout_s: float = SOON_S, fresh: bool = False
 ) -> UpstreamError:
     """Send a request that must fail."""
     with pytest.raises(UpstreamError) as caught:
@@ -105,7 +105,7 @@ async def test_connection_is_reused(transport: HttpTransport, upstream: Scripted
 async def test_left_connection_is_not_reused(transport: HttpTransport, upstream: ScriptedUpstream) -> None:
     """An answer left early costs its connection, and no other answer's bytes come from it."""
     upstream.then(SLOW)
-    async with transport.send(build_upstream_request(upstream.url), connect_timeout_s=2.0) as answer:
+    async with transport.send(build_upstream_request(upstream.url), connect_timeout_s=SOON_S) as answer:
         await answer.read()
     await upstream.seen[0].ended.wait()
     await fetch(transport, upstream.url)
@@ -148,7 +148,7 @@ async def test_early_answer_to_a_large_body_is_read(transport: HttpTransport) ->
 
     async with raw_server(refuse) as url:
         request = build_upstream_request(url, body=b"x" * 5_000_000)
-        async with transport.send(request, connect_timeout_s=2.0) as answer:
+        async with transport.send(request, connect_timeout_s=SOON_S) as answer:
             assert answer.status == 413
             assert await answer.read() == b"no"
 
@@ -158,7 +158,7 @@ async def test_stop_cuts_what_is_under_way(upstream: ScriptedUpstream) -> None:
     transport = HttpTransport()
     await transport.start()
     upstream.then(SLOW)
-    async with transport.send(build_upstream_request(upstream.url), connect_timeout_s=2.0) as answer:
+    async with transport.send(build_upstream_request(upstream.url), connect_timeout_s=SOON_S) as answer:
         await answer.read()
         await transport.stop()
         with pytest.raises(UpstreamError) as caught:
@@ -269,7 +269,7 @@ async def test_status_of_an_error_survives_a_coding_that_is_not_known(
     """A 429 in brotli is a 429: only what it says is lost."""
     upstream.then(coded("br", b"\x1b\x00\x00", status=429))
     request = build_upstream_request(f"{upstream.url}/")
-    async with transport.send(request, connect_timeout_s=1) as stream:
+    async with transport.send(request, connect_timeout_s=SOON_S) as stream:
         assert (stream.status, await stream.read()) == (429, b"")
 
 
@@ -278,7 +278,7 @@ async def test_piece_of_a_decompression_bomb_is_bounded(transport: HttpTransport
     bomb = gzip.compress(b"x" * 100_000_000)
     upstream.then(replace(json_answer({}), headers=(("content-encoding", "gzip"),), chunks=(bomb,)))
     request = build_upstream_request(f"{upstream.url}/")
-    async with transport.send(request, connect_timeout_s=1) as stream:
+    async with transport.send(request, connect_timeout_s=SOON_S) as stream:
         pieces = [len(await stream.read()) for _piece in range(20)]
     assert max(pieces) <= 1 << 18
 
@@ -566,7 +566,7 @@ async def test_leaving_over_tls_tells_the_upstream_at_once(tls_upstream: Scripte
         await transport.start()
         cleanup.push_async_callback(transport.stop)
         tls_upstream.then(SLOW)
-        async with transport.send(build_upstream_request(tls_upstream.url), connect_timeout_s=2.0) as answer:
+        async with transport.send(build_upstream_request(tls_upstream.url), connect_timeout_s=SOON_S) as answer:
             assert await answer.read() == b"one"
         async with asyncio.timeout(SOON_S):
             await tls_upstream.seen[0].ended.wait()

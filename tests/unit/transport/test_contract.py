@@ -11,6 +11,7 @@ from tests.ground.builders import chat_body
 from tests.ground.own_time import own_time
 from tests.ground.script import Answer, Chunk, json_answer
 from tests.ground.transports import SECRET, Ground, read_all
+from tests.ground.waiting import SOON_S
 
 # As the gateway serves. On asyncio's own loop every test in tests/flow runs, over sockets and in memory.
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
@@ -42,7 +43,7 @@ async def test_status_and_headers_come_before_the_body(ground: Ground) -> None:
         json_answer({}, status=429), headers=(("Retry-After", "7"), ("X-Twice", "a"), ("x-twice", "b")), stall_after=0
     )
     ground.upstream.then(answer)
-    async with ground.transport.send(ground.request(), connect_timeout_s=2.0) as reply:
+    async with ground.transport.send(ground.request(), connect_timeout_s=SOON_S) as reply:
         assert reply.status == 429
         assert reply.headers["retry-after"] == "7"
         assert reply.headers["x-twice"] == "a"
@@ -59,7 +60,7 @@ async def test_redirect_is_an_answer(ground: Ground) -> None:
 async def test_chunks_are_handed_on_as_they_arrive(ground: Ground) -> None:
     """A chunk is readable although the next one never comes."""
     ground.upstream.then(replace(THREE, stall_after=1))
-    async with ground.transport.send(ground.request(), connect_timeout_s=2.0) as answer:
+    async with ground.transport.send(ground.request(), connect_timeout_s=SOON_S) as answer:
         assert await answer.read() == b"one"
 
 
@@ -67,7 +68,7 @@ async def test_chunks_are_handed_on_as_they_arrive(ground: Ground) -> None:
 async def test_slow_headers_are_awaited_without_a_limit(ground: Ground) -> None:
     """Time to the headers is the caller's to limit, and does not count as connecting."""
     ground.upstream.then(replace(THREE, first_byte_delay_s=1.05))
-    async with ground.transport.send(ground.request(), connect_timeout_s=1.0) as answer:
+    async with ground.transport.send(ground.request(), connect_timeout_s=SOON_S) as answer:
         assert await read_all(answer) == b"onetwothree"
 
 
@@ -104,7 +105,7 @@ async def test_broken_connection_has_its_cause(ground: Ground, answer: Answer, c
     """For the log and the ledger: whether the upstream ended it in good order."""
     ground.upstream.then(replace(answer, reset=reset))
     with pytest.raises(UpstreamError) as caught:
-        async with ground.transport.send(ground.request(), connect_timeout_s=2.0) as stream:
+        async with ground.transport.send(ground.request(), connect_timeout_s=SOON_S) as stream:
             await read_all(stream)
     assert (caught.value.kind, caught.value.cause) == (ErrorKind.UPSTREAM_CUT, cause)
 
@@ -137,7 +138,7 @@ async def test_reset_is_no_end_of_a_body_without_length(ground: Ground) -> None:
 async def test_bytes_before_a_cut_reach_a_slow_reader(ground: Ground) -> None:
     """What arrived before the cut is read first, even when the connection is gone by then."""
     ground.upstream.then(replace(THREE, cut_after=2))
-    async with ground.transport.send(ground.request(), connect_timeout_s=2.0) as answer:
+    async with ground.transport.send(ground.request(), connect_timeout_s=SOON_S) as answer:
         await ground.upstream.seen[0].ended.wait()
         for _turn in range(20):
             await asyncio.sleep(0)
@@ -259,13 +260,13 @@ async def test_refused_connection_is_a_connect_error(ground: Ground) -> None:
 
 async def test_request_is_sent_once_the_upstream_has_it_whole(ground: Ground) -> None:
     """Until then nothing can be billed: not while connecting, and not for a connection that was refused."""
-    sending = ground.transport.send(ground.request(), connect_timeout_s=2.0)
+    sending = ground.transport.send(ground.request(), connect_timeout_s=SOON_S)
     assert not sending.sent
     async with sending:
         assert sending.sent
     assert sending.sent
     await ground.upstream.die()
-    refused = ground.transport.send(ground.request(), connect_timeout_s=2.0, fresh=True)
+    refused = ground.transport.send(ground.request(), connect_timeout_s=SOON_S, fresh=True)
     with pytest.raises(UpstreamError):
         await refused.__aenter__()
     assert not refused.sent
@@ -274,7 +275,7 @@ async def test_request_is_sent_once_the_upstream_has_it_whole(ground: Ground) ->
 async def test_request_that_was_left_before_its_answer_was_sent(ground: Ground) -> None:
     """Whoever leaves while the upstream works on it may be billed."""
     ground.upstream.then(replace(THREE, first_byte_delay_s=60.0))
-    sending = ground.transport.send(ground.request(), connect_timeout_s=2.0)
+    sending = ground.transport.send(ground.request(), connect_timeout_s=SOON_S)
     waiting = asyncio.ensure_future(sending.__aenter__())
     await ground.upstream.arrived()
     await assert_cancels(waiting)
@@ -284,7 +285,7 @@ async def test_request_that_was_left_before_its_answer_was_sent(ground: Ground) 
 async def test_death_cuts_the_stream_under_way(ground: Ground) -> None:
     """An upstream that dies in mid-stream ends every answer as a cut."""
     ground.upstream.then(replace(THREE, stall_after=1))
-    async with ground.transport.send(ground.request(), connect_timeout_s=2.0) as answer:
+    async with ground.transport.send(ground.request(), connect_timeout_s=SOON_S) as answer:
         assert await answer.read() == b"one"
         await ground.upstream.die()
         with pytest.raises(UpstreamError) as caught:
@@ -295,7 +296,7 @@ async def test_death_cuts_the_stream_under_way(ground: Ground) -> None:
 async def test_leaving_early_tells_the_upstream(ground: Ground) -> None:
     """Leaving the context in mid-stream closes the connection at once."""
     ground.upstream.then(replace(THREE, stall_after=1))
-    async with ground.transport.send(ground.request(), connect_timeout_s=2.0) as answer:
+    async with ground.transport.send(ground.request(), connect_timeout_s=SOON_S) as answer:
         await answer.read()
     await assert_left(ground)
 
@@ -315,7 +316,7 @@ async def test_cancelled_read_tells_the_upstream(ground: Ground) -> None:
     begun = asyncio.Event()
 
     async def read() -> None:
-        async with ground.transport.send(ground.request(), connect_timeout_s=2.0) as answer:
+        async with ground.transport.send(ground.request(), connect_timeout_s=SOON_S) as answer:
             begun.set()
             await answer.read()
 
@@ -340,7 +341,7 @@ async def test_slow_reader_holds_the_upstream_back(ground: Ground) -> None:
     """An upstream cannot send without end what nobody reads, and nothing of it is lost."""
     block = b"x" * 1_000_000
     ground.upstream.then(Answer(chunks=(block,) * 30))
-    async with ground.transport.send(ground.request(), connect_timeout_s=2.0) as answer:
+    async with ground.transport.send(ground.request(), connect_timeout_s=SOON_S) as answer:
         first = await answer.read()
         seen = ground.upstream.seen[0]
         for _turn in range(500):
@@ -362,7 +363,7 @@ async def test_many_requests_at_once_get_their_own_answers(ground: Ground) -> No
         ground.upstream.on_path(f"/{number}", Answer(chunks=(b"%d" % number,), first_byte_delay_s=0.01))
 
     async def ask(number: int) -> bytes:
-        async with ground.transport.send(ground.request(f"/{number}"), connect_timeout_s=5.0) as answer:
+        async with ground.transport.send(ground.request(f"/{number}"), connect_timeout_s=SOON_S) as answer:
             return await read_all(answer)
 
     answers = await asyncio.gather(*(ask(number) for number in range(150)))

@@ -76,7 +76,7 @@ async def fetch(transport: HttpTransport, url: str, body: bytes = b"{}", **overr
     """Read one answer to its end."""
     received = bytearray()
     request = build_upstream_request(url, body=body, **overrides)
-    async with asyncio.timeout(SOON_S), transport.send(request, connect_timeout_s=2.0) as answer:
+    async with asyncio.timeout(SOON_S), transport.send(request, connect_timeout_s=SOON_S) as answer:
         while data := await answer.read():
             received += data
     return bytes(received)
@@ -319,12 +319,12 @@ async def test_answer_on_a_kept_connection_must_not_begin_before_its_request_is_
 
     upstream.turns += [answer_unread(forged), answer_unread(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno")]
     request = build_upstream_request(upstream.url, body=b"x" * 20_000_000)
-    sending = transport.send(request, connect_timeout_s=2.0)
+    sending = transport.send(request, connect_timeout_s=SOON_S)
     with pytest.raises(UpstreamError) as caught:
         await sending.__aenter__()
     assert caught.value.kind is ErrorKind.STALE_CONNECTION
     assert not sending.sent
-    async with transport.send(request, connect_timeout_s=2.0, fresh=True) as answer:
+    async with transport.send(request, connect_timeout_s=SOON_S, fresh=True) as answer:
         assert (answer.status, await answer.read()) == (413, b"no")
     assert upstream.connections == 2
     over.set()
@@ -363,7 +363,7 @@ async def test_tiny_chunks_hold_the_upstream_back_sooner(ground: Ground) -> None
             sent += 1000
 
     upstream.turns.append(turn)
-    async with transport.send(build_upstream_request(upstream.url, body=b"{}"), connect_timeout_s=2.0) as answer:
+    async with transport.send(build_upstream_request(upstream.url, body=b"{}"), connect_timeout_s=SOON_S) as answer:
         before = -1
         while sent != before:  # until every buffer on the way is full
             before = sent
@@ -374,7 +374,7 @@ async def test_tiny_chunks_hold_the_upstream_back_sooner(ground: Ground) -> None
 async def test_answer_that_has_come_whole_may_be_left_unread(ground: Ground) -> None:
     """Who stops reading at the protocol's own end mark does not cost the connection."""
     transport, upstream = ground
-    async with transport.send(build_upstream_request(upstream.url, body=b"{}"), connect_timeout_s=2.0) as answer:
+    async with transport.send(build_upstream_request(upstream.url, body=b"{}"), connect_timeout_s=SOON_S) as answer:
         assert await answer.read() == b"ok"
     assert await fetch(transport, upstream.url) == b"ok"
     assert upstream.connections == 1
