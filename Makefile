@@ -8,7 +8,6 @@ ENGINE ?= vllm
 # A GPU is seen by the same sign as in workers/bootstrap.py.
 CONFIG ?= deploy/quickstart/tollway$(if $(filter vllm,$(ENGINE)),$(shell nvidia-smi -L >/dev/null 2>&1 && echo -gpu)).yaml
 PYTEST ?= .venv/bin/python -m pytest
-FAST    = -n 3 -m "not soak and not engine and not slow and not alone"
 
 LOAD_URL     ?= http://127.0.0.1:$(PORT)
 LOAD_USER    ?= mixed
@@ -84,17 +83,25 @@ check: setup-dev
 	.venv/bin/lint-imports
 	.venv/bin/vulture
 
-# The fast ones three at a time, for a third of the time they wait; the slow ones two at a time; one by one those of Ray
-# clusters and of the engine, which share their starts, and what nothing else may run beside.
+# Runs beside each other are runs of pytest of their own, and the output of each comes when it has ended. The fast part is
+# three shares of the files, for a third of the time its tests wait, and none reads the files of another. The slow part
+# runs two at a time; one by one run those of Ray clusters and of the engine, which share their starts, and what nothing
+# else may run beside.
+BESIDE = +@$(MAKE) --no-print-directory --output-sync --jobs
+FAST   = fast-1 fast-2 fast-3
+
 test: check
 	@deploy/system-packages
-	$(PYTEST) $(FAST)
+	$(BESIDE) $(FAST)
 	$(PYTEST) -n 2 --ignore=tests/cluster -m "slow and not engine and not soak and not alone"
 	$(PYTEST) tests/cluster -m "not soak and not alone"
 	$(PYTEST) -m "(engine or alone) and not soak"
 
 test-fast: setup-dev
-	$(PYTEST) $(FAST)
+	$(BESIDE) $(FAST)
+
+fast-%:
+	$(PYTEST) --share $*/3 -m "not soak and not engine and not slow and not alone"
 
 soak: setup-dev
 	$(PYTEST) -m soak

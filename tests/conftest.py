@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+import zlib
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
@@ -29,6 +30,18 @@ _AUTHORITY = Path(__file__).parent / "ground" / "authority.pem"
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("soak", settings.get_profile("untimed"), max_examples=3_000)
 settings.load_profile("untimed")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let several runs beside each other share the tests by files, each of which only one of them reads."""
+    parser.addoption("--share", default="1/1", help="read only a share of the files: 2/3 is the second of three")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the files of other shares to other runs: by the checksum of the name, which is the same everywhere."""
+    share, shares = map(int, config.getoption("--share").split("/"))
+    is_of_another = zlib.crc32(collection_path.name.encode()) % shares != share % shares
+    return True if is_of_another and collection_path.match("test_*.py") else None
 
 
 @pytest.fixture(autouse=True, scope="session")
