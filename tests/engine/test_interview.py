@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from tests.engine.conftest import EXAMPLES, Running
 from tests.families.question import sound
 
 
+@pytest.mark.soak
 def test_the_chain_runs_on_own_replicas_with_one_trace_and_one_total(several: Running, tmp_path: Path) -> None:
     """Three calls at two models; each costs its share of a replica's time, and the trace their sum."""
     recording = tmp_path / "interview.wav"

@@ -90,7 +90,8 @@ def _likeness(left: list[float], right: list[float]) -> float:
     return sum(one * other for one, other in zip(left, right, strict=True))
 
 
-@pytest.mark.parametrize("wrong", ["model", pytest.param("adapter", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("wrong", ["model", "adapter"])
 def test_problem_that_only_the_engine_finds_is_one_sentence(wrong: str, tmp_path: Path, home: Path) -> None:
     """A download that broke off, an adapter of no weights: the check sees the files, vLLM what is in them."""
     spec = {"source": "bundled:smollm2-135m-instruct", **SMALL}
