@@ -105,6 +105,7 @@ fast-%:
 
 soak: setup-dev
 	$(PYTEST) -m soak
+	$(PYTEST) --hypothesis-profile=soak --timeout 1800 tests/contract/test_properties.py tests/flow/test_generated_requests.py
 
 # Ends in about two minutes: one of the faults is an outage of a minute.
 faults: setup-dev
