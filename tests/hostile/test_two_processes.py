@@ -14,25 +14,27 @@ from typing import Any
 
 import aiohttp
 import pytest
+from _pytest.mark import ParameterSet
 
 from gateway.store.database_file import sqlite_url
 from gateway.store.queries import Store
-from tests.ground.builders import chat_body
 from tests.ground.gateway import write_config
 from tests.ground.model import ScriptedModel
 from tests.ground.processes import Program, gateway_process
 from tests.ground.script import Answer, Chunk
 from tests.ground.upstream import ScriptedUpstream
-from tests.ground.upstream_shapes import CUT, MODES, NO_TARGET, Mode, shapes, with_echo
+from tests.ground.upstream_shapes import CUT, NO_TARGET, Mode, with_echo
 from tests.ground.upstream_shapes import Shape as Misbehaviour
-from tests.hostile.client_corpus import ENVIRON, SHAPES, assert_rows_are_what_was_seen, configs, play, secrets
+from tests.hostile.client_corpus import ENVIRON, FURTHER, SHAPES, assert_rows_are_what_was_seen, configs, play, secrets
 from tests.hostile.shape import Shape
 from tests.hostile.test_upstreams import PROMPT, SECRET, Caller, Ended, check
+from tests.hostile.ways import WAYS, Dialect, Way
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-CLIENTS_EVERY, UPSTREAMS_EVERY = 12, 24
-"""Of the samples."""
+CLIENTS_EVERY = 12
+SAMPLE, SOAK = (24, 360), (1, 12)
+"""Every so-many-th misbehaviour of chat, and of each further way."""
 GROUP = 63
 """Misbehaviours for each gateway: each is a target of its own for each call, so that no breaker is in another's way."""
 AT_ONCE = 8
@@ -92,29 +94,33 @@ def waits(answer: Answer) -> bool:
     return sum(delays) > LONGEST_WAIT_S
 
 
-def cases(group: Sequence[Misbehaviour]) -> Iterator[tuple[str, Misbehaviour, Mode, bool, Answer]]:
+def cases(way: Way, group: Sequence[Misbehaviour]) -> Iterator[tuple[str, Misbehaviour, Mode, bool, Answer]]:
     """Yield each shape in each mode, alone and before a healthy target, with the name of its own target."""
     for index, shape in enumerate(group):
-        for mode in MODES:
+        for mode in way.modes:
             answer = shape.answer(mode)
             if answer is not None and not waits(answer):
                 for alone in (True, False):
                     yield f"s{index}-{mode}-{'alone' if alone else 'first'}", shape, mode, alone, answer
 
 
-async def misbehaviours_get_their_declared_answers(group: Sequence[Misbehaviour], path: Path) -> None:
+async def misbehaviours_get_their_declared_answers(way: Way, group: Sequence[Misbehaviour], path: Path) -> None:
     """Ask each shape by a target of its own, and hold what callers and the ledger got against what it declares."""
     async with ScriptedUpstream() as upstream, ScriptedUpstream() as good:
         address = upstream.url.removeprefix("http://")
         config: dict[str, Any] = {"providers": {}, "models": {}, "routes": {}}
         config["providers"]["good"] = {"type": "openai-compatible", "base_url": f"{good.url}/v1"}
         config["models"]["good"] = {"provider": "good", "price": {"input": 100.0, "output": 200.0}}
-        asked = list(cases(group))
+        asked = list(cases(way, group))
         for name, _, mode, _, answer in asked:
             upstream.on_model(name, with_echo(answer, secret=SECRET, address=address))
-            provider = {"base_url": f"{upstream.url}/v1", "api_key": "env:SECRET", "always_stream": mode == "assembled"}
-            config["providers"][name] = {"type": "openai-compatible", **provider}
-            config["models"][name] = {"provider": name, "price": PRICE}
+            config["providers"][name] = {
+                "type": way.provider,
+                "base_url": f"{upstream.url}{way.base_path}",
+                "api_key": "env:SECRET",
+                "always_stream": mode == "assembled",
+            }
+            config["models"][name] = {"provider": name, "price": PRICE, **dict(way.model)}
             config["routes"][f"{name}-or-good"] = {"models": [name, "good"]}
         async with (
             two_processes(config, path, {"SECRET": SECRET}) as running,
@@ -124,22 +130,21 @@ async def misbehaviours_get_their_declared_answers(group: Sequence[Misbehaviour]
 
             async def ask(name: str, mode: Mode, *, alone: bool) -> tuple[Caller, str]:
                 async with places:
-                    return await asked_once(session, running.url, name if alone else f"{name}-or-good", mode)
+                    return await asked_once(way, session, running.url, name if alone else f"{name}-or-good", mode)
 
             got = await asyncio.gather(*(ask(name, mode, alone=alone) for name, _, mode, alone, _ in asked))
         log = running.log.read_text()
         assert not [canary for canary in (SECRET, PROMPT, address) if canary in log]
         counts = Counter(seen.model for seen in upstream.seen)
-        assert violations(asked, got, counts, path, address) == []
+        assert violations(asked, got, counts, path, address, dialect=way.dialect) == []
         assert_rows_are_what_was_seen([path / "state"], upstream, good)
 
 
-async def asked_once(session: aiohttp.ClientSession, url: str, model: str, mode: Mode) -> tuple[Caller, str]:
+async def asked_once(way: Way, session: aiohttp.ClientSession, url: str, model: str, mode: Mode) -> tuple[Caller, str]:
     """Ask as one caller; return what he got, and the id of his request."""
-    body = chat_body(model=model, stream=mode == "stream", messages=[{"role": "user", "content": PROMPT}])
+    body = {"model": model, "stream": mode == "stream", **way.dialect.asked(PROMPT)}
     timeout = aiohttp.ClientTimeout(total=120)
-    headers = {"content-type": "application/json"}
-    async with session.post(f"{url}/v1/chat/completions", data=body, headers=headers, timeout=timeout) as answer:
+    async with session.post(url + way.dialect.endpoint.path, json=body, timeout=timeout) as answer:
         shown = [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
         caller = Caller(started=True, status=answer.status, headers=shown, body=await answer.read())
         return caller, answer.headers["x-tollway-request-id"]
@@ -151,6 +156,8 @@ def violations(
     counts: Mapping[str | None, int],
     path: Path,
     address: str,
+    *,
+    dialect: Dialect,
 ) -> list[str]:
     """Return a line for each call that is not as declared, in what its caller got or in the ledger."""
     store, lines = opened(path), []
@@ -164,7 +171,8 @@ def violations(
                 # Content and what breaks it off came in one read, so nothing had been passed on.
                 shape = replace(shape, stream=NO_TARGET)  # noqa: PLW2901 - it is declared so
             try:
-                check(shape, mode, Ended(caller, found[0], list(found[1]), counts.get(name, 0)), alone=alone)
+                ended = Ended(caller, found[0], list(found[1]), counts.get(name, 0))
+                check(shape, mode, ended, alone=alone, dialect=dialect)
                 assert address not in f"{caller.body!r} {caller.headers} {found}"
             except (AssertionError, KeyError, IndexError, TypeError, ValueError) as error:
                 lines.append(f"{shape.name} | {name} | {error}".split("\n")[0][:300])
@@ -173,26 +181,35 @@ def violations(
     return lines
 
 
-def in_groups(every: int) -> list[list[Misbehaviour]]:
-    chosen = shapes()[::every]
-    return [chosen[at : at + GROUP] for at in range(0, len(chosen), GROUP)]
+def in_groups(every: int, further_every: int) -> list[ParameterSet]:
+    """Take shapes of each way, so many for a gateway."""
+    return [
+        pytest.param(way, chosen[at : at + GROUP], id=f"{name} {at}")
+        for name, way in WAYS.items()
+        for chosen in [way.shapes()[:: every if name == "chat" else further_every]]
+        for at in range(0, len(chosen), GROUP)
+    ]
 
 
 async def test_sample_of_callers_gets_the_declared_answers_of_two_processes(tmp_path: Path) -> None:
-    await callers_get_the_declared_answers(SHAPES[::CLIENTS_EVERY], tmp_path)
+    await callers_get_the_declared_answers([*SHAPES, *FURTHER][::CLIENTS_EVERY], tmp_path)
 
 
 @pytest.mark.soak
 async def test_callers_get_the_declared_answers_of_two_processes(tmp_path: Path) -> None:
-    await callers_get_the_declared_answers(SHAPES, tmp_path)
+    await callers_get_the_declared_answers([*SHAPES, *FURTHER], tmp_path)
 
 
-@pytest.mark.parametrize("group", range(len(in_groups(UPSTREAMS_EVERY))))
-async def test_sample_of_misbehaviours_gets_the_declared_answers_of_two_processes(group: int, tmp_path: Path) -> None:
-    await misbehaviours_get_their_declared_answers(in_groups(UPSTREAMS_EVERY)[group], tmp_path / "gateway")
+@pytest.mark.parametrize(("way", "group"), in_groups(*SAMPLE))
+async def test_sample_of_misbehaviours_gets_the_declared_answers_of_two_processes(
+    way: Way, group: list[Misbehaviour], tmp_path: Path
+) -> None:
+    await misbehaviours_get_their_declared_answers(way, group, tmp_path / "gateway")
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("group", range(len(in_groups(1))))
-async def test_misbehaviours_get_the_declared_answers_of_two_processes(group: int, tmp_path: Path) -> None:
-    await misbehaviours_get_their_declared_answers(in_groups(1)[group], tmp_path / "gateway")
+@pytest.mark.parametrize(("way", "group"), in_groups(*SOAK))
+async def test_misbehaviours_get_the_declared_answers_of_two_processes(
+    way: Way, group: list[Misbehaviour], tmp_path: Path
+) -> None:
+    await misbehaviours_get_their_declared_answers(way, group, tmp_path / "gateway")
