@@ -27,8 +27,8 @@ from tests.ground.processes import Program, gateway_process
 from tests.ground.script import Answer, Seen, error_answer
 from tests.ground.upstream import ScriptedUpstream
 from tests.ground.upstream_shapes import ESTIMATED, WHOLE, shapes, slow_answers
+from tests.hostile.client_corpus import FURTHER, SHAPES
 from tests.hostile.shape import BEARER, KEY, PAGE
-from tests.hostile.test_client_shapes import SHAPES
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
 RATE_PER_S = float(os.environ.get("SOAK_RATE", "25"))
@@ -40,7 +40,8 @@ SECRET = "sk-soak"
 UPSTREAMS = shapes()
 LATE = {shape.name for shape in slow_answers()}
 """Declared for other deadlines than these."""
-CALLERS = [shape for shape in SHAPES if shape.gateway == "keyed"]
+CALLERS = [shape for shape in (*SHAPES, *FURTHER) if shape.gateway == "keyed"]
+CHAT_PATH, MESSAGES_PATH, RESPONSES_PATH = "/v1/chat/completions", "/v1/messages", "/v1/responses"
 UPLOAD = b'{"model":"auto","messages":[{"role":"user","content":"%b"}]}' % (b"word " * 3_800_000)
 PROMPT = b'{"model":"auto","stream":true,"messages":[{"role":"user","content":"%b"}]}' % (b"word " * 200_000)
 REFUSED = b'{"model":"auto","messages":[%b7]}' % (b'{"role":"user","content":"a"},' * 600_000)
@@ -58,6 +59,8 @@ class Traffic:
         self._kinds: list[tuple[float, Callable[[], Awaitable[None]]]] = [
             (30, self.chat),
             (30, self.stream),
+            (6, self.message),
+            (6, self.response),
             (10, self.leaves),
             (6, self.fails_over),
             (6, self.fails),
@@ -106,9 +109,26 @@ class Traffic:
         """Read a stream to its end."""
         assert b"[DONE]" in await self._ask(200, stream=True)
 
+    async def message(self) -> None:
+        """Ask in Messages, streamed or not."""
+        stream = self._random.random() < 0.5
+        body = await self._ask(200, path=MESSAGES_PATH, max_tokens=100, stream=stream)
+        assert (b'"message_stop"' if stream else b'"end_turn"') in body
+
+    async def response(self) -> None:
+        """Ask in Responses, go on from what is kept, streamed, and delete that."""
+        first = json.loads(await self._ask(200, path=RESPONSES_PATH))["id"]
+        body = await self._ask(200, path=RESPONSES_PATH, stream=True, previous_response_id=first)
+        assert b'"response.completed"' in body
+        url = f"{self._url}{RESPONSES_PATH}/{first}"
+        async with self._session.delete(url, headers=_bearer(SECRET)) as answer:
+            assert answer.status == 200
+
     async def leaves(self) -> None:
-        """Leave in the middle of a stream."""
-        async with self._post({"stream": True}) as answer:
+        """Leave in the middle of a stream, in any dialect."""
+        path = self._random.choice((CHAT_PATH, MESSAGES_PATH, RESPONSES_PATH))
+        limit = {"max_tokens": 100} if path == MESSAGES_PATH else {}
+        async with self._post({"stream": True, **limit}, path=path) as answer:
             await answer.content.readany()
             answer.close()
 
@@ -197,18 +217,18 @@ class Traffic:
             async with RawCaller.connected(self._port) as caller:
                 yield caller
 
-    async def _ask(self, status: int, secret: str = SECRET, **members: object) -> bytes:
-        async with self._post(members, secret) as answer:
+    async def _ask(self, status: int, secret: str = SECRET, path: str = CHAT_PATH, **members: object) -> bytes:
+        async with self._post(members, secret, path) as answer:
             body = await answer.read()
             assert answer.status == status, body
             return body
 
     def _post(
-        self, members: dict[str, object], secret: str = SECRET
+        self, members: dict[str, object], secret: str = SECRET, path: str = CHAT_PATH
     ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
         prompt = "word " * self._random.choice((1, 10, 100, 1000, 5000))
-        body = {"model": "auto", "messages": [{"role": "user", "content": prompt}], **members}
-        return self._session.post(f"{self._url}/v1/chat/completions", json=body, headers=_bearer(secret))
+        asked = {"input" if path == RESPONSES_PATH else "messages": [{"role": "user", "content": prompt}]}
+        return self._session.post(self._url + path, json={"model": "auto", **asked, **members}, headers=_bearer(secret))
 
 
 def _bearer(secret: str) -> dict[str, str]:
