@@ -99,6 +99,6 @@ class SequentialIds:
 
 
 def run_virtual(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a program from virtual time 0 to its end and return its result; call it from a test that is not async."""
+    """Run a program from virtual time 0 to its end and return its result; call it where no loop runs."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(coroutine)

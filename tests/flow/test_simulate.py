@@ -211,7 +211,7 @@ def test_table_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         (FAR, ["--trace", "bad.jsonl"], "bad.jsonl:2: is no request"),
         (FAR, ["--trace", "poisson:x"], "should be three numbers"),
         (FAR, ["--route", "atuo"], "there is no route 'atuo'"),
-        (FAR, ["--key", "nobody"], "there is no key 'nobody'"),
+        (FAR, ["--key", "apq"], "there is no key 'apq'"),
         (FAR, ["--replicas", "+1"], "no model runs on replicas"),
         (FAR, ["--config", "none.yaml"], "cannot be read"),
         ({**FAR, "routes": {}}, [], "--route is needed"),
