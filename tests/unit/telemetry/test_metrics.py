@@ -123,3 +123,12 @@ def test_gauges_keep_to_the_same_names() -> None:
     assert value("tollway_in_flight_requests", {"target": "small"}) == 2
     assert value("tollway_in_flight_requests", {"target": "openai/*"}) == 600
     assert value("tollway_breaker_state", {"target": "small", "state": "closed"}) == 1
+
+
+def test_expected_cached_tokens_stand_beside_reported_ones() -> None:
+    metrics = Metrics(label_of)
+    metrics.attempt_ended(replace(_entry("small"), expected_cached_tokens=3), [])
+    metrics.attempt_ended(_entry("small"), [])
+    text = metrics.reading()().decode()
+    assert 'tollway_expected_cached_tokens_total{target="small"} 3.0' in text
+    assert 'tollway_tokens_total{class="cached_input",target="small"} 2.0' in text
