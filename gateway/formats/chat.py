@@ -113,6 +113,7 @@ class Names(Struct, frozen=True):
     no_effort: str
     user: str
     format: str = "response_format"
+    stop: str = "stop"
     thinking: str = "reasoning"
     efforts: Mapping[str, str] = {}
     """Words for the effort that OpenAI's models do not all know -> the nearest that they do."""

@@ -136,7 +136,7 @@ CASES = (
         "stop sequences",
         Asked(stop=("END", "\n\n")),
         callers="chat messages",
-        refused={"* responses": "'stop(_sequences)?'"},
+        refused={"chat responses": "'stop'", "messages responses": "'stop_sequences'"},
     ),
     Case("limit", Asked(limit=70)),
     Case(
@@ -206,7 +206,7 @@ CASES = (
         Asked(stop=("END",)),
         Said("Hello", ended="stop_sequence", stop_sequence="END"),
         callers="chat messages",
-        refused={"* responses": "'stop(_sequences)?'"},
+        refused={"chat responses": "'stop'", "messages responses": "'stop_sequences'"},
         heard=_NO_STOP_SEQUENCE,
     ),
     Case("nothing from the cache", said=Said("Hello!", cached_tokens=0)),

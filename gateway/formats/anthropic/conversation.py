@@ -41,6 +41,7 @@ from gateway.formats.splice import asks_nothing
 _NAMES = Names(
     *("messages", "max_tokens", "output_config.effort", "thinking", "metadata.user_id"),
     thinking="thinking",
+    stop="stop_sequences",
     efforts={"xhigh": "high", "max": "high", "none": "low"},
 )
 _NULL = Raw(b"null")

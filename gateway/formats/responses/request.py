@@ -60,7 +60,7 @@ def write_options(conversation: Conversation) -> dict[str, Any]:
     tier = rest.pop("service_tier", b'"default"' if conversation.standard_service else None)
     if rest:
         raise UntranslatableError(next(iter(rest)))
-    for name, given in (("top_k", conversation.top_k), ("stop", conversation.stop)):
+    for name, given in (("top_k", conversation.top_k), (conversation.names.stop, conversation.stop)):
         if given:
             raise UntranslatableError(name)
     choice: Any = conversation.tool_choice
