@@ -1,4 +1,8 @@
-"""Makes the ids of calls and attempts. They are our own, never a provider's, since those may repeat."""
+"""Makes the ids of calls and attempts. They are our own, never a provider's, since those may repeat.
+
+They grow with time, so that a database's indexes are appended to instead of written all over; where the clock steps
+back they do not, and are as unique as ever.
+"""
 
 import os
 import time
@@ -10,11 +14,7 @@ os.register_at_fork(after_in_child=_tails.clear)
 
 
 def random_ids(prefix: str) -> str:
-    """Make an identifier that cannot be guessed and that grows with time: milliseconds since 1970 and 80 random bits.
-
-    Both in hexadecimal, 12 and 20 digits, behind the prefix. It grows so that a database's indexes are appended to
-    instead of written all over; where the clock steps back it does not, and is as unique as ever. Any thread may call.
-    """
+    """Write milliseconds since 1970 and 80 random bits in hexadecimal, 12 and 20 digits. Any thread may call."""
     try:
         tail = _tails.pop()
     except IndexError:

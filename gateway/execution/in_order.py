@@ -8,8 +8,6 @@ When no target is left, one may be asked once more (``retry``).
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from gateway.config.parts import Part
 from gateway.errors import ErrorKind, GatewayError, UpstreamError, speaks
@@ -30,12 +28,24 @@ RETRY_AFTER_S = 1.0
 class InOrder(Part):
     """One target after another, until one answers."""
 
-    @asynccontextmanager
-    async def answer(self, plan: Plan, call: Call, attempts: Attempts) -> AsyncIterator[Reply]:
-        """Yield the first answer; see ``Strategy.answer``."""
-        means = attempts.means
+    def answer(self, plan: Plan, call: Call, attempts: Attempts) -> "_FirstAnswer":
+        """Return the context of the first answer; see ``Strategy.answer``."""
+        return _FirstAnswer(plan, call, attempts)
+
+
+class _FirstAnswer:
+    """The attempts up to the one that answers. An async generator's context would cost more than this decides."""
+
+    _answering: Attempt
+
+    def __init__(self, plan: Plan, call: Call, attempts: Attempts) -> None:
+        self._plan = plan
+        self._call = call
+        self._attempts = attempts
+
+    async def __aenter__(self) -> Reply:
+        plan, call, attempts, means = self._plan, self._call, self._attempts, self._attempts.means
         failures: list[Failure] = []
-        answered = False
         retry: Retry | None = None
         to_try = deque(plan.candidates)
         probe = to_try[0] if to_try[0].probe_due and len(to_try) > 1 else None
@@ -53,25 +63,30 @@ class InOrder(Part):
                     _require_room(target, failures)
                 attempt = await attempts.begin(candidate, others=to_try, is_probe=candidate is probe)
                 means.retries.asked[target.provider] += 1
-                async with attempt:
-                    stale = bool(failures) and failures[-1].error.kind is ErrorKind.STALE_CONNECTION
-                    reply = await attempt.send(fresh=stale)
-                    reply.reason = _reason(plan, failures, retry, means) if failures else plan.reason
-                    answered = True
-                    yield reply
-                    return
+                stale = bool(failures) and failures[-1].error.kind is ErrorKind.STALE_CONNECTION
+                reply = await attempt.send(fresh=stale)  # which leaves an attempt that fails
             except UpstreamError as error:
-                if answered or not error.meaning.retryable:
+                if not error.meaning.retryable:
                     attempts.failed(error, target, None)
                     raise
                 took_s = (means.clock.monotonic_ns() - began_ns) / 1e9
                 failures.append(Failure(candidate, error.detached(), _is_repeatable(attempt, took_s, target)))
                 again = _again(failures, to_try, attempt, None if retry else call, means)
                 attempts.failed(error, target, to_try[0].target if to_try else None)
+            else:
+                self._answering = attempt
+                reply.reason = _reason(plan, failures, retry, means) if failures else plan.reason
+                return reply
             if again is not None:
                 retry = again
                 await asyncio.sleep(again.wait_s)
         raise _exhausted(failures)
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        attempt = self._answering
+        await attempt.__aexit__(kind, error, traceback)
+        if isinstance(error, UpstreamError):
+            self._attempts.failed(error, attempt.target, None)
 
 
 def _again(

@@ -165,13 +165,16 @@ def _count(report: dict[str, Any], names: dict[str, Any], counts: dict[str, int]
     sound = True
     for name, value in report.items():
         meaning = names.get(name) if value else None
+        if meaning is None:
+            continue
         if meaning == "price":
             counts[meaning] = _price_nano_usd(report)
         elif type(meaning) is dict:
             sound = (type(value) is not dict or _count(value, meaning, counts)) and sound
-        elif meaning and type(value) is int and 0 < value <= MAX_TOKENS:
-            counts[meaning] = value if value > counts.get(meaning, 0) else counts[meaning]
-        elif meaning is not None:
+        elif type(value) is int and 0 < value <= MAX_TOKENS:
+            if value > counts.get(meaning, 0):
+                counts[meaning] = value
+        else:
             sound = False
     return sound
 
