@@ -139,12 +139,7 @@ class Policy:
         for name, reject in self._rejecters:
             reasons = list(map(reject, repeat(call), remaining))
             if reasons != nothing:
-                # The wait is None but for what is a matter of time.
-                dropped += [
-                    Dropped(target_id=view.target.id, filter=name, reason=reason, retry_after_s=view.retry_after_s)
-                    for view, reason in zip(remaining, reasons, strict=True)
-                    if reason is not None
-                ]
+                dropped += _dropped(name, remaining, reasons)
                 remaining = [view for view, reason in zip(remaining, reasons, strict=True) if reason is None]
                 nothing = [None] * len(remaining)
         if len(dropped) > 1:
@@ -208,6 +203,15 @@ def _unmet(demands: Mapping[str, Demand], target: Target) -> Dropped | None:
         if (reason := demand.unmet(target)) is not None:
             return Dropped(target_id=target.id, filter=name, reason=reason)
     return None
+
+
+def _dropped(name: str, views: Sequence[TargetView], reasons: Sequence[str | None]) -> list[Dropped]:
+    """Return those that a filter rejects. The wait is None but for what is a matter of time."""
+    return [
+        Dropped(target_id=view.target.id, filter=name, reason=reason, retry_after_s=view.retry_after_s)
+        for view, reason in zip(views, reasons, strict=True)
+        if reason is not None
+    ]
 
 
 def _wanted(preferred: Sequence[Candidate], first: Candidate) -> Target | None:

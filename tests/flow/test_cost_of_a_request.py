@@ -27,15 +27,15 @@ from tests.ground.script import Answer, Chunk, Seen, sse_event
 from tests.ground.upstream import ScriptedUpstream
 
 MEASURED = {
-    "short chat": (10_400, 300),
-    "200 tokens at once": (15_900, 424),
-    "20 tokens one by one": (25_200, 920),
+    "short chat": (10_300, 300),
+    "200 tokens at once": (15_800, 424),
+    "20 tokens one by one": (25_050, 915),
     "Messages passed at once": (20_700, 840),
     "Messages passed one by one": (27_310, 1_096),
     "Messages translated at once": (19_800, 590),
     "Messages translated one by one": (35_150, 1_548),
     "Responses passed at once": (20_900, 865),
-    "Responses passed one by one": (27_700, 1_090),
+    "Responses passed one by one": (27_330, 1_090),
     "Responses translated at once": (21_600, 670),
     "Responses translated one by one": (37_700, 1_610),
 }
