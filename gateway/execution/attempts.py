@@ -39,7 +39,7 @@ class Attempts:
         if target.cluster_url is not None:
             cold_until_ns = means.clock.monotonic_ns() + int(target.timeouts.cold_start_s * 1e9)
             await means.pool.ready(target, min(call.deadline_ns, cold_until_ns))
-        refusal = means.pool.refusal(target, call)  # nothing may be awaited between this and the lease
+        refusal = means.pool.refusal(target, call)  # no await before the lease: a half-open breaker lets one through
         if refusal is not None:
             raise UpstreamError(ErrorKind.BREAKER_OPEN, refusal)
         attempt = Attempt(means, call, candidate, prepared, others=others, is_probe=is_probe)

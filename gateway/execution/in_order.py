@@ -39,9 +39,7 @@ class _FirstAnswer:
     _answering: Attempt
 
     def __init__(self, plan: Plan, call: Call, attempts: Attempts) -> None:
-        self._plan = plan
-        self._call = call
-        self._attempts = attempts
+        self._plan, self._call, self._attempts = plan, call, attempts
 
     async def __aenter__(self) -> Reply:
         plan, call, attempts, means = self._plan, self._call, self._attempts, self._attempts.means
@@ -83,10 +81,9 @@ class _FirstAnswer:
         raise _exhausted(failures)
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        attempt = self._answering
-        await attempt.__aexit__(kind, error, traceback)
+        await self._answering.__aexit__(kind, error, traceback)
         if isinstance(error, UpstreamError):
-            self._attempts.failed(error, attempt.target, None)
+            self._attempts.failed(error, self._answering.target, None)
 
 
 def _again(

@@ -172,8 +172,7 @@ def _count(report: dict[str, Any], names: dict[str, Any], counts: dict[str, int]
         elif type(meaning) is dict:
             sound = (type(value) is not dict or _count(value, meaning, counts)) and sound
         elif type(value) is int and 0 < value <= MAX_TOKENS:
-            if value > counts.get(meaning, 0):
-                counts[meaning] = value
+            counts[meaning] = max(value, counts.get(meaning, 0))
         else:
             sound = False
     return sound

@@ -255,10 +255,7 @@ class Pool:
         return tuple([self._view(target, call, now_ns, usual, prompt) for target in call.route.targets])
 
     def refusal(self, target: Target, call: Call) -> str | None:
-        """Return why no attempt of the call may begin at this target now; None when one may.
-
-        Ask immediately before ``begin``: not to await in between makes a half-open breaker let exactly one through.
-        """
+        """Return why no attempt may begin at this target now, or None. Await nothing between this and ``begin``."""
         fleet = None if target.cluster_url is None else self.replicas.fleet(target)
         if fleet is not None and (full := fleet.refusal()):
             return full
