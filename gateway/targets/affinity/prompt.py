@@ -33,6 +33,8 @@ _MARK = b'"cache_control"'
 _HOUR = b'"1h"'
 _MOST_MARKS = 4
 """Anthropic takes no more; of a body with more the last ones count."""
+_MOST_LOOKED_AT = 256
+"""A body that has the word more often is no client's: reading each would hold the event loop up."""
 _BETWEEN = b" \t\r\n,"
 _CLOSING = b' \t\r\n]"'
 
@@ -128,9 +130,9 @@ def _without_marks(text: bytes) -> tuple[bytes, list[tuple[int, bool]]]:
 
     Within a JSON string the mark's own quotes are escaped, so no text is taken for one.
     """
-    first, *others = text.split(_MARK)
-    if not others:
+    if not 0 < text.count(_MARK) <= _MOST_LOOKED_AT:
         return text, []
+    first, *others = text.split(_MARK)
     kept, size, marks = [first.rstrip(_BETWEEN)], len(first.rstrip(_BETWEEN)), []
     for number, part in enumerate(others, 1):
         mark, brace, rest = part.partition(b"}")

@@ -46,6 +46,13 @@ def test_text_that_reads_like_a_mark_is_none(said: str) -> None:
     assert prompt_of(text(said))[0].marks == ()
 
 
+def test_body_of_nothing_but_marks_is_not_taken_apart() -> None:
+    """Half a million of them would take the event loop half a second."""
+    prompt, said = fingerprint({"messages": b'{"cache_control":{}},' * 300}, 1000)
+    assert prompt.marks == ()
+    assert said.count(b"cache_control") == 300
+
+
 def test_marks_know_their_lifetime() -> None:
     prompt, _ = prompt_of(text("one", HOUR), text("two", MARK), text("three"))
     assert [mark.for_an_hour for mark in prompt.marks] == [True, False]
