@@ -1,6 +1,6 @@
 # Tollway: what to type. The work is done in Python; see workers/bootstrap.py and workers/command/up.py.
 .DEFAULT_GOAL := help
-.PHONY: help up up-several load test test-fast check soak faults recorded bench lock setup-dev
+.PHONY: help up up-several load test test-fast clusters engine check soak faults recorded bench lock setup-dev
 
 PYTHON ?= python3.11
 PORT   ?= 8080
@@ -85,8 +85,8 @@ check: setup-dev
 
 # Runs beside each other are runs of pytest of their own, and the output of each comes when it has ended. The fast part is
 # three shares of the files, for a third of the time its tests wait, and none reads the files of another. The slow part
-# runs two at a time; one by one run those of Ray clusters and of the engine, which share their starts, and what nothing
-# else may run beside.
+# runs two at a time. The tests of Ray clusters, which wait most of the time, share one start, and so do those of the
+# engine beside them. What nothing else may run beside comes last, one by one.
 BESIDE = +@$(MAKE) --no-print-directory --output-sync --jobs
 FAST   = fast-1 fast-2 fast-3
 
@@ -94,14 +94,20 @@ test: check
 	@deploy/system-packages
 	$(BESIDE) $(FAST)
 	$(PYTEST) -n 2 --ignore=tests/cluster -m "slow and not engine and not soak and not alone"
-	$(PYTEST) tests/cluster -m "not soak and not alone"
-	$(PYTEST) -m "(engine or alone) and not soak"
+	$(BESIDE) clusters engine
+	$(PYTEST) -m "alone and not soak"
 
 test-fast: setup-dev
 	$(BESIDE) $(FAST)
 
 fast-%:
 	$(PYTEST) --share $*/3 -m "not soak and not engine and not slow and not alone"
+
+clusters:
+	$(PYTEST) tests/cluster -m "not soak and not alone"
+
+engine:
+	$(PYTEST) tests/engine -m "not soak and not alone"
 
 soak: setup-dev
 	$(PYTEST) -m soak
