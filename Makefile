@@ -8,6 +8,9 @@ ENGINE ?= vllm
 # A GPU is seen by the same sign as in workers/bootstrap.py.
 CONFIG ?= deploy/quickstart/tollway$(if $(filter vllm,$(ENGINE)),$(shell nvidia-smi -L >/dev/null 2>&1 && echo -gpu)).yaml
 PYTEST ?= .venv/bin/python -m pytest
+SHELL  := /bin/bash
+# A run whose lines are given a name still fails when it fails.
+.SHELLFLAGS := -o pipefail -c
 
 LOAD_URL     ?= http://127.0.0.1:$(PORT)
 LOAD_USER    ?= mixed
@@ -83,11 +86,12 @@ check: setup-dev
 	.venv/bin/lint-imports
 	.venv/bin/vulture
 
-# Runs beside each other are runs of pytest of their own, and the output of each comes when it has ended. The fast part is
-# three shares of the files, for a third of the time its tests wait, and none reads the files of another. The slow part
-# runs two at a time. The tests of Ray clusters, which wait most of the time, share one start, and so do those of the
+# Runs beside each other are runs of pytest of their own; each line they print begins with the name of the run. The fast
+# part is three shares of the files, for a third of the time its tests wait, and none reads the files of another. The slow
+# part runs two at a time. The tests of Ray clusters, which wait most of the time, share one start, and so do those of the
 # engine beside them. What nothing else may run beside comes last, one by one.
-BESIDE = +@$(MAKE) --no-print-directory --output-sync --jobs
+BESIDE = +@$(MAKE) --no-print-directory --jobs
+NAMED  = 2>&1 | sed -u 's/^/$@: /'
 FAST   = fast-1 fast-2 fast-3
 
 test: check
@@ -101,13 +105,13 @@ test-fast: setup-dev
 	$(BESIDE) $(FAST)
 
 fast-%:
-	$(PYTEST) --share $*/3 -m "not soak and not engine and not slow and not alone"
+	@$(PYTEST) --share $*/3 -m "not soak and not engine and not slow and not alone" $(NAMED)
 
 clusters:
-	$(PYTEST) tests/cluster -m "not soak and not alone"
+	@$(PYTEST) -v tests/cluster -m "not soak and not alone" $(NAMED)
 
 engine:
-	$(PYTEST) tests/engine -m "not soak and not alone"
+	@$(PYTEST) -v tests/engine -m "not soak and not alone" $(NAMED)
 
 soak: setup-dev
 	$(PYTEST) -m soak
