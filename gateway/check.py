@@ -168,7 +168,7 @@ class Asker:
                 raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "What it answered is no model.") from None
             return "the provider knows the model"
         endpoint = CHAT if question.about == "chat" else EMBEDDINGS
-        call = _call(endpoint, target)
+        call = self._call(endpoint, target)
         adapter = self._adapters[target.adapter]
         body = self._good(target, *await self._exchange(target, _request(adapter, call, target)))
         decoder = adapter.decoder(call, target)
@@ -215,7 +215,7 @@ class Asker:
 
     async def _get(self, target: Target, url: str) -> bytes:
         """Ask for an address under the target's credential, once for all that ask the same."""
-        chat = _request(self._adapters[target.adapter], _call(CHAT, target), target)
+        chat = _request(self._adapters[target.adapter], self._call(CHAT, target), target)
         headers = tuple(each for each in chat.headers if each[0] not in {"content-type", "x-tollway-attempt-id"})
         request = UpstreamRequest(method="GET", url=url, headers=headers, body=b"", pool=target.pool)
         task = self._asked.get(request)
@@ -240,6 +240,24 @@ class Asker:
                         raise UpstreamError(ErrorKind.UPSTREAM_PROTOCOL, "The upstream's answer is too large.")
                 return answer.status, answer.headers, bytes(body)
 
+    def _call(self, endpoint: Endpoint, target: Target) -> Call:
+        """Make the question of one token as a call of a caller's."""
+        policy = policy_of(configuration().plain_route(), [target], Tools(SystemClock(), self._adapters))
+        members = (
+            {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1} if endpoint is CHAT else {"input": "Hi"}
+        )
+        envelope = endpoint.decode(msgspec.json.encode({"model": target.upstream_model or "none", **members}))
+        return Call(
+            id=_ATTEMPT_ID,
+            envelope=envelope,
+            route=Route(name=target.id, targets=(target,), policy=policy),
+            principal=Principal(key_id=_ATTEMPT_ID),
+            input_tokens_estimate=_TOKENS.input_tokens,
+            output_cap=envelope.max_output_tokens,
+            received_at_ns=0,
+            deadline_ns=0,
+        )
+
     def _sentence(self, error: UpstreamError, target: Target) -> str:
         """Say what is wrong, with the first sentence of the upstream's own, in which nothing of ours is left."""
         clean = cleaner(target, further_secrets(target, self._signers))
@@ -255,25 +273,6 @@ class Asker:
 
 def _request(adapter: Format, call: Call, target: Target) -> UpstreamRequest:
     return adapter.prepare(call)(target, _ATTEMPT_ID)
-
-
-def _call(endpoint: Endpoint, target: Target) -> Call:
-    """Make the question of one token as a call of a caller's."""
-    policy = policy_of(configuration().plain_route(), [target], Tools(SystemClock(), {}))
-    members = (
-        {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1} if endpoint is CHAT else {"input": "Hi"}
-    )
-    envelope = endpoint.decode(msgspec.json.encode({"model": target.upstream_model or "none", **members}))
-    return Call(
-        id=_ATTEMPT_ID,
-        envelope=envelope,
-        route=Route(name=target.id, targets=(target,), policy=policy),
-        principal=Principal(key_id=_ATTEMPT_ID),
-        input_tokens_estimate=_TOKENS.input_tokens,
-        output_cap=envelope.max_output_tokens,
-        received_at_ns=0,
-        deadline_ns=0,
-    )
 
 
 def _does_other_things(error: UpstreamError) -> bool:

@@ -96,6 +96,14 @@ responses: {keep: 1.5h, keep_mb: 0.5, key: env:KEPT}
 keys:
   - {name: demo, secret: env:DEMO_KEY, routes: [auto, openai/gpt-5], requests_per_minute: 60, concurrency: 4, team: red}
 workers: {smol: {}}
+simulation:
+  smol:
+    replica: {replicas: 2, start_s: 30, prefill_tokens_per_s: 9000, step_ms: 9, step_ms_per_running: 0.2,
+      step_prompt_tokens: 1024, max_running: 64, max_waiting: 65, kv_tokens: 100000}
+  mini:
+    provider: {ttft_ms: 500, ttft_ms_per_1k_uncached: 20, ttft_ms_per_1k_input: 4, ttft_spread: 0.4, alike: 0.5,
+      alike_s: 30, tpot_ms: 10, tpot_spread: 0.3, requests_per_minute: 600, input_tokens_per_minute: 1000000,
+      cache_minimum_tokens: 512, cache_lifetime_s: 60, episodes: [{from_s: 1, to_s: 2, slower: 3, status: 503}]}
 """.replace("CLASSES", ", ".join(CLASSES))
 
 

@@ -50,7 +50,10 @@ def test_configuration_of_the_docs_is_accepted(text: str, tmp_path: Path) -> Non
     named = [name for route in routes.values() for name in route.get("models", ())]
     for name in named or ["m"]:
         models.setdefault(name, {"provider": "p", "price": "free"})
+    for name, simulated in (config.get("simulation") or {}).items():
+        models.setdefault(name, {"provider": "own" if "replica" in simulated else "p", "price": "free"})
     providers = config.setdefault("providers", {})
+    providers.setdefault("own", {"type": "ray-serve", "base_url": "http://127.0.0.1:1"})
     for model in models.values():
         name = model["provider"]
         providers.setdefault(name, {"type": name, "api_key": "env:KEY"} if name in PROVIDER_TYPES else LOCAL)
