@@ -11,7 +11,7 @@ from types import TracebackType
 
 from gateway.errors import ErrorKind, UpstreamError
 from gateway.simulation.trace import Row
-from gateway.transport.base import Sending
+from gateway.transport.base import Sending, pour_by_reads
 from gateway.types import UpstreamRequest
 
 ROW: ContextVar[Row] = ContextVar("row")
@@ -48,10 +48,7 @@ class ModelledStream:
 
     async def pour(self, take: Callable[[bytes], bool]) -> bool:
         """See ``UpstreamStream.pour``."""
-        while data := await self.read():
-            if not take(data):
-                return True
-        return False
+        return await pour_by_reads(self, take)
 
 
 def _nothing() -> None:

@@ -36,6 +36,14 @@ class UpstreamStream(Protocol):
         """
 
 
+async def pour_by_reads(stream: UpstreamStream, take: Callable[[bytes], bool]) -> bool:
+    """Be the ``pour`` of a stream that has nothing quicker than its ``read``."""
+    while data := await stream.read():
+        if not take(data):
+            return True
+    return False
+
+
 class Sending(Protocol):
     """One request on its way. Entered once, as a context: that sends it and waits for the status line and headers."""
 

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Mapping
 
 from gateway.errors import ErrorKind, UpstreamError
-from gateway.transport.base import UpstreamStream
+from gateway.transport.base import UpstreamStream, pour_by_reads
 
 _PIECE_BYTES = 1 << 18
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
@@ -81,7 +81,4 @@ class _Decoded:
 
     async def pour(self, take: Callable[[bytes], bool]) -> bool:
         """Hand on what is decoded: see ``UpstreamStream.pour``."""
-        while data := await self.read():
-            if not take(data):
-                return True
-        return False
+        return await pour_by_reads(self, take)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from gateway.errors import Cause, ErrorKind, UpstreamError
-from gateway.transport.base import STALE_SHOWS_WITHIN_S, Sending
+from gateway.transport.base import STALE_SHOWS_WITHIN_S, Sending, pour_by_reads
 from gateway.types import UpstreamRequest
 
 _HIGH_WATER_BYTES = 65_536
@@ -223,10 +223,7 @@ class _Answer:
 
     async def pour(self, take: Callable[[bytes], bool]) -> bool:
         """Hand on what arrives: see ``UpstreamStream.pour``."""
-        while data := await self.read():
-            if not take(data):
-                return True
-        return False
+        return await pour_by_reads(self, take)
 
     async def wait_until_drained(self) -> None:
         """Wait until the gateway has taken what was written, but for a buffer's worth."""
