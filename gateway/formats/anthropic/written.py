@@ -8,6 +8,7 @@ Grammar: platform.claude.com/docs/en/build-with-claude/streaming; shapes: the ty
 
 import re
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -94,7 +95,7 @@ class _Blocks:
     def _ends_in(self, ending: Ending, *, is_cut: bool = False) -> dict[str, str | None]:
         """Name the reason. Some engines say ``stop`` behind a call, and some ``tool_calls`` behind none.
 
-        ``is_cut``: the stop sequence stood within the arguments of a call, which is not to be run.
+        ``is_cut``: see ``_is_cut``; the call is not to be run.
         """
         named = STOP_REASONS[ending.reason]
         if ending.reason in {"stop", "tool_calls"}:
@@ -125,7 +126,7 @@ class Events(OneByOne, _Blocks):
     def end(self, ending: Ending) -> bytes:
         """Close the blocks, and write the reason, the usage and the end."""
         held = self._say_held()
-        is_cut = ending.stop_sequence is not None and self._is_within() and "".join(self._arguments).strip() != ""
+        is_cut = self._open_tool is not None and _is_cut(ending, self._arguments)
         members = {"delta": self._ends_in(ending, is_cut=is_cut), "usage": anthropic_usage(ending.usage)}
         return held + self._close() + event_of("message_delta", members) + MESSAGE_STOP
 
@@ -181,7 +182,7 @@ class Whole(_Blocks):
         Those in which the answer was cut become ``{}``: the stop reason says that no tool is to be run by them.
         """
         last = self._content[-1][2] if self._content and self._content[-1][0]["type"] == "tool_use" else []
-        is_cut = ending.stop_sequence is not None and "".join(last).strip() != "" and not is_object("".join(last))
+        is_cut = _is_cut(ending, last)
         was_cut = ending.reason in {"length", "content_filter"} or is_cut
         content = [
             block | {name: self._joined(block, pieces, was_cut=was_cut)} for block, name, pieces in self._content
@@ -225,6 +226,11 @@ def _block(kind: str, tool: tuple[str, str] = ("", "")) -> dict[str, Any]:
     if kind == "tool_use":
         return {"type": kind, "id": tool[0], "name": tool[1], "input": {}}
     return {"type": kind, kind: ""}
+
+
+def _is_cut(ending: Ending, arguments: Sequence[str]) -> bool:
+    """Whether a stop sequence ended the answer within these arguments of its last call."""
+    return ending.stop_sequence is not None and (text := "".join(arguments)).strip() != "" and not is_object(text)
 
 
 def anthropic_usage(usage: Usage | None) -> dict[str, Any]:
