@@ -79,9 +79,13 @@ def _simulate(arguments: argparse.Namespace) -> int:
     except (ConfigError, TraceError) as error:
         print(error, file=sys.stderr)
         return 1
-    logging.getLogger("tollway").setLevel(logging.CRITICAL)  # a failed attempt is a figure here
-    began_s = time.perf_counter()
-    ledger = simulate(snapshot, sections, rows, route=route, seed=seed)
+    log = logging.getLogger("tollway")
+    level, began_s = log.level, time.perf_counter()
+    log.setLevel(logging.CRITICAL)  # a failed attempt is a figure here
+    try:
+        ledger = simulate(snapshot, sections, rows, route=route, seed=seed)
+    finally:
+        log.setLevel(level)
     took_s = time.perf_counter() - began_s
     answered = sum(each.outcome == "ok" for each in ledger.records)
     print(f"{len(rows)} requests to '{route}' within {rows[-1].at_s:.0f} s, {answered} answered; seed {seed}")
