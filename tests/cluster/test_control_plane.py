@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.ground.ray_cluster import Cluster, callers, running_cluster, viewing
+from workers.command.run import READY
 
 WORKERS = {"m": {"source": "-", "engine": "synthetic", "cpus_per_replica": 0.1, "replicas": 2}}
 
@@ -76,3 +77,19 @@ async def test_streams_and_new_requests_outlive_the_control_store(doomed: Cluste
         assert view.gone == {}
     # About ten, most of them waits of Ray's own; forty if Serve's controller, which cannot go, is waited for.
     assert await asyncio.to_thread(doomed.stop) < 35
+
+
+@pytest.mark.soak
+async def test_a_node_that_is_slow_to_start_is_waited_for(tmp_path: Path) -> None:
+    """By default Ray gives up after half a minute, which a busy machine may need."""
+    cluster = Cluster(tmp_path, WORKERS)
+    try:
+        # Nothing tells of another's process.
+        while not (found := cluster.pids("raylet")):
+            await asyncio.sleep(0.01)
+        os.kill(found[0], signal.SIGSTOP)
+        await asyncio.sleep(45)
+        os.kill(found[0], signal.SIGCONT)
+        await asyncio.to_thread(cluster.wait_until_it_says, READY)
+    finally:
+        cluster.stop()

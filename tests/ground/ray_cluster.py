@@ -120,7 +120,7 @@ def somebody_elses_ray(*options: str, **environment: str) -> Iterator[tuple[Chil
         # By default it asks for a token if this user has one in ~/.ray, whoever put it there.
         own |= {"RAY_AUTH_MODE": "disabled"}
         # Many Python processes start at once here; what is not up in Ray's own 15, 60 and 30 seconds ends the start.
-        own |= {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+        own |= {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", "RAY_raylet_start_wait_time_s": f"{_START_S:.0f}"}
         own |= dict.fromkeys(
             ("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT"), f"{_START_S:.0f}"
         )
