@@ -93,11 +93,13 @@ check: setup-dev
 BESIDE = +@$(MAKE) --no-print-directory --jobs
 NAMED  = 2>&1 | sed -u 's/^/$@: /'
 FAST   = fast-1 fast-2 fast-3
+# Other parts' own: to read them takes seconds.
+LEFT   = --ignore=tests/cluster --ignore=tests/engine
 
 test: check
 	@deploy/system-packages
 	$(BESIDE) $(FAST)
-	$(PYTEST) -n 2 --ignore=tests/cluster -m "slow and not engine and not soak and not alone"
+	$(PYTEST) $(LEFT) -n 2 -m "slow and not soak and not alone"
 	$(BESIDE) clusters engine
 	$(PYTEST) -m "alone and not soak"
 
@@ -105,7 +107,7 @@ test-fast: setup-dev
 	$(BESIDE) $(FAST)
 
 fast-%:
-	@$(PYTEST) --share $*/3 -m "not soak and not engine and not slow and not alone" $(NAMED)
+	@$(PYTEST) $(LEFT) --share $*/3 -m "not soak and not slow and not alone" $(NAMED)
 
 clusters:
 	@$(PYTEST) -v tests/cluster -m "not soak and not alone" $(NAMED)

@@ -141,6 +141,7 @@ def test_a_name_that_others_have_is_refused(theirs: Theirs) -> None:
     assert said.endswith("has an application 'theirs' that is not Tollway's; rename the worker.")
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_model_that_cannot_start_is_one_sentence_and_is_tried_again(theirs: Theirs) -> None:
     """Its weights are no weights, which only the engine finds."""

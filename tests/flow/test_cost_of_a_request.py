@@ -43,7 +43,7 @@ MEASURED = {
 CHAT_TRANSLATED_AT_ONCE = 52_500
 """Instructions of a chat of 200 tokens in one read from a target that speaks Messages."""
 WARM_UP = 40
-REQUESTS = 15
+REQUESTS = 7
 
 
 class Meter:
