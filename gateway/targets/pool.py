@@ -206,6 +206,8 @@ class _State:
         low = ttft_ms is not None and self.ttft_ms.add(now_ns, ttft_ms, tokens, others)
         if sample.tpot_ms is not None:
             low = self.tpot_ms.add(now_ns, sample.tpot_ms, 0.0, others) or low
+        if sample.cached_tokens:
+            self.hits.reported = True
         if sample.ok:
             self.output_tokens.add(now_ns, sample.output_tokens, sample.max_output_tokens)
             if sample.hidden_tokens or self.hides_tokens:
@@ -251,7 +253,9 @@ class Pool:
         """Read the targets of the call's route at one moment, in their order, for this prompt size and load."""
         now_ns = self.now_ns()
         usual = self._all_lengths.predict(now_ns, call.output_cap)
-        prompt = long_prompt(call) if call.input_tokens_estimate >= LEAST_TOKENS else None
+        prompt = None
+        if call.input_tokens_estimate >= LEAST_TOKENS and any(map(self._may_cache, call.route.targets)):
+            prompt = long_prompt(call)
         return tuple([self._view(target, call, now_ns, usual, prompt) for target in call.route.targets])
 
     def refusal(self, target: Target, call: Call) -> str | None:
@@ -353,6 +357,13 @@ class Pool:
 
     def _key(self, call: Call) -> str | None:
         return call.principal.key_id if self._several_keys else None
+
+    def _may_cache(self, target: Target) -> bool:
+        """Return whether prompts are worth reading for its sake: its cache is documented, or it has reported one."""
+        if target.cluster_url is not None or (target.prompt_cache is not None and target.prompt_cache.promise):
+            return True
+        state = self._states.get(target.id)
+        return state is not None and state.hits.reported
 
     def _view(self, target: Target, call: Call, now_ns: int, usual: Quantiles | None, prompt: Looked) -> TargetView:
         """Read one target. ``usual``: the lengths of all targets' answers under such a cap."""

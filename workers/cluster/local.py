@@ -42,8 +42,8 @@ def ray_environment() -> dict[str, str]:
         "RAY_worker_niceness": "0",
         # A control store that is away takes the whole cluster with it after this time, a minute by default.
         "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
-        # How long the control store may take to say its port, and a node to be known to it; 30 seconds by default, which
-        # are short on a machine that is busy.
+        # How long the control store may take to say its port, and a node to be known to it: 30 seconds by default,
+        # which are short on a machine that is busy.
         "RAY_gcs_server_port_wait_time_s": "120",
         "RAY_raylet_start_wait_time_s": "120",
         # Serve kills a proxy that is not up after three of these, and its start with it: a new process that imports

@@ -31,10 +31,12 @@ _ENOUGH_CALLS = 1.9
 class Hits:
     """How much of what should be cached at a target was."""
 
-    __slots__ = ("_at_ns", "_calls", "_hits")
+    __slots__ = ("_at_ns", "_calls", "_hits", "reported")
 
     def __init__(self) -> None:
         self._calls = self._hits = 0.0
+        self.reported = False
+        """The target has reported a cached token."""
         self._at_ns = 0
 
     def probability(self, promise: float, now_ns: int) -> float | None:
