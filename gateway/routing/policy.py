@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import repeat
+from operator import attrgetter
 from typing import Any
 
 from gateway.errors import ErrorKind, GatewayError
@@ -22,6 +23,7 @@ RETRY_AFTER_S = 1.0
 """When nothing better is known: the shortest time a breaker stays open."""
 PROBE_RETRY_AFTER_S = 10.0
 """About when a target that breaks a ceiling is tried again."""
+_is_cold, _is_within = attrgetter("cold"), attrgetter("within_ceilings")
 _MEMBER = re.compile(r"'([^']+)'")
 _SHOWN = 5
 """Targets named in one error message."""
@@ -66,14 +68,14 @@ class Policy:
         """Return the targets to try, in order; if none, see ``refusal``. ``views`` are of the route, in its order."""
         remaining, dropped = self._filter(call, views)
         preferred = self._objective.order(call, self._candidates(call, remaining))
-        cold = [each for each in preferred if each.cold]
+        cold = [each for each in preferred if each.cold] if any(map(_is_cold, preferred)) else []
         ordered = others = (cold and [each for each in preferred if not each.cold]) or preferred
         probe = None
         beyond: tuple[Candidate, ...] = ()
-        over = [each for each in preferred if not each.within_ceilings]
-        if over:
+        if not all(map(_is_within, preferred)):
+            over = [each for each in preferred if not each.within_ceilings]
             probe = _probe(ordered)
-            others = self._within_first(ordered) or ([] if probe else self._within_first(cold))
+            others = self._within_first(call, ordered) or ([] if probe else self._within_first(call, cold))
             if self._insists:
                 beyond = tuple([each for each in over if each is not probe])
         if not others and not probe:
@@ -82,9 +84,9 @@ class Policy:
             others = [probe, *[each for each in others if each is not probe]]
         first = others[0]
         wanted = _wanted(preferred, first) if cold else None
-        reason = self._reason(ordered, first, len(dropped))
+        reason = self._reason(call, ordered, first, len(dropped))
         if cold:  # they come last: the others bridge the time until there is a replica
-            others = [*others, *self._within_first([each for each in cold if each not in others])]
+            others = [*others, *self._within_first(call, [each for each in cold if each not in others])]
         return Plan(
             candidates=tuple(others),
             beyond=beyond,
@@ -102,12 +104,12 @@ class Policy:
         name, ceilings = call.route.name, self._ceilings
         faults = {self._faults.get(each.filter, "route") for each in plan.dropped}  # the route's own are not a filter
         out = [f"{each.target_id}: {each.reason}" for each in plan.dropped]
-        over = [f"{each.target.id}: {ceilings.breach(each.prediction).text}" for each in plan.beyond]
+        over = [f"{each.target.id}: {ceilings.breach(each.prediction, call).text}" for each in plan.beyond]
         details = _listed([*over, *out])
         if not plan.beyond and "health" not in faults:
             return self._never(call, plan, faults, details)
         waits = [each.retry_after_s for each in plan.dropped if each.retry_after_s is not None]
-        if not all(ceilings.is_too_dear(each.target, each.prediction) for each in plan.beyond):
+        if not all(ceilings.is_too_dear(each.target, each.prediction, call) for each in plan.beyond):
             waits.append(PROBE_RETRY_AFTER_S)
         if not plan.beyond:
             sentence = f"No target of '{name}' can be reached now; retry later"
@@ -165,26 +167,26 @@ class Policy:
             candidate = Candidate(
                 target=view.target,
                 prediction=prediction,
-                within_ceilings=ceilings.keeps(prediction),
-                probe_due=view.probe_due and not ceilings.is_too_dear(view.target, prediction),
+                within_ceilings=ceilings.keeps(prediction, call),
+                probe_due=view.probe_due and not ceilings.is_too_dear(view.target, prediction, call),
                 cold=view.cold,
                 expected=view.expected,
             )
             candidates.append(candidate)
         return candidates
 
-    def _within_first(self, ordered: Sequence[Candidate]) -> list[Candidate]:
+    def _within_first(self, call: Call, ordered: Sequence[Candidate]) -> list[Candidate]:
         """Move those beyond a ceiling behind the others, the least excess first; on a route that insists, drop them."""
         within = [each for each in ordered if each.within_ceilings]
         if self._insists or len(within) == len(ordered):
             return within
         beyond = [each for each in ordered if not each.within_ceilings]
-        return within + sorted(beyond, key=lambda each: self._ceilings.breach(each.prediction).excess)
+        return within + sorted(beyond, key=lambda each: self._ceilings.breach(each.prediction, call).excess)
 
-    def _reason(self, ordered: Sequence[Candidate], first: Candidate, dropped: int) -> str:
+    def _reason(self, call: Call, ordered: Sequence[Candidate], first: Candidate, dropped: int) -> str:
         objective, ceilings = self._objective, self._ceilings
         if not first.within_ceilings:
-            worst = ceilings.breach(first.prediction).text
+            worst = ceilings.breach(first.prediction, call).text
             if first.probe_due:
                 times = "again" if first.prediction.ttft_ms is not None else "for the first time"
                 return f"{first.target.id} is measured {times} by this call, although predicted {worst}"
@@ -192,7 +194,7 @@ class Policy:
         if len(ordered) == 1:
             return f"only target left, {dropped} ruled out" if dropped else "only target"
         if ordered[0] is not first:
-            broken = ceilings.breach(ordered[0].prediction).text
+            broken = ceilings.breach(ordered[0].prediction, call).text
             return f"{ordered[0].target.id} predicted {broken}: next {objective.superlative}"
         return f"{objective.superlative}{' within ceilings' if ceilings.any else ''} ({objective.figure(first)})"
 

@@ -15,12 +15,17 @@ class Slo(Struct, frozen=True):
 
     ttft_ms: float | None = None
     tpot_ms: float | None = None
+    total_ms: float | None = None
 
     def is_missed(self, record: CallRecord) -> bool:
         """Whether a call took more, or was not answered."""
         return record.outcome != "ok" or any(
             limit is not None and measured is not None and measured > limit
-            for limit, measured in ((self.ttft_ms, record.ttft_ms), (self.tpot_ms, record.tpot_ms))
+            for limit, measured in (
+                (self.ttft_ms, record.ttft_ms),
+                (self.tpot_ms, record.tpot_ms),
+                (self.total_ms, record.duration_ms),
+            )
         )
 
 
@@ -28,7 +33,7 @@ def slo_of(section: RouteSection | None) -> Slo:
     """Read the ceilings of a route."""
     limits = getattr(section, "limits", None)
     found = {}
-    for name in ("ttft_ms", "tpot_ms"):
+    for name in ("ttft_ms", "tpot_ms", "total_ms"):
         quantiles = getattr(limits, name, None)
         found[name] = None if quantiles is None else next(iter(quantiles.model_dump(exclude_none=True).values()))
     return Slo(**found)

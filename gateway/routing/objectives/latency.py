@@ -3,17 +3,13 @@
 from collections.abc import Sequence
 
 from gateway.config.parts import Part
+from gateway.routing.ceilings import total_ms
 from gateway.types import Call, Candidate
 
 
 def _total_ms(candidate: Candidate) -> float:
-    """Median TTFT and median decoding; without a TPOT (nothing was streamed yet) TTFT alone, which is optimistic."""
-    prediction = candidate.prediction
-    ttft_ms, tpot_ms = prediction.ttft_ms, prediction.tpot_ms
-    if ttft_ms is None:
-        return float("inf")
-    decode_ms = 0.0 if tpot_ms is None else tpot_ms.p50 * max(0.0, prediction.output_tokens.p50 - 1)
-    return ttft_ms.p50 + decode_ms
+    median_ms = total_ms(candidate.prediction, "p50")
+    return float("inf") if median_ms is None else median_ms
 
 
 def _rank(candidate: Candidate) -> float:
@@ -36,5 +32,5 @@ class Fastest(Part):
 
     def figure(self, candidate: Candidate) -> str:
         """Write milliseconds."""
-        total_ms = _total_ms(candidate)
-        return f"{total_ms:.0f} ms predicted" if total_ms < float("inf") else "not measured yet"
+        median_ms = _total_ms(candidate)
+        return f"{median_ms:.0f} ms predicted" if median_ms < float("inf") else "not measured yet"
