@@ -19,6 +19,8 @@ Operation = Literal["chat", "completions", "embeddings", "transcriptions"]
 """What a model can be asked to do. Other dialects have other words for it, and paths (``Endpoint``)."""
 Quantile = Literal["p50", "p90", "p95", "p99"]
 Licence = Literal["permissive", "copyleft", "restricted", "non-commercial", "no-derivatives", "proprietary", "unknown"]
+DataPolicy = Literal["zero-retention", "no-training", "unknown"]
+"""What becomes of a prompt: nothing is kept; what is kept trains no model; that is not known."""
 Outcome = Literal["ok", "refused", "timeout", "cut", "cancelled", "failed", "interrupted"]
 """How an attempt or a call ended. ``ok``: complete. ``refused``: an error status before any byte. ``timeout``: a limit
 passed (first token, idle, total). ``cut``: the upstream broke off. ``cancelled``: the caller left. ``failed``: no
@@ -187,6 +189,7 @@ class Target(Struct, frozen=True, kw_only=True):
     rates: Rates = Rates()
     quality: Mapping[str, float] = {}
     region: str | None = None
+    data_policy: DataPolicy = "unknown"
     own_hardware: bool = False
     always_stream: bool = False
     """Stream upstream even when the caller did not ask, and assemble: the only way to measure TPOT."""
@@ -251,6 +254,8 @@ class Route(Struct, frozen=True, kw_only=True):
     """``total_s`` is that of the whole call."""
     version: str = ""
     """Changes whenever the policy does; stored with every call."""
+    task: str | None = None
+    """What its calls are for, where they do not say: a key of ``Target.quality``."""
     drops_unsupported_tools: bool = False
     """A provider's own tools that a target has not are left out; otherwise that target is not asked."""
 

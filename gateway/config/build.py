@@ -207,6 +207,7 @@ def _target(
     path = kind.model_path if is_wildcard else kind.model_path.replace(_UPSTREAM, quote(upstream))
     always_stream = kind.always_stream if provider.always_stream is None else provider.always_stream
     base_url = (provider.base_url or kind.base_url or "").rstrip("/")
+    own_hardware = kind.own_hardware or model.hardware is not None
     return Target(
         id=name,
         provider=model.provider,
@@ -223,7 +224,8 @@ def _target(
         rates=rates,
         quality=model.quality,
         region=model.region,
-        own_hardware=kind.own_hardware or model.hardware is not None,
+        data_policy=model.data_policy or ("zero-retention" if own_hardware else "unknown"),
+        own_hardware=own_hardware,
         always_stream=always_stream and not matches(upstream, kind.whole_models),
         hides_reasoning=kind.hides_reasoning,
         bills_stated_cost=kind.bills_stated_cost,
@@ -375,6 +377,7 @@ def _route(
         policy=policy,
         timeouts=timeouts,
         version=version,
+        task=section.task,
         drops_unsupported_tools=section.unsupported_tools == "drop",
     )
 

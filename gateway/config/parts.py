@@ -15,7 +15,7 @@ from gateway.config.problems import unknown
 from gateway.config.section import Section
 from gateway.formats.base import Format
 
-_NOT_YET = ("quality", "balanced")
+_NOT_YET = ("quality",)
 
 
 class Tools(NamedTuple):
@@ -23,6 +23,8 @@ class Tools(NamedTuple):
 
     clock: Clock
     adapters: Mapping[str, Format]
+    limits: Any = None
+    """The route's ``limits``."""
 
 
 class Part:

@@ -42,7 +42,7 @@ from gateway.config.problems import Source, unknown
 from gateway.config.section import Section
 from gateway.config.simulation import SimulatedModelSection
 from gateway.config.timeouts import ProviderTimeoutsSection, RouteTimeoutsSection, TimeoutsSection
-from gateway.types import Capability, Secret
+from gateway.types import Capability, DataPolicy, Secret
 
 _OWN_HEADERS = {
     "authorization",
@@ -239,7 +239,13 @@ class ModelSection(Section):
         json_schema_extra=lambda schema: schema["anyOf"].append({"const": "free"}),  # type: ignore[union-attr]
     )
     quality: dict[Name, Annotated[float, Number, Field(ge=0)]] = Field(
-        default={}, description="Score per benchmark or task, for a route's `require`: `{mmlu: 0.31}`."
+        default={},
+        description="Score per benchmark or task, for a route's `require` and `objective`: `{coding: 0.62}`.",
+    )
+    data_policy: DataPolicy | None = Field(
+        default=None,
+        description="What becomes of prompts there: `zero-retention` (nothing is kept), `no-training` (what is kept "
+        "trains no model), `unknown`. Default: `zero-retention` on own hardware, else `unknown`.",
     )
     region: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
         default=None, description="Where it runs, for a route's `require`: `eu-central-1`."
@@ -277,7 +283,12 @@ class RouteSection(Section):
     strategy: PartChoice = as_written("in_order", "How the targets are asked.")
     predictors: PredictorsSection = as_written({}, "What predicts length, latency and cost.")
     limits: Any = as_written({}, "Ceilings on latency and cost.")
-    require: RequireSection = as_written({}, "Demands on licence, hosting, region and quality.")
+    require: RequireSection = as_written({}, "Demands on licence, hosting, region, data policy and quality.")
+    task: Name | None = Field(
+        default=None,
+        description="What calls of this route are for: the key of `models.NAME.quality` that `require.task_quality` "
+        "and `objective: balanced` look at. A call's own is in its header `x-tollway-task`.",
+    )
     when_none_fits: Literal["best_effort", "reject"] = Field(
         default="best_effort",
         description="When no target keeps the limits: take the nearest (`best_effort`) or refuse with 503 (`reject`).",
@@ -414,7 +425,7 @@ class Config(Section):
     models: Annotated[dict[ModelName, ModelSection], Field(min_length=1)] = Field(
         description="The targets, by the name apps call. A name such as `openai/*` makes every model of the provider "
         "callable as `openai/<its name>`; of the keys below it takes only `provider`, `licence`, `capabilities`, "
-        "`hardware`, `price` and `region`."
+        "`hardware`, `price`, `region` and `data_policy`."
     )
     routes: dict[Name, RouteSection] = Field(default={}, description="Names that stand for a choice among models.")
     timeouts: TimeoutsSection = Field(default=TimeoutsSection(), description="How long to wait for an upstream.")

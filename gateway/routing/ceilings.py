@@ -3,9 +3,11 @@
 What is not known yet breaks none. What becomes of a candidate that breaks one is the policy's business.
 """
 
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple, get_args
 
 from msgspec import Struct
+from msgspec.structs import astuple
 from pydantic import Field, model_validator
 
 from gateway.config.fields import Milliseconds, Usd
@@ -14,6 +16,8 @@ from gateway.types import Call, Prediction, Quantile, Target
 
 _NANO = 1_000_000_000
 _MTOK = 1_000_000
+_SHARES = (0.50, 0.90, 0.95, 0.99)
+"""Of the quantiles of a prediction."""
 
 
 class QuantileOptions(Section):
@@ -119,6 +123,19 @@ class Ceilings:
                 worst = Breach(value / limit, text)
         return worst
 
+    def chance(self, prediction: Prediction) -> float:
+        """Return the chance to keep those on time, 0 to 1: of several the least; what is not known yet keeps them."""
+        first, each = prediction.ttft_ms, prediction.tpot_ms
+        chances = [1.0]
+        if first is not None and self.ttft_ms is not None:
+            chances.append(_share_below(self.ttft_ms.ms, astuple(first)))
+        if each is not None and self._tpot_ms is not None:
+            chances.append(_share_below(self._tpot_ms.ms, astuple(each)))
+        if first is not None and self._total_ms is not None:
+            whole = [total_ms(prediction, quantile) or 0.0 for quantile in get_args(Quantile)]
+            chances.append(_share_below(self._total_ms.ms, whole))
+        return min(chances)
+
     def _keeps_more(self, prediction: Prediction, call: Call) -> bool:
         """Look at the ceilings that few routes have."""
         total = self._total_ms
@@ -155,6 +172,16 @@ def total_ms(prediction: Prediction, quantile: Quantile) -> float | None:
     each_ms: float = getattr(prediction.tpot_ms, quantile)
     tokens: float = getattr(prediction.output_tokens, quantile)
     return first_ms + each_ms * max(0.0, tokens - 1)
+
+
+def _share_below(limit: float, quantiles: Sequence[float]) -> float:
+    """Return the share of a distribution below a limit, by a line between the quantiles; 1 above the last."""
+    below, share = 0.0, 0.0
+    for value, reached in zip(quantiles, _SHARES, strict=True):
+        if limit < value:
+            return share + (reached - share) * (limit - below) / (value - below)
+        below, share = value, reached
+    return 1.0
 
 
 def _per_mtok(prediction: Prediction, call: Call) -> float:

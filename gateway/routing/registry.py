@@ -7,10 +7,12 @@ from gateway.config.schema import PredictorsSection, RequireSection, RouteSectio
 from gateway.config.section import Section
 from gateway.routing.base import Demand, Filter, Predictors
 from gateway.routing.ceilings import Ceilings, Options
-from gateway.routing.filters.by_request import Capability, ContextLength, Expressible
-from gateway.routing.filters.demands import Hosting, Licence, Quality, Region
+from gateway.routing.filters.by_request import Capability, ContextLength, Expressible, TaskQuality
+from gateway.routing.filters.demands import DataUse, Hosting, Licence, Quality, Region
 from gateway.routing.filters.health import Health
+from gateway.routing.objectives.balanced import Balanced
 from gateway.routing.objectives.cost import Cheapest
+from gateway.routing.objectives.goodput import CheapestInTime
 from gateway.routing.objectives.latency import Fastest
 from gateway.routing.policy import Policy
 from gateway.routing.predictors.cost import RatesTimesTokens
@@ -21,7 +23,9 @@ FILTERS: dict[str, type[Filter | Demand]] = {
     "licence": Licence,
     "hosting": Hosting,
     "region": Region,
+    "data_policy": DataUse,
     "quality": Quality,
+    "task_quality": TaskQuality,
     "capability": Capability,
     "context": ContextLength,
     "expressible": Expressible,
@@ -42,6 +46,8 @@ PREDICTORS: Mapping[str, dict[str, type[Part]]] = {
 OBJECTIVES: dict[str, type[Part]] = {
     "cost": Cheapest,
     "latency": Fastest,
+    "balanced": Balanced,
+    "goodput": CheapestInTime,
 }
 
 
@@ -59,6 +65,7 @@ def keys() -> dict[str, type[Section] | Section]:
 
 def policy(section: RouteSection, targets: Sequence[Target], tools: Tools) -> Policy:
     """Make the policy that a route's section asks for, over these targets."""
+    tools = tools._replace(limits=section.limits)
     filters = {name: part(section.require, tools) for name, part in FILTERS.items()}
     return Policy(
         targets=targets,

@@ -62,7 +62,14 @@ class VirtualGateway:
         self.ledger = ledger
         self._ids = ids
 
-    async def chat(self, *, key: str | None = None, endpoint: Endpoint = CHAT, **members: Any) -> Answered:
+    async def chat(
+        self,
+        *,
+        key: str | None = None,
+        endpoint: Endpoint = CHAT,
+        headers: Mapping[str, str] | None = None,
+        **members: Any,
+    ) -> Answered:
         """Send one request with this key, streamed unless told otherwise, and read its answer to the end."""
         body = chat_body(**{"stream": True, **members})
 
@@ -73,7 +80,11 @@ class VirtualGateway:
         inbound = Inbound(
             id=self._ids("req"),
             endpoint=endpoint,
-            headers={"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})},
+            headers={
+                "content-type": "application/json",
+                **({"authorization": f"Bearer {key}"} if key else {}),
+                **(headers or {}),
+            },
             received_at_ns=VirtualClock.monotonic_ns(),
             read_body=read_body,
             caller_left=lambda: False,

@@ -1,7 +1,16 @@
 """Rules out targets that cannot do what the call asks for. A fact that is not listed rules out nothing."""
 
+from typing import Annotated
+
+from pydantic import Field
+
+from gateway.config.fields import Number
+from gateway.config.section import Section
 from gateway.routing.base import Filter
+from gateway.routing.task import task_of
 from gateway.types import Call, Target, TargetView
+
+_SHOWN_CHARACTERS = 60
 
 ESTIMATE_MAY_BE_TOO_HIGH_BY = 2
 """Prompts are estimated from their bytes at about four to a token; the densest real text has about eight."""
@@ -69,3 +78,28 @@ class Expressible(Filter):
     def reject(self, call: Call, view: TargetView) -> str | None:
         """Pass on the adapter's own words."""
         return self.tools.adapters[view.target.adapter].refuses(call)
+
+
+class TaskQuality(Filter):
+    """Its score in the call's task is high enough. A score that is not configured is none."""
+
+    class Options(Section):  # noqa: D106 - a part's keys
+        task_quality: Annotated[float, Number, Field(ge=0)] = Field(
+            default=0,
+            description="The least score in the task of the call (`x-tollway-task`, or the route's `task`): `0.6`. A "
+            "call without a task is not held to it. 0: none.",
+        )
+
+    fault = "request"
+
+    def concerns(self, target: Target) -> bool:  # noqa: ARG002 - the task may be any
+        """Leave out routes without a floor."""
+        return bool(self.options.task_quality)
+
+    def reject(self, call: Call, view: TargetView) -> str | None:
+        """Name task and score."""
+        task, least = task_of(call), self.options.task_quality
+        if task is None or (score := view.target.quality.get(task, -1.0)) >= least:
+            return None
+        shown = "".join(each if each.isprintable() else "?" for each in task[:_SHOWN_CHARACTERS])
+        return f"{shown} is {'not known' if score < 0 else f'{score:g}'}, at least {least:g} is demanded"

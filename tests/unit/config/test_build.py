@@ -20,6 +20,7 @@ from gateway.config.load import load
 from gateway.config.problems import ConfigError
 from gateway.config.schema import Config, RouteSection
 from gateway.config.snapshot import Keep, KeptResponses, ProviderType, Server, Snapshot, Storage
+from gateway.routing.registry import OBJECTIVES
 from gateway.tariff import Amounts, Rates, Tier, Variant
 from gateway.types import BodyBudget, Dropped, Policy, Principal, Quantiles, Secret, Target, Timeouts
 from tests.ground.builders import build_call, build_policy, build_view
@@ -43,6 +44,7 @@ ENVIRON = {"HOME": "/h", "OPENAI_API_KEY": "sk-upstream", "DEMO_KEY": "tw-demo",
 PRICED = [name.removesuffix("_tokens") for name in Amounts.__struct_fields__ if name.endswith("_tokens")]
 CLASSES = [f"{name}: {number}" for number, name in enumerate(PRICED, 1)]
 CLASSES += ["per_request: 0.001", "audio_hour: 0.36", "web_search: 0.025"]
+DEMANDS = ", hosting: own, region: [eu], quality: {mmlu: 0.3}, data_policy: no-training, task_quality: 0.2"
 FULL = """\
 server:
   {host: 0.0.0.0, port: 9000, max_body_mb: 1.5, body_timeout_s: 11, drain_s: 12, workers: 3,
@@ -72,6 +74,7 @@ models:
     replica_choice: least_active
     quality: {mmlu: 0.31}
     region: eu
+    data_policy: no-training
   mini:
     provider: openai
     upstream: gpt-5.4-mini
@@ -85,8 +88,10 @@ routes:
     models: [smol, mini]
     objective: latency
     strategy: in_order
-    limits: {ttft_ms: {p95: 1500}, tpot_ms: {p50: 250}, usd_per_request: 0.01}
-    require: {commercial: allowed, hosting: own, region: [eu], quality: {mmlu: 0.3}}
+    task: mmlu
+    limits: {ttft_ms: {p95: 1500}, tpot_ms: {p50: 250}, total_ms: {p50: 1200000}, usd_per_request: 0.01,
+      usd_per_million_tokens: 1000}
+    require: {commercial: allowed, licence: [permissive, proprietary]DEMANDS}
     when_none_fits: reject
     unsupported_tools: drop
     timeouts: {connect_s: 0.4, first_token_s: 1.4, idle_s: 2.4, total_s: 3.4, cold_start_s: 4.4}
@@ -104,7 +109,7 @@ simulation:
     provider: {ttft_ms: 500, ttft_ms_per_1k_uncached: 20, ttft_ms_per_1k_input: 4, ttft_spread: 0.4, alike: 0.5,
       alike_s: 30, tpot_ms: 10, tpot_spread: 0.3, requests_per_minute: 600, input_tokens_per_minute: 1000000,
       cache_minimum_tokens: 512, cache_lifetime_s: 60, episodes: [{from_s: 1, to_s: 2, slower: 3, status: 503}]}
-""".replace("CLASSES", ", ".join(CLASSES))
+""".replace("CLASSES", ", ".join(CLASSES)).replace("DEMANDS", DEMANDS)
 
 
 made = partial(build, provider_types=TYPES, policy_of=build_policy)
@@ -153,11 +158,12 @@ def is_in(value: Any, path: tuple[str, ...]) -> bool:
 
 
 def test_the_full_example_has_every_key_of_the_schema() -> None:
-    """So that the next test looks at what each of them becomes. Of the quantiles, a ceiling can name only one."""
+    """So that the next test looks at what each of them becomes. A ceiling names one quantile, a route one objective."""
     schema = configuration().model_json_schema()
     document = yaml.safe_load(FULL)
     all_quantiles = dict.fromkeys(("p50", "p90", "p95", "p99"))
-    document["routes"]["auto"]["limits"] |= {"ttft_ms": all_quantiles, "tpot_ms": all_quantiles}
+    document["routes"]["auto"]["limits"] |= dict.fromkeys(("ttft_ms", "tpot_ms", "total_ms"), all_quantiles)
+    document["routes"]["auto"]["objective"] = {name: part.Options.model_fields for name, part in OBJECTIVES.items()}
     assert [path for path in paths(schema, schema["$defs"]) if not is_in(document, path)] == []
 
 
@@ -199,6 +205,7 @@ def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
     smol, mini = snapshot.targets["smol"], snapshot.targets["mini"]
     assert smol.base_url == "http://10.0.0.1:8000/smol/v1"
     assert (smol.adapter, smol.upstream_model, smol.licence, smol.region) == ("openai", "smol", "permissive", "eu")
+    assert (smol.data_policy, mini.data_policy) == ("no-training", "unknown")
     assert (smol.context_length, smol.max_output_tokens) == (8192, 1024)
     assert smol.capabilities == frozenset({"chat", "tools"})
     assert smol.quality == {"mmlu": 0.31}
@@ -225,6 +232,7 @@ def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
     assert mini.rates == replace(tiered, variants=(Variant(rates=tiered), Variant(rates=tiered, **when)))
     route = snapshot.routes["auto"]
     assert route.drops_unsupported_tools
+    assert route.task == "mmlu"
     assert [each.id for each in route.targets] == [smol.id]
     assert route.policy.ruled_out == (Dropped(target_id="mini", filter="hosting", reason="not on own hardware"),)
     assert route.policy.probe_ms == 1500
@@ -242,9 +250,7 @@ def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
 )
 def test_policy_of_a_built_route_is_that_of_the_file(tmp_path: Path, broken: dict[str, Quantiles]) -> None:
     """By latency, though the faster is the dearer; what breaks a ceiling is left out, even alone."""
-    text = FULL.replace(", hosting: own, region: [eu], quality: {mmlu: 0.3}", "").replace(
-        "[smol, mini]", "[smol, fast]"
-    )
+    text = FULL.replace(DEMANDS, "").replace("[smol, mini]", "[smol, fast]")
     added = "  fast: {provider: cluster, licence: mit, price: {input: 1, output: 4}}\n"
     text = text.replace("  openai/*:", f"{added}  openai/*:")
     route = snapshot_of(tmp_path, text).routes["auto"]
@@ -268,6 +274,8 @@ def test_policy_of_a_built_route_is_that_of_the_file(tmp_path: Path, broken: dic
         ("region: europe", "region: ['eu-*']", "region", "region is europe"),
         ("quality: {mmlu: 0.29}", "quality: {mmlu: 0.3}", "quality", "mmlu is 0.29, at least 0.3 is demanded"),
         ("quality: {ifeval: 0.9}", "quality: {mmlu: 0.3}", "quality", "mmlu is not known, at least 0.3 is demanded"),
+        ("licence: mit", "data_policy: no-training", "data_policy", "data policy is unknown"),
+        ("licence: llama3", "licence: [permissive]", "licence", "licence is restricted"),
         ("licence: mit", "quality: {mmlu: 0}", "quality", "mmlu is not known, at least 0 is demanded"),
     ],
 )
@@ -561,7 +569,7 @@ def test_key_that_a_reload_cannot_change_is_named(tmp_path: Path) -> None:
 
 def test_timeouts_of_provider_and_route_take_the_place_of_the_files(tmp_path: Path) -> None:
     """The route's come first. ``total_s`` of a target is its provider's where it has one: that of an attempt."""
-    snapshot = snapshot_of(tmp_path, FULL.replace(", hosting: own, region: [eu], quality: {mmlu: 0.3}", ""))
+    snapshot = snapshot_of(tmp_path, FULL.replace(DEMANDS, ""))
     of_provider = Timeouts(connect_s=0.5, first_token_s=1.5, idle_s=2.5, total_s=3.5, cold_start_s=4.5)
     of_route = Timeouts(connect_s=0.4, first_token_s=1.4, idle_s=2.4, total_s=3.4, cold_start_s=4.4)
     assert snapshot.routes["auto"].timeouts == of_route

@@ -166,11 +166,14 @@ NO_ORIGIN = "should be one origin, such as https://app.example.com, without a pa
         ),
         (
             "routes:\n  auto: {models: [phi], objective: quality}",
-            "6: routes.auto.objective: objective 'quality' is not there yet; use 'cost' or 'latency'",
+            (
+                "6: routes.auto.objective: objective 'quality' is not there yet; use "
+                "'cost' or 'latency' or 'balanced' or 'goodput'"
+            ),
         ),
         (
-            "routes:\n  auto: {models: [phi], objective: {balanced: {cost: 1}}}",
-            "6: routes.auto.objective: objective 'balanced' is not there yet; use 'cost' or 'latency'",
+            "routes:\n  auto: {models: [phi], objective: {balanced: {usd_per_secnd: 1}}}",
+            "6: routes.auto.objective.balanced: unknown key 'usd_per_secnd'; did you mean 'usd_per_second'?",
         ),
         (
             "routes:\n  auto: {models: [phi], objective: cots}",
