@@ -8,8 +8,9 @@ counts it. What an upstream says is shown as its first sentence, without what is
 import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_address
 from typing import Literal, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -37,6 +38,8 @@ TIMEOUT_S = 20.0
 """For one question, from the look-up of the name to the answer's last byte."""
 MAX_AT_ONCE = 16
 MAX_ANSWER_BYTES = 16_000_000
+_METADATA_HOSTS = frozenset({"fd00:ec2::254", "100.100.100.200", "metadata.google.internal"})
+"""Where AWS over IPv6, Alibaba Cloud and Google Cloud hand a machine its own credentials; others are link-local."""
 _ATTEMPT_ID = "check"
 _TOKENS = Usage(input_tokens=20, output_tokens=1)
 """What the question of one token takes, chat template included, by a generous estimate."""
@@ -50,6 +53,23 @@ class Finding(NamedTuple):
     name: str
     verdict: Verdict
     sentence: str
+
+
+def metadata_providers(snapshot: Snapshot) -> list[str]:
+    """Return the providers whose address is that of a cloud's metadata service, or link-local as those are."""
+    targets = [*snapshot.targets.values(), *(each.template for each in snapshot.wildcards)]
+    return sorted({each.provider for each in targets if _is_metadata(urlsplit(each.base_url).hostname or "")})
+
+
+def _is_metadata(host: str) -> bool:
+    if host in _METADATA_HOSTS:
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_link_local
 
 
 class TargetQuestion(NamedTuple):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gateway import serve
 from gateway.app import read_snapshot
-from gateway.check import TIMEOUT_S, Asker, price_of_asking, questions
+from gateway.check import TIMEOUT_S, Asker, metadata_providers, price_of_asking, questions
 from gateway.clock import SystemClock
 from gateway.config.problems import ConfigError
 from gateway.config.snapshot import Snapshot
@@ -90,6 +90,11 @@ def _check(arguments: argparse.Namespace) -> int:
     )
     if ignored := sorted(name for name in os.environ if name.upper() in _PROXIES):
         print(f"note: {', '.join(ignored)} has no effect here: docs/guide/network.md.")
+    for provider in metadata_providers(snapshot):
+        print(
+            f"warning: providers.{provider}.base_url is a link-local or metadata address, where a cloud hands out this "
+            "machine's own credentials; prompts and keys would go there."
+        )
     return asyncio.run(_ask(snapshot, arguments.timeout)) if arguments.online else 0
 
 

@@ -112,3 +112,25 @@ def test_check_says_that_variables_of_proxies_have_no_effect(
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
     assert main(["check", "--config", str(path)]) == 0
     assert "note: https_proxy has no effect here: docs/guide/network.md." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("host", "is_warned"),
+    [
+        ("169.254.169.254", True),
+        ("[::ffff:169.254.169.254]", True),
+        ("[fd00:ec2::254]", True),
+        ("metadata.google.internal", True),
+        ("127.0.0.1", False),
+        ("10.0.0.1", False),
+        ("h.example", False),
+    ],
+)
+def test_check_warns_of_the_address_of_a_clouds_metadata(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], host: str, is_warned: bool
+) -> None:
+    path = tmp_path / "tollway.yaml"
+    provider = f"{{type: openai-compatible, base_url: 'http://{host}/v1'}}"
+    path.write_text(f"providers: {{p: {provider}}}\nmodels: {{m: {{provider: p, price: free}}}}\n", "utf-8")
+    assert main(["check", "--config", str(path)]) == 0
+    assert ("warning: providers.p.base_url is a link-local" in capsys.readouterr().out) is is_warned
