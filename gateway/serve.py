@@ -48,8 +48,9 @@ def serve(arguments: argparse.Namespace) -> int:
     """Run the gateway and return the exit code."""
     logs.configure()
     _raise_file_limit()
-    # What works beside the event loop is threads: at the default of 5 ms each could keep it waiting for as long.
-    sys.setswitchinterval(0.0005)
+    # What works beside the event loop is threads: at the default of 5 ms each could keep it waiting for as long, and a
+    # call waits several times.
+    sys.setswitchinterval(0.0001)
     read = partial(
         read_snapshot,
         arguments.config,

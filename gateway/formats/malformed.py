@@ -9,8 +9,8 @@ import msgspec
 from gateway.errors import ErrorKind, GatewayError
 
 MAX_DEPTH = 64
-WINDOW_BYTES = 1 << 16
-"""So much is looked at in one call of what is slow: a millisecond or less in which no other thread runs."""
+WINDOW_BYTES = 1 << 14
+"""So much is looked at in one call of what is slow: a third of a millisecond or less in which no other thread runs."""
 TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels"
 TOO_LARGE = "holds a number that is too large"
 NO_OBJECT = "must be a JSON object"

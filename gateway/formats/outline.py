@@ -39,6 +39,7 @@ MAX_ESCAPES = 2_000_000
 MAX_MEMBERS = 1_000
 """Of the body itself; OpenAI's and vLLM's requests have fewer than a hundred."""
 LONG_BYTES = 1 << 10
+_MAX_NAME_BYTES = 1 << 16
 _MAX_LARGE_NUMBERS = 1_000
 _MAX_DIGITS = 4_300
 
@@ -235,8 +236,8 @@ class _Walk:
         """Take a name, of which none may come twice, or a value, which stays in the outline if it is short."""
         body, names = self._body, self._names
         if names is not None and body.startswith(b":", colon := _behind_blanks(body, end + 1)):
-            if end - quote > WINDOW_BYTES:
-                raise malformed(f"has a member whose name is longer than {WINDOW_BYTES} bytes")
+            if end - quote > _MAX_NAME_BYTES:
+                raise malformed(f"has a member whose name is longer than {_MAX_NAME_BYTES} bytes")
             name = _add_once(names, body[quote + 1 : end])
             if len(self._outer) == 1:
                 self.outline.begin_member(name.decode(), quote, colon + 1)

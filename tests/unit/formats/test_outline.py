@@ -24,7 +24,7 @@ from gateway.formats.outline import (
 from gateway.formats.splice import members_of, splice
 from gateway.types import Envelope
 
-LARGE = 3 * WINDOW_BYTES
+LARGE = 200_000
 HEAD = b'{"model":"a","messages":[{"role":"user","content":"'
 UNITS = {
     "prose": b"The quick brown fox. ",
