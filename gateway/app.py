@@ -50,6 +50,8 @@ from gateway.routes.front import Front
 from gateway.routes.http1_server import HttpServer
 from gateway.routes.kept_pages import KeptPages, add_kept_pages
 from gateway.routes.llm import LlmRoute
+from gateway.routes.plan import explained
+from gateway.routes.question import Question
 from gateway.routes.responses import ResponsesRoute
 from gateway.routing.registry import keys, policy
 from gateway.routing.resolve import resolve
@@ -188,10 +190,11 @@ class Gateway:
             authenticator=authenticator,
             store=self._responses,
         )
-        count = partial(
-            CountTokens, current=self.current, authenticator=authenticator, gate=gate, resolve=resolved, means=means
+        question = partial(
+            Question, current=self.current, authenticator=authenticator, gate=gate, resolve=resolved, means=means
         )
-        counting = {each.path: count(each) for each in COUNTING}
+        counting = {each.path: question(each, CountTokens(each, means)) for each in COUNTING}
+        explaining = {f"/v1/explain{each.path[3:]}": question(each, explained(self.pool)) for each in ENDPOINTS}
         pages = Pages(
             current=self.current,
             authenticator=authenticator,
@@ -205,7 +208,7 @@ class Gateway:
         api = create_api(pages, version=version("tollway"))
         add_kept_pages(api, KeptPages(self.current, authenticator, self._responses))
         pages_of_fastapi = AsgiBridge(api, self.current)
-        front = Front({**llm_routes, **counting}, pages_of_fastapi, self.current)
+        front = Front({**llm_routes, **counting, **explaining}, pages_of_fastapi, self.current)
         self.http = HttpServer(front, self._refused, ids)
 
     async def start(self, listeners: Sequence[socket] = ()) -> None:

@@ -14,7 +14,7 @@ import sys
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
-from gateway import serve
+from gateway import explain, serve
 from gateway.app import read_snapshot
 from gateway.check import TIMEOUT_S, Asker, metadata_providers, price_of_asking, questions
 from gateway.clock import SystemClock
@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     serve.add_to(commands)
     _add_check(commands)
     simulate.add_to(commands)
+    explain.add_to(commands)
     _add_key(commands)
     for entry_point in entry_points(group=_GROUP):
         entry_point.load()(commands)

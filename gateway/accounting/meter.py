@@ -168,7 +168,7 @@ class Meter:
             error_kind=error.kind.value if error is not None else None,
             target_id=self.target_id,
             reason=self.reason,
-            considered=_considered(plan) if plan is not None else (),
+            considered=considered(plan) if plan is not None else (),
             dropped=plan.dropped if plan is not None else (),
             attempt_ids=tuple([e.attempt_id for e in entries]),
             cost_nano_usd=cost_nano_usd,
@@ -197,7 +197,8 @@ def _bridged_for(wanted: Target | None, target_id: str | None) -> str | None:
     return None if wanted is None or target_id is None or target_id == wanted.id else wanted.id
 
 
-def _considered(plan: Plan) -> tuple[Considered, ...]:
+def considered(plan: Plan) -> tuple[Considered, ...]:
+    """Return a plan's candidates as they are remembered."""
     first = plan.candidates[0] if plan.candidates else None
     return tuple(
         [

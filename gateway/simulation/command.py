@@ -5,7 +5,6 @@ import logging
 import os
 import sys
 import time
-from collections import UserDict
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
@@ -14,15 +13,13 @@ from gateway.app import configuration, read_snapshot
 from gateway.config.load import load
 from gateway.config.problems import ConfigError
 from gateway.config.schema import Config
+from gateway.config.secretless import AnyEnviron
 from gateway.config.simulation import SimulatedModelSection, SimulatedReplicaSection
 from gateway.config.snapshot import Snapshot
 from gateway.providers.registry import PROVIDER_TYPES
 from gateway.simulation.report import slo_of, table
 from gateway.simulation.run import simulate, under_key
 from gateway.simulation.trace import TraceError, read_trace
-
-_NO_SECRETS = ("HOME", "XDG_STATE_HOME")
-"""What else the configuration asks the environment for."""
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -65,7 +62,7 @@ def _positive(written: str) -> int:
 def _simulate(arguments: argparse.Namespace) -> int:
     seed = arguments.seed
     try:
-        environ = _AnyEnviron(os.environ)
+        environ = AnyEnviron(os.environ)
         config = load(arguments.config, environ, configuration(), provider_types=PROVIDER_TYPES)
         snapshot = read_snapshot(arguments.config, environ)
         route = _route(snapshot, config, arguments.route)
@@ -123,11 +120,3 @@ def _with_replicas(
         replica = replica.model_copy(update={"replicas": replica.replicas + more})
         changed[name] = section.model_copy(update={"replica": replica})
     return changed
-
-
-class _AnyEnviron(UserDict[str, str]):
-    """The environment, in which every name has a value: no secret is ever sent, so none need be there."""
-
-    def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override]
-        stand_in = default if name in _NO_SECRETS else f"simulated-{name:-<32}"
-        return self.data.get(name, stand_in)

@@ -108,19 +108,17 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def several(home: Path) -> Iterator[Running]:
-    """Start ``several-models.yaml`` as ``make up-several`` does, and Whisper of ``interview.yaml`` beside its models.
+    """Start ``several-models.yaml`` as ``make up-several`` does."""
+    with up(EXAMPLES / "several-models.yaml", home, "smollm2") as started:
+        yield started
 
-    The interview's other model is one of these too. Whisper's weights are random ones.
-    """
-    config, interview = (
-        yaml.safe_load((EXAMPLES / name).read_text(encoding="utf-8"))
-        for name in ("several-models.yaml", "interview.yaml")
-    )
+
+@pytest.fixture(scope="session")
+def interview(home: Path) -> Iterator[Running]:
+    """Start ``interview.yaml`` with a Whisper of random weights."""
+    config = yaml.safe_load((EXAMPLES / "interview.yaml").read_text(encoding="utf-8"))
     subprocess.run([sys.executable, "-c", _WRITE_WHISPER, str(home / "whisper")], check=True, cwd=ROOT)
-    for section in ("models", "workers"):
-        config[section]["whisper"] = interview[section]["whisper"]
     config["workers"]["whisper"]["source"] = str(home / "whisper")
-    config["timeouts"] = interview["timeouts"]
     file = home / "tollway.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
     with up(file, home, "smollm2") as started:

@@ -17,17 +17,17 @@ from tests.families.question import sound
 
 
 @pytest.mark.soak
-def test_the_chain_runs_on_own_replicas_with_one_trace_and_one_total(several: Running, tmp_path: Path) -> None:
+def test_the_chain_runs_on_own_replicas_with_one_trace_and_one_total(interview: Running, tmp_path: Path) -> None:
     """Three calls at two models; each costs its share of a replica's time, and the trace their sum."""
     recording = tmp_path / "interview.wav"
     recording.write_bytes(sound())
     command = [sys.executable, str(EXAMPLES / "interview.py"), "--audio", str(recording)]
     done = subprocess.run(
-        [*command, "--base-url", f"{several.gateway}/v1"], capture_output=True, text=True, check=False
+        [*command, "--base-url", f"{interview.gateway}/v1"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     trace_id = done.stdout.partition("\nTrace ")[2].split()[0]
-    told = httpx2.get(f"{several.gateway}/v1/traces/{trace_id}").json()
+    told = httpx2.get(f"{interview.gateway}/v1/traces/{trace_id}").json()
     assert [(call["operation"], call["target"], call["outcome"]) for call in told["calls"]] == [
         ("transcriptions", "whisper", "ok"),
         ("chat", "smollm2", "ok"),

@@ -72,7 +72,7 @@ def test_the_status_says_what_runs_and_what_it_costs(client: openai.OpenAI, seve
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     status = {model["model"]: model for model in json.loads(done.stdout)["models"]}
     assert {name: model["replicas"] for name, model in status.items()} == {
-        name: {"ready": 1} for name in ("smollm2", "smollm2-brief", "minilm", "whisper")
+        name: {"ready": 1} for name in ("smollm2", "smollm2-brief", "minilm")
     }
     assert status["smollm2"]["serves"] == ["smollm2", "pirate"]
     brief = status["smollm2-brief"]
