@@ -20,7 +20,6 @@ Operation = Literal["chat", "completions", "embeddings", "transcriptions"]
 Quantile = Literal["p50", "p90", "p95", "p99"]
 Licence = Literal["permissive", "copyleft", "restricted", "non-commercial", "no-derivatives", "proprietary", "unknown"]
 DataPolicy = Literal["zero-retention", "no-training", "unknown"]
-"""What becomes of a prompt: nothing is kept; what is kept trains no model; that is not known."""
 Outcome = Literal["ok", "refused", "timeout", "cut", "cancelled", "failed", "interrupted"]
 """How an attempt or a call ended. ``ok``: complete. ``refused``: an error status before any byte. ``timeout``: a limit
 passed (first token, idle, total). ``cut``: the upstream broke off. ``cancelled``: the caller left. ``failed``: no
@@ -114,6 +113,8 @@ class Principal(Struct, frozen=True, kw_only=True):
     team_id: str | None = None
     allowed_models: frozenset[str] | None = None
     """Routes and models that may be asked for; None: all."""
+    may_override: frozenset[str] | None = None
+    """What it may wish of routing (``routing.wishes``); None: everything."""
     requests_per_minute: int | None = None
     concurrency: int | None = None
 
@@ -255,7 +256,6 @@ class Route(Struct, frozen=True, kw_only=True):
     version: str = ""
     """Changes whenever the policy does; stored with every call."""
     task: str | None = None
-    """What its calls are for, where they do not say: a key of ``Target.quality``."""
     drops_unsupported_tools: bool = False
     """A provider's own tools that a target has not are left out; otherwise that target is not asked."""
 

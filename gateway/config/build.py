@@ -393,6 +393,7 @@ def _principals(config: Config) -> dict[bytes, Principal]:
             key_id=key.name,
             team_id=key.team,
             allowed_models=None if key.routes is None else frozenset(key.routes),
+            may_override=None if key.may_override is None else frozenset(key.may_override),
             requests_per_minute=key.requests_per_minute,
             concurrency=key.concurrency,
         )

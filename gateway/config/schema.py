@@ -389,6 +389,11 @@ class ResponsesSection(Section):
         return key
 
 
+Wish = Literal[
+    "sort", "max_price", "preferred_max_latency", "preferred_min_throughput", "only", "ignore", "order", "task"
+]
+
+
 class KeySection(Section):
     """A key that callers show, and what it may do."""
 
@@ -404,6 +409,11 @@ class KeySection(Section):
     )
     concurrency: Count | None = Field(
         default=None, description="The most requests running at a time; then 429. Default: no limit."
+    )
+    may_override: tuple[Wish, ...] | None = Field(
+        default=None,
+        description="What its calls may say of routing in `provider` and `x-tollway-task`: docs/guide/policy.md. "
+        "Default: all; `[]`: nothing.",
     )
     team: Name | None = Field(default=None, description="The team that its usage is counted for.")
 

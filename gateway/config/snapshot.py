@@ -31,6 +31,8 @@ class ProviderType(Struct, frozen=True, kw_only=True):
     """The provider's id in genai-prices; None: prices come from the configuration."""
     bills_stated_cost: bool = False
     """Its answers state what they cost, and that is what it bills."""
+    takes_wishes: bool = False
+    """It chooses a provider itself, by ``provider`` in the body."""
     needs_key: bool = False
     signer: str = "bearer"
     """How it takes its key: a key of ``credentials.registry``."""

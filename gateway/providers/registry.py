@@ -67,6 +67,7 @@ def _hosted(
     licence: Licence = "unknown",
     always_stream: bool = False,
     bills_stated_cost: bool = False,
+    takes_wishes: bool = False,
     question: Literal["model", "models", "chat"] = "chat",
 ) -> ProviderType:
     """Describe a provider on the internet; ``licence`` where all its models are its own and closed."""
@@ -78,6 +79,7 @@ def _hosted(
         licence=licence,
         always_stream=always_stream,
         bills_stated_cost=bills_stated_cost,
+        takes_wishes=takes_wishes,
         question=question,
         responses_adapter=f"responses-{adapter}" if f"responses-{adapter}" in ADAPTERS else "responses",
         chat_adapter=f"{adapter}-chat" if adapter in _SPEAK_BOTH else None,
@@ -135,7 +137,9 @@ PROVIDER_TYPES: dict[str, ProviderType] = {
     "xai": _hosted(
         "https://api.x.ai/v1", "x-ai", adapter="xai", licence="proprietary", question="model", bills_stated_cost=True
     ),
-    "openrouter": _hosted("https://openrouter.ai/api/v1", "openrouter", adapter="openrouter", bills_stated_cost=True),
+    "openrouter": _hosted(
+        "https://openrouter.ai/api/v1", "openrouter", adapter="openrouter", bills_stated_cost=True, takes_wishes=True
+    ),
     "perplexity": _hosted(
         "https://api.perplexity.ai", "perplexity", adapter="compatible-max-tokens", bills_stated_cost=True
     ),

@@ -8,8 +8,9 @@ any. A price list is changed by no try, so a target that is too dear by its toke
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from copy import copy
 from itertools import repeat
 from operator import attrgetter
 from typing import Any
@@ -63,6 +64,21 @@ class Policy:
     def probe_ms(self) -> float | None:
         """How long a probe may be waited for: the ceiling on TTFT, by which it shows how the target is."""
         return None if self._ceilings.ttft_ms is None else self._ceilings.ttft_ms.ms
+
+    @property
+    def objective(self) -> Objective:
+        """The order of preference."""
+        return self._objective
+
+    def varied(self, *, name: str, reject: Callable[[Call, TargetView], str | None], objective: Objective) -> "Policy":
+        """Return the policy of one call that rules out more than its route, and prefers in another order."""
+        varied = copy(self)
+        varied.__dict__ |= {
+            "_rejecters": [(name, reject), *self._rejecters],
+            "_faults": {**self._faults, name: "request"},
+            "_objective": objective,
+        }
+        return varied
 
     def plan(self, call: Call, views: Sequence[TargetView]) -> Plan:
         """Return the targets to try, in order; if none, see ``refusal``. ``views`` are of the route, in its order."""

@@ -13,6 +13,7 @@ from gateway.config.snapshot import Snapshot, Wildcard
 from gateway.errors import ErrorKind, GatewayError
 from gateway.formats.session import SAYS
 from gateway.routing.sessions import Sessions
+from gateway.routing.wishes import HEADER, MEMBER, granted
 from gateway.tariff import Rates
 from gateway.trace import trace_id_of
 from gateway.types import Call, Envelope, Inbound, Principal, Route
@@ -25,6 +26,8 @@ Asked for every call of a wildcard's model, so hand in a bounded memory: ``funct
 _UPSTREAM_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_:@+-]|[./](?![./])){0,199}")
 """What a wildcard lets callers put into an upstream's address, our headers and our labels: no spaces, no ``..``."""
 _SHOWN_CHARACTERS = 100
+_SAYS_MORE = SAYS | {MEMBER, HEADER}
+"""Headers and members that few calls have: they are looked for at once."""
 
 
 def _no_prices(_price_provider: str, _upstream_model: str) -> Rates | None:
@@ -43,12 +46,17 @@ def resolve(
 ) -> Call:
     """Build the call: its route, its estimated size and its deadline.
 
-    Raises GatewayError: PERMISSION, or MODEL_NOT_FOUND when there is none or a wildcard's model has no known price.
+    Raises GatewayError: PERMISSION, MODEL_NOT_FOUND when there is none or a wildcard's model has no known price, or
+    INVALID_REQUEST for a wish that cannot be granted (``wishes``).
     """
     route = _route(envelope.model, principal, snapshot, price_of)
     traceparent = inbound.headers.get("traceparent")
     limit = envelope.max_output_tokens
-    is_named = not (SAYS.isdisjoint(inbound.headers) and SAYS.isdisjoint(envelope.members))
+    session = None
+    if not (_SAYS_MORE.isdisjoint(inbound.headers) and _SAYS_MORE.isdisjoint(envelope.members)):
+        session = sessions.key_of(principal.key_id, inbound.headers, envelope.members)
+        if MEMBER in envelope.members or HEADER in inbound.headers:
+            envelope, route = granted(envelope, route, principal, snapshot, inbound.headers)
     return Call(
         id=inbound.id,
         envelope=envelope,
@@ -60,7 +68,7 @@ def resolve(
         deadline_ns=inbound.received_at_ns + round(route.timeouts.total_s * 1e9),
         headers=inbound.headers,
         trace_id=None if traceparent is None else trace_id_of(traceparent),
-        session=sessions.key_of(principal.key_id, inbound.headers, envelope.members) if is_named else None,
+        session=session,
     )
 
 

@@ -99,7 +99,8 @@ timeouts: {connect_s: 1, first_token_s: 2, idle_s: 3, total_s: 4, cold_start_s: 
 state_dir: ~/state
 responses: {keep: 1.5h, keep_mb: 0.5, key: env:KEPT}
 keys:
-  - {name: demo, secret: env:DEMO_KEY, routes: [auto, openai/gpt-5], requests_per_minute: 60, concurrency: 4, team: red}
+  - {name: demo, secret: env:DEMO_KEY, routes: [auto, openai/gpt-5], requests_per_minute: 60, concurrency: 4, team: red,
+    may_override: [sort, task]}
 workers: {smol: {}}
 simulation:
   smol:
@@ -198,6 +199,7 @@ def test_every_key_reaches_the_snapshot(tmp_path: Path) -> None:
             key_id="demo",
             team_id="red",
             allowed_models=frozenset({"auto", "openai/gpt-5"}),
+            may_override=frozenset({"sort", "task"}),
             requests_per_minute=60,
             concurrency=4,
         )
