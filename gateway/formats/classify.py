@@ -108,7 +108,12 @@ _COMMON_LABELS = {
     "DataInspectionFailed": ErrorKind.UPSTREAM_FLAGGED,
 }
 COMPATIBLE = Facts(
-    statuses={498: ErrorKind.UPSTREAM_OVERLOADED},  # Groq's flex tier is at capacity (console.groq.com/docs/errors)
+    statuses={
+        # Fireworks: the account is suspended, or an adapter of it failed to load (docs.fireworks.ai,
+        # guides/inference-error-codes). We send no precondition that a request could fail.
+        412: ErrorKind.UPSTREAM_CREDENTIALS,
+        498: ErrorKind.UPSTREAM_OVERLOADED,  # Groq's flex tier is at capacity (console.groq.com/docs/errors)
+    },
     labels=_COMMON_LABELS,
     sentences=(
         # OpenAI's sentence, which many of those who speak its dialect have taken over, with status 400 too.

@@ -16,6 +16,7 @@ from gateway.formats.redaction import by_shape
 from gateway.types import Operation
 
 _LABEL = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)s")
 _ABOUT_THE_REQUEST = frozenset({400, 404, 413, 422})
 _SENTENCES = {
     ErrorKind.UPSTREAM_CREDENTIALS: "The upstream refused the gateway's own credentials or account",
@@ -83,6 +84,7 @@ def _failure(
     only_chat: bool = True,
 ) -> UpstreamError:
     message, param, code = error["message"], error.get("param"), error.get("code") or _detailed(error)
+    wait_s = retry_after_s(headers)
     hints = Hints(param if isinstance(param, str) else None, is_page, only_chat, _is_flagged(error))
     kind, in_words = classify(status, _label(error), message, hints, facts)
     for_the_caller = speaks(kind, status) or kind is ErrorKind.CONTEXT_LENGTH
@@ -92,7 +94,7 @@ def _failure(
         upstream_status=status,
         param=hints.param if for_the_caller else None,
         code=code if isinstance(code, str) and _is_label(code) and not code.isdecimal() else None,
-        retry_after_s=retry_after_s(headers),
+        retry_after_s=_retry_delay_s(error) if wait_s is None else wait_s,
         said=None if for_the_caller and kind is not ErrorKind.UPSTREAM_UNSUPPORTED else message or None,
         in_words=in_words,
     )
@@ -158,6 +160,18 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         return max(0.0, (until - now).total_seconds())
     except (KeyError, ValueError, TypeError):
         return None
+
+
+def _retry_delay_s(error: Mapping[str, Any]) -> float | None:
+    """Read the wait that Gemini names in the body alone, in a ``RetryInfo`` with ``"retryDelay": "35s"``.
+
+    Source: github.com/googleapis/googleapis, ``google/rpc/error_details.proto``; its form is protobuf's of a duration.
+    """
+    details = error.get("details")
+    for each in details if isinstance(details, list) else []:
+        if isinstance(each, dict) and (match := _DURATION.fullmatch(str(each.get("retryDelay")))):
+            return float(match[1])
+    return None
 
 
 def _is_label(value: Any) -> bool:

@@ -51,6 +51,7 @@ CASES: dict[str, tuple[int, Any, ErrorKind]] = {
     "quota_429": (429, openai_error("You exceeded", code="insufficient_quota"), ErrorKind.UPSTREAM_CREDENTIALS),
     "model_words": (400, openai_error("The model `x` is not available."), ErrorKind.UPSTREAM_UNSUPPORTED),
     "payment": (402, openai_error("Insufficient Balance"), ErrorKind.UPSTREAM_CREDENTIALS),
+    "suspended": (412, openai_error("Account is suspended"), ErrorKind.UPSTREAM_CREDENTIALS),
     "rate": (429, openai_error("Slow down", kind="requests"), ErrorKind.UPSTREAM_RATE_LIMITED),
     "overload": (503, b"", ErrorKind.UPSTREAM_OVERLOADED),
     "overload_529": (529, b"", ErrorKind.UPSTREAM_OVERLOADED),
@@ -199,3 +200,16 @@ def test_code_or_type_in_the_shape_of_a_key_or_an_address_is_none(shape: str) ->
         error = CompatibleAdapter().failure(status, {}, body)
         assert shape not in error.message
         assert error.upstream_code is None
+
+
+@pytest.mark.parametrize(
+    ("delay", "seconds"),
+    [("35s", 35.0), ("0.5s", 0.5), ("35", None), ("-1s", None), (35, None), (None, None), ("35s\nx: y", None)],
+)
+def test_the_wait_in_geminis_body_is_read_unless_a_header_names_one(delay: Any, seconds: float | None) -> None:
+    violated = {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": []}
+    info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}
+    body = [{"error": {"code": 429, "message": "No.", "status": "RESOURCE_EXHAUSTED", "details": [violated, info]}}]
+    error = failure(429, body)
+    assert (error.kind, error.retry_after_s) == (ErrorKind.UPSTREAM_RATE_LIMITED, seconds)
+    assert failure(429, body, retry_after="7").retry_after_s == 7.0
