@@ -19,7 +19,7 @@ from gateway.config.snapshot import Current, Server
 from gateway.errors import ErrorKind, GatewayError
 from gateway.formats.malformed import UNREADABLE
 from gateway.formats.responses.decode import ResponsesEndpoint
-from gateway.formats.responses.items import as_items, can_go_on, continued
+from gateway.formats.responses.items import as_items, can_go_on, continued, in_callers_count, kept_items
 from gateway.formats.splice import members_of, splice
 from gateway.formats.sse import Splitter, data_of
 from gateway.formats.typed import refuse
@@ -51,6 +51,8 @@ class KeptCall(ResponsesEndpoint):
         self.key_id = ""
         self.response_id = f"resp_{uuid4().hex}"
         self._previous: bytes = b"null"
+        self._kept_items = 0
+        """Before those that the caller sent."""
         self._envelope: Envelope | None = None
 
     @property
@@ -67,6 +69,13 @@ class KeptCall(ResponsesEndpoint):
         """See ``Endpoint.decode``."""
         self._envelope = super().decode(body)
         return self._envelope
+
+    def error(self, error: GatewayError, request_id: str, *, in_stream: bool = False) -> bytes:
+        """See ``Endpoint.error``. A place within what is kept is named by the id that the caller sent for it."""
+        if self._kept_items:
+            error.message = in_callers_count(error.message, self._kept_items)
+            error.param = None if error.param is None else in_callers_count(error.param, self._kept_items)
+        return super().error(error, request_id, in_stream=in_stream)
 
     async def whole(self, body: bytes) -> bytes:
         """Return a body with all items before it in place of the id of a response. Raises GatewayError."""
@@ -86,6 +95,7 @@ class KeptCall(ResponsesEndpoint):
             raise GatewayError(ErrorKind.NOT_FOUND, sentence, param=_PREVIOUS)
         asked = as_items(members.get("input", b"null"))
         items = await asyncio.to_thread(continued, bytes(kept.input), bytes(kept.response), asked)
+        self._kept_items = await asyncio.to_thread(kept_items, items, asked)
         try:
             return splice(body, members, {"input": items, _PREVIOUS: None})
         except ValueError:

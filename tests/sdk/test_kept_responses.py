@@ -242,6 +242,25 @@ async def test_malformed_body_is_refused_as_ever(tmp_path: Path, body: bytes) ->
         assert answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("item", "place"),
+    [
+        ({"role": "nobody", "content": "x"}, "input[1].role"),
+        ({"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}, "input[1]"),
+    ],
+)
+async def test_a_refusal_counts_the_items_that_the_caller_sent(tmp_path: Path, item: Any, place: str) -> None:
+    """By the endpoint that reads the body, and by the format that cannot say it."""
+    async with gateway_of(tmp_path) as (gateway, _), client_of(gateway) as client:
+        first = await client.responses.create(model="talks", input="One.")
+        second = await client.responses.create(model="talks", input="Two.", previous_response_id=first.id)
+        asked: Any = [{"role": "user", "content": "Three."}, item]
+        with pytest.raises(openai.BadRequestError) as refused:
+            await client.responses.create(model="talks", input=asked, previous_response_id=second.id)
+        assert f"'{place}" in refused.value.message
+        assert "input[5]" not in f"{refused.value.message} {refused.value.param}"
+
+
 async def test_answers_of_a_crowd_are_each_kept(tmp_path: Path) -> None:
     async with gateway_of(tmp_path) as (gateway, _), client_of(gateway) as client:
         made = await asyncio.gather(*(client.responses.create(model="talks", input=str(n)) for n in range(20)))

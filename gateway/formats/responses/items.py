@@ -22,6 +22,7 @@ from gateway.formats.typed import refuse
 LARGEST_PAGE = 100
 _PAGE = 20
 _NO_ITEMS = b"[]"
+_PLACE = re.compile(r"\binput\[(\d+)\][\w.\[\]]*")
 _PREFIXES = {"function_call": "fc_", "function_call_output": "fco_", "reasoning": "rs_", "custom_tool_call": "ctc_"}
 
 
@@ -70,6 +71,24 @@ def continued(before: bytes, response: bytes, asked: bytes) -> bytes:
     said = [_told(bytes(item)) for item in _decode_output(response).output]
     arrays = (before, b"[%b]" % b",".join(filter(None, said)), asked)
     return b"[%b]" % b",".join(filter(None, (array.strip()[1:-1].strip() for array in arrays)))
+
+
+def kept_items(items: bytes, asked: bytes) -> int:
+    """Return how many items stand before those asked; 0 where they cannot be counted, and so are refused."""
+    try:
+        return len(_decode_items(items)) - len(_decode_items(asked))
+    except UNREADABLE:
+        return 0
+
+
+def in_callers_count(said: str, kept: int) -> str:
+    """Write the places that a sentence names as the caller counts them, whose call has so many kept items before it."""
+    return _PLACE.sub(lambda found: _place(found, kept), said)
+
+
+def _place(found: re.Match[str], kept: int) -> str:
+    number = int(found[1])
+    return "previous_response_id" if number < kept else found[0].replace(found[1], str(number - kept), 1)
 
 
 def _told(item: bytes) -> bytes:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import GatewayError
-from gateway.formats.responses.items import Page, as_items, can_go_on, continued, list_items
+from gateway.formats.responses.items import Page, as_items, can_go_on, continued, in_callers_count, list_items
 
 _ODD = [None, 7, True, [], {"a": []}, "x"]
 
@@ -44,3 +44,9 @@ def test_input_that_is_neither_text_nor_items_is_refused(asked: bytes) -> None:
 def test_answer_that_is_no_items_is_not_gone_on_from(response: dict[str, Any], *, expected: bool) -> None:
     """So a call that names it gets a 404, and no error of ours."""
     assert can_go_on(json.dumps(response).encode()) is expected
+
+
+def test_places_are_named_as_the_caller_counts_them() -> None:
+    said = "'input[4].content[0]' is bad, 'input[3]' is, 'input[12].role' is."
+    assert in_callers_count(said, 4) == "'input[0].content[0]' is bad, 'previous_response_id' is, 'input[8].role' is."
+    assert in_callers_count("'my_input[4]' and 'inputs' stay", 4) == "'my_input[4]' and 'inputs' stay"
