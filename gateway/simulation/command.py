@@ -19,7 +19,7 @@ from gateway.config.snapshot import Snapshot
 from gateway.providers.registry import PROVIDER_TYPES
 from gateway.simulation.report import slo_of, table
 from gateway.simulation.run import simulate, under_key
-from gateway.simulation.trace import TraceError, read_trace
+from gateway.simulation.trace import Row, TraceError, read_trace
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -39,6 +39,11 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument("--seed", type=_count, default=0, help="the same seed gives the same; default: %(default)s")
     parser.add_argument("--requests", type=_positive, metavar="N", help="only the first so many; made up: 1000")
     parser.add_argument("--replicas", type=_count, default=0, metavar="+N", help="so many more of each own model")
+    parser.add_argument(
+        "--closed-loop",
+        action="store_true",
+        help="a session's next request waits for the end of the one before, and then for the recorded pause",
+    )
     parser.set_defaults(run=_simulate)
 
 
@@ -67,7 +72,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
         snapshot = read_snapshot(arguments.config, environ)
         route = _route(snapshot, config, arguments.route)
         sections = _with_replicas(snapshot, config.simulation, arguments.replicas)
-        rows = read_trace(arguments.trace, Random(seed), arguments.requests)  # noqa: S311 - no secret
+        rows = _rows(arguments)
         if arguments.key is not None:
             snapshot = under_key(snapshot, arguments.key)
     except KeyError:
@@ -80,7 +85,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     level, began_s = log.level, time.perf_counter()
     log.setLevel(logging.CRITICAL)  # a failed attempt is a figure here
     try:
-        ledger = simulate(snapshot, sections, rows, route=route, seed=seed)
+        ledger = simulate(snapshot, sections, rows, route=route, seed=seed, closed_loop=arguments.closed_loop)
     finally:
         log.setLevel(level)
     took_s = time.perf_counter() - began_s
@@ -90,6 +95,13 @@ def _simulate(arguments: argparse.Namespace) -> int:
     print(table(ledger.records, ledger.entries, targets, slo_of(config.routes.get(route))))
     print(f"simulated in {took_s:.1f} s: {len(rows) / took_s:.0f} requests a second", file=sys.stderr)
     return 0
+
+
+def _rows(arguments: argparse.Namespace) -> list[Row]:
+    rows = read_trace(arguments.trace, Random(arguments.seed), arguments.requests)  # noqa: S311 - no secret
+    if arguments.closed_loop and all(each.session is None or each.took_s is None for each in rows):
+        raise TraceError(f"--closed-loop: {arguments.trace} has no request with a `session` and with `took`.")
+    return rows
 
 
 def _route(snapshot: Snapshot, config: Config, asked: str | None) -> str:

@@ -5,7 +5,8 @@ The same configuration, trace and seed give the same ledger, byte for byte.
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from random import Random
 from urllib.parse import urlsplit
 
@@ -49,14 +50,28 @@ def simulate(
     *,
     route: str,
     seed: int = 0,
+    closed_loop: bool = False,
 ) -> MemoryLedger:
     """Send every request of a trace to this route at its time, and return the ledger when the last one has ended.
+
+    ``closed_loop``: a session's next request comes when the one before has ended here, and as long after that as it
+    did when it was recorded. One that was recorded to begin before that end, or where no end was recorded, comes as
+    long after the beginning of the one before.
 
     No key holds it up, unless the snapshot is ``under_key``.
     """
     if _DIGEST not in snapshot.keys:
         snapshot = replace(snapshot, keys={})
-    return run_virtual(_run(snapshot, sections, rows, route, Random(seed)))  # noqa: S311 - no secret
+    sessions = _sessions(rows) if closed_loop else [[row] for row in rows]
+    return run_virtual(_run(snapshot, sections, sessions, route, Random(seed)))  # noqa: S311 - no secret
+
+
+def _sessions(rows: Sequence[Row]) -> list[list[Row]]:
+    """Group the requests that wait for one another, in the order of their first ones."""
+    sessions: dict[object, list[Row]] = {}
+    for place, row in enumerate(rows):
+        sessions.setdefault(place if row.session is None else row.session, []).append(row)
+    return list(sessions.values())
 
 
 def under_key(snapshot: Snapshot, key_id: str) -> Snapshot:
@@ -68,7 +83,7 @@ def under_key(snapshot: Snapshot, key_id: str) -> Snapshot:
 async def _run(
     snapshot: Snapshot,
     sections: Mapping[str, SimulatedModelSection],
-    rows: Sequence[Row],
+    sessions: Sequence[Sequence[Row]],
     route: str,
     random: Random,
 ) -> MemoryLedger:
@@ -87,12 +102,32 @@ async def _run(
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         async with asyncio.TaskGroup() as calls:
-            for row in rows:
-                await asyncio.sleep(max(0.0, began_s + row.at_s - loop.time()))
-                calls.create_task(_call(gateway, row, route, ids))
+
+            def send(row: Row) -> asyncio.Task[None]:
+                return calls.create_task(_call(gateway, row, route, ids))
+
+            for rows in sessions:
+                await asyncio.sleep(max(0.0, began_s + rows[0].at_s - loop.time()))
+                first = send(rows[0])
+                if len(rows) > 1:
+                    calls.create_task(_go_on(rows, first, send))
     finally:
         await gateway.stop()
     return ledger
+
+
+async def _go_on(rows: Sequence[Row], first: asyncio.Task[None], send: Callable[[Row], asyncio.Task[None]]) -> None:
+    """Send the requests of a session behind its first one, which has just been sent."""
+    loop = asyncio.get_running_loop()
+    began_s, running = loop.time(), first
+    for before, row in pairwise(rows):
+        gap_s = row.at_s - before.at_s
+        if before.took_s is not None and before.took_s <= gap_s:
+            await running
+            await asyncio.sleep(gap_s - before.took_s)
+        else:
+            await asyncio.sleep(max(0.0, began_s + gap_s - loop.time()))
+        began_s, running = loop.time(), send(row)
 
 
 async def _call(gateway: Gateway, row: Row, route: str, ids: Ids) -> None:

@@ -2,9 +2,10 @@
 
 A file whose name ends in ``.csv`` is one of Azure's (``TIMESTAMP,ContextTokens,GeneratedTokens``); any other has a JSON
 object in each line: ``t`` (seconds), ``in`` and ``out`` (tokens), and where it is known ``session``, ``cap`` (the most
-that may be written), and what of the prompt was there before: ``shared``, the tokens from its beginning that the last
-prompt of the session began with, or ``blocks``, ranges of numbered blocks (``[[1, 155], [3789, 3800]]``, numbered
-within the session where there is one). Mooncake's own names are read too: ``timestamp`` (ms), ``input_length``,
+that may be written), ``took`` (seconds until the answer's end, as recorded; ``api_s`` is read too), and what of the
+prompt was there before: ``shared``, the tokens from its beginning that the last prompt of the session began with, or
+``blocks``, ranges of numbered blocks (``[[1, 155], [3789, 3800]]``, numbered within the session where there is one).
+Mooncake's own names are read too: ``timestamp`` (ms), ``input_length``,
 ``output_length``, ``hash_ids``. Instead of a file, ``poisson:RATE,IN,OUT`` makes requests up.
 
 Sources: github.com/Azure/AzurePublicDataset, AzureLLMInferenceDataset2023; github.com/kvcache-ai/Mooncake,
@@ -40,6 +41,8 @@ class Row(Struct, frozen=True, kw_only=True):
     output_tokens: int
     session: str | None = None
     cap: int | None = None
+    took_s: float | None = None
+    """Until its end, when it was recorded."""
     prompt: Prefix
 
     @property
@@ -58,6 +61,8 @@ class _Line(Struct):
     wrote: Annotated[int, Meta(ge=0, le=_MAX_TOKENS)] = msgspec.field(name="out", default=-1)
     session: str | None = None
     cap: Tokens | None = None
+    took: Annotated[float, Meta(ge=0, le=_MAX_S)] | None = None
+    api_s: Annotated[float, Meta(ge=0, le=_MAX_S)] | None = None
     shared: Annotated[int, Meta(ge=0, le=_MAX_TOKENS)] | None = None
     blocks: list[tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0, lt=1 << 40)]]] | None = None
     timestamp: Annotated[float, Meta(ge=0, le=_MAX_S * 1e3)] = -1.0
@@ -79,6 +84,7 @@ class _Request(Struct, frozen=True):
     cap: int | None = None
     shared: int | None = None
     blocks: Sequence[tuple[int, int]] | None = None
+    took_s: float | None = None
 
 
 def read_trace(source: str, random: Random, limit: int | None = None) -> list[Row]:
@@ -121,7 +127,8 @@ def _json_lines(path: Path) -> Iterator[_Request]:
             blocks = [(each, each) for each in line.hash_ids]
         if any(end < start for start, end in blocks or ()):
             raise TraceError(f"{path}:{number}: is no request: a range of `blocks` ends before it begins.")
-        yield _Request(at_s, read, wrote, line.session, line.cap, line.shared, blocks)
+        took_s = line.api_s if line.took is None else line.took
+        yield _Request(at_s, read, wrote, line.session, line.cap, line.shared, blocks, took_s)
 
 
 def _azure(path: Path) -> Iterator[_Request]:
@@ -186,6 +193,7 @@ def _with_prompts(requests: Sequence[_Request]) -> list[Row]:
                 output_tokens=max(1, each.output_tokens),
                 session=each.session,
                 cap=each.cap,
+                took_s=each.took_s,
                 prompt=tree.add(runs),
             )
         )

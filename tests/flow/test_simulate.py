@@ -45,7 +45,9 @@ def _in_a_directory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
 
 
-def run(path: Path, config: Mapping[str, Any], trace: str, *, seed: int = 0, key: str | None = None) -> MemoryLedger:
+def run(
+    path: Path, config: Mapping[str, Any], trace: str, *, seed: int = 0, key: str | None = None, **options: Any
+) -> MemoryLedger:
     """Simulate a trace: a made one, or rows."""
     if not trace.startswith("poisson:"):
         (path / "trace.jsonl").write_text(trace)
@@ -54,7 +56,7 @@ def run(path: Path, config: Mapping[str, Any], trace: str, *, seed: int = 0, key
     snapshot, sections = read_snapshot(file, environ), load(file, environ, configuration()).simulation
     snapshot = snapshot if key is None else under_key(snapshot, key)
     route = next(iter(config.get("routes", config["models"])))
-    return simulate(snapshot, sections, read_trace(trace, Random(seed), 40), route=route, seed=seed)
+    return simulate(snapshot, sections, read_trace(trace, Random(seed), 40), route=route, seed=seed, **options)
 
 
 def written(ledger: MemoryLedger) -> bytes:
@@ -186,6 +188,30 @@ def test_slow_answer_is_no_silence(tmp_path: Path) -> None:
         assert (record.outcome, record.tpot_ms) == ("ok", pytest.approx(300, rel=0.01))
 
 
+def test_a_closed_loop_keeps_the_pauses_between_the_turns_of_a_session(tmp_path: Path) -> None:
+    """At 1 s to the first token and 20 ms for each of 100 more, an answer takes 3 s here, whatever it took then."""
+    write_config(tmp_path, FAR)
+    rows = [
+        {"t": 0, "session": "s", "in": 2000, "out": 101, "took": 10},
+        {"t": 1, "in": 2000, "out": 101, "took": 1},
+        {"t": 15, "session": "s", "in": 2000, "out": 101, "took": 4},
+        {"t": 17, "session": "s", "in": 2000, "out": 101},
+        {"t": 40, "session": "s", "in": 2000, "out": 101},
+        {"t": 41, "in": 2000, "out": 101},
+    ]
+    trace = "".join(msgspec.json.encode(each).decode() + "\n" for each in rows)
+    exact = {"provider": {**EXACT, "ttft_ms_per_1k_uncached": 0, "ttft_ms_per_1k_input": 0}}
+    config = {**FAR, "simulation": {"cheap": exact, "dear": exact}}
+    arrivals = {
+        closed: sorted(each.received_at_ns for each in run(tmp_path, config, trace, closed_loop=closed).records)
+        for closed in (False, True)
+    }
+    seconds = {closed: [round((at - each[0]) / 1e9, 3) for at in each] for closed, each in arrivals.items()}
+    assert seconds[False] == [0, 1, 15, 17, 40, 41]
+    # The pause of 5 s behind the first; 2 s after one that was still running; 23 s behind one of unknown length.
+    assert seconds[True] == [0, 1, 3 + 5, 8 + 2, 10 + 23, 41]
+
+
 def test_table_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exact latencies, the calls that missed the route's ceiling, cached tokens, the bill."""
     slow = {**EXACT, "ttft_ms_per_1k_uncached": 1000, "ttft_ms_per_1k_input": 0}
@@ -213,6 +239,7 @@ def test_table_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         (FAR, ["--route", "atuo"], "there is no route 'atuo'"),
         (FAR, ["--key", "apq"], "there is no key 'apq'"),
         (FAR, ["--replicas", "+1"], "no model runs on replicas"),
+        (FAR, ["--closed-loop"], "has no request with a `session` and with `took`"),
         (FAR, ["--config", "none.yaml"], "cannot be read"),
         ({**FAR, "routes": {}}, [], "--route is needed"),
         ({**FAR, "simulation": {"chaep": {}}}, [], "cheap"),
