@@ -59,7 +59,7 @@ def _check_names_the_keys(path: Path) -> None:
         assert f"routes.{place}: unknown key" in said.stderr, said
         assert f"did you mean '{key}'?" in said.stderr
     page = run_here([sys.executable, "-m", "gateway.reference"]).stdout
-    assert "| `objective` | `cost`, `latency`, `quality` | `cost` |" in page
+    assert "| `objective` | `cost`, `latency`, `balanced`, `goodput`, `quality` | `cost` |" in page
     assert "| `residency` | mapping |  | Regions for the calls of a team's keys: `{research: [eu-*]}`. |" in page
     assert "| `quality` | section |  | The best, by a score of `models.NAME.quality`. |" in page
     assert "## `routes.NAME.objective.quality`" in page
