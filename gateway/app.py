@@ -38,7 +38,7 @@ from gateway.execution.retry import Retries
 from gateway.execution.unstreamed import Unstreamed
 from gateway.fleet import FleetReport
 from gateway.formats.registry import COUNTING, ENDPOINTS
-from gateway.formats.responses.decode import RESPONSES
+from gateway.formats.responses.decode import INPUT_TOKENS, RESPONSES
 from gateway.formats.tokens import estimate_prompt_tokens
 from gateway.kept.responses import ResponseStore
 from gateway.pipeline import Pipeline
@@ -52,7 +52,7 @@ from gateway.routes.kept_pages import KeptPages, add_kept_pages
 from gateway.routes.llm import LlmRoute
 from gateway.routes.plan import explained
 from gateway.routes.question import Question
-from gateway.routes.responses import ResponsesRoute
+from gateway.routes.responses import KeptQuestion, ResponsesRoute
 from gateway.routing.registry import keys, policy
 from gateway.routing.resolve import resolve
 from gateway.routing.sessions import SECRET_BYTES, Sessions
@@ -194,6 +194,7 @@ class Gateway:
             Question, current=self.current, authenticator=authenticator, gate=gate, resolve=resolved, means=means
         )
         counting = {each.path: question(each, CountTokens(each, means)) for each in COUNTING}
+        kept = {INPUT_TOKENS.path: KeptQuestion(question, means, self._responses)}
         explaining = {f"/v1/explain{each.path[3:]}": question(each, explained(self.pool)) for each in ENDPOINTS}
         pages = Pages(
             current=self.current,
@@ -208,7 +209,7 @@ class Gateway:
         api = create_api(pages, version=version("tollway"))
         add_kept_pages(api, KeptPages(self.current, authenticator, self._responses))
         pages_of_fastapi = AsgiBridge(api, self.current)
-        front = Front({**llm_routes, **counting, **explaining}, pages_of_fastapi, self.current)
+        front = Front({**llm_routes, **counting, **kept, **explaining}, pages_of_fastapi, self.current)
         self.http = HttpServer(front, self._refused, ids)
 
     async def start(self, listeners: Sequence[socket] = ()) -> None:

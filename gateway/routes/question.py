@@ -12,18 +12,20 @@ import msgspec
 
 from gateway.admission.base import Gate
 from gateway.auth.base import Authenticator
-from gateway.config.snapshot import Current
+from gateway.config.snapshot import Current, Server
 from gateway.errors import ErrorKind, GatewayError
 from gateway.execution.attempt import Means
 from gateway.pipeline import Resolve
 from gateway.routes.http1_exchange import Exchange
 from gateway.shortage import own_failure
 from gateway.tariff import Amounts, Spent
-from gateway.types import Call, Endpoint, Inbound
+from gateway.types import Call, Endpoint, Inbound, Principal
 
 Headers = list[tuple[bytes, bytes]]
 Answer = Callable[[Call], Awaitable[tuple[object, Headers]]]
 """The call that would be made -> what JSON to answer, and further headers. Raises GatewayError."""
+Complete = Callable[[bytes, Principal, Server, Callable[[int], None]], Awaitable[bytes]]
+"""A body as it was sent, by whom -> the body that is meant; the last one: ``Admission.take_body``."""
 
 
 class Question:
@@ -39,9 +41,11 @@ class Question:
         gate: Gate,
         resolve: Resolve,
         means: Means,
+        complete: Complete | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._answer = answer
+        self._complete = complete
         self._current = current
         self._authenticator = authenticator
         self._gate = gate
@@ -82,6 +86,8 @@ class Question:
         try:
             read = partial(exchange.read_body, snapshot.server.max_body_bytes, snapshot.server.body_timeout_s)
             body = await read(admission.take_body)
+            if self._complete is not None:
+                body = await self._complete(body, principal, snapshot.server, admission.take_body)
             envelope = await self._means.beside.run(body, partial(self._endpoint.decode, body))
             inbound = Inbound(
                 id=request_id,

@@ -17,17 +17,20 @@ from gateway.auth.base import Authenticator
 from gateway.clock import Clock, Ids
 from gateway.config.snapshot import Current, Server
 from gateway.errors import ErrorKind, GatewayError
+from gateway.execution.attempt import Means
 from gateway.formats.malformed import UNREADABLE
-from gateway.formats.responses.decode import ResponsesEndpoint
+from gateway.formats.responses.decode import INPUT_TOKENS, CountEndpoint, ResponsesEndpoint
 from gateway.formats.responses.items import as_items, can_go_on, continued, in_callers_count, kept_items
 from gateway.formats.splice import members_of, splice
 from gateway.formats.sse import Splitter, data_of
 from gateway.formats.typed import refuse
 from gateway.kept.responses import Kept, ResponseStore
 from gateway.pipeline import Pipeline
+from gateway.routes.count_tokens import CountTokens
 from gateway.routes.http1_exchange import Exchange
 from gateway.routes.llm import LlmRoute
-from gateway.types import Endpoint, Envelope, Inbound
+from gateway.routes.question import Question
+from gateway.types import Endpoint, Envelope, Inbound, Principal
 
 _PREVIOUS = "previous_response_id"
 _HAS_RESPONSE = b'"response":'
@@ -76,6 +79,17 @@ class KeptCall(ResponsesEndpoint):
             error.message = in_callers_count(error.message, self._kept_items)
             error.param = None if error.param is None else in_callers_count(error.param, self._kept_items)
         return super().error(error, request_id, in_stream=in_stream)
+
+    async def complete(self, body: bytes, principal: Principal, server: Server, hold: Callable[[int], None]) -> bytes:
+        """Return a body of this key's with the items before it; ``hold``: see ``Inbound.read_body``."""
+        self.key_id = principal.key_id
+        whole = await self.whole(body)
+        if len(whole) > server.max_body_bytes:
+            sentence = "With all the items before it the conversation is too large; begin a new one with a summary."
+            raise GatewayError(ErrorKind.BODY_TOO_LARGE, sentence)
+        if len(whole) > len(body):
+            hold(len(whole))
+        return whole
 
     async def whole(self, body: bytes) -> bytes:
         """Return a body with all items before it in place of the id of a response. Raises GatewayError."""
@@ -265,11 +279,24 @@ class ResponsesRoute(LlmRoute):
         """Read the body, and put the items before it into it; ``hold``: see ``Inbound.read_body``."""
         body = await exchange.read_body(server.max_body_bytes, server.body_timeout_s, hold)
         principal = await self._authenticator.authenticate(exchange.headers, self._current.snapshot.keys)
-        call.key_id = principal.key_id
-        whole = await call.whole(body)
-        if len(whole) > server.max_body_bytes:
-            sentence = "With all the items before it the conversation is too large; begin a new one with a summary."
-            raise GatewayError(ErrorKind.BODY_TOO_LARGE, sentence)
-        if len(whole) > len(body):
-            hold(len(whole))
-        return whole
+        return await call.complete(body, principal, server, hold)
+
+
+class _KeptCount(KeptCall, CountEndpoint):
+    """The endpoint of one question for the tokens of a call that may go on from an earlier answer."""
+
+
+class KeptQuestion:
+    """``POST /v1/responses/input_tokens``: a handler of the HTTP server."""
+
+    def __init__(self, question: Callable[..., Question], means: Means, store: ResponseStore) -> None:
+        self._question = question
+        self._means = means
+        self._store = store
+
+    def __call__(self, exchange: Exchange) -> Awaitable[None]:
+        """Serve one request."""
+        if not self._store.is_on:
+            return self._question(INPUT_TOKENS, CountTokens(INPUT_TOKENS, self._means))(exchange)
+        count = _KeptCount(self._store)
+        return self._question(count, CountTokens(count, self._means), complete=count.complete)(exchange)

@@ -242,6 +242,17 @@ async def test_malformed_body_is_refused_as_ever(tmp_path: Path, body: bytes) ->
         assert answer.json()["error"]["message"]
 
 
+async def test_tokens_of_a_call_that_goes_on_are_counted_with_what_is_kept(tmp_path: Path) -> None:
+    async with gateway_of(tmp_path) as (gateway, _), client_of(gateway) as client, client_of(gateway, "tw-b") as other:
+        first = await client.responses.create(model="talks", input="Tell me of snow. " * 100)
+        count = client.responses.input_tokens.count
+        alone = await count(model="talks", input="More.")
+        both = await count(model="talks", input="More.", previous_response_id=first.id)
+        assert both.input_tokens > alone.input_tokens + 300
+        with pytest.raises(openai.NotFoundError):
+            await other.responses.input_tokens.count(model="talks", input="More.", previous_response_id=first.id)
+
+
 @pytest.mark.parametrize(
     ("item", "place"),
     [

@@ -100,7 +100,7 @@ _MUST_BE = {
 _ROLES = frozenset({"user", "assistant", "system", "developer"})
 _ELSEWHERE = {
     "conversation": "is not taken: conversations lie at one provider; send all items as 'input'",
-    "previous_response_id": "is not taken on this path, or 'responses.keep' is 0; send all items as 'input'",
+    "previous_response_id": "is not taken while 'responses.keep' is 0; send all items as 'input'",
 }
 _SEEN = frozenset({"input_image", "input_file", "computer_screenshot"})
 _FUNCTIONS = frozenset({"function", "custom", "namespace"})
