@@ -22,6 +22,7 @@ from gateway.routes.docs import docs_page
 from gateway.routes.http1_exchange import Refused
 from gateway.routes.http1_head import is_anthropics, written
 from gateway.routes.openapi import add_llm_routes
+from gateway.telemetry.calibration import compare
 from gateway.telemetry.metrics import CONTENT_TYPE, Metrics
 from gateway.trace import Sums, Trace, TracedCall
 from gateway.types import CallRecord, LedgerEntry, Principal
@@ -231,6 +232,10 @@ def explain(record: CallRecord, entries: tuple[LedgerEntry, ...]) -> dict[str, A
         "bridged_for": record.bridged_for,
         "left_out": record.left_out,
         "session": record.session,
+        "calibration": {
+            quantity: {"predicted": predicted, "measured": measured}
+            for quantity, (predicted, measured) in compare(record).items()
+        },
         "considered": record.considered,
         "dropped": record.dropped,
         "attempts": [asdict(each) | {"usage": asdict(each.usage)} for each in entries],

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from gateway.fleet import FleetReport
 from gateway.tariff import Usage
+from gateway.telemetry import calibration
 from gateway.telemetry.figures import Figures, Histogram, Name
 from gateway.telemetry.replica_gauges import ReplicaGauges
 from gateway.types import CallRecord, LedgerEntry
@@ -100,9 +101,22 @@ _REFUSALS = _Declared(
     "Requests refused before they were calls: no HTTP that can be understood, a foreign page, no such address.",
     ("status",),
 )
+_PREDICTED = _Declared(
+    calibration.CALLS, "Calls whose prediction was compared with what was measured.", ("target", "quantity")
+)
+_COVERED = _Declared(
+    calibration.COVERED,
+    "Those that came in at or under the predicted quantile: of many, that share of them should.",
+    ("target", "quantity", "quantile"),
+)
+_LOSS = _Declared(
+    calibration.LOSS,
+    "The pinball loss of those predictions, in the unit that the quantity's name ends with: lower is better.",
+    ("target", "quantity", "quantile"),
+)
 _ALL = (
     _REQUESTS, _DURATION, _OVERHEAD, _ATTEMPTS, _ERRORS, _TTFT, _TPOT, _ITL, _TOKENS, _COST, _BRIDGED, _BRIDGE_COST,
-    _AUDIO, _SEARCHES, _REFUSALS, _EXPECTED_CACHED,
+    _AUDIO, _SEARCHES, _REFUSALS, _EXPECTED_CACHED, _PREDICTED, _COVERED, _LOSS,
 )  # fmt: skip
 
 
@@ -233,6 +247,7 @@ class Metrics:
         self._overhead = _histogram(figures, _OVERHEAD)
         self._targets: dict[str, _TargetSeries] = {}
         self._routes: dict[str, _RouteSeries] = {}
+        self._uncompared: list[CallRecord] = []
         self.registry = CollectorRegistry()
         self._kept = _Exposition(read or figures.read)
         self._gauges: list[Collector] = []
@@ -259,6 +274,7 @@ class Metrics:
 
         Call that in a thread: with as many names as are kept it writes 3 MB, which takes half a second.
         """
+        self._compare()
         gauges = [metric for each in self._gauges for metric in each.collect()]
         return lambda: generate_latest(_Reading(self._kept, gauges))
 
@@ -267,8 +283,7 @@ class Metrics:
         series, values = self._find(self._targets, entry.target_id, _TargetSeries), self._values
         cell = series.outcomes.get(entry.outcome)
         if cell is None:
-            cell = self._figures.counter(_ATTEMPTS.name, (series.label, entry.outcome))
-            series.outcomes[entry.outcome] = cell
+            cell = series.outcomes[entry.outcome] = self._figures.counter(_ATTEMPTS.name, (series.label, entry.outcome))
         values[cell] += 1.0
         if entry.error_kind is not None:
             values[self._figures.counter(_ERRORS.name, (series.label, entry.error_kind))] += 1.0
@@ -304,16 +319,28 @@ class Metrics:
         end = (record.outcome, record.status)
         cell = series.ends.get(end)
         if cell is None:
-            cell = self._figures.counter(_REQUESTS.name, (series.label, record.outcome, str(record.status)))
-            series.ends[end] = cell
+            cell = series.ends[end] = self._figures.counter(_REQUESTS.name, (series.label, end[0], str(end[1])))
         self._values[cell] += 1.0
         series.duration.observe(record.duration_ms / 1e3)
         if record.overhead_ms is not None:
             self._overhead.observe(record.overhead_ms / 1e3)
         if record.bridged_for is not None:
-            label = self._find(self._targets, record.bridged_for, _TargetSeries).label
-            self._values[self._figures.counter(_BRIDGED.name, (label,))] += 1.0
-            self._values[self._figures.counter(_BRIDGE_COST.name, (label,))] += record.cost_nano_usd
+            self._count_bridge(record.bridged_for, record.cost_nano_usd)
+        self._uncompared.append(record)
+        if len(self._uncompared) >= calibration.BATCH:
+            self._compare()
+
+    def _count_bridge(self, bridged_for: str, cost_nano_usd: int) -> None:
+        label = self._find(self._targets, bridged_for, _TargetSeries).label
+        self._values[self._figures.counter(_BRIDGED.name, (label,))] += 1.0
+        self._values[self._figures.counter(_BRIDGE_COST.name, (label,))] += cost_nano_usd
+
+    def _compare(self) -> None:
+        """Count how good the predictions of the latest calls were."""
+        calibration.count(
+            self._figures, self._uncompared, lambda target: self._find(self._targets, target, _TargetSeries).label
+        )
+        self._uncompared.clear()
 
     def refused(self, status: int) -> None:
         """Count a request that was no call yet."""

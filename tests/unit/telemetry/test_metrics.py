@@ -1,10 +1,12 @@
 """The metrics that Prometheus reads."""
 
+import pytest
 from msgspec.structs import replace
 
 from gateway.tariff import Usage
+from gateway.telemetry.calibration import BATCH
 from gateway.telemetry.metrics import Metrics
-from gateway.types import CallRecord, LedgerEntry
+from gateway.types import CallRecord, Considered, LedgerEntry, Prediction, Quantiles
 
 
 def label_of(name: str) -> str:
@@ -132,3 +134,43 @@ def test_expected_cached_tokens_stand_beside_reported_ones() -> None:
     text = metrics.reading()().decode()
     assert 'tollway_expected_cached_tokens_total{target="small"} 3.0' in text
     assert 'tollway_tokens_total{class="cached_input",target="small"} 2.0' in text
+
+
+def test_predictions_are_held_against_what_was_measured() -> None:
+    """TTFT counts from the dispatch: 30 ms here. Only whole answers of a single attempt are compared."""
+    metrics = Metrics(label_of)
+    told = Quantiles(20.0, 30.0, 40.0, 50.0)
+    prediction = Prediction(output_tokens=told, ttft_ms=told, tpot_ms=None, cost_nano_usd=told)
+    call = replace(
+        _record("prod"), target_id="small", considered=(Considered("small", prediction, True),), ttft_ms=32.0,
+        overhead_ms=2.0, tpot_ms=9.0,
+    )  # fmt: skip
+    others = (replace(call, outcome="cancelled"), replace(call, attempt_ids=("a", "b")), _record("prod"))
+    for each in (call, *others):
+        metrics.call_ended(each)
+    metrics.reading()
+    metrics.reading()  # counts nothing twice
+    value = metrics.registry.get_sample_value
+
+    def of(name: str, quantile: str) -> float | None:
+        return value(name, {"target": "small", "quantity": "ttft_ms", "quantile": quantile})
+
+    assert value("tollway_predicted_calls_total", {"target": "small", "quantity": "ttft_ms"}) == 1
+    assert value("tollway_predicted_calls_total", {"target": "small", "quantity": "tpot_ms"}) is None
+    assert [of("tollway_predictions_covered_total", each) for each in ("0.5", "0.9", "0.95")] == [0, 1, 1]
+    losses = [of("tollway_prediction_loss_total", each) for each in ("0.5", "0.9", "0.95")]
+    assert losses == pytest.approx([5.0, 0.0, 0.5])
+
+
+def test_calls_to_compare_do_not_pile_up() -> None:
+    metrics = Metrics(label_of)
+    prediction = Prediction(
+        output_tokens=(told := Quantiles(5, 5, 5, 5)), ttft_ms=None, tpot_ms=None, cost_nano_usd=told
+    )
+    call = replace(_record("prod"), target_id="small", considered=(Considered("small", prediction, True),))
+    for _ in range(BATCH):
+        metrics.call_ended(call)
+    counted = metrics.registry.get_sample_value(
+        "tollway_predicted_calls_total", {"target": "small", "quantity": "output_tokens"}
+    )
+    assert counted == BATCH
