@@ -33,6 +33,8 @@ from gateway.credentials.registry import signers
 from gateway.discovery.cluster import Cluster, Discovery
 from gateway.errors import GatewayError
 from gateway.execution.attempt import Means
+from gateway.execution.budget import Budgets
+from gateway.execution.hedged import HEDGES_PER_S
 from gateway.execution.registry import STRATEGIES
 from gateway.execution.retry import Retries
 from gateway.execution.unstreamed import Unstreamed
@@ -169,6 +171,7 @@ class Gateway:
             *(clock, ids, self.ledger, self.metrics, self.pool, self.transport, ADAPTERS, beside, signed),
             Retries(clock, random.random),
             Unstreamed(clock),
+            Budgets(clock, floor_per_s=HEDGES_PER_S),
         )
         self.pipeline = Pipeline(
             current=self.current,

@@ -22,6 +22,7 @@ from gateway.clock import Clock, Ids
 from gateway.credentials.base import Signer, further_secrets
 from gateway.errors import ErrorKind, GatewayError, UpstreamError
 from gateway.execution.begin import begin
+from gateway.execution.budget import Budgets
 from gateway.execution.patience import Patience
 from gateway.execution.retry import Retries
 from gateway.execution.unstreamed import Unstreamed
@@ -55,6 +56,8 @@ class Means(Struct, frozen=True):
     signers: Mapping[str, Signer]
     retries: Retries
     unstreamed: Unstreamed
+    hedges: Budgets
+    """By route."""
 
 
 class AttemptReply(Struct, kw_only=True):

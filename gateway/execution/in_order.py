@@ -24,28 +24,35 @@ MAX_REPLICAS = 3
 RETRY_AFTER_S = 1.0
 """When no target has named a time."""
 
+ToTry = deque[Candidate]
+
 
 class InOrder(Part):
     """One target after another, until one answers."""
 
-    def answer(self, plan: Plan, call: Call, attempts: Attempts) -> "_FirstAnswer":
+    def answer(self, plan: Plan, call: Call, attempts: Attempts) -> "FirstAnswer":
         """Return the context of the first answer; see ``Strategy.answer``."""
-        return _FirstAnswer(plan, call, attempts)
+        return FirstAnswer(plan, call, attempts, deque(plan.candidates), [])
 
 
-class _FirstAnswer:
-    """The attempts up to the one that answers. An async generator's context would cost more than this decides."""
+class FirstAnswer:
+    """The attempts up to the one that answers. An async generator's context would cost more than this decides.
+
+    Two that work at once on one call share ``to_try`` and ``failures``: each target is asked by one of them.
+    """
 
     _answering: Attempt
+    may_retry = True
+    is_exhausted = False
+    """No target was left."""
 
-    def __init__(self, plan: Plan, call: Call, attempts: Attempts) -> None:
-        self._plan, self._call, self._attempts = plan, call, attempts
+    def __init__(self, plan: Plan, call: Call, attempts: Attempts, to_try: ToTry, failures: list[Failure]) -> None:
+        self._plan, self._call, self._attempts, self._to_try, self._failures = plan, call, attempts, to_try, failures
 
     async def __aenter__(self) -> Reply:
         plan, call, attempts, means = self._plan, self._call, self._attempts, self._attempts.means
-        failures: list[Failure] = []
+        to_try, failures = self._to_try, self._failures
         retry: Retry | None = None
-        to_try = deque(plan.candidates)
         probe = to_try[0] if to_try[0].probe_due and len(to_try) > 1 else None
         while to_try:
             candidate = to_try.popleft()
@@ -69,7 +76,7 @@ class _FirstAnswer:
                     raise
                 took_s = (means.clock.monotonic_ns() - began_ns) / 1e9
                 failures.append(Failure(candidate, error.detached(), _is_repeatable(attempt, took_s, target)))
-                again = _again(failures, to_try, attempt, None if retry else call, means)
+                again = _again(failures, to_try, attempt, call if self.may_retry and not retry else None, means)
                 attempts.failed(error, target, to_try[0].target if to_try else None)
             else:
                 self._answering = attempt
@@ -78,6 +85,7 @@ class _FirstAnswer:
             if again is not None:
                 retry = again
                 await asyncio.sleep(again.wait_s)
+        self.is_exhausted = True
         raise _exhausted(failures)
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
@@ -95,7 +103,7 @@ def _again(
 ) -> Retry | None:
     """Note a candidate that has failed and is to be asked again, and return how if that needs a pause.
 
-    ``retried_for`` is None when the call has had its retry.
+    ``retried_for`` is None when the call has had its retry, or shall have none.
     """
     candidate, error, _ = failures[-1]
     if isinstance(error, StreamRefusedError):

@@ -3,20 +3,18 @@
 Only for what a second later may be over (a 5xx, a lost or refused connection, a short ``Retry-After``), and only where
 nothing came and little time went by: what an upstream has worked on for long, or begun to answer, it may bill, and
 once is enough. A budget for each provider keeps retries from becoming the load that keeps it down: a fifth of the
-requests it gets, and one a second (as Finagle's and gRPC's; AWS, "Timeouts, retries, and backoff with jitter").
+requests it gets, and one a second (AWS, "Timeouts, retries, and backoff with jitter").
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gateway.clock import Clock
 from gateway.errors import ErrorKind, UpstreamError
+from gateway.execution.budget import Budgets
 from gateway.types import Candidate
 
 RETRIED_SHARE = 0.2
-FLOOR_PER_S = 1.0
-LARGEST_BALANCE = 10.0
 JITTER_S = 0.5
 """The wait is a random part of it, behind what the upstream asks for."""
 LONGEST_NAMED_WAIT_S = 2.0
@@ -53,10 +51,10 @@ class Retries:
     """Decides for all calls. ``asked`` counts the requests to each provider, of which its budget is a share."""
 
     def __init__(self, clock: Clock, random: Callable[[], float]) -> None:
-        self.asked: defaultdict[str, int] = defaultdict(int)
+        self._budgets = Budgets(clock)
+        self.asked = self._budgets.asked
         self._now_ns = clock.monotonic_ns
         self._random = random
-        self._budgets: dict[str, _Budget] = {}
 
     def after(self, failures: Sequence[Failure], deadline_ns: int) -> Retry | None:
         """Choose among the failures of a call the one that may be over first; None: no retry."""
@@ -66,24 +64,9 @@ class Retries:
         candidate, error, _ = min(passing, key=lambda each: each.error.retry_after_s or 0.0)
         wait_s = (error.retry_after_s or 0.0) + self._random() * JITTER_S
         now_ns = self._now_ns()
-        if now_ns + wait_s * 1e9 >= deadline_ns or not self._spend(candidate.target.provider, now_ns):
+        if now_ns + wait_s * 1e9 >= deadline_ns or not self._budgets.spend(candidate.target.provider, RETRIED_SHARE):
             return None
         return Retry(candidate, wait_s)
-
-    def _spend(self, provider: str, now_ns: int) -> bool:
-        asked = self.asked[provider]
-        budget = self._budgets.get(provider) or _Budget(LARGEST_BALANCE, asked, now_ns)
-        gained = (asked - budget.asked) * RETRIED_SHARE + (now_ns - budget.at_ns) / 1e9 * FLOOR_PER_S
-        balance = min(LARGEST_BALANCE, budget.balance + gained)
-        may = balance >= 1.0
-        self._budgets[provider] = _Budget(balance - may, asked, now_ns)
-        return may
-
-
-class _Budget(NamedTuple):
-    balance: float
-    asked: int
-    at_ns: int
 
 
 def _is_passing(failure: Failure) -> bool:

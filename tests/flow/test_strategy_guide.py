@@ -12,7 +12,7 @@ from tests.ground.upstream import ScriptedUpstream
 
 
 @pytest.mark.slow
-async def test_strategy_of_the_guide_hedges(tmp_path: Path) -> None:
+async def test_strategy_of_the_guide_asks_twice(tmp_path: Path) -> None:
     """The silent target is cancelled and booked, and the caller reads what both cost."""
     async with ScriptedUpstream() as silent, ScriptedUpstream() as other:
         silent.on_path("/v1/chat/completions", Answer(stall_after=0))
@@ -24,7 +24,7 @@ async def test_strategy_of_the_guide_hedges(tmp_path: Path) -> None:
                 assert answer.status == 200, await answer.text()
                 headers = answer.headers
             assert headers["x-tollway-target"] == "large"
-            assert headers["x-tollway-reason"] == "hedged: the first of 2 to answer"
+            assert headers["x-tollway-reason"] == "doubled: the first of 2 to answer"
             async with client.get(f"{gateway.url}/v1/requests/{headers['x-tollway-request-id']}") as page:
                 told = await page.json()
     assert [(each["target_id"], each["outcome"]) for each in told["attempts"]] == [

@@ -5,8 +5,9 @@ from random import Random
 import pytest
 
 from gateway.errors import ErrorKind, UpstreamError
+from gateway.execution.budget import LARGEST_BALANCE
 from gateway.execution.in_order import may_go_on
-from gateway.execution.retry import JITTER_S, LARGEST_BALANCE, Failure, Retries
+from gateway.execution.retry import JITTER_S, Failure, Retries
 from gateway.types import Candidate, Prediction, Quantiles
 from tests.ground.builders import build_target
 
