@@ -88,8 +88,9 @@ check: setup-dev
 
 # Runs beside each other are runs of pytest of their own; each line they print begins with the name of the run. The fast
 # part is three shares of the files, for a third of the time its tests wait, and none reads the files of another. The slow
-# part runs two at a time. The tests of Ray clusters, which wait most of the time, share one start, and so do those of the
-# engine beside them. What nothing else may run beside comes last, one by one.
+# part runs two at a time. The tests of Ray clusters share one start, and so do those of the engine; beside an engine that
+# starts, Ray's own processes would not be up in the half minute that it gives them. What nothing else may run beside comes
+# last, one by one.
 BESIDE = +@$(MAKE) --no-print-directory --jobs
 NAMED  = 2>&1 | sed -u 's/^/$@: /'
 FAST   = fast-1 fast-2 fast-3
@@ -100,7 +101,8 @@ test: check
 	@deploy/system-packages
 	$(BESIDE) $(FAST)
 	$(PYTEST) $(LEFT) -n 2 -m "slow and not soak and not alone"
-	$(BESIDE) clusters engine
+	+@$(MAKE) --no-print-directory clusters
+	+@$(MAKE) --no-print-directory engine
 	$(PYTEST) -m "alone and not soak"
 
 test-fast: setup-dev

@@ -27,17 +27,17 @@ from tests.ground.script import Answer, Chunk, Seen, sse_event
 from tests.ground.upstream import ScriptedUpstream
 
 MEASURED = {
-    "short chat": (10_300, 300),
-    "200 tokens at once": (15_800, 424),
-    "20 tokens one by one": (25_050, 915),
-    "Messages passed at once": (20_700, 840),
-    "Messages passed one by one": (27_310, 1_096),
-    "Messages translated at once": (19_800, 590),
-    "Messages translated one by one": (35_150, 1_548),
-    "Responses passed at once": (20_900, 865),
-    "Responses passed one by one": (27_330, 1_090),
-    "Responses translated at once": (21_600, 670),
-    "Responses translated one by one": (37_700, 1_610),
+    "short chat": (11_300, 325),
+    "200 tokens at once": (16_680, 454),
+    "20 tokens one by one": (26_080, 949),
+    "Messages passed at once": (20_950, 858),
+    "Messages passed one by one": (28_320, 1_127),
+    "Messages translated at once": (20_380, 634),
+    "Messages translated one by one": (35_180, 1_588),
+    "Responses passed at once": (22_020, 926),
+    "Responses passed one by one": (27_830, 1_116),
+    "Responses translated at once": (22_300, 704),
+    "Responses translated one by one": (38_150, 1_677),
 }
 """Instructions and calls into C, of one request. How many reads a stream comes in must not be left to chance."""
 CHAT_TRANSLATED_AT_ONCE = 52_500
