@@ -114,6 +114,20 @@ def splice(body: bytes, members: Mapping[str, bytes], changes: Mapping[str, byte
     return b"".join(pieces)
 
 
+def without(body: bytes, members: Mapping[str, bytes], name: str) -> tuple[bytes, Mapping[str, bytes]]:
+    """Remove one member, and return what is left with its members; no other is read again, however large it is."""
+    shorter = splice(body, members, {name: None})
+    if type(members) is not Members:
+        return shorter, {each: raw for each, raw in members.items() if each != name}
+    removed_at, size = members.places[name][0], len(body) - len(shorter)
+    places = {
+        each: place if place[0] < removed_at else (place[0] - size, place[1] - size)
+        for each, place in members.places.items()
+        if each != name
+    }
+    return shorter, Members(shorter, places)
+
+
 def _value(body: bytes, raw: bytes, place: tuple[int, int]) -> tuple[int, int]:
     """Return where a value stands without the blanks around it."""
     start = body.index(raw[:1], *place)

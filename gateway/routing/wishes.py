@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from gateway.config.snapshot import Snapshot
 from gateway.formats.malformed import UNREADABLE
-from gateway.formats.splice import asks_nothing, members_of, splice
+from gateway.formats.splice import asks_nothing, members_of, without
 from gateway.formats.typed import refuse
 from gateway.routing.base import Objective
 from gateway.routing.ceilings import tpot_ms, ttft_ms
@@ -32,14 +32,17 @@ _Read = Callable[[Prediction, Quantile], float | None]
 _Positive = Annotated[float, Meta(gt=0)]
 _Quantiles = _Positive | dict[Quantile, _Positive]
 _Price = dict[Literal["prompt", "completion"], Annotated[float, Meta(ge=0)]]
+_MOST_NAMES = 100
+_Names = Annotated[list[str], Meta(max_length=_MOST_NAMES)]
+_NAMES = f"should be a list of at most {_MOST_NAMES} names of providers or models"
 _KNOWN: Mapping[str, tuple[Any, str]] = {
     "sort": (Literal["price", "latency", "throughput"], "should be 'price', 'latency' or 'throughput'"),
     "max_price": (_Price, "should have 'prompt', 'completion' or both, in USD per 1M tokens, and nothing else"),
     "preferred_max_latency": (_Quantiles, "should be seconds, or seconds at p50, p90, p95 or p99"),
     "preferred_min_throughput": (_Quantiles, "should be tokens a second, or these at p50, p90, p95 or p99"),
-    "only": (list[str], "should be a list of names of providers or models"),
-    "ignore": (list[str], "should be a list of names of providers or models"),
-    "order": (list[str], "should be a list of names of providers or models"),
+    "only": (_Names, _NAMES),
+    "ignore": (_Names, _NAMES),
+    "order": (_Names, _NAMES),
 }
 
 
@@ -56,8 +59,8 @@ def granted(
         if said and not asks_nothing(raw):
             refuse(MEMBER, f"is said in the body and in the header {HEADER}; keep one")
         said = said or raw
-        body = splice(envelope.body, envelope.members, {MEMBER: None})
-        envelope = replace(envelope, body=body, members=members_of(body))
+        body, members = without(envelope.body, envelope.members, MEMBER)
+        envelope = replace(envelope, body=body, members=members)
     wishes = _read(said or b"null", principal)
     return (
         (envelope, replace(route, policy=_policy(cast("Policy", route.policy), wishes)))
@@ -68,9 +71,10 @@ def granted(
 
 def _is_for_upstream(route: Route, snapshot: Snapshot) -> bool:
     """Whether it is a single model, by its own name, of a provider that has these wishes itself."""
-    (target, *others) = route.targets
-    kind = snapshot.provider_types.get(target.provider)
-    return not others and target.id == route.name and kind is not None and kind.takes_wishes
+    if [each.id for each in route.targets] != [route.name]:
+        return False
+    kind = snapshot.provider_types.get(route.targets[0].provider)
+    return kind is not None and kind.takes_wishes
 
 
 def _read(said: bytes, principal: Principal) -> dict[str, Any]:

@@ -382,6 +382,17 @@ def test_a_wish_that_is_not_known_is_refused_in_the_dialect(endpoint: Endpoint, 
     run_virtual(scenario())
 
 
+def test_long_list_of_names_is_refused(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        config = two_models("http://cheap.test", "http://dear.test")
+        async with virtual_gateway(config, tmp_path, {}) as running:
+            answer = await running.chat(**wish(only=["one"] * 101))
+            assert answer.status == 400
+            assert "'provider.only' should be a list of at most 100 names" in answer.body.decode()
+
+    run_virtual(scenario())
+
+
 @pytest.mark.parametrize(
     ("model", "kept"), [("router", True), ("vendor/large", True), ("auto", False), ("local", False)]
 )

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.formats.outline import outline_of
-from gateway.formats.splice import members_of, splice
+from gateway.formats.splice import members_of, splice, without
 
 
 def edited(body: bytes, changes: dict[str, bytes | None]) -> bytes:
@@ -78,3 +78,21 @@ def test_splicing_means_what_editing_the_object_means(
     raw = {name: None if value is None else json.dumps(value).encode() for name, value in changes.items()}
     expected = {name: value for name, value in {**members, **changes}.items() if changes.get(name, 0) is not None}
     assert json.loads(edited(body, raw)) == expected
+
+
+@given(
+    st.dictionaries(st.sampled_from("abc") | st.text(max_size=3), _VALUES, min_size=1, max_size=6),
+    st.integers(0, 5),
+    st.sampled_from([None, 1]),
+)
+def test_what_is_left_without_a_member_is_told_as_if_it_were_read_anew(
+    given_members: dict[str, object], which: int, indent: int | None
+) -> None:
+    """Whichever way the members were found."""
+    body = json.dumps(given_members, indent=indent).encode()
+    name = list(given_members)[which % len(given_members)]
+    for members in (members_of(body), outline_of(body).members):
+        shorter, left = without(body, members, name)
+        assert shorter == edited(body, {name: None})
+        assert dict(left) == members_of(shorter)
+        assert splice(shorter, left, dict.fromkeys(left, b"1")) == edited(shorter, dict.fromkeys(left, b"1"))
