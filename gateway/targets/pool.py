@@ -19,11 +19,14 @@ sample that is surprisingly low makes the next probe due at once, so a recovered
 instead of minutes. After a failure it is due 8 s after that attempt began, and whenever its breaker is half open: what
 was measured in an outage must not keep a target out when that is over.
 
+A turn of which most is cached at some target that takes calls is no probe anywhere else, for it would be read there in
+full: the next new session is. Where ``PROBE_EVERY_WARM`` calls in a row were no such session, a warm turn has to do.
+
 A target that was never measured is always due. Its answers are taken to be as long as those of the others: a question
 asks for about the same length everywhere, and with a fixed guess a cheap newcomer could look dearer than what is known.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import blake2b
 
 from msgspec import Struct
@@ -40,6 +43,7 @@ from gateway.types import Call, Expected, Quantiles, Sample, Target, TargetView
 
 _PROBE_INTERVAL_NS = 10_000_000_000
 PROBE_EVERY = 10
+PROBE_EVERY_WARM = 100
 MAX_TARGETS = 4096
 """Wildcards let callers invent names; beyond this the target that was idle longest is forgotten."""
 MIN_COUNTED_WAIT_MS = 1000.0
@@ -253,10 +257,10 @@ class Pool:
         """Read the targets of the call's route at one moment, in their order, for this prompt size and load."""
         now_ns = self.now_ns()
         usual = self._all_lengths.predict(now_ns, call.output_cap)
-        prompt = None
         if call.input_tokens_estimate >= LEAST_TOKENS and any(map(self._may_cache, call.route.targets)):
             prompt = long_prompt(call)
-        return tuple([self._view(target, call, now_ns, usual, prompt) for target in call.route.targets])
+            return self._spared([self._view(target, call, now_ns, usual, prompt) for target in call.route.targets])
+        return tuple([self._view(target, call, now_ns, usual, None) for target in call.route.targets])
 
     def refusal(self, target: Target, call: Call) -> str | None:
         """Return why no attempt may begin at this target now, or None. Await nothing between this and ``begin``."""
@@ -398,6 +402,22 @@ class Pool:
             expected=expected,
         )
 
+    def _spared(self, views: Sequence[TargetView]) -> tuple[TargetView, ...]:
+        """Keep a warm turn from being a probe where it would be read anew: new sessions are for that.
+
+        A target that has waited for one through ``PROBE_EVERY_WARM`` calls gets a warm turn all the same.
+        """
+        if not any(view.refusal is None and _is_warm(view) for view in views):
+            return tuple(views)
+        return tuple(
+            [
+                replace(view, probe_due=False)
+                if view.probe_due and not _is_warm(view) and self._states[view.target.id].asked < PROBE_EVERY_WARM
+                else view
+                for view in views
+            ]
+        )
+
     def _state_of(self, target_id: str, now_ns: int) -> _State:
         state = self._states.pop(target_id, None)
         if state is None:
@@ -433,6 +453,12 @@ class Pool:
         idle = next((i for i, state in self._states.items() if not (state.in_flight or i in self._configured)), None)
         if idle is not None:
             del self._states[idle]
+
+
+def _is_warm(view: TargetView) -> bool:
+    """Whether most of the prompt should be cached there; a tool list that sessions share is not most of a long one."""
+    expected = view.expected
+    return expected is not None and 2 * expected.matched_tokens > expected.reads.read_tokens
 
 
 def _replicas(fleet: Fleet, target: Target, state: _State, now_ns: int) -> tuple[int, bool, float | None]:

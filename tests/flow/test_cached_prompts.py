@@ -205,3 +205,24 @@ def test_short_prompt_is_not_looked_up(tmp_path: Path) -> None:
         assert running.ledger.records[-1].considered[0].prediction.cached_tokens is None
 
     played(config(), tmp_path, Cache(), Cache(), play)
+
+
+@pytest.mark.parametrize(("patience", "session", "asked"), [(100, "warm", "a"), (100, "new", "b"), (2, "warm", "b")])
+def test_exploration_begins_with_new_sessions(
+    patience: int, session: str, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B was never measured: the next new session finds out, not a turn that A has cached, unless none ever comes."""
+    monkeypatch.setattr("gateway.targets.pool.PROBE_EVERY_WARM", patience)
+    setup = config()
+    setup["routes"]["auto"]["objective"] = "latency"
+    setup["routes"]["a-only"] = {"models": ["a"]}
+
+    async def play(running: VirtualGateway) -> None:
+        agent = Agent()
+        for _ in range(3):
+            await agent.turn(running, model="a-only")
+        first, _ = await (agent if session == "warm" else Agent("two")).turn(running, model="auto")
+        second, _ = await agent.turn(running, model="auto")
+        assert (second if patience == 2 else first).target_id == asked
+
+    played(setup, tmp_path, Cache(), Cache(), play)
