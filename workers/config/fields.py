@@ -1,10 +1,24 @@
 """The types of single values in the ``workers:`` section, and the subsections that only vLLM reads."""
 
 import re
+from datetime import date
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, Union, cast, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from workers.config.problems import spoken
 
 # By vLLM's name, the field of ``ModelSpec`` that says it. What is not said is left to vLLM.
 VLLM_NAMES = {
@@ -66,9 +80,32 @@ Size = Annotated[ByteSize, Field(gt=0)]
 
 
 class Strict(BaseModel):
-    """A section: no other keys, no changes."""
+    """A section: no other keys, no changes, and nothing that YAML has made of what was written."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: object, info: ValidationInfo) -> object:
+        kinds = _plain_kinds(cast("Any", cls.model_fields[info.field_name or ""].annotation))
+        if isinstance(value, bool) and bool not in kinds and any(issubclass(kind, int | float) for kind in kinds):
+            raise ValueError(f"YAML reads this as {str(value).lower()}; write a number")
+        if str in kinds and not kinds & {bool, int, float} and isinstance(value, bool | int | float | date):
+            raise ValueError(f"YAML reads this as {spoken(value)}; write it in quotes")
+        return value
+
+
+@cache
+def _plain_kinds(annotation: Any) -> frozenset[type]:
+    """Return the plain types that an annotation takes at its top."""
+    if get_origin(annotation) is Literal:
+        return frozenset(map(type, get_args(annotation)))
+    if isinstance(annotation, type):
+        return frozenset({annotation})
+    if get_origin(annotation) in (Annotated, Union, UnionType):
+        inner = get_args(annotation)
+        return frozenset().union(*map(_plain_kinds, inner[:1] if get_origin(annotation) is Annotated else inner))
+    return frozenset()
 
 
 class LoraSpec(Strict):
@@ -87,7 +124,7 @@ class LoraSpec(Strict):
     max_rank: Annotated[
         Literal[1, 8, 16, 32, 64, 128, 256, 320, 512], Field(description="The largest rank of any adapter.")
     ] = 16
-    max_active: Annotated[int, Field(ge=1, description="Different adapters that one batch may use.")] = 1
+    max_active: Annotated[int, Field(ge=1, le=1_024, description="Different adapters that one batch may use.")] = 1
 
 
 class SpeculativeSpec(Strict):
@@ -97,8 +134,10 @@ class SpeculativeSpec(Strict):
         str | None, Field(description="vLLM's method, such as `ngram`, `eagle3`, `draft_model`; none: from `model`.")
     ] = None
     model: Annotated[Source | None, Field(description="The draft model or head; `ngram` needs none.")] = None
-    tokens: Annotated[int, Field(ge=1, description="Tokens drafted per step.")]
-    lookup_max: Annotated[int | None, Field(ge=1, description="For `ngram`: the longest match in the prompt.")] = None
+    tokens: Annotated[int, Field(ge=1, le=1_024, description="Tokens drafted per step.")]
+    lookup_max: Annotated[
+        int | None, Field(ge=1, le=1_024, description="For `ngram`: the longest match in the prompt.")
+    ] = None
 
     @model_validator(mode="after")
     def _has_a_drafter(self) -> Self:

@@ -31,6 +31,12 @@ EngineValue = str | int | float | bool | dict[str, object] | list[object] | None
 
 # A worker's name is a path segment (Serve's route prefix), a served model name and a metric label.
 _NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
+MOST_REPLICAS = 10_000
+"""Of one model: Ray has been run with a few thousand nodes, and each replica is looked after by one controller."""
+MOST_DEVICES = 1_024
+"""Of one replica."""
+MOST_SECONDS = 604_800
+"""A week."""
 DIRECTORY = "tollway"
 """The application beside the models' that tells where their replicas are, and its route."""
 
@@ -38,22 +44,25 @@ DIRECTORY = "tollway"
 class AutoscalingSpec(Strict):
     """Between how many replicas a model moves, and when."""
 
-    min_replicas: Annotated[int, Field(ge=0, description="The fewest; 0 lets the model go to zero when idle.")] = 1
-    max_replicas: Annotated[int, Field(ge=1, description="The most.")]
+    min_replicas: Annotated[
+        int, Field(ge=0, le=MOST_REPLICAS, description="The fewest; 0 lets the model go to zero when idle.")
+    ] = 1
+    max_replicas: Annotated[int, Field(ge=1, le=MOST_REPLICAS, description="The most.")]
     target_requests: Annotated[
-        float, Field(gt=0, description="Requests, running and waiting, that each replica should have.")
+        float, Field(gt=0, le=100_000, description="Requests, running and waiting, that each replica should have.")
     ] = 8.0
     target_ttft_ms: Annotated[
-        float | None, Field(gt=0, description="Grow also while the engine's recent TTFT is above this, in ms.")
+        float | None,
+        Field(gt=0, le=3_600_000, description="Grow also while the engine's recent TTFT is above this, in ms."),
     ] = None
-    upscale_delay_s: Annotated[float, Field(ge=0, description="How long more must be wanted before one is added.")] = (
-        3.0
-    )
+    upscale_delay_s: Annotated[
+        float, Field(ge=0, le=MOST_SECONDS, description="How long more must be wanted before one is added.")
+    ] = 3.0
     downscale_delay_s: Annotated[
-        float, Field(ge=0, description="How long fewer must be wanted before one is taken away.")
+        float, Field(ge=0, le=MOST_SECONDS, description="How long fewer must be wanted before one is taken away.")
     ] = 300.0
     to_zero_delay_s: Annotated[
-        float, Field(ge=0, description="How long nothing must be wanted before the last one goes.")
+        float, Field(ge=0, le=MOST_SECONDS, description="How long nothing must be wanted before the last one goes.")
     ] = 600.0
 
     @model_validator(mode="after")
@@ -100,7 +109,10 @@ class ModelSpec(Strict):
         str | None, Field(description="vLLM's method, such as `fp8`; not needed where the checkpoint says it.")
     ] = None
     max_model_len: Annotated[
-        int | None, Field(ge=1, description="Tokens of one request, prompt and answer; none: the model's longest.")
+        int | None,
+        Field(
+            ge=1, le=1_000_000_000, description="Tokens of one request, prompt and answer; none: the model's longest."
+        ),
     ] = None
     kv_cache_memory: Annotated[
         Size | None,
@@ -131,29 +143,39 @@ class ModelSpec(Strict):
         str | None, Field(description="vLLM's parser that sets the model's reasoning apart (such as `qwen3`).")
     ] = None
     lora: Annotated[LoraSpec | None, Field(description="LoRA adapters.")] = None
-    replicas: Annotated[int, Field(ge=1, description="How many copies run.")] = 1
+    replicas: Annotated[int, Field(ge=1, le=MOST_REPLICAS, description="How many copies run.")] = 1
     autoscaling: Annotated[
         AutoscalingSpec | None, Field(description="Let the number of replicas follow the load, in place of `replicas`.")
     ] = None
     drain_s: Annotated[
-        float, Field(gt=0, description="How long a replica that is to go may take to end its running streams.")
+        float,
+        Field(
+            gt=0, le=MOST_SECONDS, description="How long a replica that is to go may take to end its running streams."
+        ),
     ] = 600.0
     usd_per_hour: Annotated[
-        float, Field(ge=0, description="What one replica's hardware costs per hour, busy or idle, in USD.")
+        float,
+        Field(ge=0, le=1_000_000, description="What one replica's hardware costs per hour, busy or idle, in USD."),
     ] = 0.0
-    tensor_parallel: Annotated[int, Field(ge=1, description="Devices that share each layer.")] = 1
-    pipeline_parallel: Annotated[int, Field(ge=1, description="Groups of devices that follow one another.")] = 1
-    data_parallel: Annotated[int, Field(ge=1, description="Copies of the engine within one replica, on one node.")] = 1
+    tensor_parallel: Annotated[int, Field(ge=1, le=MOST_DEVICES, description="Devices that share each layer.")] = 1
+    pipeline_parallel: Annotated[
+        int, Field(ge=1, le=MOST_DEVICES, description="Groups of devices that follow one another.")
+    ] = 1
+    data_parallel: Annotated[
+        int, Field(ge=1, le=MOST_DEVICES, description="Copies of the engine within one replica, on one node.")
+    ] = 1
     accelerator: Annotated[
         str | None, Field(description="The kind of GPU, as `tollway size` names it: `L4`, `A100-80GB`, `H100-80GB`.")
     ] = None
     cpus_per_replica: Annotated[
-        float, Field(ge=0, description="CPUs that Ray sets aside for a replica; a reservation, not a limit.")
+        float,
+        Field(ge=0, le=100_000, description="CPUs that Ray sets aside for a replica; a reservation, not a limit."),
     ] = 1.0
     gpus_per_replica: Annotated[
         int,
         Field(
             ge=0,
+            le=MOST_DEVICES,
             description="GPUs that Ray gives to a replica; left out: as many as the parallelism says, or none where "
             "that is 1 and no `accelerator` is named.",
             default_factory=_gpus_of,
@@ -164,10 +186,12 @@ class ModelSpec(Strict):
         Field(description="Ray's strategy for a replica of several GPUs; none: one node, or PACK for a pipeline."),
     ] = None
     max_ongoing_requests: Annotated[
-        int, Field(ge=1, description="Requests that one replica works on at once; more wait at the proxy.")
+        int,
+        Field(ge=1, le=1_000_000, description="Requests that one replica works on at once; more wait at the proxy."),
     ] = 16
     max_queued_requests: Annotated[
-        int, Field(ge=0, description="Requests that may wait at the proxy; one more is answered 503 at once.")
+        int,
+        Field(ge=0, le=1_000_000, description="Requests that may wait at the proxy; one more is answered 503 at once."),
     ] = 64
     engine_args: Annotated[
         dict[str, EngineValue],

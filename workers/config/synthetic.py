@@ -17,7 +17,9 @@ purchase. Where the figures come from:
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from workers.config.fields import Strict
 
 _GPU = {"max_running": 256, "max_batched_tokens": 8192}
 _PROFILES: dict[str, dict[str, float]] = {
@@ -36,11 +38,7 @@ _PROFILES: dict[str, dict[str, float]] = {
 }
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class FaultsSpec(_Strict):
+class FaultsSpec(Strict):
     """How the synthetic engine fails, always at the same places; nothing fails unless it is asked for."""
 
     fail_every: Annotated[int | None, Field(ge=1, description="Each so many-th request is answered 500.")] = None
@@ -55,7 +53,7 @@ class FaultsSpec(_Strict):
     ] = None
 
 
-class SyntheticSpec(_Strict):
+class SyntheticSpec(Strict):
     """How fast and how large the synthetic engine pretends to be. A profile sets what is not said beside it."""
 
     profile: Annotated[
