@@ -107,12 +107,12 @@ _PREDICTED = _Declared(
 _COVERED = _Declared(
     calibration.COVERED,
     "Those that came in at or under the predicted quantile: of many, that share of them should.",
-    ("target", "quantity", "quantile"),
+    ("target", "quantity", "share"),
 )
 _LOSS = _Declared(
     calibration.LOSS,
     "The pinball loss of those predictions, in the unit that the quantity's name ends with: lower is better.",
-    ("target", "quantity", "quantile"),
+    ("target", "quantity", "share"),
 )
 _ALL = (
     _REQUESTS, _DURATION, _OVERHEAD, _ATTEMPTS, _ERRORS, _TTFT, _TPOT, _ITL, _TOKENS, _COST, _BRIDGED, _BRIDGE_COST,

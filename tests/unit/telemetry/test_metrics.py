@@ -152,8 +152,8 @@ def test_predictions_are_held_against_what_was_measured() -> None:
     metrics.reading()  # counts nothing twice
     value = metrics.registry.get_sample_value
 
-    def of(name: str, quantile: str) -> float | None:
-        return value(name, {"target": "small", "quantity": "ttft_ms", "quantile": quantile})
+    def of(name: str, share: str) -> float | None:
+        return value(name, {"target": "small", "quantity": "ttft_ms", "share": share})
 
     assert value("tollway_predicted_calls_total", {"target": "small", "quantity": "ttft_ms"}) == 1
     assert value("tollway_predicted_calls_total", {"target": "small", "quantity": "tpot_ms"}) is None
