@@ -112,16 +112,23 @@ class _Race:
 
 
 async def _answered(asked: Asked) -> asyncio.Task[Reply]:
-    """Wait for the first answer. Raises what ends the call, or when none is left what the last one has."""
+    """Wait for the first answer. Raises what ends the call, or when none is left what the last one has.
+
+    Of two that end at once an answer counts before an error, and then the one that was asked first: a set has no order.
+    """
     running = set(asked)
     while True:
         done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            error = task.exception()
-            if error is None:
+        ended = [task for task in asked if task in done]
+        errors = {task: error for task in ended if (error := task.exception()) is not None}
+        for task in ended:
+            if task not in errors:
                 return task
-            if not (running and asked[task].is_exhausted):
+        for task, error in errors.items():
+            if not asked[task].is_exhausted:
                 raise error
+        if not running:
+            raise errors[ended[-1]]
 
 
 async def _end(asked: Asked) -> None:

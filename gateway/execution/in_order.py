@@ -38,7 +38,8 @@ class InOrder(Part):
 class FirstAnswer:
     """The attempts up to the one that answers. An async generator's context would cost more than this decides.
 
-    Two that work at once on one call share ``to_try`` and ``failures``: each target is asked by one of them.
+    Two that work at once on one call share ``to_try`` and ``failures``: each target is asked by one of them, and one
+    may find that the other has taken the last.
     """
 
     _answering: Attempt
@@ -53,7 +54,7 @@ class FirstAnswer:
         plan, call, attempts, means = self._plan, self._call, self._attempts, self._attempts.means
         to_try, failures = self._to_try, self._failures
         retry: Retry | None = None
-        probe = to_try[0] if to_try[0].probe_due and len(to_try) > 1 else None
+        probe = to_try[0] if len(to_try) > 1 and to_try[0].probe_due else None
         while to_try:
             candidate = to_try.popleft()
             if candidate.target.always_stream and not call.envelope.stream and means.unstreamed.holds(candidate.target):

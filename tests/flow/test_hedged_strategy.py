@@ -22,12 +22,12 @@ Play = Callable[[VirtualGateway], Awaitable[None]]
 
 
 def played(
-    path: Path, play: Play, cheap: ScriptedUpstream, dear: ScriptedUpstream, strategy: object = SOON
+    path: Path, play: Play, cheap: ScriptedUpstream, dear: ScriptedUpstream, strategy: object = SOON, **more: Any
 ) -> VirtualGateway:
     """Run a gateway in virtual time; when it has stopped, each record's cost is that of its attempts."""
 
     async def scenario() -> VirtualGateway:
-        setup, upstreams = two_models(CHEAP, DEAR, strategy=strategy), {CHEAP: cheap, DEAR: dear}
+        setup, upstreams = two_models(CHEAP, DEAR, strategy=strategy, **more), {CHEAP: cheap, DEAR: dear}
         async with virtual_gateway(setup, path, upstreams) as running:
             await play(running)
             return running
@@ -134,11 +134,39 @@ def test_budget_bounds_what_is_asked_twice(tmp_path: Path) -> None:
 
 def test_single_target_is_never_hedged(tmp_path: Path) -> None:
     async def play(running: VirtualGateway) -> None:
-        assert (await running.chat(model="cheap")).status == 200
+        assert (await running.chat()).status == 200
 
     cheap = ScriptedUpstream()
     cheap.model.ttft_s = 1.0
-    assert len(played(tmp_path, play, cheap, ScriptedUpstream()).ledger.entries) == 1
+    assert len(played(tmp_path, play, cheap, ScriptedUpstream(), models=["cheap"]).ledger.entries) == 1
+
+
+@pytest.mark.parametrize("run", range(8))
+def test_answer_counts_before_an_error_of_the_same_moment(run: int, tmp_path: Path) -> None:
+    """The first refuses at 1.3 s, when the second, asked at 0.3 s, begins; of many runs, since a set has no order."""
+
+    async def play(running: VirtualGateway) -> None:
+        assert (await running.chat()).status == 200
+
+    dear = ScriptedUpstream()
+    dear.model.ttft_s = 1.0
+    cheap = answering(Answer(status=400, first_byte_delay_s=1.3, chunks=[b"{}"]))
+    entries = played(tmp_path, play, cheap, dear).ledger.entries
+    assert sorted((each.target_id, each.outcome) for each in entries) == [("cheap", "refused"), ("dear", "ok")]
+
+
+@pytest.mark.parametrize("silence_ms", [199, 200, 201])
+def test_last_target_is_asked_once_when_the_first_gives_up_at_the_hedge(silence_ms: int, tmp_path: Path) -> None:
+    """The limit of the first token is 0.2 s: at the same moment the first goes on to it, and it is hedged with."""
+
+    async def play(running: VirtualGateway) -> None:
+        assert (await running.chat()).status == 200
+
+    strategy = {"hedged": {"silence_ms": silence_ms, "share": 1}}
+    timeouts = {"first_token_s": 0.2}
+    entries = played(tmp_path, play, answering(SILENT), ScriptedUpstream(), strategy, timeouts=timeouts).ledger.entries
+    first = "cancelled" if silence_ms < 200 else "timeout"
+    assert sorted((each.target_id, each.outcome) for each in entries) == [("cheap", first), ("dear", "ok")]
 
 
 @pytest.mark.parametrize("after_s", [0.1, 0.5])
