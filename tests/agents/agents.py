@@ -80,7 +80,7 @@ class ClaudeCode(Agent):
             "ANTHROPIC_MODEL": gateway.model,
             "ANTHROPIC_SMALL_FAST_MODEL": gateway.model,
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-            **({"CLAUDE_CODE_MAX_OUTPUT_TOKENS": "64"} if gateway.small else {}),
+            **({"CLAUDE_CODE_MAX_OUTPUT_TOKENS": "1024"} if gateway.small else {}),
         }
 
     def steps(self, project: Path) -> list[Called]:
