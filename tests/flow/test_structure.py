@@ -13,7 +13,7 @@ from tests.ground.model import ScriptedModel
 from tests.ground.upstream import ScriptedUpstream
 
 PACKAGE = "gateway."
-MAX_LINES_ENTERED = 2_450
+MAX_LINES_ENTERED = 2_460
 """Nine of them only in a chat whose stream ends in a read of its own."""
 MAX_LINES_OF_A_FILE = 500
 
