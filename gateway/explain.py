@@ -19,6 +19,7 @@ import msgspec
 
 from gateway.accounting.pricing import price_of
 from gateway.app import read_snapshot
+from gateway.auth.static_keys import ANONYMOUS
 from gateway.clock import SystemClock
 from gateway.config.problems import ConfigError
 from gateway.config.secretless import AnyEnviron
@@ -26,11 +27,12 @@ from gateway.errors import GatewayError
 from gateway.formats.openai.decode import CHAT
 from gateway.formats.tokens import estimate_prompt_tokens, output_bytes
 from gateway.routes.plan import planned
+from gateway.routing.ceilings import total_ms, ttft_ms
 from gateway.routing.resolve import resolve
 from gateway.routing.sessions import Sessions
 from gateway.targets.pool import Pool
 from gateway.tariff import Amounts
-from gateway.types import Inbound, Principal
+from gateway.types import Considered, Inbound
 
 _TIMEOUT_S = 30.0
 _MOST_TOKENS = 2_000_000
@@ -128,7 +130,7 @@ def _by_file(path: Path, body: bytes) -> dict[str, Any]:
         call = resolve(
             inbound,
             CHAT.decode(body),
-            Principal(key_id="nobody"),
+            ANONYMOUS,
             snapshot,
             estimate_input_tokens=estimate_prompt_tokens,
             price_of=price_of,
@@ -181,7 +183,7 @@ def _lines(found: Mapping[str, Any]) -> Iterable[str]:
         yield f"would go to {found['target']}" if found["target"] else "would go nowhere"
     if why := found["reason"] or found.get("error") or found.get("cause") or found.get("error_kind"):
         yield f"why: {why}"
-    considered = found["considered"]
+    considered = msgspec.convert(found["considered"], list[Considered])
     if considered:
         yield ""
         yield from _table([_CANDIDATE, *map(_candidate, considered)])
@@ -191,19 +193,20 @@ def _lines(found: Mapping[str, Any]) -> Iterable[str]:
     if is_past and found["attempts"]:
         yield ""
         yield from _table([_ATTEMPT, *map(_attempt, found["attempts"])])
-        yield from _second_choice(found)
+        yield from _second_choice(found, considered)
 
 
-def _candidate(each: Mapping[str, Any]) -> tuple[str, ...]:
-    prediction = each["prediction"]
-    ttft = prediction["ttft_ms"] or {}
+def _candidate(each: Considered) -> tuple[str, ...]:
+    prediction = each.prediction
+    cached = prediction.cached_tokens
     return (
-        each["target_id"],
-        f"{prediction['cost_nano_usd']['p50'] / 1e9:.6f} USD",
-        *(_ms(ttft.get(quantile)) for quantile in ("p50", "p95")),
-        _ms(_total_ms(prediction)),
-        str(prediction.get("cached_tokens", "-")),
-        ("kept" if each["within_ceilings"] else "broken") + (", a probe" if each["probe"] else ""),
+        each.target_id,
+        f"{prediction.cost_nano_usd.p50 / 1e9:.6f} USD",
+        _ms(ttft_ms(prediction, "p50")),
+        _ms(ttft_ms(prediction, "p95")),
+        _ms(total_ms(prediction, "p50")),
+        "-" if cached is None else str(cached),
+        ("kept" if each.within_ceilings else "broken") + (", a probe" if each.probe else ""),
     )
 
 
@@ -225,30 +228,21 @@ def _attempt(each: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _second_choice(found: Mapping[str, Any]) -> Iterable[str]:
+def _second_choice(found: Mapping[str, Any], considered: Sequence[Considered]) -> Iterable[str]:
     """Say what the best candidate that did not answer was predicted to cost and take, beside what was measured."""
-    others = [each for each in found["considered"] if each["target_id"] != found["target"]]
+    others = [each for each in considered if each.target_id != found["target"]]
     if not others or found["target"] is None:
         return
     other = others[0]
-    cost_usd = other["prediction"]["cost_nano_usd"]["p50"] / 1e9
+    cost_usd = other.prediction.cost_nano_usd.p50 / 1e9
     more_usd = cost_usd - found["cost_nano_usd"] / 1e9
-    total_ms = _total_ms(other["prediction"])
-    took = "how long it would have taken is not known" if total_ms is None else f"taken {_ms(total_ms)}"
+    predicted_ms = total_ms(other.prediction, "p50")
+    took = "how long it would have taken is not known" if predicted_ms is None else f"taken {_ms(predicted_ms)}"
     yield ""
     yield (
-        f"{other['target_id']} would have cost {cost_usd:.6f} USD ({more_usd:+.6f}) and {took}, by its prediction; "
+        f"{other.target_id} would have cost {cost_usd:.6f} USD ({more_usd:+.6f}) and {took}, by its prediction; "
         f"{found['target']} took {_ms(found['duration_ms'])}"
     )
-
-
-def _total_ms(prediction: Mapping[str, Any]) -> float | None:
-    """Median TTFT and median decoding; None: nothing was measured yet."""
-    if prediction["ttft_ms"] is None:
-        return None
-    tpot_ms = (prediction["tpot_ms"] or {}).get("p50", 0.0)
-    total_ms: float = prediction["ttft_ms"]["p50"] + tpot_ms * max(0.0, prediction["output_tokens"]["p50"] - 1)
-    return total_ms
 
 
 def _ms(ms: float | None) -> str:

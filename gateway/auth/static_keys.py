@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from gateway.errors import ErrorKind, GatewayError
 from gateway.types import Principal
 
-_ANONYMOUS = Principal(key_id="anonymous")
+ANONYMOUS = Principal(key_id="anonymous")
 _MAX_KEY_CHARACTERS = 1024
 _HOW = "Send it as 'Authorization: Bearer <key>' or as 'x-api-key: <key>'."
 
@@ -28,7 +28,7 @@ class StaticKeys:
     async def authenticate(self, headers: Mapping[str, str], keys: Mapping[bytes, Principal]) -> Principal:
         """Look the key up; without configured keys everyone is ``anonymous``. Raises GatewayError: AUTHENTICATION."""
         if not keys:
-            return _ANONYMOUS
+            return ANONYMOUS
         authorization = headers.get("authorization", "")
         scheme, _, token = authorization.partition(" ")
         sent = (token if scheme.lower() == "bearer" else "", headers.get("x-api-key", ""), headers.get("api-key", ""))

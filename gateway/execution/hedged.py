@@ -3,7 +3,7 @@
 Both go through the plan's targets in order, each of which is asked by one of them, so that failover, retries and limits
 of time are those of ``in_order``. The one that loses is cancelled, and costs what it had used by then. Hedging the
 slowest few per cent takes the tail off at little cost (Dean and Barroso, "The Tail at Scale", 2013); a budget keeps it
-at a few per cent when all are slow, for then a second request helps nobody.
+at a few per cent when all are slow, for then a second request is no faster.
 """
 
 import asyncio

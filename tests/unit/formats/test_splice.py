@@ -85,7 +85,7 @@ def test_splicing_means_what_editing_the_object_means(
     st.integers(0, 5),
     st.sampled_from([None, 1]),
 )
-def test_what_is_left_without_a_member_is_told_as_if_it_were_read_anew(
+def test_body_without_a_member_has_the_members_of_one_read_anew(
     given_members: dict[str, object], which: int, indent: int | None
 ) -> None:
     """Whichever way the members were found."""
