@@ -20,7 +20,14 @@ from gateway.errors import ErrorKind, GatewayError
 from gateway.execution.attempt import Means
 from gateway.formats.malformed import UNREADABLE
 from gateway.formats.responses.decode import INPUT_TOKENS, CountEndpoint, ResponsesEndpoint
-from gateway.formats.responses.items import as_items, can_go_on, continued, in_callers_count, kept_items
+from gateway.formats.responses.items import (
+    as_items,
+    can_go_on,
+    continued,
+    in_callers_count,
+    kept_items,
+    names_a_place,
+)
 from gateway.formats.splice import members_of, splice
 from gateway.formats.sse import Splitter, data_of
 from gateway.formats.typed import refuse
@@ -54,8 +61,8 @@ class KeptCall(ResponsesEndpoint):
         self.key_id = ""
         self.response_id = f"resp_{uuid4().hex}"
         self._previous: bytes = b"null"
-        self._kept_items = 0
-        """Before those that the caller sent."""
+        self._joined: tuple[bytes, bytes] | None = None
+        """The body with the items before those that the caller sent, and these."""
         self._envelope: Envelope | None = None
 
     @property
@@ -75,9 +82,10 @@ class KeptCall(ResponsesEndpoint):
 
     def error(self, error: GatewayError, request_id: str, *, in_stream: bool = False) -> bytes:
         """See ``Endpoint.error``. A place within what is kept is named by the id that the caller sent for it."""
-        if self._kept_items:
-            error.message = in_callers_count(error.message, self._kept_items)
-            error.param = None if error.param is None else in_callers_count(error.param, self._kept_items)
+        if self._joined is not None and names_a_place(f"{error.message} {error.param}"):
+            kept = kept_items(*self._joined)
+            error.message = in_callers_count(error.message, kept)
+            error.param = None if error.param is None else in_callers_count(error.param, kept)
         return super().error(error, request_id, in_stream=in_stream)
 
     async def complete(self, body: bytes, principal: Principal, server: Server, hold: Callable[[int], None]) -> bytes:
@@ -109,11 +117,12 @@ class KeptCall(ResponsesEndpoint):
             raise GatewayError(ErrorKind.NOT_FOUND, sentence, param=_PREVIOUS)
         asked = as_items(members.get("input", b"null"))
         items = await asyncio.to_thread(continued, bytes(kept.input), bytes(kept.response), asked)
-        self._kept_items = await asyncio.to_thread(kept_items, items, asked)
         try:
-            return splice(body, members, {"input": items, _PREVIOUS: None})
+            whole = splice(body, members, {"input": items, _PREVIOUS: None})
         except ValueError:
             return body  # a member stands twice in it, which is refused
+        self._joined = whole, asked
+        return whole
 
     def as_kept(self, response: bytes, *, is_kept: bool = True) -> bytes:
         """Return a response under our id, saying from what it went on, and whether it is kept."""

@@ -73,12 +73,17 @@ def continued(before: bytes, response: bytes, asked: bytes) -> bytes:
     return b"[%b]" % b",".join(filter(None, (array.strip()[1:-1].strip() for array in arrays)))
 
 
-def kept_items(items: bytes, asked: bytes) -> int:
-    """Return how many items stand before those asked; 0 where they cannot be counted, and so are refused."""
+def kept_items(body: bytes, asked: bytes) -> int:
+    """Return how many items of a body stand before those asked; 0 where they cannot be counted, and so are refused."""
     try:
-        return len(_decode_items(items)) - len(_decode_items(asked))
+        return len(_decode_items(members_of(body)["input"])) - len(_decode_items(asked))
     except UNREADABLE:
         return 0
+
+
+def names_a_place(said: str) -> bool:
+    """Return whether a sentence names the place of an item."""
+    return _PLACE.search(said) is not None
 
 
 def in_callers_count(said: str, kept: int) -> str:
